@@ -1,0 +1,36 @@
+"""mxexport: groupwise (OCP microscaling) quantized PyTorch models to QONNX and to FPGA dataflow, bit-exact.
+
+Attributes load on first use, so `import mxexport` is light and works without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "get_format": "mxexport.formats",
+    "quantize": "mxexport.quant",
+    "quantize_model": "mxexport.quant",
+    "GroupwiseIntQuantTensor": "mxexport.quant",
+    "GroupwiseFloatQuantTensor": "mxexport.quant",
+    "QuantLinear": "mxexport.quant",
+    "QuantConv2d": "mxexport.quant",
+    "export": "mxexport.exporter",
+    "verify": "mxexport.verification",
+    "compile": "mxexport.fpga",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'mxexport' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
