@@ -156,7 +156,7 @@ def round_to_float(
     step = np.ldexp(np.float32(1), np.minimum(step_exponent, 127)).astype(np.float32)
     rounded = np.copysign(np.rint(magnitude / step) * step, v)
     if not signed:
-        rounded = np.where(v < 0, np.float32(0), rounded)
+        rounded = np.where(v <= 0, np.float32(0), rounded)
     return rounded if signed_zero else rounded + np.float32(0)
 
 

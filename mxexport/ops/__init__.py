@@ -1,0 +1,57 @@
+"""The ONNX domain `mxexport.ops`, version 1: one file per operator.
+
+qonnx finds the operators here because the domain is this module's import path; onnx finds their schemas because
+importing this module registers them. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx
+from onnx import defs
+
+from mxexport.ops._operator import DOMAIN, VERSION, Operator
+from mxexport.ops.eltwise import Eltwise
+from mxexport.ops.groupwise_quant import GroupwiseQuant
+from mxexport.ops.groupwise_scale import GroupwiseScale
+from mxexport.ops.groupwise_zero_point import GroupwiseZeroPoint
+from mxexport.ops.mx_float_quant import MXFloatQuant
+from mxexport.ops.mx_matmul import MXMatMul
+from mxexport.ops.mx_quantize import MXQuantize
+from mxexport.ops.mx_scale import MXScale
+
+OPERATORS: dict[str, type[Operator]] = {
+    op.op_type(): op
+    for op in (
+        MXScale,
+        MXFloatQuant,
+        GroupwiseScale,
+        GroupwiseZeroPoint,
+        GroupwiseQuant,
+        MXQuantize,
+        MXMatMul,
+        Eltwise,
+    )
+}
+__all__ = [*OPERATORS]
+
+for _op in OPERATORS.values():
+    if not defs.has(_op.op_type(), DOMAIN):
+        defs.register_schema(_op.schema())
+
+
+def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.FunctionProto]:
+    """Function bodies of every operator of ours that `nodes` use, for a model of `opset`.
+
+    A function has one signature per model, so the nodes of one operator must agree on which inputs they give.
+    """
+    present: dict[str, set[str]] = {}
+    for node in nodes:
+        if node.domain == DOMAIN:
+            names = {name for name, given in zip(OPERATORS[node.op_type].inputs, node.input, strict=False) if given}
+            present.setdefault(node.op_type, set()).update(names)
+    return [OPERATORS[op_type].function(opset, present[op_type]) for op_type in OPERATORS if op_type in present]
+
+
+__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "functions_for"]

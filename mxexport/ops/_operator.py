@@ -1,0 +1,191 @@
+"""What every operator of the domain shares: one declaration serves schema, ONNX function, qonnx and inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import defs
+from qonnx.core.datatype import DataType
+from qonnx.custom_op.base import CustomOp
+
+from mxexport import groups
+from mxexport.errors import MXExportError
+from mxexport.ops._body import Body
+
+DOMAIN = "mxexport.ops"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """`kind` is `i` (int) or `f` (float), as qonnx names them. Every attribute is written on every node."""
+
+    kind: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its element type and its meaning. `dtype` is an onnx.TensorProto name in lower case."""
+
+    dtype: str
+    meaning: str
+    optional: bool = False
+
+
+AXIS = Attribute("i", "axis the groups run along, counted from the front")
+GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded")
+
+Shape = tuple[int | str | None, ...] | None
+
+
+class Operator(CustomOp):
+    """Base of all operators; subclasses fill in the class attributes and three functions.
+
+    `reference(*arrays, **attributes)` is the numpy meaning, `body(b)` the same in standard ONNX operators,
+    `infer_shapes(shapes, attributes)` the output shapes. Everything else is derived.
+    """
+
+    attributes: ClassVar[dict[str, Attribute]]
+    inputs: ClassVar[dict[str, Port]]
+    outputs: ClassVar[dict[str, Port]]
+
+    @classmethod
+    def reference(cls, *arrays: np.ndarray | None, **attributes) -> tuple[np.ndarray, ...]:
+        raise NotImplementedError
+
+    @classmethod
+    def body(cls, b: Body, present: set[str]) -> dict[str, ir.Value]:
+        """Output name -> value; `present` names the inputs this variant of the function has."""
+        raise NotImplementedError
+
+    @classmethod
+    def infer_shapes(cls, shapes: list[Shape], attributes: dict) -> list[Shape]:
+        return [shapes[0]]
+
+    def output_datatypes(self) -> list:
+        return [DataType["FLOAT32"]] * len(self.outputs)
+
+    # --- derived: ONNX ----------------------------------------------------------------------------------------
+
+    @classmethod
+    def op_type(cls) -> str:
+        return cls.__name__
+
+    @classmethod
+    def summary(cls) -> str:
+        return (cls.__doc__ or "").strip()
+
+    @classmethod
+    def schema(cls) -> defs.OpSchema:
+        option = defs.OpSchema.FormalParameterOption
+
+        def port(name: str, p: Port) -> defs.OpSchema.FormalParameter:
+            kind = option.Optional if p.optional else option.Single
+            return defs.OpSchema.FormalParameter(name, f"tensor({p.dtype})", p.meaning, param_option=kind)
+
+        kinds = {"i": defs.OpSchema.AttrType.INT, "f": defs.OpSchema.AttrType.FLOAT}
+        schema = defs.OpSchema(
+            cls.op_type(),
+            DOMAIN,
+            VERSION,
+            cls.summary(),
+            inputs=[port(*item) for item in cls.inputs.items()],
+            outputs=[port(*item) for item in cls.outputs.items()],
+            attributes=[
+                defs.OpSchema.Attribute(name, kinds[a.kind], a.meaning, required=True)
+                for name, a in cls.attributes.items()
+            ],
+        )
+        schema.set_type_and_shape_inference_function(cls._infer)
+        return schema
+
+    @classmethod
+    def _infer(cls, ctx) -> None:
+        attributes = {name: _value(ctx.get_attribute(name)) for name in cls.attributes}
+        shapes = [_read_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
+        inferred = cls.infer_shapes(shapes, attributes) if shapes[0] is not None else [None] * len(cls.outputs)
+        ports = list(cls.outputs.values())
+        for i in range(ctx.get_num_outputs()):
+            ctx.set_output_type(i, _make_type(ports[i].dtype, inferred[i]))
+
+    @classmethod
+    def function(cls, opset: int, present: set[str] | None = None) -> onnx.FunctionProto:
+        """The function body for a model of `opset`. `present`: the inputs to declare (default: all)."""
+        present = set(cls.inputs) if present is None else present
+        b = Body(tuple(name for name in cls.inputs if name in present))
+        types = {"i": ir.AttributeType.INT, "f": ir.AttributeType.FLOAT}
+        declared = [ir.Attr(name, types[a.kind], None) for name, a in cls.attributes.items()]
+        proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
+        proto.opset_import[0].version = opset
+        proto.doc_string = cls.summary()
+        return proto
+
+    # --- derived: qonnx ---------------------------------------------------------------------------------------
+
+    def get_nodeattr_types(self):
+        zero = {"i": 0, "f": 0.0}
+        return {name: (a.kind, True, zero[a.kind]) for name, a in self.attributes.items()}
+
+    def node_attributes(self) -> dict:
+        return {name: self.get_nodeattr(name) for name in self.attributes}
+
+    def make_shape_compatible_op(self, model):
+        shapes = [tuple(model.get_tensor_shape(name)) if name else None for name in self.onnx_node.input]
+        inferred = self.infer_shapes(shapes, self.node_attributes())
+        # A stand-in node may have one output only; further shapes are set on the model directly.
+        for name, shape in list(zip(self.onnx_node.output, inferred, strict=False))[1:]:
+            if name:
+                model.set_tensor_shape(name, list(shape))
+        return self.make_const_shape_op(list(inferred[0]))
+
+    def infer_node_datatype(self, model):
+        for name, datatype in zip(self.onnx_node.output, self.output_datatypes(), strict=False):
+            if name:
+                model.set_tensor_datatype(name, datatype)
+
+    def execute_node(self, context, graph):
+        arrays = [context[name] if name else None for name in self.onnx_node.input]
+        arrays += [None] * (len(self.inputs) - len(arrays))
+        try:
+            results = self.reference(*arrays, **self.node_attributes())
+        except MXExportError as error:
+            raise type(error)(f"node {self.onnx_node.name!r}: {error}") from None
+        for name, result in zip(self.onnx_node.output, results, strict=False):
+            if name:
+                context[name] = result
+
+    def verify_node(self):
+        present = {a.name for a in self.onnx_node.attribute}
+        missing = sorted(set(self.attributes) - present)
+        return [f"attribute {name} is missing" for name in missing] or ["all attributes are set"]
+
+
+def contracted(shape: Shape, attributes: dict) -> Shape:
+    """Shape of one entry per group; a symbolic length stays unknown."""
+    axis = groups.normalize_axis(attributes["axis"], len(shape))
+    length = shape[axis]
+    count = groups.group_count(length, attributes["group_size"]) if isinstance(length, int) else None
+    return (*shape[:axis], count, *shape[axis + 1 :])
+
+
+def _value(attribute: onnx.AttributeProto):
+    return onnx.helper.get_attribute_value(attribute)
+
+
+def _read_shape(type_proto) -> Shape:
+    tensor = type_proto.tensor_type
+    if not tensor.HasField("shape"):
+        return None
+    return tuple(
+        d.dim_value if d.HasField("dim_value") else (d.dim_param if d.HasField("dim_param") else None)
+        for d in tensor.shape.dim
+    )
+
+
+def _make_type(dtype: str, shape: Shape) -> onnx.TypeProto:
+    return onnx.helper.make_tensor_type_proto(onnx.TensorProto.DataType.Value(dtype.upper()), shape)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from mxexport import groups, numerics
+from mxexport.ops import _body
+from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
+
+
+class GroupwiseQuant(Operator):
+    """Integer quantize-dequantize: Y = (clip(rne(X / scale + zero_point), lo, hi) - zero_point) * scale + 0.
+
+    MX integers are this operator with a power-of-two step. `narrow` leaves the most negative code unused.
+    """
+
+    attributes = {
+        "axis": AXIS,
+        "group_size": GROUP_SIZE,
+        "bit_width": Attribute("i", "bits of one integer code, 2 to 8"),
+        "signed": Attribute("i", "1: two's complement; 0: unsigned"),
+        "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)"),
+    }
+    inputs = {
+        "X": Port("float", "values"),
+        "scale": Port("float", "contracted step: ceil(K / group_size) on the axis, X elsewhere"),
+        "zero_point": Port("float", "whole values, shaped like scale; absent means 0", optional=True),
+    }
+    outputs = {"Y": Port("float", "dequantized values, shape of X")}
+
+    @classmethod
+    def reference(cls, x, scale, zero_point=None, *, axis, group_size, **element):
+        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+        return (numerics.groupwise_quant(x, scale, zero_point, axis, group_size, **element),)
+
+    @classmethod
+    def body(cls, b, present):
+        x, zero, one = b.inputs["X"], b.const(0), b.const(1)
+        scale = _body.expand(b, b.inputs["scale"], x)
+        v = _body.divide(b, x, scale)
+        z = _body.expand(b, b.inputs["zero_point"], x) if "zero_point" in present else None
+        if z is not None:
+            v = b.Add(v, z)
+        signed = b.Equal(b.attr("signed"), b.int(1))
+        narrow = b.Cast(b.attr("narrow"), to=ir.DataType.FLOAT)
+        codes = _body.pow2(b, b.attr("bit_width"))
+        half = b.Mul(codes, b.const(0.5))
+        low = b.Where(signed, b.Sub(narrow, half), zero)
+        high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
+        q = b.Clip(b.Round(v), low, high)
+        q = b.Where(b.Equal(q, zero), zero, q)  # -0 has no integer code
+        q = b.Where(b.IsNaN(v), v, q)
+        return {"Y": b.Mul(q if z is None else b.Sub(q, z), scale)}
+
+    @classmethod
+    def attributes_of(cls, element) -> dict[str, int]:
+        """The element attributes of a `formats.IntElement`."""
+        return {"bit_width": element.bits, "signed": int(element.signed), "narrow": int(element.signed)}

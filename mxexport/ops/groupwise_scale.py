@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import numpy as np
+
+from mxexport import numerics
+from mxexport.ops import _body
+from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+
+
+class GroupwiseScale(Operator):
+    """Float scale of each group, found at run time: amax / levels, or (max - min) / levels when asymmetric.
+
+    The asymmetric range always includes 0. A zero quotient becomes 1; a group with NaN or Inf gets a NaN scale.
+    """
+
+    attributes = {
+        "axis": AXIS,
+        "group_size": GROUP_SIZE,
+        "levels": Attribute("f", "what amax maps to (largest element value); asymmetric: 2**bits - 1"),
+        "asymmetric": Attribute("i", "1: use the range max - min instead of the largest magnitude"),
+    }
+    inputs = {"X": Port("float", "values")}
+    outputs = {"scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere")}
+
+    @classmethod
+    def reference(cls, x, *, axis, group_size, levels, asymmetric):
+        rule = numerics.groupwise_range_scale if asymmetric else numerics.groupwise_scale
+        return (rule(x, axis, group_size, levels),)
+
+    @classmethod
+    def infer_shapes(cls, shapes, attributes):
+        return [contracted(shapes[0], attributes)]
+
+    @classmethod
+    def body(cls, b, present):
+        x, zero = b.inputs["X"], b.const(0)
+        amax, not_finite = _body.group_amax(b, x)
+        clean = b.Where(b.Or(b.IsNaN(x), b.IsInf(x)), zero, x)
+        grouped, inner = _body.split_groups(b, clean)
+        high = b.Max(b.ReduceMax(grouped, inner, keepdims=0), zero)
+        low = b.Min(b.ReduceMin(grouped, inner, keepdims=0), zero)
+        width = b.Where(b.Equal(b.attr("asymmetric"), b.int(1)), b.Sub(high, low), amax)
+        scale = b.Div(width, b.attr("levels", "f"))
+        scale = b.Where(b.Equal(scale, zero), b.const(1), scale)
+        return {"scale": b.Where(b.Or(not_finite, b.IsInf(scale)), b.const(np.nan), scale)}

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+
+from mxexport import groups, numerics
+from mxexport.ops import _body
+from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
+
+
+class MXFloatQuant(Operator):
+    """Quantize-dequantize to a minifloat: Y = round(X / scale) * scale.
+
+    Rounds to nearest even on the element's grid, keeps subnormals, saturates at max_val, keeps NaN and (where the
+    format has it) the sign of zero (OCP MX v1.0 sections 5.3 and 6.3).
+    """
+
+    attributes = {
+        "axis": AXIS,
+        "group_size": GROUP_SIZE,
+        "exponent_bits": Attribute("i", "exponent bits of the element"),
+        "mantissa_bits": Attribute("i", "mantissa bits of the element"),
+        "exponent_bias": Attribute("i", "exponent bias of the element"),
+        "max_val": Attribute("f", "largest finite value of the element"),
+        "signed": Attribute("i", "0: negative values become 0 (after ReLU)"),
+        "signed_zero": Attribute("i", "0: the format has no -0 (fnuz)"),
+    }
+    inputs = {
+        "X": Port("float", "values"),
+        "scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere"),
+    }
+    outputs = {"Y": Port("float", "dequantized values, shape of X")}
+
+    @classmethod
+    def reference(cls, x, scale, *, axis, group_size, **element):
+        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+        return (numerics.mx_float_quant(x, scale, axis, group_size, **element),)
+
+    @classmethod
+    def body(cls, b, present):
+        x, zero = b.inputs["X"], b.const(0)
+        scale = _body.expand(b, b.inputs["scale"], x)
+        # Where adds its two sides in onnxruntime, which turns -0 into +0: magnitudes here, the sign at the end.
+        negative = b.Or(b.Less(x, zero), b.Less(b.Reciprocal(x), zero))
+        v = _body.divide(b, b.Abs(x), scale)
+        largest = b.attr("max_val", "f")
+        saturated = b.Where(b.Less(v, largest), v, largest)
+        smallest_normal = _body.pow2(b, b.Sub(b.int(1), b.attr("exponent_bias")))
+        exponent = _body.floor_log2(b, b.Max(saturated, smallest_normal))
+        step = _body.pow2(b, b.Sub(exponent, b.attr("mantissa_bits")))
+        rounded = b.Mul(b.Round(b.Div(saturated, step)), step)
+        signed = b.Equal(b.attr("signed"), b.int(1))
+        rounded = b.Where(b.And(negative, b.Not(signed)), zero, rounded)
+        zero_keeps_sign = b.Equal(b.attr("signed_zero"), b.int(1))
+        keeps_sign = b.And(signed, b.Or(zero_keeps_sign, b.Greater(rounded, zero)))
+        signed_scale = b.Where(b.And(negative, keeps_sign), b.Neg(scale), scale)
+        return {"Y": b.Mul(b.Where(b.IsNaN(v), v, rounded), signed_scale)}
+
+    @classmethod
+    def attributes_of(cls, element) -> dict[str, int | float]:
+        """The element attributes of a `formats.FloatElement`."""
+        return {
+            "exponent_bits": element.exponent_bits,
+            "mantissa_bits": element.mantissa_bits,
+            "exponent_bias": element.bias,
+            "max_val": element.max_val,
+            "signed": 1,
+            "signed_zero": int(element.signed_zero),
+        }
+
+

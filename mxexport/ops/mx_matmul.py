@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from qonnx.core.datatype import DataType
+
+from mxexport import fixedpoint
+from mxexport.ops import _body
+from mxexport.ops._operator import GROUP_SIZE, Attribute, Operator, Port
+
+
+class MXMatMul(Operator):
+    """Dataflow unit: exact MX matrix product over the last axis, accumulated in fixed point.
+
+    Y = bias + sum over blocks of (integer dot product << (X_scale + W_scale - scale_offset)). All integer: the
+    result does not depend on order or folding. Y stands for Y * 2**lsb_exp.
+    """
+
+    attributes = {
+        "group_size": GROUP_SIZE,
+        "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer"),
+        "x_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the activation element"),
+        "w_exponent_bits": Attribute("i", "exponent bits of the weight element; 0: integer"),
+        "w_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the weight element"),
+        "scale_offset": Attribute("i", "smallest sum of the two scale codes (shift 0)"),
+        "width": Attribute("i", "bits of the accumulator, sign included"),
+        "lsb_exp": Attribute("i", "exponent of the accumulator's least significant bit"),
+    }
+    inputs = {
+        "X_codes": Port("uint8", "activation element bit patterns [N, K]"),
+        "X_scale": Port("uint8", "activation E8M0 codes [N, n]"),
+        "W_codes": Port("uint8", "weight element bit patterns [O, K]"),
+        "W_scale": Port("uint8", "weight E8M0 codes [O, n]"),
+        "bias": Port("int64", "bias in units of the accumulator's least significant bit [O]"),
+    }
+    outputs = {"Y": Port("int64", "wide integers [N, O]")}
+
+    @classmethod
+    def reference(cls, x_codes, x_scale, w_codes, w_scale, bias, *, group_size, scale_offset, **a):
+        x_table = fixedpoint.linear_table(a["x_exponent_bits"], a["x_mantissa_bits"])
+        w_table = fixedpoint.linear_table(a["w_exponent_bits"], a["w_mantissa_bits"])
+        return (
+            fixedpoint.mx_matmul(
+                x_codes, x_scale, w_codes, w_scale, bias, x_table, w_table, scale_offset, group_size
+            ),
+        )
+
+    @classmethod
+    def infer_shapes(cls, shapes, attributes):
+        return [(shapes[0][0], shapes[2][0] if len(shapes) > 2 and shapes[2] else None)]
+
+    def output_datatypes(self):
+        return [DataType[f"INT{self.get_nodeattr('width')}"]]
+
+    @classmethod
+    def body(cls, b, present):
+        blocks = {}
+        for side in ("X", "W"):
+            e, m = b.attr(f"{side.lower()}_exponent_bits"), b.attr(f"{side.lower()}_mantissa_bits")
+            blocks[side] = cls._blocks(b, _body.linearize(b, b.inputs[f"{side}_codes"], e, m))
+        sums = b.MatMul(b.Transpose(blocks["X"], perm=[1, 0, 2]), b.Transpose(blocks["W"], perm=[1, 2, 0]))
+        scales = [b.Transpose(b.Cast(b.inputs[name], to=7), perm=[1, 0]) for name in ("X_scale", "W_scale")]
+        shift = b.Add(b.Unsqueeze(scales[0], b.int([2])), b.Unsqueeze(scales[1], b.int([1])))
+        shifted = b.Mul(sums, _body.int_pow2(b, b.Sub(shift, b.attr("scale_offset"))))
+        total = b.ReduceSum(shifted, b.int([0]), keepdims=0)
+        return {"Y": b.Add(total, b.inputs["bias"])}
+
+    @staticmethod
+    def _blocks(b, values):
+        """[R, K] -> zero-padded [R, n, G]."""
+        size = b.Reshape(b.attr("group_size"), b.int([1]))
+        length = b.Gather(b.Shape(values), b.int([1]))
+        tail = b.Mod(b.Sub(size, b.Mod(length, size)), size)
+        padded = b.Pad(values, b.Concat(b.int([0]), tail, axis=0), None, b.int([1]))
+        return b.Reshape(padded, b.Concat(b.int([0]), b.int([-1]), size, axis=0))
