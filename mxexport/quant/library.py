@@ -1,0 +1,133 @@
+"""The operators as torch.library ops `mxexport::…`: what QAT layers call, and what export finds in the graph.
+
+Names and arguments equal those of the ONNX operators in `mxexport.ops`. Gradients are straight-through: the
+quantizers pass the gradient where the value was not clipped; scales found at run time take none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mxexport.groups import contracted_shape
+from mxexport.quant import kernels
+
+
+@torch.library.custom_op("mxexport::mx_scale", mutates_args=())
+def mx_scale(
+    x: Tensor, axis: int, group_size: int, emax: int, round_bias: int, frac_bits: int, code_min: int, code_max: int
+) -> Tensor:
+    return kernels.mx_scale(x, axis, group_size, emax, round_bias, frac_bits, code_min, code_max)
+
+
+@torch.library.custom_op("mxexport::groupwise_scale", mutates_args=())
+def groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymmetric: bool) -> Tensor:
+    return kernels.groupwise_scale(x, axis, group_size, levels, asymmetric)
+
+
+@torch.library.custom_op("mxexport::groupwise_zero_point", mutates_args=())
+def groupwise_zero_point(x: Tensor, scale: Tensor, axis: int, group_size: int, levels: float) -> Tensor:
+    return kernels.groupwise_zero_point(x, scale, axis, group_size, levels)
+
+
+@torch.library.custom_op("mxexport::mx_float_quant", mutates_args=())
+def mx_float_quant(
+    x: Tensor,
+    scale: Tensor,
+    axis: int,
+    group_size: int,
+    exponent_bits: int,
+    mantissa_bits: int,
+    exponent_bias: int,
+    max_val: float,
+    signed: bool,
+    signed_zero: bool,
+) -> Tensor:
+    return kernels.mx_float_quant(
+        x, scale, axis, group_size, exponent_bits, mantissa_bits, exponent_bias, max_val, signed, signed_zero
+    )
+
+
+@torch.library.custom_op("mxexport::groupwise_quant", mutates_args=())
+def groupwise_quant(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    axis: int,
+    group_size: int,
+    bit_width: int,
+    signed: bool,
+    narrow: bool,
+) -> Tensor:
+    return kernels.groupwise_quant(x, scale, zero_point, axis, group_size, bit_width, signed, narrow)
+
+
+def _fake_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
+    return x.new_empty(contracted_shape(tuple(x.shape), axis, group_size), dtype=torch.float32)
+
+
+@mx_scale.register_fake
+def _(x, axis, group_size, *rest):
+    return _fake_scale(x, axis, group_size)
+
+
+@groupwise_scale.register_fake
+def _(x, axis, group_size, *rest):
+    return _fake_scale(x, axis, group_size)
+
+
+@groupwise_zero_point.register_fake
+def _(x, scale, axis, group_size, *rest):
+    return _fake_scale(x, axis, group_size)
+
+
+@mx_float_quant.register_fake
+def _(x, *rest):
+    return torch.empty_like(x)
+
+
+@groupwise_quant.register_fake
+def _(x, *rest):
+    return torch.empty_like(x)
+
+
+# --- straight-through gradients -------------------------------------------------------------------------------
+
+
+def _no_gradient(ctx, grad):
+    return (None,) * ctx.arity
+
+
+def _remember_arity(ctx, inputs, output):
+    ctx.arity = len(inputs)
+
+
+for _op in (mx_scale, groupwise_scale, groupwise_zero_point):
+    _op.register_autograd(_no_gradient, setup_context=_remember_arity)
+
+
+def _float_setup(ctx, inputs, output):
+    x, scale, axis, group_size, _, _, _, max_val, signed, _ = inputs
+    v = x.detach().float() / kernels.expand(scale, axis, group_size, x.shape[axis])
+    ctx.save_for_backward((v <= max_val) & (v >= (-max_val if signed else 0.0)))
+    ctx.arity = len(inputs)
+
+
+def _int_setup(ctx, inputs, output):
+    x, scale, zero_point, axis, group_size, bit_width, signed, narrow = inputs
+    v = x.detach().float() / kernels.expand(scale, axis, group_size, x.shape[axis])
+    if zero_point is not None:
+        v = v + kernels.expand(zero_point, axis, group_size, x.shape[axis])
+    low, high = kernels.int_limits(bit_width, signed, narrow)
+    # Half a step beyond the last code still rounds to it: only what is really clipped loses its gradient.
+    ctx.save_for_backward((v <= high + 0.5) & (v >= low - 0.5))
+    ctx.arity = len(inputs)
+
+
+def _straight_through(ctx, grad):
+    (inside,) = ctx.saved_tensors
+    return (grad * inside, *(None,) * (ctx.arity - 1))
+
+
+mx_float_quant.register_autograd(_straight_through, setup_context=_float_setup)
+groupwise_quant.register_autograd(_straight_through, setup_context=_int_setup)
