@@ -18,7 +18,6 @@ _HOME = {
     "QuantLinear": "mxexport.quant",
     "QuantConv2d": "mxexport.quant",
     "export": "mxexport.exporter",
-    "verify": "mxexport.verification",
     "compile": "mxexport.fpga",
 }
 __all__ = sorted(_HOME)

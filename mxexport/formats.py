@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Literal
 
 from mxexport.errors import FormatError
@@ -244,7 +244,7 @@ _FAMILIES = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(name: str) -> GroupFormat | None:
     if name in _NAMED:
         return _NAMED[name]
@@ -264,7 +264,8 @@ def get_format(name: str | GroupFormat) -> GroupFormat:
         return name
     fmt = _parse(name) if isinstance(name, str) else None
     if fmt is None:
-        near = difflib.get_close_matches(str(name), list(_NAMED), n=1, cutoff=0.6)
+        near = [known for known in _NAMED if name and known.startswith(str(name))]  # mxfp4 means mxfp4_e2m1
+        near = near or difflib.get_close_matches(str(name), list(_NAMED), n=1, cutoff=0.6)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FormatError(
             f"unknown format {name!r}.{hint} Named formats: {', '.join(_NAMED)}; families: mxint{{2..8}}, "
@@ -294,3 +295,17 @@ def round_bias(element: Element, rule: str) -> int:
         "even": 1 << (22 - element.mantissa_bits),
         "rceil": 0x7FFFFF - max_fraction,
     }[check_rule(rule)]
+
+
+def find_format(element: Element, group_size: int, scale: ScaleKind) -> GroupFormat:
+    """The group format with these parts, under its canonical name (the inverse of `get_format`)."""
+    for fmt in _NAMED.values():
+        if fmt.element == element and fmt.scale == scale:
+            if group_size == fmt.group_size:
+                return fmt
+            return GroupFormat(f"{fmt.name}_g{group_size}", element, group_size, scale)
+    if scale == "e8m0" and isinstance(element, IntElement):
+        return get_format(f"mx{element.name}_g{group_size}")
+    kind = {"fnuz": "fnuz_", "nan": "ocp_", "ieee": "ocp_"}.get(getattr(element, "specials", "none"), "")
+    stem = f"float_{kind}{element.name}" if isinstance(element, FloatElement) else element.name
+    return GroupFormat(f"{stem}_g{group_size}", element, group_size, scale)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport import groups, numerics
+from mxexport.formats import IntElement
 from mxexport.ops import _body
 from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
 
@@ -55,3 +56,9 @@ class GroupwiseQuant(Operator):
     def attributes_of(cls, element) -> dict[str, int]:
         """The element attributes of a `formats.IntElement`."""
         return {"bit_width": element.bits, "signed": int(element.signed), "narrow": int(element.signed)}
+
+    @classmethod
+    def element_of(cls, attributes: dict, power_of_two: bool) -> IntElement:
+        """The element format that node attributes describe; MX integers carry bit_width - 2 fraction bits."""
+        bits, signed = attributes["bit_width"], bool(attributes["signed"])
+        return IntElement(bits, signed, frac_bits=bits - 2 if power_of_two and signed else 0)

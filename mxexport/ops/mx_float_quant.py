@@ -2,6 +2,8 @@ from __future__ import annotations
 
 
 from mxexport import groups, numerics
+from mxexport.errors import FormatError
+from mxexport.formats import FloatElement
 from mxexport.ops import _body
 from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
 
@@ -66,4 +68,12 @@ class MXFloatQuant(Operator):
             "signed_zero": int(element.signed_zero),
         }
 
-
+    @classmethod
+    def element_of(cls, attributes: dict) -> FloatElement:
+        """The element format that node attributes describe. Raises FormatError when no format has them."""
+        for specials in ("none", "nan", "ieee", "fnuz"):
+            element = FloatElement(attributes["exponent_bits"], attributes["mantissa_bits"], specials)
+            described = cls.attributes_of(element) | {"signed": attributes["signed"]}
+            if all(described[name] == attributes[name] for name in described):
+                return element
+        raise FormatError(f"no element format has the attributes {attributes}")
