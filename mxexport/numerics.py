@@ -9,7 +9,7 @@ Sources: OCP MX v1.0 sections 5.2 (elements), 6.2 (dot product), 6.3 (conversion
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -231,7 +231,8 @@ def encode(v: np.ndarray, element: Element) -> np.ndarray:
     """
     v = as_float32(v)
     if isinstance(element, IntElement):
-        scaled = np.where(np.isnan(v), np.float32(0), v) * np.float32(2**element.frac_bits)
+        with np.errstate(over="ignore"):
+            scaled = np.where(np.isnan(v), np.float32(0), v) * np.float32(2**element.frac_bits)
         codes = np.clip(np.rint(scaled), element.code_lo, element.code_hi)
         return codes.astype(np.int8 if element.signed else np.uint8)
     e = element
@@ -250,11 +251,11 @@ def decode(codes: np.ndarray, element: Element) -> np.ndarray:
     codes = np.asarray(codes)
     if isinstance(element, IntElement):
         return codes.astype(np.float32) / np.float32(2**element.frac_bits)
-    return _decode_table(element)[codes]
+    return decode_table(element)[codes]
 
 
-@lru_cache(maxsize=None)
-def _decode_table(element: FloatElement) -> np.ndarray:
+@cache
+def decode_table(element: FloatElement) -> np.ndarray:
     magnitude = np.arange(2 ** (element.bits - 1))
     field, mantissa = magnitude >> element.mantissa_bits, magnitude & (2**element.mantissa_bits - 1)
     significand = np.where(field > 0, mantissa + 2**element.mantissa_bits, mantissa)
@@ -272,11 +273,17 @@ def _decode_table(element: FloatElement) -> np.ndarray:
 
 
 def linearize(codes: np.ndarray, element: Element) -> np.ndarray:
-    """Codes -> int64 multiples of 2**-element.frac_bits. Raises FormatError on an Inf or NaN code."""
+    """Codes -> int64 multiples of 2**-element.frac_bits. Raises FormatError on an Inf or NaN code.
+
+    Python integers (dtype object) for the elements that need more than 64 bits: e6m1 and e7m0.
+    """
     values = decode(codes, element)
     if not np.isfinite(values).all():
         raise FormatError(f"{element.name}: an Inf or NaN code has no fixed-point value")
-    return np.ldexp(values.astype(np.float64), element.frac_bits).astype(np.int64)
+    whole = np.ldexp(values.astype(np.float64), element.frac_bits)
+    if element.linear_bits > 64:
+        return np.array([int(v) for v in whole.flat], object).reshape(whole.shape)
+    return whole.astype(np.int64)
 
 
 # --- whole tensors --------------------------------------------------------------------------------------------
@@ -324,8 +331,8 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
         raise FormatError(f"scale rule {rule!r} needs power-of-two scales; {fmt.name} has {fmt.scale} scales")
     scale_codes = zero_point = tensor_scale = None
     if fmt.is_mx:
-        scale = mx_scale(x, axis, fmt.group_size, fmt.element.emax, bias, fmt.step_frac_bits)
-        scale_codes = codes_from_scale(scale, fmt.step_frac_bits)
+        scale_codes = scale_codes_of_amax(group_amax(x, axis, fmt.group_size), fmt.element.emax, bias)
+        scale = scale_from_codes(scale_codes, fmt.step_frac_bits)  # 0 for code 0 under flush-to-zero
     elif fmt.scale == "nvfp4":
         scale, scale_codes, tensor_scale = nvfp4_scale(x, axis, fmt.group_size)
     elif fmt.asymmetric:
@@ -334,15 +341,19 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
         zero_point = groupwise_zero_point(x, scale, axis, fmt.group_size, levels)
     else:
         scale = groupwise_scale(x, axis, fmt.group_size, fmt.element.max_val)
-    codes = _group_codes(groups.to_groups(x, axis, fmt.group_size), scale, zero_point, fmt, axis)
+    codes = element_codes(x, scale, zero_point, fmt, axis)
     return Quantized(fmt, axis, x.shape, codes, scale, scale_codes, zero_point, tensor_scale)
 
 
-def _group_codes(grouped, scale, zero_point, fmt: GroupFormat, axis: int) -> np.ndarray:
-    """Codes of grouped values; padding of a short group gets the code of zero."""
+def element_codes(
+    x: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, fmt: GroupFormat, axis: int
+) -> np.ndarray:
+    """Codes (..., n, G, ...) of `x` under given contracted scales; padding gets the code of zero."""
+    grouped = groups.to_groups(as_float32(x), axis, fmt.group_size)
     scale = np.expand_dims(scale, axis + 1)
     with np.errstate(invalid="ignore", over="ignore"):
         quotient = _divide(grouped, scale)
+        quotient = np.where(scale == 0, np.copysign(np.float32(0), grouped), quotient)  # nvfp4's zero block scale
     if fmt.is_float:
         return encode(quotient, fmt.element)
     if zero_point is not None:
