@@ -20,7 +20,7 @@ class Body(Tape):
 
     def __init__(self, inputs: tuple[str, ...]):
         super().__init__()
-        self.inputs = {name: ir.Input(name) for name in inputs}
+        self.inputs = {name: ir.Value(name=name) for name in inputs}
         self._constants: dict[object, ir.Value] = {}
 
     def __getattr__(self, op_type: str):

@@ -1,0 +1,78 @@
+"""Inputs and comparisons that several tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from mxexport import ops, verification
+
+ALL_FORMATS = (
+    "mxfp8_e4m3",
+    "mxfp8_e5m2",
+    "mxfp6_e3m2",
+    "mxfp6_e2m3",
+    "mxfp4_e2m1",
+    "mxint8",
+    "mxint4",
+    "mxint2_g16",
+    "int4_g16",
+    "uint4_g16",
+    "uint8_g7",
+    "float_e3m2_g8",
+    "float_ocp_e5m2_g32",
+    "float_fnuz_e4m3_g32",
+)
+
+
+def edge_values(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
+    """Float32 rows that hurt: zeros, -0, NaN, Inf, subnormals, just below 2**k, huge, and every magnitude between."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal(shape) * np.exp2(rng.integers(-140, 120, (shape[0], 1)))).astype(np.float32)
+    powers = np.exp2(rng.integers(-126, 127, shape[1])).astype(np.float32)
+    rows = [
+        np.zeros(shape[1]),
+        np.full(shape[1], -0.0),
+        np.where(np.arange(shape[1]) == 3, np.nan, 1.0),
+        np.where(np.arange(shape[1]) == 4, np.inf, 1.0),
+        np.full(shape[1], 1e-44),
+        np.full(shape[1], -3.4e38),
+        np.nextafter(powers, np.float32(0)),
+        powers,
+        np.full(shape[1], 2.0**-126),
+        np.full(shape[1], 1.1754942e-38),
+        (np.arange(shape[1]) - shape[1] // 2) / 8 + 1 / 16,  # ties
+    ]
+    x[: len(rows)] = np.array(rows, np.float32)
+    return x
+
+
+def assert_equal_bits(actual: np.ndarray, expected: np.ndarray, context: object = "") -> None:
+    assert actual.shape == expected.shape and actual.dtype == expected.dtype, (actual.shape, expected.shape, context)
+    same = verification.equal_bits(actual, expected)
+    if not same.all():
+        where = np.argwhere(~same)[:3].tolist()
+        raise AssertionError(f"{context}: {int((~same).sum())} values differ, first at {where}: "
+                             f"{actual[~same][:3]} expected {expected[~same][:3]}")
+
+
+def single_node_model(op_type: str, arrays: list, attributes: dict, opset: int = 18) -> onnx.ModelProto:
+    """A model of one operator of ours, its function body attached; None leaves an optional input out."""
+    cls = ops.OPERATORS[op_type]
+    given = [(name, a) for name, a in zip(cls.inputs, arrays, strict=False) if a is not None]
+    node = helper.make_node(op_type, [n for n, _ in given], list(cls.outputs), domain=ops.DOMAIN, name="n", **attributes)
+    shapes = cls.infer_shapes([a.shape for _, a in given], attributes)
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.DataType.Value(port.dtype.upper()), list(shape))
+        for (name, port), shape in zip(cls.outputs.items(), shapes, strict=True)
+    ]
+    inputs = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), list(a.shape)) for n, a in given
+    ]
+    return helper.make_model(
+        helper.make_graph([node], "g", inputs, outputs),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(ops.DOMAIN, ops.VERSION)],
+        functions=ops.functions_for([node], opset),
+        ir_version=10,
+    )

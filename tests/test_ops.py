@@ -1,0 +1,205 @@
+"""Every operator: numpy reference = function body in onnxruntime = in the reference evaluator = qonnx."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+
+from mxexport import fixedpoint, groups, numerics, ops, runtime
+from mxexport.errors import ScaleShapeError
+from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, single_node_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+
+
+def check_all_executors(op_type: str, arrays: list, attributes: dict, opset: int = 18) -> tuple[np.ndarray, ...]:
+    expected = ops.OPERATORS[op_type].reference(*arrays, **attributes)
+    model = single_node_model(op_type, arrays, attributes, opset)
+    onnx.checker.check_model(model, full_check=True)
+    feeds = {i.name: a for i, a in zip(model.graph.input, [a for a in arrays if a is not None], strict=True)}
+    names = [o.name for o in model.graph.output]
+    executors = {
+        "onnxruntime": lambda: [runtime.run(model, feeds)[n] for n in names],
+        "ReferenceEvaluator": lambda: ReferenceEvaluator(model).run(names, feeds),
+        "qonnx": lambda: [runtime.run_qonnx(model, feeds)[n] for n in names],
+    }
+    for name, execute in executors.items():
+        for actual, wanted in zip(execute(), expected, strict=True):
+            assert_equal_bits(actual, wanted, f"{op_type} in {name}")
+    return expected
+
+
+def scale_attributes(fmt, rule="floor", axis=1):
+    return {
+        "axis": axis,
+        "group_size": fmt.group_size,
+        "emax": fmt.element.emax,
+        "round_bias": round_bias(fmt.element, rule),
+        "frac_bits": fmt.step_frac_bits,
+        "code_min": 0,
+        "code_max": 254,
+    }
+
+
+def quant_node(fmt, axis=1):
+    op = ops.MXFloatQuant if fmt.is_float else ops.GroupwiseQuant
+    return op.op_type(), {"axis": axis, "group_size": fmt.group_size, **op.attributes_of(fmt.element)}
+
+
+@pytest.mark.parametrize("rule", SCALE_RULES)
+@pytest.mark.parametrize("name", MX_FORMATS)
+def test_scale_and_quantizer_equal_everywhere(name, rule):
+    fmt, x = get_format(name), edge_values((64, 70))
+    (scale,) = check_all_executors("MXScale", [x], scale_attributes(fmt, rule))
+    op_type, attributes = quant_node(fmt)
+    (y,) = check_all_executors(op_type, [x, scale], attributes)
+    assert_equal_bits(y, numerics.quantize(x, fmt, axis=1, rule=rule).dequantize())
+
+
+@pytest.mark.parametrize("name", [n for n in ALL_FORMATS if not get_format(n).is_mx])
+def test_float_scaled_formats_equal_everywhere(name):
+    fmt, x = get_format(name), edge_values((64, 70))
+    levels = float(fmt.element.max_val)
+    common = {"axis": 0, "group_size": fmt.group_size, "levels": levels}
+    (scale,) = check_all_executors("GroupwiseScale", [x], common | {"asymmetric": int(fmt.asymmetric)})
+    zero = check_all_executors("GroupwiseZeroPoint", [x, scale], common)[0] if fmt.asymmetric else None
+    op_type, attributes = quant_node(fmt, axis=0)
+    (y,) = check_all_executors(op_type, [x, scale] + ([zero] if fmt.asymmetric else []), attributes)
+    assert_equal_bits(y, numerics.quantize(x, fmt, axis=0).dequantize())
+
+
+@pytest.mark.parametrize("name", ["mxfp8_e4m3", "mxfp4_e2m1", "mxint8"])
+def test_every_midpoint_and_its_neighbours_round_alike(name):
+    fmt = get_format(name)
+    codes = np.arange(256 if not fmt.is_float else 2**fmt.element.bits, dtype=np.uint8)
+    values = numerics.decode(codes if fmt.is_float else codes.view(np.int8), fmt.element)
+    values = np.unique(values[np.isfinite(values)])
+    middle = ((values[1:] + values[:-1]) / 2).astype(np.float32)
+    points = np.concatenate([values, middle, np.nextafter(middle, -np.inf), np.nextafter(middle, np.inf)])
+    x = np.float32(points).reshape(1, -1)
+    step = np.float32(2.0**-fmt.step_frac_bits)
+    scale = np.full((1, groups.group_count(x.shape[1], fmt.group_size)), step, np.float32)
+    op_type, attributes = quant_node(fmt)
+    check_all_executors(op_type, [x, scale], attributes)
+
+
+@pytest.mark.parametrize("opset", range(18, 27))
+def test_bodies_hold_at_every_opset(opset):
+    if opset > 24:
+        pytest.importorskip("onnxruntime", minversion="1.32")
+    fmt, x = get_format("mxfp6_e3m2"), edge_values((16, 40))
+    (scale,) = check_all_executors("MXScale", [x], scale_attributes(fmt), opset)
+    op_type, attributes = quant_node(fmt)
+    check_all_executors(op_type, [x, scale], attributes, opset)
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_any_shape_axis_and_short_last_group(data):
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
+    axis = data.draw(st.integers(0, len(shape) - 1))
+    group = data.draw(st.integers(1, 12))
+    fmt = get_format(f"{data.draw(st.sampled_from(['mxfp4_e2m1', 'mxint8', 'mxfp8_e5m2']))}_g{group}")
+    x = np.random.default_rng(data.draw(st.integers(0, 2**32))).standard_normal(shape).astype(np.float32)
+    (scale,) = check_all_executors("MXScale", [x], scale_attributes(fmt, axis=axis))
+    assert scale.shape == groups.contracted_shape(shape, axis, group)
+    op_type, attributes = quant_node(fmt, axis)
+    check_all_executors(op_type, [x, scale], attributes)
+
+
+def test_unsigned_minifloat_clamps_at_zero():
+    x = np.array([[-3.0, -0.0, 0.0, 1e-9, 2.9, 9.0]], np.float32)
+    _, attributes = quant_node(get_format("mxfp4_e2m1"))
+    (y,) = check_all_executors("MXFloatQuant", [x, np.ones((1, 1), np.float32)], attributes | {"signed": 0})
+    assert_equal_bits(y, np.array([[0, 0, 0, 0, 3, 6]], np.float32))
+
+
+@pytest.mark.parametrize("rule", SCALE_RULES)
+@pytest.mark.parametrize("name", MX_FORMATS)
+def test_dataflow_quantizer_equals_everywhere(name, rule):
+    fmt, rng = get_format(name), np.random.default_rng(1)
+    v = rng.integers(-(2**62), 2**62, (120, 70)) >> rng.integers(0, 62, (120, 70))
+    v[0] = 0
+    attributes = {
+        "axis": 1,
+        "group_size": 32,
+        "width": 63,
+        "lsb_exp": -40,
+        **fixedpoint.element_parameters(fmt.element),
+        "emax": fmt.element.emax,
+        "round_bias": round_bias(fmt.element, rule),
+        "code_min": 100,
+        "code_max": 140,
+    }
+    check_all_executors("MXQuantize", [v], attributes)
+
+
+@pytest.mark.parametrize("pair", [("mxint8", "mxint8"), ("mxfp8_e4m3", "mxfp4_e2m1"), ("mxfp6_e3m2", "mxint8")])
+def test_dataflow_matmul_equals_everywhere(pair):
+    rng, parameters, arrays = np.random.default_rng(2), {}, []
+    for side, name, rows in (("x", pair[0], 6), ("w", pair[1], 5)):
+        fmt = get_format(name)
+        q = numerics.quantize(rng.standard_normal((rows, 70)), fmt)
+        element = fixedpoint.element_parameters(fmt.element)
+        codes = groups.from_groups(q.codes, 1, 70).view(np.uint8) & np.uint8(2**fmt.element.bits - 1)
+        arrays += [codes, q.scale_codes]
+        parameters |= {f"{side}_{key}": element[key] for key in ("exponent_bits", "mantissa_bits")}
+    offset = int(arrays[1].min()) + int(arrays[3].min())
+    arrays.append(rng.integers(-1000, 1000, 5))
+    check_all_executors(
+        "MXMatMul", arrays, parameters | {"group_size": 32, "scale_offset": offset, "width": 60, "lsb_exp": 0}
+    )
+
+
+def test_eltwise_equals_everywhere():
+    x = np.array([[-5, 0, 7, -(2**62), 2**62]])
+    for relu in (0, 1):
+        check_all_executors("Eltwise", [x], {"relu": relu, "width": 64, "lsb_exp": -3})
+
+
+def test_zero_groups_survive_flush_to_zero():
+    """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
+    script = """
+import numpy as np
+from mxexport import ops, runtime
+from mxexport.formats import MX_FORMATS, get_format
+from tests.helpers import single_node_model
+from tests.test_ops import quant_node, scale_attributes
+x = np.zeros((2, 64), np.float32); x[1] = 1.0
+for name in MX_FORMATS:
+    fmt = get_format(name)
+    scale = runtime.run(single_node_model("MXScale", [x], scale_attributes(fmt)), {"X": x}, flush_denormals=True)["scale"]
+    op_type, attributes = quant_node(fmt)
+    y = runtime.run(single_node_model(op_type, [x, scale], attributes), {"X": x, "scale": scale}, flush_denormals=True)["Y"]
+    assert (y == x).all(), (name, y)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_attribute_is_required():
+    node = single_node_model("MXScale", [np.ones((1, 32), np.float32)], scale_attributes(get_format("mxint8")))
+    del node.graph.node[0].attribute[0]
+    with pytest.raises(onnx.checker.ValidationError, match="axis"):
+        onnx.checker.check_model(node)
+
+
+def test_expanded_scale_is_refused_by_name():
+    x = np.ones((4, 64), np.float32)
+    _, attributes = quant_node(get_format("mxint8"))
+    with pytest.raises(ScaleShapeError, match=r"scale has shape \(4, 64\), expected \(4, 2\).*one entry per group"):
+        ops.GroupwiseQuant.reference(x, x, **attributes)
+
+
+def test_ops_import_without_torch():
+    script = "import sys; sys.modules['torch'] = None; import mxexport, mxexport.ops; assert mxexport.ops.OPERATORS"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
