@@ -188,9 +188,7 @@ def _trace(model, args, opset, dynamic_batch, input_names, output_names) -> ir.M
 
 def _widen_batch(args: tuple) -> tuple:
     """A batch of one would be taken for a constant; two copies keep it open."""
-    return tuple(
-        torch.cat([a, a]) if isinstance(a, torch.Tensor) and a.ndim and a.shape[0] == 1 else a for a in args
-    )
+    return tuple(torch.cat([a, a]) if isinstance(a, torch.Tensor) and a.ndim and a.shape[0] == 1 else a for a in args)
 
 
 def _trace_failure(model: torch.nn.Module, error: Exception) -> str:
@@ -219,7 +217,10 @@ def _fold_weight_scales(model: ir.Model) -> None:
         suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
         name = f"{node.inputs[0].name}_{suffix}"
         value = ir.Value(
-            name=name, shape=ir.Shape(folded.shape), type=ir.TensorType(ir.DataType.FLOAT), const_value=ir.tensor(folded)
+            name=name,
+            shape=ir.Shape(folded.shape),
+            type=ir.TensorType(ir.DataType.FLOAT),
+            const_value=ir.tensor(folded),
         )
         g.register_initializer(value)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
@@ -319,5 +320,3 @@ def _sqnr(x: np.ndarray, y: np.ndarray) -> float | None:
     x, y = x.astype(np.float64), y.astype(np.float64)
     noise, signal = float(((x - y) ** 2).sum()), float((x**2).sum())
     return round(10 * float(np.log10(signal / noise)), 2) if noise > 0 and signal > 0 else None
-
-

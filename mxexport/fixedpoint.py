@@ -74,7 +74,7 @@ def floor_log2(magnitude: np.ndarray) -> np.ndarray:
 
 
 def round_shift(magnitude: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """rne(magnitude * 2**-shift) for non-negative int64; negative shifts go left and must not overflow."""
+    """rne(magnitude * 2**-shift) for int64 0 .. 2**62 (MAX_WIDTH); negative shifts go left and must not overflow."""
     right = np.clip(shift, 0, 62)
     quotient = magnitude >> right
     rest = magnitude - (quotient << right)
@@ -182,9 +182,3 @@ def exact_matmul(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     if bound < 2**53:
         return (a.astype(np.float64) @ b.astype(np.float64)).astype(np.int64)
     return a @ b
-
-
-def scale_codes_in_use(scale_codes: np.ndarray, codes: np.ndarray, axis: int, group_size: int) -> np.ndarray:
-    """The scale codes of the groups that hold at least one non-zero magnitude."""
-    used = groups.to_groups(codes, axis, group_size).any(axis=groups.normalize_axis(axis, codes.ndim) + 1)
-    return np.asarray(scale_codes)[used]

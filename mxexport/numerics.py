@@ -184,9 +184,7 @@ def mx_float_quant(
     axis = groups.normalize_axis(axis, x.ndim)
     groups.check_scale_shape("mx_float_quant", scale.shape, x.shape, axis, group_size)
     s = groups.expand(scale, axis, group_size, x.shape[axis])
-    q = round_to_float(
-        _divide(x, s), exponent_bits, mantissa_bits, exponent_bias, max_val, signed, signed_zero
-    )
+    q = round_to_float(_divide(x, s), exponent_bits, mantissa_bits, exponent_bias, max_val, signed, signed_zero)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
         return q * s
 

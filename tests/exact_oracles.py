@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache
 
 INF, NAN = "inf", "nan"
 
@@ -32,7 +32,7 @@ def round_half_even(x: Fraction) -> int:
 # --- minifloats: OCP MX v1.0 section 5.3, OCP FP8 v1.0 section 5 ------------------------------------------------
 
 
-@lru_cache(maxsize=None)
+@cache
 def magnitudes(exponent_bits: int, mantissa_bits: int, specials: str) -> tuple[Fraction | str, ...]:
     """The value of every code with sign bit 0. fnuz formats differ in the bias only; their NaN has sign bit 1."""
     bias = 2 ** (exponent_bits - 1) - 1 + (specials == "fnuz")
@@ -52,7 +52,7 @@ def magnitudes(exponent_bits: int, mantissa_bits: int, specials: str) -> tuple[F
     return tuple(values)
 
 
-@lru_cache(maxsize=None)
+@cache
 def finite_magnitudes(exponent_bits: int, mantissa_bits: int, specials: str) -> tuple[Fraction, ...]:
     return tuple(v for v in magnitudes(exponent_bits, mantissa_bits, specials) if isinstance(v, Fraction))
 

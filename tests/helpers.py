@@ -53,15 +53,19 @@ def assert_equal_bits(actual: np.ndarray, expected: np.ndarray, context: object 
     same = verification.equal_bits(actual, expected)
     if not same.all():
         where = np.argwhere(~same)[:3].tolist()
-        raise AssertionError(f"{context}: {int((~same).sum())} values differ, first at {where}: "
-                             f"{actual[~same][:3]} expected {expected[~same][:3]}")
+        raise AssertionError(
+            f"{context}: {int((~same).sum())} values differ, first at {where}: "
+            f"{actual[~same][:3]} expected {expected[~same][:3]}"
+        )
 
 
 def single_node_model(op_type: str, arrays: list, attributes: dict, opset: int = 18) -> onnx.ModelProto:
     """A model of one operator of ours, its function body attached; None leaves an optional input out."""
     cls = ops.OPERATORS[op_type]
     given = [(name, a) for name, a in zip(cls.inputs, arrays, strict=False) if a is not None]
-    node = helper.make_node(op_type, [n for n, _ in given], list(cls.outputs), domain=ops.DOMAIN, name="n", **attributes)
+    node = helper.make_node(
+        op_type, [n for n, _ in given], list(cls.outputs), domain=ops.DOMAIN, name="n", **attributes
+    )
     shapes = cls.infer_shapes([a.shape for _, a in given], attributes)
     outputs = [
         helper.make_tensor_value_info(name, onnx.TensorProto.DataType.Value(port.dtype.upper()), list(shape))

@@ -4,7 +4,16 @@ import pytest
 
 import mxexport
 from mxexport.errors import FormatError
-from mxexport.formats import MX_FORMATS, SCALE_RULES, FloatElement, GroupFormat, IntElement, get_format, round_bias
+from mxexport.formats import (
+    MX_FORMATS,
+    SCALE_RULES,
+    FloatElement,
+    GroupFormat,
+    IntElement,
+    find_format,
+    get_format,
+    round_bias,
+)
 
 NAMED = [  # name, element bits, group size, scale kind
     ("mxfp8_e4m3", 8, 32, "e8m0"),
@@ -141,6 +150,16 @@ def test_a_canonical_name_parses_to_the_same_format():
         assert get_format(get_format(name).name) == get_format(name)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [*(row[0] for row in NAMED), *(f"{mx}_g16" for mx in MX_FORMATS), "mxint4", "mxint3_g5", "int4_g9", "uint8_g64",
+     "float_e3m3_g7", "float_e4m3_g7", "float_ocp_e4m3_g7", "float_ocp_e5m2_g7", "float_fnuz_e5m2_g7"],
+)  # fmt: skip
+def test_find_format_inverts_get_format(name):
+    fmt = get_format(name)
+    assert find_format(fmt.element, fmt.group_size, fmt.scale) == fmt
+
+
 def test_a_group_format_passes_through():
     fmt = GroupFormat("mine", FloatElement(3, 3), 5, "e8m0")
     assert get_format(fmt) is fmt and mxexport.get_format(fmt) is fmt
@@ -190,4 +209,5 @@ def test_describe_names_element_group_and_scale():
     assert get_format("uint4_g8").describe() == (
         "4-bit uint4 elements, groups of 8 share one float32 scale and a zero point"
     )
-    assert "8-bit e4m3 elements, groups of 32 share one power-of-two (E8M0) scale" in get_format("mxfp8_e4m3").describe()
+    mxfp8 = get_format("mxfp8_e4m3").describe()
+    assert mxfp8 == "8-bit e4m3 elements, groups of 32 share one power-of-two (E8M0) scale"

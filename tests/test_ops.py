@@ -176,9 +176,11 @@ from tests.test_ops import quant_node, scale_attributes
 x = np.zeros((2, 64), np.float32); x[1] = 1.0
 for name in MX_FORMATS:
     fmt = get_format(name)
-    scale = runtime.run(single_node_model("MXScale", [x], scale_attributes(fmt)), {"X": x}, flush_denormals=True)["scale"]
+    model = single_node_model("MXScale", [x], scale_attributes(fmt))
+    scale = runtime.run(model, {"X": x}, flush_denormals=True)["scale"]
     op_type, attributes = quant_node(fmt)
-    y = runtime.run(single_node_model(op_type, [x, scale], attributes), {"X": x, "scale": scale}, flush_denormals=True)["Y"]
+    model = single_node_model(op_type, [x, scale], attributes)
+    y = runtime.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
     assert (y == x).all(), (name, y)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

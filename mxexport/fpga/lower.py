@@ -14,6 +14,7 @@ from mxexport.fpga.plan import MatMul, Quantize, Relu, Step
 from mxexport.ops import DOMAIN, VERSION
 
 OPSET = 18
+_BIAS_WIDTH = 28
 _BATCH = ir.SymbolicDim("batch")
 
 
@@ -79,7 +80,7 @@ def lower(steps: list[Step], source: Stream) -> list[Layer]:
 
 
 def _layer(q: Quantize, m: MatMul, source: Stream) -> Layer:
-    x_element, w_element = q.format.element, m.format.element
+    x_element = q.format.element
     if source.length != q.length or m.codes.shape[1] != q.length:
         raise UnsupportedError(
             f"compile: node {m.name!r}: weight has {m.codes.shape[1]} inputs, the stream before it {source.length}"
@@ -91,11 +92,8 @@ def _layer(q: Quantize, m: MatMul, source: Stream) -> Layer:
         code_min=q.code_min,
         code_max=q.code_max,
     )
-    offset = q.code_min + int(m.scale_codes.min())
-    lsb_exp = offset - 2 * 127 - x_element.frac_bits - w_element.frac_bits
-    bias = np.zeros(len(m.codes)) if m.bias is None else m.bias
-    biases = [int(abs(v)) + 1 for v in np.ldexp(bias.astype(float), -lsb_exp)]
-    width = int((_largest(q, m, offset) + np.array(biases, object)).max()).bit_length() + 1
+    bias = np.zeros(len(m.codes)) if m.bias is None else m.bias.astype(np.float64)
+    offset, lsb_exp, width = _window(q, m, bias)
     if width > fixedpoint.MAX_WIDTH:
         raise UnsupportedError(
             f"compile: node {m.name!r}: an exact accumulator of {q.format.name} activations (scale codes "
@@ -120,6 +118,23 @@ def _layer(q: Quantize, m: MatMul, source: Stream) -> Layer:
         quant_tensor=q.tensor,
         output_tensors=(m.tensor, ""),
     )
+
+
+def _window(q: Quantize, m: MatMul, bias: np.ndarray) -> tuple[int, int, int]:
+    """Scale offset, lsb_exp and width of the accumulator.
+
+    The products alone fix the least significant bit. A bias that does not lie on its grid gets more of them, up to
+    28 bits in all, so that rounding it costs no more than float32 arithmetic would on values of usual size.
+    """
+
+    def size(offset: int) -> tuple[int, int, int]:
+        lsb_exp = offset - 2 * 127 - q.format.element.frac_bits - m.format.element.frac_bits
+        biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
+        return offset, lsb_exp, int((_largest(q, m, offset) + biases).max()).bit_length() + 1
+
+    offset, lsb_exp, width = size(q.code_min + int(m.scale_codes.min()))
+    on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()
+    return size(offset if on_grid else offset - max(_BIAS_WIDTH - width, 0))
 
 
 def _largest(q: Quantize, m: MatMul, offset: int) -> np.ndarray:
@@ -218,7 +233,9 @@ def _constants(layer: Layer) -> list[ir.Value]:
     made = []
     for suffix, array in arrays.items():
         tensor = ir.tensor(np.ascontiguousarray(array), name=f"{layer.name}.{suffix}")
-        made.append(ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor))
+        made.append(
+            ir.Value(name=tensor.name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)
+        )
     return made
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-
 from mxexport import groups, numerics
 from mxexport.errors import FormatError
 from mxexport.formats import FloatElement

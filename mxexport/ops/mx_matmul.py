@@ -38,9 +38,7 @@ class MXMatMul(Operator):
         x_table = fixedpoint.linear_table(a["x_exponent_bits"], a["x_mantissa_bits"])
         w_table = fixedpoint.linear_table(a["w_exponent_bits"], a["w_mantissa_bits"])
         return (
-            fixedpoint.mx_matmul(
-                x_codes, x_scale, w_codes, w_scale, bias, x_table, w_table, scale_offset, group_size
-            ),
+            fixedpoint.mx_matmul(x_codes, x_scale, w_codes, w_scale, bias, x_table, w_table, scale_offset, group_size),
         )
 
     @classmethod

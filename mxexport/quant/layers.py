@@ -109,4 +109,3 @@ class QuantConv2d(QuantLayer, nn.Conv2d):
 
 
 QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {nn.Linear: QuantLinear, nn.Conv2d: QuantConv2d}
-

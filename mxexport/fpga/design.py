@@ -1,0 +1,273 @@
+"""A compiled design on disk: run its dataflow graph, simulate its RTL, size its units."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mxexport import graph, runtime
+from mxexport.errors import InputFileError, ShapeError, VerificationError
+from mxexport.fpga import emit, folding, library, memory, simulate, stages, synthesize
+from mxexport.fpga.calibrate import calibrate, fixed_point_input
+from mxexport.fpga.lower import Layer, Stream, build_graph, lower
+from mxexport.fpga.plan import Quantize, read_plan
+
+_REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """`raw` int64 [N, O] in units of 2**lsb_exp; `values` the same as float32."""
+
+    raw: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Simulation(Outputs):
+    """What the RTL did: `cycles` in all, blocks outside the calibrated range per layer."""
+
+    cycles: int
+    clamped: dict[str, int]
+
+
+def compile(
+    model: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    calibration: np.ndarray,
+    part: str = "xczu7ev",
+    margin: int = 1,
+    target_fps: float | None = None,
+    clock_mhz: float = 200.0,
+    folding: Mapping[str, tuple[int, int]] | None = None,
+) -> Design:
+    """Lower an exported linear network to a dataflow graph and SystemVerilog under `out`.
+
+    `calibration`: typical inputs [N, ...] as the graph takes them; they set each layer's range of shared scales,
+    widened by `margin` codes, and the input's fixed-point type. `target_fps` at `clock_mhz` chooses the folding
+    (default: 64 multiply-accumulates per cycle in the largest layer); `folding` overrides it per layer, (pe, simd).
+
+    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/ and report.json; both graphs are compared on (up to 64 of) the
+    calibration inputs before anything is kept.
+
+    Raises:
+        UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
+        VerificationError: the dataflow graph differs from the QONNX graph.
+        InputFileError, ShapeError, ValueError: missing file, inputs that do not fit, a bad option.
+    """
+    if target_fps is not None and target_fps <= 0:
+        raise ValueError(f"target_fps is {target_fps}; expected a positive number")
+    qonnx = graph.load(model)
+    read_plan(qonnx)  # names every unsupported node before any work
+    inputs = np.asarray(calibration.detach().cpu() if hasattr(calibration, "detach") else calibration)
+    calibrate(qonnx, inputs, margin)
+    steps = read_plan(qonnx)
+    length = next(step.length for step in steps if isinstance(step, Quantize))
+    layers = lower(steps, Stream(length, *fixed_point_input(inputs, margin)))
+    target_cycles = None if target_fps is None else max(int(clock_mhz * 1e6 / target_fps), 1)
+    foldings = fold(layers, target_cycles, folding)
+    dataflow = build_graph(layers)
+    sample = inputs[:64]
+    stages.compare(qonnx, dataflow, layers, sample, to_fixed(sample, layers[0].source))
+
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        staging = Path(temporary)
+        graph.save(qonnx, staging / "calibrated.onnx")
+        graph.save(dataflow, staging / "dataflow.onnx")
+        pipeline = emit.build_pipeline(layers, foldings)
+        _write_rtl(pipeline, staging)
+        report = _report(pipeline, out, part, clock_mhz)
+        (staging / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        _move_into(staging, out)
+    return Design(out)
+
+
+fold = folding.fold  # the parameter `folding` of compile hides the module
+
+
+def _write_rtl(pipeline: emit.Pipeline, directory: Path) -> None:
+    (directory / "rtl").mkdir()
+    (directory / "mem").mkdir()
+    for source in library.rtl_sources():
+        shutil.copy(source, directory / "rtl" / source.name)
+    (directory / "rtl" / f"{emit.TOP}.sv").write_text(emit.top_level(pipeline))
+    emit.write_memories(pipeline, directory / "mem")
+
+
+def _move_into(staging: Path, out: Path) -> None:
+    """Replace the entries of `out` that this design has; report.json last, so that it vouches for the rest."""
+    out.mkdir(exist_ok=True)
+    entries = sorted(staging.iterdir(), key=lambda p: p.name == _REPORT)
+    (out / _REPORT).unlink(missing_ok=True)
+    for entry in entries:
+        target = out / entry.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(entry, target)
+
+
+def _report(pipeline: emit.Pipeline, out: Path, part: str, clock_mhz: float) -> dict:
+    layers = [
+        {
+            "name": layer.name,
+            "inputs": layer.source.length,
+            "outputs": layer.rows,
+            "activation": layer.x_format,
+            "weight": layer.w_format,
+            "scale_codes": [layer.quantizer.code_min, layer.quantizer.code_max],
+            "accumulator_bits": layer.result.width,
+            "lsb_exp": layer.result.lsb_exp,
+            "pe": f.pe,
+            "simd": f.simd,
+            "cycles": f.cycles(layer),
+            "padding_percent": round(100 * (1 - layer.source.length / (layer.blocks * layer.group_size)), 1),
+        }
+        for layer, f in zip(pipeline.layers, pipeline.foldings, strict=True)
+    ]
+    slowest = max(max(layer["cycles"] for layer in layers), pipeline.in_beats)
+    return {
+        "path": str(out),
+        "part": part,
+        "top": emit.TOP,
+        "clock_mhz": clock_mhz,
+        "frames_per_second": clock_mhz * 1e6 / slowest,
+        "input": asdict(pipeline.source) | {"lanes": pipeline.in_lanes},
+        "output": asdict(pipeline.result) | {"lanes": pipeline.out_lanes},
+        "layers": layers,
+    }
+
+
+def to_fixed(x: np.ndarray, stream: Stream) -> np.ndarray:
+    """Network inputs [N, ...] -> int64 [N, K] on the input's grid: nearest even, saturating at its width.
+
+    Raises:
+        ShapeError: the wrong number of features, NaN or Inf.
+    """
+    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float64)
+    flat = x.reshape(len(x), -1) if x.ndim > 1 else x.reshape(1, -1)
+    if flat.shape[1] != stream.length:
+        raise ShapeError(f"inputs of shape {x.shape} have {flat.shape[1]} features; the design takes {stream.length}")
+    if not np.isfinite(flat).all():
+        raise ShapeError("inputs hold NaN or Inf, which fixed point cannot carry")
+    limit = 2 ** (stream.width - 1) - 1
+    return np.clip(np.rint(np.ldexp(flat, -stream.lsb_exp)), -limit - 1, limit).astype(np.int64)
+
+
+class Design:
+    """What `compile` wrote to `path`. Everything is read back from there."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        file = self.path / _REPORT
+        if not file.is_file():
+            raise InputFileError(f"{self.path} holds no compiled design (no {_REPORT}); run mxexport compile first")
+        self.report: dict = json.loads(file.read_text())
+
+    @cached_property
+    def layers(self) -> list[Layer]:
+        layers = lower(read_plan(graph.load(self.path / "calibrated.onnx")), self._stream("input"))
+        build_graph(layers)  # names the dataflow tensors
+        return layers
+
+    @cached_property
+    def foldings(self) -> list[folding.Folding]:
+        return [folding.Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]]
+
+    def _stream(self, end: str) -> Stream:
+        return Stream(*(self.report[end][key] for key in ("length", "width", "lsb_exp")))
+
+    def files(self) -> dict[str, str]:
+        """Where everything lies."""
+        names = {
+            "calibrated": "calibrated.onnx",
+            "dataflow": "dataflow.onnx",
+            "top": f"rtl/{emit.TOP}.sv",
+            "rtl": "rtl",
+            "memories": "mem",
+            "report": _REPORT,
+        }
+        return {kind: str(self.path / name) for kind, name in names.items()}
+
+    def _outputs(self, raw: np.ndarray) -> np.ndarray:
+        return np.ldexp(raw.astype(np.float64), self._stream("output").lsb_exp).astype(np.float32)
+
+    def run_dataflow(self, x: np.ndarray) -> Outputs:
+        """Run dataflow.onnx in onnxruntime on float inputs [N, ...]."""
+        fixed = to_fixed(x, self._stream("input"))
+        (raw,) = runtime.run(self.path / "dataflow.onnx", fixed).values()
+        return Outputs(raw, self._outputs(raw))
+
+    def compare_stages(self, x: np.ndarray) -> stages.StageComparison:
+        """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
+        qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
+        return stages.compare(qonnx, dataflow, self.layers, np.asarray(x), to_fixed(x, self._stream("input")))
+
+    def simulate(self, x: np.ndarray, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
+        """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
+
+        Raises:
+            MissingToolError: no Verilator or C++ compiler.
+            VerificationError: the RTL misplaced a TLAST or raised its error flag.
+        """
+        fixed, source, result = to_fixed(x, self._stream("input")), self.report["input"], self.report["output"]
+        beats, last = memory.pack_frames(fixed, source["lanes"], source["width"])
+        frame_beats = math.ceil(result["length"] / result["lanes"])
+        run = self._simulator.run(
+            beats, len(fixed) * frame_beats, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed
+        )
+        ends = np.tile(np.arange(frame_beats) == frame_beats - 1, len(fixed))
+        if run.error or run.surplus or not np.array_equal(run.last, ends):
+            raise VerificationError(
+                f"{self.path}: the RTL misplaced a TLAST (error flag {int(run.error)}, {run.surplus} surplus beats)"
+            )
+        raw = memory.unpack_frames(run.beats, result["length"], result["lanes"], result["width"])
+        clamped = {layer.name: count for layer, count in zip(self.layers, run.clamped, strict=True)}
+        return Simulation(raw, self._outputs(raw), run.cycles, clamped)
+
+    @cached_property
+    def _simulator(self) -> simulate.Simulator:
+        names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
+        sources = [self.path / "rtl" / name for name in names]
+        return simulate.build(emit.TOP, sources, memory_dir=self._memories)
+
+    @property
+    def _memories(self) -> Path:
+        return self.path.resolve() / "mem"
+
+    def synthesize(self) -> dict[str, synthesize.SynthResult]:
+        """Size every unit out of context with Yosys; unit name -> estimated area.
+
+        Raises:
+            MissingToolError: pyosys is not installed.
+        """
+        pipeline, sources = emit.build_pipeline(self.layers, self.foldings), library.rtl_sources()
+        return {
+            unit.name: synthesize.synthesize(unit.module, sources, unit.parameters, memory_dir=self._memories)
+            for unit in pipeline.units
+        }
+
+    def area(self) -> dict[str, dict[str, float]]:
+        """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total."""
+        table = {
+            name: {"lut": r.total_lut, "ff": r.ff, "dsp": r.dsp, "bram36": r.bram36 + r.bram18 / 2}
+            for name, r in self.synthesize().items()
+        }
+        totals = {key: sum(row[key] for row in table.values()) for key in ("lut", "ff", "dsp", "bram36")}
+        return table | {"total": totals}
+
+
+def open_design(path: str | os.PathLike) -> Design:
+    """The design that `compile` wrote to `path`. Raises InputFileError when there is none."""
+    return Design(path)

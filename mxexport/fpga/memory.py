@@ -1,0 +1,91 @@
+"""Words of hardware: fields of any bit width packed into bytes, streams and `.mem` files (field 0 in the low bits)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mxexport import groups
+
+
+def pack_lanes(values: np.ndarray, width: int) -> np.ndarray:
+    """Integers [words, lanes] -> bytes [words, ceil(lanes*width/8)], the low `width` (up to 64) bits of each."""
+    return pack_fields([(values, width)])
+
+
+def pack_fields(fields: list[tuple[np.ndarray, int]]) -> np.ndarray:
+    """Several (integers [words, lanes], width) side by side -> bytes, the first field in the low bits."""
+    return np.packbits(np.concatenate([_bits(values, width) for values, width in fields], 1), 1, "little")
+
+
+def _bits(values: np.ndarray, width: int) -> np.ndarray:
+    values = np.ascontiguousarray(values)
+    signed = values.astype(np.int64, copy=False) if values.dtype != np.uint64 else values
+    octets = np.ascontiguousarray(signed).view(np.uint8).reshape(*values.shape, 8)
+    return np.unpackbits(octets, axis=2, bitorder="little")[..., :width].reshape(len(values), -1)
+
+
+def unpack_lanes(words: np.ndarray, lanes: int, width: int, *, signed: bool = True, offset: int = 0) -> np.ndarray:
+    """Bytes [words, n] -> int64 [words, lanes]: `lanes` fields of `width` bits, the first at bit `offset`."""
+    bits = np.unpackbits(words, axis=1, bitorder="little")[:, offset : offset + lanes * width]
+    bits = bits.reshape(len(words), lanes, width)
+    full = np.zeros((len(words), lanes, 64), np.uint8)
+    full[..., :width] = bits
+    if signed:
+        full[..., width:] = bits[..., -1:]
+    return np.packbits(full, axis=2, bitorder="little").view(np.int64)[..., 0]
+
+
+def pack_frames(values: np.ndarray, lanes: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames [N, K] -> (beats, last): ceil(K/lanes) beats per frame, surplus lanes zero."""
+    count = groups.group_count(values.shape[1], lanes)
+    padded = np.pad(values, ((0, 0), (0, count * lanes - values.shape[1])))
+    last = np.tile(np.arange(count) == count - 1, len(values))
+    return pack_lanes(padded.reshape(-1, lanes), width), last
+
+
+def unpack_frames(beats: np.ndarray, length: int, lanes: int, width: int, *, signed: bool = True) -> np.ndarray:
+    """Beats of `pack_frames` -> int64 [N, length]."""
+    count = groups.group_count(length, lanes)
+    return unpack_lanes(beats, lanes, width, signed=signed).reshape(-1, count * lanes)[:, :length]
+
+
+def write_mem(path: Path, fields: np.ndarray, width: int) -> None:
+    """Write integers [words, fields] as a `$readmemh` file, one word per line."""
+    fields = np.asarray(fields)
+    digits = -(-fields.shape[1] * width // 4)
+    lines = (word[::-1].tobytes().hex()[-digits:] for word in pack_lanes(fields, width))
+    # Verilator drops the last word of a file that does not end with a newline.
+    Path(path).write_text("".join(f"{line}\n" for line in lines))
+
+
+def matmul_memories(
+    w_codes: np.ndarray,
+    w_scale: np.ndarray,
+    bias: np.ndarray | None,
+    group_size: int,
+    pe: int,
+    simd: int,
+    element_bits: int,
+    acc_width: int,
+) -> dict[str, tuple[np.ndarray, int]]:
+    """Contents of the ROMs of one `mx_matmul`: name -> (fields [words, fields], field width), ready for `write_mem`.
+
+    w_codes [O,K] bit patterns, w_scale [O,n], bias int64 [O]. Row o is computed by processing element o % pe in fold
+    o // pe; missing rows and elements are zero.
+
+        weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
+        scale   word (fold, block)  field p          = scale code of row fold*pe + p
+        bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
+    """
+    rows, length = w_codes.shape
+    folds, blocks = groups.group_count(rows, pe), groups.group_count(length, group_size)
+    more_rows = folds * pe - rows
+    codes = np.pad(w_codes, ((0, more_rows), (0, blocks * group_size - length)))
+    codes = codes.reshape(folds, pe, -1, simd).swapaxes(1, 2).reshape(-1, pe * simd)
+    scale = np.pad(w_scale, ((0, more_rows), (0, 0))).reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
+    memories = {"weight": (codes, element_bits), "scale": (scale, 8)}
+    if bias is not None:
+        memories["bias"] = (np.pad(bias, (0, more_rows)).reshape(folds, pe), acc_width)
+    return memories

@@ -1,0 +1,146 @@
+"""Yosys estimate of one unit, out of context (no vendor tool, no place and route, no timing).
+
+Yosys (`pyosys`) runs in a child process. Results are cached by the hash of sources, parameters, memory contents and
+tool version.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga.cache import cached, digest
+from mxexport.fpga.simulate import parameter_text
+
+SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
+# LUTs behind one distributed RAM cell, by the start of its name.
+_LUTRAM = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM": 2}
+_CHILD = """
+import json, sys
+from pyosys import libyosys
+design = libyosys.Design()
+for command in json.load(sys.stdin):
+    libyosys.Pass.call(design, command)
+"""
+
+
+@dataclass(frozen=True)
+class Area:
+    """Yosys estimate: cells of one unit for UltraScale+."""
+
+    lut: int  # LUTs as logic
+    lutram: int  # LUTs as distributed RAM
+    srl: int  # LUTs as shift registers
+    ff: int
+    carry: int  # carry cells of four bits
+    dsp: int
+    bram18: int
+    bram36: int
+    uram: int
+    lc: int  # Yosys's own estimate of logic cells (packed LUTs), without memories and shift registers
+    seconds: float
+
+    @property
+    def total_lut(self) -> int:
+        return self.lut + self.lutram + self.srl
+
+
+def synthesize(
+    top: str,
+    sources: Sequence[Path],
+    parameters: Mapping[str, object] | None = None,
+    *,
+    memory_dir: Path | None = None,
+) -> Area:
+    """Yosys estimate of module `top`; `memory_dir` holds the `$readmemh` files it names.
+
+    Raises:
+        MissingToolError: pyosys is not installed.
+        MXExportError: Yosys refused the design; the message ends with its log.
+    """
+    if importlib.util.find_spec("pyosys") is None:
+        raise MissingToolError("the Yosys estimate needs pyosys: pip install 'mxexport[fpga]'")
+    parameters = dict(parameters or {})
+    generics = [part for name, value in parameters.items() for part in ("-G", f"{name}={parameter_text(value)}")]
+    key = digest(
+        [
+            importlib.metadata.version("pyosys"),
+            *SYNTH,
+            top,
+            *(part for name in sorted(parameters) for part in (name, _content(parameters[name], memory_dir))),
+            *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem") if memory_dir else [])),
+            *(Path(source).read_bytes() for source in sources),
+        ]
+    )
+
+    def make(directory: Path) -> None:
+        start = time.monotonic()
+        cells, lc = _run_yosys(top, sources, generics, memory_dir, directory)
+        result = _count(cells, lc, time.monotonic() - start)
+        (directory / "result.json").write_text(json.dumps(asdict(result)))
+
+    return Area(**json.loads((cached("synthesis", key, make) / "result.json").read_text()))
+
+
+def _content(value: object, memory_dir: Path | None) -> str | bytes:
+    """The content of the memory file that a parameter names (where it lies does not matter), or its text."""
+    if isinstance(value, str) and value and (path := Path(memory_dir or ".") / value).is_file():
+        return path.read_bytes()
+    return parameter_text(value)
+
+
+def _run_yosys(
+    top: str, sources: Sequence[Path], generics: list[str], memory_dir: Path | None, directory: Path
+) -> tuple[dict[str, int], int]:
+    report = directory / "stat.json"
+    commands = [
+        # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
+        ["read_slang", "--no-implicit-memories", "--top", top, *generics, *(str(Path(s).resolve()) for s in sources)],
+        SYNTH,
+        ["tee", "-q", "-o", str(report), "stat", "-json", "-tech", "xilinx"],
+    ]
+    with tempfile.TemporaryDirectory() as empty:
+        done = subprocess.run(
+            [sys.executable, "-c", _CHILD],
+            input=json.dumps(commands),
+            cwd=memory_dir or empty,  # where $readmemh looks
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode or not report.exists():
+        raise MXExportError(f"Yosys failed on {top!r}:\n{(done.stdout + done.stderr)[-3000:]}")
+    text = report.read_text()
+    design = json.loads(text[text.index("{") :])["design"]
+    return design["num_cells_by_type"], design["estimated_num_lc"]
+
+
+def _count(cells: dict[str, int], lc: int, seconds: float) -> Area:
+    def named(*starts: str) -> int:
+        return sum(count for cell, count in cells.items() if cell.startswith(starts))
+
+    lutram = 0
+    for cell, count in cells.items():
+        if cell.startswith("RAM") and not cell.startswith("RAMB"):
+            lutram += count * next(luts for start, luts in _LUTRAM.items() if cell.startswith(start))
+    return Area(
+        lut=named("LUT", "INV"),
+        lutram=lutram,
+        srl=named("SRL"),
+        ff=named("FD"),
+        carry=named("CARRY"),
+        dsp=named("DSP48"),
+        bram18=named("RAMB18"),
+        bram36=named("RAMB36"),
+        uram=named("URAM"),
+        lc=lc,
+        seconds=round(seconds, 1),
+    )

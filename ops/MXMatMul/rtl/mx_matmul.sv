@@ -1,0 +1,299 @@
+// Matrix-vector product of MX blocks, Pe rows by Simd elements per cycle (operator MXMatMul).
+//
+// Equation:  y[o] = bias[o] + sum over blocks b of
+//                   dot(x[b], w[o][b]) << (x_scale[b] + w_scale[o][b] - ScaleOffset),
+//            with dot the exact integer product of linear element values. Exact (AccWidth must hold
+//            the result), so neither order nor folding matters. Equals
+//            mxexport.fixedpoint.mx_matmul bit for bit.
+// Frames:    ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in, each block's scale in all
+//            of its beats; ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
+// Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a frame
+//            to the first output beat, if that beat was waited for. A frame takes ceil(Rows/Pe) *
+//            ceil(K/Group) * (Group/Simd) cycles, back to back: the next one is received meanwhile.
+// Rounding:  none.
+// Handshake: AXI4-Stream. error_o is sticky: an s_axis_tlast came where no frame ends, or was
+//            missing where one does (frames are counted, TLAST is only checked). A stalled output
+//            stalls the whole unit; s_axis_tready depends on registers only, or on m_axis_tready
+//            too when ceil(Rows/Pe) = 1.
+// Memories:  $readmemh files laid out by mxexport.fpga.memory.matmul_memories.
+module mx_matmul #(
+  parameter int K           = 32,  // elements of a row
+  parameter int Rows        = 4,
+  parameter int Group       = 32,  // elements that share a scale, power of two
+  parameter int Pe          = 1,
+  parameter int Simd        = 8,   // divides Group
+  parameter int AExpBits    = 2,   // activation element; 0: integer
+  parameter int AManBits    = 1,
+  parameter int WExpBits    = 2,   // weight element
+  parameter int WManBits    = 1,
+  parameter int AccWidth    = 32,
+  parameter int ScaleOffset = 254,
+  parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
+  parameter bit HasBias     = 0,
+  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
+  parameter string WeightFile = "",
+  parameter string ScaleFile  = "",
+  parameter string BiasFile   = "",
+  parameter string RomStyle   = "auto",  // of the weights
+  localparam int ABits = mx_pkg::element_bits(AExpBits, AManBits),
+  localparam int WBits = mx_pkg::element_bits(WExpBits, WManBits)
+) (
+  input  logic                    aclk,
+  input  logic                    aresetn,
+
+  input  logic                    s_axis_tvalid,
+  output logic                    s_axis_tready,
+  input  logic [8+Simd*ABits-1:0] s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  input  logic                    s_axis_tlast,
+
+  output logic                    m_axis_tvalid,
+  input  logic                    m_axis_tready,
+  output logic [Pe*AccWidth-1:0]  m_axis_tdata,
+  output logic                    m_axis_tlast,
+
+  output logic                    error_o
+);
+
+  if (K < 1 || Rows < 1 || Pe < 1 || Simd < 1 || Group < 1 || (Group & (Group - 1)) != 0 ||
+      Group % Simd != 0) begin : g_check_shape
+    $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K,
+           Rows, Group, Pe, Simd, "K, Rows, Pe >= 1, Group a power of two, Simd a divisor of it");
+  end
+  if (ABits < 2 || ABits > 8 || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
+      (WExpBits != 0 && WManBits < 1)) begin : g_check_element
+    $error("mx_matmul: activation e%0dm%0d, weight e%0dm%0d; expected 2 to 8 bits each, %s",
+           AExpBits, AManBits, WExpBits, WManBits, "and a mantissa bit in a minifloat");
+  end
+  if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
+    $error("mx_matmul: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
+           AccWidth, ShiftMax);
+  end
+
+  localparam int Blocks     = mx_pkg::ceil_div(K, Group);
+  localparam int BlockBeats = Group / Simd;
+  localparam int Beats      = Blocks * BlockBeats;         // of a frame
+  localparam int Folds      = mx_pkg::ceil_div(Rows, Pe);
+
+  localparam int BeatBits   = mx_pkg::index_bits(Beats);
+  localparam int PartBits   = mx_pkg::index_bits(BlockBeats);
+  localparam int BlockBits  = mx_pkg::index_bits(Blocks);
+  localparam int FoldBits   = mx_pkg::index_bits(Folds);
+  localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
+  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Blocks);
+
+  // The shift lies in 0..ShiftMax, so its low bits are computed from the low bits of the scales.
+  localparam int ShiftBits  = mx_pkg::index_bits(ShiftMax + 1);
+  localparam int XBits      = ShiftBits + Simd * ABits;
+  localparam bit Dsp        = (UseDsp < 0) ? AExpBits == 0 && WExpBits == 0 : UseDsp != 0;
+
+  localparam int DotDelay   =
+      mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd);
+  localparam int DotBits    =
+      mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits) + $clog2(Simd);
+  localparam int BlockSum   = DotBits + $clog2(BlockBeats);
+
+  // Every register of the datapath moves with `en`.
+  logic en;
+  assign en = !m_axis_tvalid || m_axis_tready;
+
+  // Input: check TLAST, keep the frame for all folds.
+
+  logic [BeatBits-1:0] in_beat_q;
+  logic                in_end;
+
+  assign in_end = in_beat_q == BeatBits'(Beats - 1);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      in_beat_q <= '0;
+      error_o   <= 1'b0;
+    end else if (s_axis_tvalid && s_axis_tready) begin
+      in_beat_q <= in_end ? '0 : in_beat_q + 1'b1;
+      if (s_axis_tlast != in_end) error_o <= 1'b1;
+    end
+  end
+
+  logic             x_valid;
+  logic [XBits-1:0] x;
+
+  mx_replay #(.Width(XBits), .Beats(Beats), .Times(Folds)) u_replay (
+    .aclk, .aresetn,
+    .s_axis_tvalid, .s_axis_tready,
+    .s_axis_tdata({ShiftBits'(s_axis_tdata[Simd*ABits+:8]), s_axis_tdata[Simd*ABits-1:0]}),
+    .m_axis_tvalid(x_valid), .m_axis_tready(en), .m_axis_tdata(x)
+  );
+
+  // Read the weights.
+
+  logic [WAddrBits-1:0]               w_addr_q;
+  logic [Pe-1:0][Simd-1:0][WBits-1:0] w_q;
+  logic [XBits-1:0]                   x_q;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) w_addr_q <= '0;
+    else if (en && x_valid) begin
+      w_addr_q <= (w_addr_q == WAddrBits'(Folds * Beats - 1)) ? '0 : w_addr_q + 1'b1;
+    end
+  end
+
+  always_ff @(posedge aclk) if (en) x_q <= x;
+
+  mx_rom #(
+    .Width(Pe * Simd * WBits), .Depth(Folds * Beats), .File(WeightFile), .Style(RomStyle)
+  ) u_weights (
+    .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
+  );
+
+  // Delay of the dot product, for the valid flag and the activation scale.
+
+  logic [DotDelay:0]                valid_d;
+  logic [DotDelay:0][ShiftBits-1:0] x_scale_d;
+  logic [DotDelay:1]                valid_d_q;
+  logic [DotDelay:1][ShiftBits-1:0] x_scale_d_q;
+  logic                             valid_q;
+
+  assign valid_d   = {valid_d_q, valid_q};
+  assign x_scale_d = {x_scale_d_q, x_q[Simd*ABits+:ShiftBits]};
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      valid_q   <= 1'b0;
+      valid_d_q <= '0;
+    end else if (en) begin
+      valid_q   <= x_valid;
+      valid_d_q <= valid_d[DotDelay-1:0];
+    end
+    if (en) x_scale_d_q <= x_scale_d[DotDelay-1:0];
+  end
+
+  // Place of a beat: counted one cycle before its dot product comes out, where its weight scales
+  // are read.
+
+  logic                 beat, part_end, block_end, fold_end;
+  logic [PartBits-1:0]  part_q;
+  logic [BlockBits-1:0] block_q;
+  logic [FoldBits-1:0]  fold_q;
+  logic [SAddrBits-1:0] s_addr_q;
+
+  assign beat      = valid_d[DotDelay-1];
+  assign part_end  = part_q == PartBits'(BlockBeats - 1);
+  assign block_end = part_end && block_q == BlockBits'(Blocks - 1);
+  assign fold_end  = block_end && fold_q == FoldBits'(Folds - 1);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      part_q   <= '0;
+      block_q  <= '0;
+      fold_q   <= '0;
+      s_addr_q <= '0;
+    end else if (en && beat) begin
+      part_q <= part_end ? '0 : part_q + 1'b1;
+      if (part_end) begin
+        block_q  <= block_end ? '0 : block_q + 1'b1;
+        s_addr_q <= fold_end ? '0 : s_addr_q + 1'b1;
+      end
+      if (block_end) fold_q <= fold_end ? '0 : fold_q + 1'b1;
+    end
+  end
+
+  logic [Pe-1:0][7:0]  w_scale_q;
+
+  mx_rom #(
+    .Width(8 * Pe), .Depth(Folds * Blocks), .BlockDepth(256), .File(ScaleFile)
+  ) u_scales (
+    .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
+  );
+
+  logic [Pe-1:0][AccWidth-1:0] bias_q;
+
+  if (HasBias) begin : g_bias
+    logic [FoldBits-1:0] fold1_q, fold2_q;
+
+    always_ff @(posedge aclk) begin
+      if (en) begin
+        fold1_q <= fold_q;
+        fold2_q <= fold1_q;
+      end
+    end
+
+    mx_rom #(
+      .Width(AccWidth * Pe), .Depth(Folds), .BlockDepth(256), .File(BiasFile)
+    ) u_bias (
+      .aclk, .en_i(en), .addr_i(fold2_q), .data_o(bias_q)
+    );
+  end else begin : g_no_bias
+    assign bias_q = '0;
+  end
+
+  // Stages behind the dot product: 1 its sum, 2 block sum and shift, 3 shifted block sum and bias,
+  // 4 accumulator. `done` marks the end of a block.
+
+  typedef struct packed {
+    logic block_start;  // first block of the fold
+    logic block_end;    // last block of the fold
+    logic fold_end;     // last fold of the frame
+  } place_t;
+
+  logic                 first1_q, done1_q;
+  logic [3:2]           done_q;
+  place_t               place1_q, place2_q, place3_q;
+  logic                 last4_q, out4_q;
+  logic [ShiftBits-1:0] x_shift_q;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      done1_q <= 1'b0;
+      done_q  <= '0;
+      out4_q  <= 1'b0;
+    end else if (en) begin
+      done1_q <= beat && part_end;
+      done_q  <= {done_q[2], done1_q};
+      out4_q  <= done_q[3] && place3_q.block_end;
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    if (en) begin
+      first1_q    <= part_q == '0;
+      place1_q    <= '{block_start: block_q == '0, block_end: block_end, fold_end: fold_end};
+      place2_q    <= place1_q;
+      place3_q    <= place2_q;
+      last4_q     <= place3_q.fold_end;
+      x_shift_q   <= x_scale_d[DotDelay-1] - ShiftBits'(ScaleOffset);
+    end
+  end
+
+  for (genvar p = 0; p < Pe; p++) begin : g_pe
+    logic signed [DotBits-1:0]  dot;
+    logic                       carry;
+    logic signed [BlockSum:0]   sum;      // with the carry position below the point
+    logic signed [BlockSum-1:0] block_sum_q;
+    logic [ShiftBits-1:0]       shift_q;
+    logic signed [AccWidth-1:0] term_q, acc_q;
+
+    mx_dot #(
+      .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
+      .Simd(Simd), .UseDsp(Dsp)
+    ) u_dot (
+      .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i(w_q[p]), .sum_o(dot), .carry_o(carry)
+    );
+
+    assign sum = $signed({first1_q ? BlockSum'(0) : block_sum_q, 1'b1})
+                 + $signed({BlockSum'(dot), carry});
+
+    always_ff @(posedge aclk) begin
+      if (en) begin
+        if (valid_d[DotDelay]) block_sum_q <= sum[BlockSum:1];
+        shift_q <= w_scale_q[p][ShiftBits-1:0] + x_shift_q;
+        term_q  <= AccWidth'(block_sum_q) <<< shift_q;
+        if (done_q[3]) acc_q <= (place3_q.block_start ? bias_q[p] : acc_q) + term_q;
+      end
+    end
+
+    assign m_axis_tdata[p*AccWidth+:AccWidth] = acc_q;
+  end
+
+  assign m_axis_tvalid = out4_q;
+  assign m_axis_tlast  = last4_q;
+
+endmodule

@@ -1,0 +1,122 @@
+// Product of two MX elements as a signed integer and a negation still owed.
+//
+// Equation:  linear(a_i) * linear(w_i) = neg_o ? -prod_o : prod_o, exact, in units of the product of
+//            the smallest element steps. The caller negates as (~prod_o) + 1 inside its adder tree,
+//            where both the inversion and the +1 are free.
+// Latency:   mx_pkg::mul_latency cycles while en_i is high.
+// Styles, chosen by format:
+//   table    two minifloats with six magnitude bits in all (e2m1 x e2m1): one LUT6 per product bit;
+//   product  of the mantissas, then a shift by the sum of the exponents (7 times smaller for e4m3
+//            than a product of linear values). An integer is a signed mantissa without exponent.
+// UseDsp:    1: the mantissa product is written as `*` for a DSP block; 0: as gated rows, for LUTs.
+module mx_mul #(
+  parameter int AExpBits = 2,
+  parameter int AManBits = 1,
+  parameter int WExpBits = 2,
+  parameter int WManBits = 1,
+  parameter bit UseDsp   = 0,
+  localparam int ABits    = mx_pkg::element_bits(AExpBits, AManBits),
+  localparam int WBits    = mx_pkg::element_bits(WExpBits, WManBits),
+  localparam int ProdBits = mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits)
+) (
+  input  logic                       aclk,
+  input  logic                       en_i,
+  input  logic [ABits-1:0]           a_i,
+  input  logic [WBits-1:0]           w_i,
+  output logic signed [ProdBits-1:0] prod_o,
+  output logic                       neg_o
+);
+
+  if (mx_pkg::fits_table(AExpBits, AManBits, WExpBits, WManBits)) begin : g_table
+    localparam mx_pkg::product_table_t Table =
+        mx_pkg::product_table(AExpBits, AManBits, WExpBits, WManBits);
+
+    always_ff @(posedge aclk) begin
+      if (en_i) begin
+        prod_o <= ProdBits'(Table[6'({w_i[WBits-2:0], a_i[ABits-2:0]})]);
+        neg_o  <= a_i[ABits-1] ^ w_i[WBits-1];
+      end
+    end
+  end else begin : g_product
+    localparam int AMant = (AExpBits == 0) ? ABits : AManBits + 1;
+    localparam int WMant = (WExpBits == 0) ? WBits : WManBits + 1;
+    localparam int Span  = mx_pkg::exponent_span(AExpBits) + mx_pkg::exponent_span(WExpBits);
+    localparam int Mant  = ProdBits - Span;
+    localparam int ShiftBits = mx_pkg::index_bits(Span + 1);
+
+    logic [AMant-1:0]       a_mant;
+    logic [WMant-1:0]       w_mant;
+    logic [ShiftBits-1:0]   a_exp, w_exp;
+    logic                   a_neg, w_neg;
+    logic signed [Mant-1:0] mant;
+
+    if (AExpBits == 0) begin : g_a_int
+      assign a_mant = a_i;
+      assign a_exp  = '0;
+      assign a_neg  = 1'b0;
+    end else begin : g_a_float
+      logic [AExpBits-1:0] field;
+      assign field  = a_i[AManBits+:AExpBits];
+      assign a_mant = {field != '0, a_i[AManBits-1:0]};
+      assign a_exp  = ShiftBits'(field) - ShiftBits'(field != '0);
+      assign a_neg  = a_i[ABits-1];
+    end
+
+    if (WExpBits == 0) begin : g_w_int
+      assign w_mant = w_i;
+      assign w_exp  = '0;
+      assign w_neg  = 1'b0;
+    end else begin : g_w_float
+      logic [WExpBits-1:0] field;
+      assign field  = w_i[WManBits+:WExpBits];
+      assign w_mant = {field != '0, w_i[WManBits-1:0]};
+      assign w_exp  = ShiftBits'(field) - ShiftBits'(field != '0);
+      assign w_neg  = w_i[WBits-1];
+    end
+
+    // Integers are signed, minifloat mantissas are not: one bit more makes both signed.
+    logic signed [AMant:0] a_signed;
+    assign a_signed = $signed({(AExpBits == 0) && a_mant[AMant-1], a_mant});
+
+    if (UseDsp) begin : g_dsp
+      logic signed [WMant:0] w_signed;
+      assign w_signed = $signed({(WExpBits == 0) && w_mant[WMant-1], w_mant});
+      (* use_dsp = "yes" *) logic signed [Mant-1:0] full;
+      assign full = Mant'(a_signed) * Mant'(w_signed);
+      assign mant = full;
+    end else begin : g_rows
+      always_comb begin
+        mant = '0;
+        for (int i = 0; i < WMant; i++) begin
+          // The sign bit of an integer weighs -2**i.
+          if (w_mant[i] && WExpBits == 0 && i == WMant - 1) mant = mant - (Mant'(a_signed) <<< i);
+          else if (w_mant[i]) mant = mant + (Mant'(a_signed) <<< i);
+        end
+      end
+    end
+
+    if (mx_pkg::mul_latency(AExpBits, AManBits, WExpBits, WManBits) == 1) begin : g_shift
+      always_ff @(posedge aclk) begin
+        if (en_i) begin
+          prod_o <= ProdBits'(mant) <<< (a_exp + w_exp);
+          neg_o  <= a_neg ^ w_neg;
+        end
+      end
+    end else begin : g_late_shift
+      logic signed [Mant-1:0] mant_q;
+      logic [ShiftBits-1:0]   shift_q;
+      logic                   neg_q;
+
+      always_ff @(posedge aclk) begin
+        if (en_i) begin
+          mant_q  <= mant;
+          shift_q <= a_exp + w_exp;
+          neg_q   <= a_neg ^ w_neg;
+          prod_o  <= ProdBits'(mant_q) <<< shift_q;
+          neg_o   <= neg_q;
+        end
+      end
+    end
+  end
+
+endmodule

