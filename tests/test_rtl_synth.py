@@ -19,7 +19,7 @@ def area(top, memory_dir=None, **parameters):
 
 @pytest.fixture
 def memories(tmp_path):
-    """ROMs of a [16, 64] int8 layer, pe 2, simd 4: 1 Kib weight words of 64 bits, 8 Kib in all."""
+    """ROMs of a [16, 64] int8 layer, pe 2, simd 4: 128 weight words of 64 bits, 8 Kib in all."""
     rng = np.random.default_rng(3)
     codes, scale = rng.integers(0, 256, (16, 64)).astype(np.uint8), rng.integers(118, 126, (16, 2)).astype(np.uint8)
     bias = rng.integers(-(2**20), 2**20, 16)
