@@ -18,7 +18,7 @@ from onnxscript.values import Opset
 
 import mxexport
 from mxexport import graph, groups
-from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.errors import InputFileError, OptionError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, VERSION
 from mxexport.quant import QuantLayer
 
@@ -71,13 +71,13 @@ def export(
     Raises:
         UnsupportedError: no quantized layer, parameters that are not float32, or an operator torch cannot export.
         InputFileError: the directory of `path` does not exist.
-        ValueError: `opset` outside 18 .. 26.
+        OptionError: `opset` outside 18 .. 26.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise ValueError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+        raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
     _check(model)
     args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     with _eval_mode(model):
