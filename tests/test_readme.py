@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from mxexport.ops import OPERATORS
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def test_format_table_is_current():
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        from update_readme import format_table
-    finally:
-        sys.path.pop(0)
-    assert format_table() in README, "run: python docs/update_readme.py"
+    assert script("update_readme").format_table() in README, "run: python docs/update_readme.py"
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operator_specification_is_current(name):
+    text = (ROOT / "ops" / name / "README.md").read_text()
+    assert text == script("update_ops").specification(OPERATORS[name]), "run: python docs/update_ops.py"
 
 
 def test_first_example_runs(tmp_path):
