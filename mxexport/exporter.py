@@ -31,11 +31,14 @@ _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One quantizer of the exported file. `sqnr_db` and `bytes` only for weights (None at run time)."""
+    """One quantizer of the exported file. `sqnr_db` and `bytes` only for weights (None at run time).
+
+    Quantizers without groups (QONNX's own) have no axis and no figures.
+    """
 
     name: str
     format: str
-    axis: int
+    axis: int | None
     shape: list[int | str]
     scale_shape: list[int | str]
     bytes: int | None = None
@@ -87,9 +90,10 @@ def export(
     with _eval_mode(model):
         ir_model = _trace(model, args, opset, dynamic_batch, input_names, output_names)
     _fold_weight_scales(ir_model)
-    graph.attach_standard_functions(ir_model)
     _strip_torch_metadata_and_name(ir_model)
+    graph.attach_standard_functions(ir_model)
     layers = [_describe(node) for node in ir_model.graph if graph.is_ours(node, graph.QUANTIZERS)]
+    layers += [_describe_standard(node) for node in ir_model.graph if node.domain == qonnx_general.DOMAIN]
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.save(ir_model, path)
     notes = [note for module in model.modules() for note in getattr(module, "notes", ())]
@@ -338,6 +342,16 @@ def _describe(node: ir.Node) -> LayerReport:
         report["bytes"] = -(-weight.size * fmt.element.bits // 8) + scale_bytes
         report["sqnr_db"] = _sqnr(weight, quantized)
     return LayerReport(**report)
+
+
+def _describe_standard(node: ir.Node) -> LayerReport:
+    widths = [graph.constant(v) for v in node.inputs[2:]]
+    fmt = {
+        "Quant": lambda: f"{'int' if node.attributes['signed'].value else 'uint'}{int(widths[1])}",
+        "FloatQuant": lambda: f"float_e{int(widths[0])}m{int(widths[1])}",
+        "BipolarQuant": lambda: "bipolar",
+    }[node.op_type]()
+    return LayerReport(node.name, fmt, None, _dims(node.inputs[0]), _dims(node.inputs[1]))
 
 
 def _sqnr(x: np.ndarray, y: np.ndarray) -> float | None:

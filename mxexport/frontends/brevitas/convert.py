@@ -12,7 +12,6 @@ from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.layers import (
     ConvertedActivation,
     ConvertedAdd,
-    ConvertedCat,
     ConvertedLayer,
     ConvertedWeightLayer,
     activation_function,
@@ -85,8 +84,8 @@ def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], Conv
         return _weight_layer
     if isinstance(module, QuantNonLinearActLayer):
         return _activation
-    if isinstance(module, (qnn.QuantEltwiseAdd, qnn.QuantCat)):
-        return _add_or_cat
+    if isinstance(module, qnn.QuantEltwiseAdd):
+        return _add
     if isinstance(module, (qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d)) and module.is_trunc_quant_enabled:
         return _truncating
     if isinstance(module, QuantRecurrentLayerMixin):
@@ -98,9 +97,8 @@ def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLay
     compute = computation(layer)
     if compute is None:
         raise refuse(name, f"{type(layer).__name__}: this kind of layer is not known here")
-    if layer.weight_quant.requires_quant_input:
-        raise refuse(name, "a weight quantizer that depends on the input (accumulator-aware); expected a plain one")
-    weight = read_parameter(f"{name}.weight", layer.weight_quant, layer.weight, layer.quant_weight())
+    where = f"{name}.weight"
+    weight = read_parameter(where, layer.weight_quant, layer.weight, _quant_weight(where, layer))
     bias = _read_bias(work, name, layer)
     converted = ConvertedWeightLayer(
         type(layer).__name__,
@@ -131,14 +129,26 @@ def _read_bias(work: Conversion, name: str, layer: nn.Module) -> Reading | None:
         return read_parameter(where, proxy, layer.bias, proxy(layer.bias))
     quantized = work.seen.bias(where, proxy)
     if quantized is None:
-        if not layer.input_quant.is_quant_enabled:
-            raise refuse(where, "its scale follows the input's, which an earlier layer sets; give example inputs (args)")
-        channels = layer.weight.shape[1 if isinstance(layer, nn.Linear) else 0]
-        rank = 2 if isinstance(layer, nn.Linear) else layer.weight.ndim
-        channels = getattr(layer, "in_channels", channels)
-        x = layer.input_quant(torch.zeros(1, channels, *[1] * (rank - 2)))
-        quantized = proxy(layer.bias, x, layer.quant_weight())
+        quantized = proxy(layer.bias, _own_quant_input(where, layer), _quant_weight(where, layer))
     return read_parameter(where, proxy, layer.bias, quantized)
+
+
+def _quant_weight(where: str, layer: nn.Module):
+    """Brevitas' quant tensor; accumulator-aware quantizers ask for the bit width of the input."""
+    if layer.weight_quant.requires_quant_input:
+        return layer.quant_weight(_own_quant_input(where, layer))
+    return layer.quant_weight()
+
+
+def _own_quant_input(where: str, layer: nn.Module):
+    """A quant tensor as the layer's own input quantizer makes them: its scale and bit width are what is wanted."""
+    if not layer.input_quant.is_quant_enabled:
+        raise refuse(where, "its scale follows the input's, which an earlier layer sets; give example inputs (args)")
+    if isinstance(layer, nn.Linear):
+        shape = (1, layer.in_features)
+    else:
+        shape = (1, layer.in_channels, *[1] * len(layer.kernel_size))
+    return layer.input_quant(torch.zeros(shape))
 
 
 def _activation(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
@@ -150,9 +160,8 @@ def _activation(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer
     return converted
 
 
-def _add_or_cat(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
-    kind = ConvertedAdd if type(layer).__name__ == "QuantEltwiseAdd" else ConvertedCat
-    converted = kind(type(layer).__name__)
+def _add(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    converted = ConvertedAdd(type(layer).__name__)
     for role in ("input", "output"):
         _take_activation(work, converted, name, role, layer)
     return converted
@@ -174,4 +183,3 @@ def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer
 
 def _recurrent(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
     raise refuse(name, f"{type(layer).__name__}: recurrent layers have no converted form yet")
-

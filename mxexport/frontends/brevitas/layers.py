@@ -96,11 +96,6 @@ class ConvertedAdd(ConvertedLayer):
         return self.quantized("output", self.quantized("input", x) + self.quantized("input", other))
 
 
-class ConvertedCat(ConvertedLayer):
-    def forward(self, tensors: list[Tensor], dim: int = 1) -> Tensor:
-        return self.quantized("output", torch.cat([self.quantized("input", t) for t in tensors], dim))
-
-
 # --- computations ---------------------------------------------------------------------------------------------
 
 

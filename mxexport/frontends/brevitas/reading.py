@@ -67,19 +67,25 @@ def _choose_values(name: str, reading: Reading, original: Tensor, target: Tensor
     if isinstance(reading.quantizer, GroupQuantizer):
         target = rules.without_integer_minus_zero(target, reading.quantizer.elements)
     ordered = tuple(reading.tensors[n] for n in reading.quantizer.tensor_names)
-    for values in (original, target):
-        same = equal_bits(reading.quantizer(values, *ordered), target)
+    candidates = [(original, target), (target, target)]
+    if not isinstance(reading.quantizer, FloatQuantizer):
+        candidates.append((target + 0.0, target + 0.0))
+    for values, wanted in candidates:
+        same = equal_bits(reading.quantizer(values, *ordered), wanted)
         if same.all():
-            reading.values = values.clone()
-            if values is target:
-                reading.notes.append("written dequantized: Brevitas does not round it to nearest under its final scale")
-            return
-    where = tuple(int(i) for i in torch.argwhere(~same)[0])
-    raise refuse(
-        name,
-        f"value {float(target[where])!r} at {where} is not a fixed point of "
-        f"{type(reading.quantizer).__name__}; {int((~same).sum())} of {target.numel()} differ",
-    )
+            break
+    else:
+        where = tuple(int(i) for i in torch.argwhere(~same)[0])
+        raise refuse(
+            name,
+            f"value {float(wanted[where])!r} at {where} is not a fixed point of "
+            f"{type(reading.quantizer).__name__}; {int((~same).sum())} of {wanted.numel()} differ",
+        )
+    reading.values = values.clone()
+    if values is not original:
+        reading.notes.append("written dequantized: Brevitas does not just round it to nearest under its final scale")
+    if not equal_bits(wanted, target).all():
+        reading.notes.append(MINUS_ZERO)
 
 
 def _read_groups(name: str, proxy: nn.Module, original: Tensor, q) -> Reading:
@@ -127,7 +133,7 @@ def _tidy_scales(reading: Reading, scale: Tensor, zero_groups: Tensor, elements:
     """Scales as E8M0 wants them, where that changes no value: NaN for Inf, the lowest code for a group of zeros."""
     scale = torch.where(torch.isinf(scale), torch.nan, scale)
     odd = (torch.frexp(scale).mantissa != 0.5) & ~torch.isnan(scale)
-    if not odd.any():
+    if not odd.any() or not elements.format(True).is_mx:
         return scale
     if not (odd & ~zero_groups).any():
         found = float(scale[odd][0])
@@ -240,7 +246,7 @@ def read_activation(name: str, proxy: nn.Module, clipped: float | None) -> Readi
     if hasattr(proxy, "group_size"):
         return _read_dynamic_groups(name, proxy, tensor_quant, clipped)
     if type(proxy).__name__.startswith("Dynamic"):
-        raise refuse(name, f"{type(proxy).__name__}: a scale found at run time without groups; use a groupwise quantizer")
+        raise refuse(name, f"{type(proxy).__name__}: a scale found at run time, without groups; use a groupwise one")
     q = proxy.create_quant_tensor(tensor_quant(torch.tensor(0.0)), x=None)
     reading = _read_standard(name, proxy, q, _rounding(name, proxy))
     _check_static(name, reading, tensor_quant)
@@ -263,15 +269,12 @@ def _read_dynamic_groups(name: str, proxy: nn.Module, tensor_quant, clipped: flo
     groups = rules.as_groups(theirs, axis)
     rule = rules.measure_rule(name, groups, elements)
     quantizer = DynamicGroupQuantizer(elements, rule)
-    rules.check_rule(
-        name, groups, rules.as_groups(lambda x: (quantizer(x), quantizer.scale(x)), axis), rule, elements
-    )
+    rules.check_rule(name, groups, rules.as_groups(lambda x: (quantizer(x), quantizer.scale(x)), axis), rule, elements)
     reading = Reading(quantizer)
     if isinstance(rule, MXRule):
-        reading.notes.append(
-            "scales are exact where Brevitas' float32 log2 misrounds, right beside a power of two"
-        )
-        if rule.code_min > 0:
+        reading.notes.append("scales are exact where Brevitas' float32 log2 misrounds, right beside a power of two")
+        smallest = groups(torch.zeros(1, size))[1]
+        if rule.code_min > 0 and not _is_power_of_two(smallest):
             low = rule.code_min - 127 - rule.frac_bits
             reading.notes.append(
                 f"scales stop at 2**{low}, where Brevitas takes a smallest scale that is no power of two: groups with "
