@@ -10,7 +10,7 @@ from torch import Tensor
 from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import GroupFormat, check_rule, get_format, round_bias
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import kernels, library
+from mxexport.quant import fused, kernels, library
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,21 @@ class Quantizer:
         """What the group's largest magnitude (asymmetric: its range) is divided by."""
         return float(self.format.element.max_val)
 
+    def spec(self, rank: int) -> kernels.MXSpec:
+        """The same numbers for the fused kernels (MX formats)."""
+        f = self.format
+        return kernels.MXSpec(
+            axis=self.axis % rank,
+            group_size=f.group_size,
+            emax=f.element.emax,
+            round_bias=round_bias(f.element, self.scale_rule),
+            frac_bits=f.step_frac_bits,
+            is_float=f.is_float,
+            mantissa_bits=f.element.mantissa_bits,
+            exponent_bias=f.element.bias if f.is_float else 0,
+            max_val=float(f.element.max_val if f.is_float else f.element.code_hi),
+        )
+
     def zero_point(self, x: Tensor, scale: Tensor) -> Tensor | None:
         """Contracted float32 zero point with whole values; None for symmetric formats."""
         if not self.format.asymmetric:
@@ -62,6 +77,8 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, f.group_size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.format.is_mx and fused.applies_to(x):
+            return fused.quantize_dequantize(x, self.spec(x.ndim))
         scale = self.scale(x)
         return self.apply(x, scale, self.zero_point(x, scale))
 
