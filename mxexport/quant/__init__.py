@@ -3,11 +3,13 @@
 from mxexport.quant.convert import quantize_model
 from mxexport.quant.fake import Quantizer, fake_quantize
 from mxexport.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from mxexport.quant.storage import load_file, save_file
 from mxexport.quant.tensor import (
     GroupwiseFloatQuantTensor,
     GroupwiseIntQuantTensor,
     GroupwiseQuantTensor,
     quantize,
+    quantize_with,
 )
 
 __all__ = [
@@ -19,6 +21,9 @@ __all__ = [
     "QuantLinear",
     "Quantizer",
     "fake_quantize",
+    "load_file",
     "quantize",
     "quantize_model",
+    "quantize_with",
+    "save_file",
 ]
