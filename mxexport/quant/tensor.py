@@ -284,34 +284,41 @@ def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, lengt
 
 
 def quantize(
-    x: Tensor, fmt: str | GroupFormat, axis: int = -1, scale_rule: str = "floor"
+    x: Tensor,
+    fmt: str | GroupFormat,
+    axis: int = -1,
+    scale_rule: str = "floor",
+    scaling_per_output: str | None = None,
+    channel_axis: int = 0,
 ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """Quantize a float tensor to a group format along `axis`.
 
-    `value_` has the dtype of `x` (its gradient is straight-through), scales are float32.
+    `value_` has the dtype of `x` (its gradient is straight-through), scales are float32. `scaling_per_output` is
+    "group", or "channel" / "tensor" for one group as long as the axis whose scale repeats; by default it follows from
+    the format: groups where the name ends in a group size, else the tensor.
 
     Raises:
         FormatError: unknown format, unknown rule, or a rule the format cannot have.
         ShapeError: axis outside the rank, or `x` not a floating tensor.
     """
     check_input(x, axis, "quantize")
-    return quantize_with(Quantizer(get_format(fmt), axis, scale_rule), x)
+    return quantize_with(Quantizer(get_format(fmt), axis, scale_rule, scaling_per_output, channel_axis), x)
 
 
-def quantize_with(quantizer: Quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
-    """The quant tensor of `x` under `quantizer`, whose own values and scales it keeps."""
-    fmt, axis = quantizer.format, quantizer.axis % x.ndim
+def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
+    """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
     x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
-    tensor_scale = kernels.nvfp4_scale(x.detach(), axis, fmt.group_size)[1] if fmt.scale == "nvfp4" else None
+    fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
     scale = quantizer.scale(x)
     zero_point = quantizer.zero_point(x, scale)
     value = quantizer.apply(x, scale, zero_point)
+    if zero_point is None and fmt.asymmetric:
+        zero_point = torch.zeros_like(scale)
+    scale, zero_point = (
+        None if part is None else quantizer.expand_scale(part, x).contiguous().unsqueeze(axis + 1)
+        for part in (scale, zero_point)
+    )
+    value_ = kernels.split_groups(value, axis, fmt.group_size)
     return GroupwiseQuantTensor.from_parts(
-        kernels.split_groups(value, axis, fmt.group_size),
-        scale.unsqueeze(axis + 1),
-        None if zero_point is None else zero_point.unsqueeze(axis + 1),
-        fmt,
-        axis,
-        x.shape[axis],
-        tensor_scale,
+        value_, scale, zero_point, fmt, axis, x.shape[axis], quantizer.tensor_scale(x)
     )
