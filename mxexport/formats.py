@@ -302,7 +302,11 @@ def get_format(name: str | GroupFormat) -> GroupFormat:
 
 def with_group_size(fmt: GroupFormat, group_size: int) -> GroupFormat:
     """The format with the elements and scales of `fmt` and another group size."""
-    return fmt if fmt.group_size == group_size else find_format(fmt.element, group_size, fmt.scale)
+    if fmt.group_size == group_size:
+        return fmt
+    if fmt.scale == "nested":
+        return get_format(f"{fmt.element.name}_g{group_size}_s{fmt.scale_bits}x{fmt.super_size}")
+    return find_format(fmt.element, group_size, fmt.scale)
 
 
 def check_rule(rule: str) -> str:
