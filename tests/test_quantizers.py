@@ -325,6 +325,18 @@ def test_stored_weight_scales_run_in_onnxruntime_with_the_same_bits(tmp_path, so
     assert graph.constant(weight.inputs[1]).shape == groups.contracted_shape((4, 40), a["axis"], a["group_size"])
 
 
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("name", ["float_e3m3_g16", "int8_g16"])  # the first is used here only: nothing is cached yet
+def test_sources_compile_whole_and_train(name, source):
+    torch._dynamo.reset()
+    w = torch.randn(4, 48, requires_grad=True)
+    q = weight_quantizer(w, name, source=source)
+    y = torch.compile(q, fullgraph=True, backend="aot_eager")(w)
+    y.sum().backward()
+    assert torch.equal(y, q(w)) and w.grad.abs().sum() > 0
+    assert all(p.grad is not None for p in q.parameters())
+
+
 @pytest.mark.parametrize(
     "call, error, message",
     [
