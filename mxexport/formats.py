@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal
 
 from mxexport.errors import FormatError
@@ -85,7 +85,7 @@ class FloatElement:
         top = 2 ** (self.bits - 1) - 1
         return {"nan": top, "ieee": top, "fnuz": top + 1}.get(self.specials)
 
-    @cached_property
+    @property
     def max_val(self) -> float:
         field, mantissa = divmod(self.max_code, 2**self.mantissa_bits)
         if field == 0:
@@ -302,7 +302,11 @@ def get_format(name: str | GroupFormat) -> GroupFormat:
 
 def with_group_size(fmt: GroupFormat, group_size: int) -> GroupFormat:
     """The format with the elements and scales of `fmt` and another group size."""
-    return fmt if fmt.group_size == group_size else find_format(fmt.element, group_size, fmt.scale)
+    if fmt.group_size == group_size:
+        return fmt
+    if fmt.scale == "nested":
+        return get_format(f"{fmt.element.name}_g{group_size}_s{fmt.scale_bits}x{fmt.super_size}")
+    return find_format(fmt.element, group_size, fmt.scale)
 
 
 def check_rule(rule: str) -> str:

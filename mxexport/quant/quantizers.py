@@ -250,7 +250,10 @@ class LearnedScale(ScaleSource):
         return super().forward(x)
 
     def scale(self, x: Tensor) -> Tensor:
-        return self._place(learned_scale(self.raw_scale, self.format, x.numel() // max(self.raw_scale.numel(), 1)), x)
+        raw, elements = self.raw_scale, x.numel() // max(self.raw_scale.numel(), 1)
+        if not self.shared and self.scaling_per_output != "group":
+            raw = self.core.expand_scale(raw, x)  # before the rounding: export folds both into one initializer
+        return self._place(learned_scale(raw, self.format, elements), x)
 
     def zero_point(self, x: Tensor, scale: Tensor) -> Tensor | None:
         return None if self.stored_zero_point is None else self._place(self.stored_zero_point, x)
