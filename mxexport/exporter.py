@@ -19,6 +19,7 @@ from onnxscript.values import Opset
 import mxexport
 from mxexport import graph, groups
 from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.ops import DOMAIN, OPERATORS, VERSION
 from mxexport.quant import QuantLayer
 
@@ -78,6 +79,7 @@ def export(
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise ValueError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    model = from_torchao(model) if is_torchao(model) else model
     _check(model)
     args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     with _eval_mode(model):
