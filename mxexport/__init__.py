@@ -19,6 +19,7 @@ _HOME = {
     "QuantConv2d": "mxexport.quant",
     "export": "mxexport.exporter",
     "from_brevitas": "mxexport.frontends.brevitas",
+    "from_torchao": "mxexport.frontends.torchao",
     "compile": "mxexport.fpga",
 }
 __all__ = sorted(_HOME)

@@ -20,6 +20,7 @@ import mxexport
 from mxexport import graph, groups
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
+from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant import QuantLayer
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
@@ -86,6 +87,7 @@ def export(
         raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
     args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     model = from_brevitas(model, args) if is_brevitas(model) else model
+    model = from_torchao(model) if is_torchao(model) else model
     _check(model)
     with _eval_mode(model):
         ir_model = _trace(model, args, opset, dynamic_batch, input_names, output_names)
