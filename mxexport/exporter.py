@@ -98,7 +98,7 @@ def export(
     layers += [_describe_standard(node) for node in ir_model.graph if node.domain == qonnx_general.DOMAIN]
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.save(ir_model, path)
-    notes = [note for module in model.modules() for note in getattr(module, "notes", ())]
+    notes = [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     return ExportReport(str(path), opset, layers, notes)
 
 
