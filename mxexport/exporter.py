@@ -120,7 +120,7 @@ def _check(model: torch.nn.Module) -> None:
         (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
         for name, m in model.named_modules()
         if isinstance(m, QuantLayer)
-        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in (m.weight_quant, m.input_quant))
+        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in m.quantizers().values())
     ]
     if nvfp4:
         raise UnsupportedError("export: formats without an operator", nvfp4)
