@@ -107,8 +107,7 @@ def _check(model: torch.nn.Module) -> None:
     nvfp4 = [
         (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
         for name, m in model.named_modules()
-        if isinstance(m, QuantLayer)
-        and any(q.format.scale == "nvfp4" for q in m.quantizers().values())
+        if isinstance(m, QuantLayer) and any(q.format.scale == "nvfp4" for q in m.quantizers().values())
     ]
     if nvfp4:
         raise UnsupportedError("export: formats without an operator", nvfp4)
@@ -160,6 +159,7 @@ def _quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=FutureWarning)
             warnings.simplefilter("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # all inputs share it
             yield
     finally:
         for log, level in zip(logs, levels, strict=True):

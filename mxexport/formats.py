@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal
 
 from mxexport.errors import FormatError
@@ -83,7 +83,7 @@ class FloatElement:
         top = 2 ** (self.bits - 1) - 1
         return {"nan": top, "ieee": top, "fnuz": top + 1}.get(self.specials)
 
-    @cached_property
+    @property
     def max_val(self) -> float:
         field, mantissa = divmod(self.max_code, 2**self.mantissa_bits)
         if field == 0:
