@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga.cache import cached, digest
 from mxexport.fpga.simulate import parameter_text
 
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,8 +62,38 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, f.group_size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.quantize(x)[0]
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Quantize-dequantized `x`, its contracted scale and zero point (None for symmetric formats).
+
+        Graphs for export hold the operators one by one; elsewhere an MX format takes one pass.
+        """
+        if self.format.is_mx and not torch.compiler.is_exporting():
+            return *self._fused(x), None
         scale = self.scale(x)
-        return self.apply(x, scale, self.zero_point(x, scale))
+        zero_point = self.zero_point(x, scale)
+        return self.apply(x, scale, zero_point), scale, zero_point
+
+    def _fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        order = memory_order(x)
+        if order is not None:  # transposed or channels last: work in memory order, copy nothing
+            values, scale = replace(self, axis=order.index(self.axis % x.ndim))._fused(x.permute(order))
+            back = [order.index(dim) for dim in range(x.ndim)]
+            return values.permute(back), scale.permute(back)
+        f, e = self.format, self.format.element
+        shared = (e.emax, round_bias(e, self.scale_rule), f.step_frac_bits, 0, 254)
+        element = (e.mantissa_bits, e.emin if f.is_float else 0, float(e.max_val), not f.is_float)
+        with_mask = torch.is_grad_enabled() and x.requires_grad
+        return library.mx_quantize_dequantize(x, self.axis % x.ndim, f.group_size, *shared, *element, with_mask)[:2]
+
+
+def memory_order(x: Tensor) -> list[int] | None:
+    """The order of dimensions in which `x` is contiguous; None where it already is, or where there is no such order."""
+    if x.is_contiguous():
+        return None
+    order = sorted(range(x.ndim), key=lambda dim: x.stride(dim), reverse=True)
+    return order if x.permute(order).is_contiguous() else None
 
 
 def fake_quantize(x: Tensor, fmt: str | GroupFormat, axis: int = -1, scale_rule: str = "floor") -> Tensor:

@@ -167,9 +167,7 @@ def quantize(
     fmt, axis = get_format(fmt), axis % x.ndim
     quantizer = Quantizer(fmt, axis, scale_rule)
     tensor_scale = kernels.nvfp4_scale(x, axis, fmt.group_size)[1] if fmt.scale == "nvfp4" else None
-    scale = quantizer.scale(x)
-    zero_point = quantizer.zero_point(x, scale)
-    value = quantizer.apply(x, scale, zero_point)
+    value, scale, zero_point = quantizer.quantize(x)
     cls = GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
     return cls(
         kernels.split_groups(value, axis, fmt.group_size),
