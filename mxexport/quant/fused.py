@@ -20,12 +20,12 @@ from mxexport.quant import kernels, native
 
 _MAGNITUDE = 0x7FFFFFFF
 _INF_BITS = 0x7F800000
-_SLAB = {"cpu": 1 << 16}  # elements that fit the second-level cache with their intermediate results
-_DEVICE_SLAB = 1 << 24  # elsewhere a slab only bounds the memory of the intermediate results
+SLAB = 1 << 16  # elements that fit the second-level cache of a processor with their intermediate results
+DEVICE_SLAB = 1 << 24  # on other devices a slab only bounds the memory of the intermediate results
 
 
 @dataclass(frozen=True)
-class MXParameters:
+class MXSpec:
     """A format as numbers: the first five as in `numerics.mx_scale`, the rest describe the element.
 
     Element steps are 2**(max(exponent, emin) - mantissa_bits); an MX integer has `emin` 0 and its fraction bits as
@@ -58,7 +58,7 @@ def mask_bytes(elements: int) -> int:
 
 
 def mx_quantize_dequantize(
-    x: Tensor, axis: int, group_size: int, p: MXParameters, with_mask: bool
+    x: Tensor, axis: int, group_size: int, p: MXSpec, with_mask: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(values, scale, mask) of a floating tensor of any rank above 0.
 
@@ -77,7 +77,7 @@ def mx_quantize_dequantize(
     scale3 = scale.view(folded[0], -1, folded[2])
     library = native.library_for(x)
     whole = library is not None and x.dtype == torch.float32
-    limit = -(-x.numel() // native.thread_count(x.numel())) if whole else _SLAB.get(x.device.type, _DEVICE_SLAB)
+    limit = -(-x.numel() // native.thread_count(x.numel())) if whole else _slab_size(x)
     slabs = [
         (x3[o, k], values3[o, k], scale3[o, _groups(k, group_size)], mask[bits] if with_mask else None)
         for o, k, bits in _slabs(folded, group_size, limit)
@@ -97,24 +97,36 @@ def mx_quantize_dequantize(
 
 
 def mask_gradient(grad: Tensor, mask: Tensor) -> Tensor:
-    """`grad` times the mask, element by element; dtype and shape of `grad`, contiguous."""
+    """`grad` where the mask is set, else 0; dtype and shape of `grad`, contiguous."""
     grad = grad.detach().contiguous()
     result = torch.empty_like(grad)
     flat, flat_result, count = grad.view(-1), result.view(-1), grad.numel()
     if count == 0:
         return result
     library = native.library_for(grad)
-    whole = library is not None and grad.dtype == torch.float32
-    limit = -(-count // native.thread_count(count)) if whole else _SLAB.get(grad.device.type, _DEVICE_SLAB)
+    limit = _slab_size(grad) if library is None else -(-count // native.thread_count(count))
     step = -(-limit // 8) * 8
-    parts = [(slice(i, i + step), slice(i // 8, (i + step) // 8 + (i + step > count))) for i in range(0, count, step)]
-    pieces = [(flat[at], mask[bits], flat_result[at]) for at, bits in parts]
-    if whole:
+    starts = range(0, count, step)
+    pieces = [(flat[i : i + step], mask[i // 8 : (i + step) // 8], flat_result[i : i + step]) for i in starts]
+    if library is not None:
         native.mask_gradient(library, pieces)
     else:
+        zero = grad.new_zeros(())
         for piece, bits, out in pieces:
-            torch.mul(piece, _unpack(bits)[: piece.numel()], out=out)
+            torch.where(_unpack(bits)[: piece.numel()], piece, zero, out=out)
     return result
+
+
+def memory_order(x: Tensor) -> list[int] | None:
+    """The order of dimensions in which `x` is contiguous; None where it already is, or where there is no such order."""
+    if x.is_contiguous():
+        return None
+    order = sorted(range(x.ndim), key=lambda dim: x.stride(dim), reverse=True)
+    return order if x.permute(order).is_contiguous() else None
+
+
+def _slab_size(x: Tensor) -> int:
+    return SLAB if x.device.type == "cpu" else DEVICE_SLAB
 
 
 # --- cutting a tensor -----------------------------------------------------------------------------------------
@@ -151,9 +163,7 @@ def _groups(elements: slice, group_size: int) -> slice:
 # --- one slab in torch ----------------------------------------------------------------------------------------
 
 
-def _quantize_slab(
-    x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None, group_size: int, p: MXParameters
-) -> None:
+def _quantize_slab(x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None, group_size: int, p: MXSpec) -> None:
     """Fill values [o, k, i], scale [o, n, i] and mask of the slab x [o, k, i]."""
     length = x.shape[1]
     grouped = kernels.split_groups(x.float(), 1, min(group_size, length))
@@ -186,7 +196,7 @@ def _reciprocals(codes: Tensor, emax: int) -> tuple[Tensor, ...]:
     return kernels.power_of_two(half), kernels.power_of_two(exponent + 127 - half)
 
 
-def _round(v: Tensor, p: MXParameters) -> None:
+def _round(v: Tensor, p: MXSpec) -> None:
     """Round magnitudes to the element grid in place.
 
     Adding and taking away the power of two whose last bit weighs one step rounds to nearest even.

@@ -81,8 +81,8 @@ def mx_quantize_dequantize(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(values, scale, mask): `mx_scale` and the quantizer of an MX format in one pass. See `fused`."""
     shared = (emax, round_bias, frac_bits, code_min, code_max)
-    parameters = fused.MXParameters(*shared, mantissa_bits, emin, max_val, integer)
-    return fused.mx_quantize_dequantize(x, axis, group_size, parameters, with_mask)
+    spec = fused.MXSpec(*shared, mantissa_bits, emin, max_val, integer)
+    return fused.mx_quantize_dequantize(x, axis, group_size, spec, with_mask)
 
 
 @torch.library.custom_op("mxexport::mask_gradient", mutates_args=())
@@ -165,7 +165,7 @@ def _int_setup(ctx, inputs, output):
 
 def _straight_through(ctx, grad):
     (inside,) = ctx.saved_tensors
-    return (grad * inside, *(None,) * (ctx.arity - 1))
+    return (torch.where(inside, grad, 0.0), *(None,) * (ctx.arity - 1))
 
 
 mx_float_quant.register_autograd(_straight_through, setup_context=_float_setup)

@@ -258,13 +258,18 @@ int mx_quantize_dequantize(const float *restrict x, float *restrict y, float *re
     return 0;
 }
 
-/* y = x where the element's bit is set, else x * 0. */
-void mask_gradient(const float *x, const uint8_t *mask, float *y, int64_t count) {
-    int64_t i = 0;
-    for (; i + WORD <= count; i += WORD) {
-        uint32_t word;
-        memcpy(&word, mask + i / 8, sizeof word);
-        for (int j = 0; j < WORD; j++) y[i + j] = x[i + j] * (float)(word >> j & 1);
+/* out = grad where the element's bit is set, else 0: on the bits, so that one loop serves every type of that width. */
+#define MASK_GRADIENT(name, type)                                                                   \
+    void name(const type *restrict grad, const uint8_t *restrict mask, type *restrict out, int64_t count) { \
+        int64_t i = 0;                                                                              \
+        for (; i + WORD <= count; i += WORD) {                                                      \
+            uint32_t word;                                                                          \
+            memcpy(&word, mask + i / 8, sizeof word);                                               \
+            for (int j = 0; j < WORD; j++) out[i + j] = word >> j & 1 ? grad[i + j] : 0;            \
+        }                                                                                           \
+        for (; i < count; i++) out[i] = mask[i / 8] >> i % 8 & 1 ? grad[i] : 0;                     \
     }
-    for (; i < count; i++) y[i] = x[i] * (float)(mask[i / 8] >> i % 8 & 1);
-}
+
+MASK_GRADIENT(mask_gradient_16, uint16_t)
+MASK_GRADIENT(mask_gradient_32, uint32_t)
+MASK_GRADIENT(mask_gradient_64, uint64_t)

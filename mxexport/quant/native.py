@@ -12,6 +12,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -66,6 +67,8 @@ def library_for(x: Tensor) -> ctypes.CDLL | None:
 
 @cache
 def _load() -> tuple[Status, ctypes.CDLL | None]:
+    if sys.byteorder != "little":
+        return Status(False, "a mask's bits are laid out for little-endian processors only"), None
     compiler = _compiler()
     if compiler is None:
         return Status(False, "no C compiler found (looked for $CC, cc, gcc, clang)"), None
@@ -77,8 +80,8 @@ def _load() -> tuple[Status, ctypes.CDLL | None]:
         return Status(False, f"{' '.join(compiler)} could not build the kernel: {str(detail).strip()}"), None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     library.mx_quantize_dequantize.argtypes = [pointer] * 4 + [integer] * 4 + [ctypes.POINTER(Format)]
-    library.mask_gradient.argtypes = [pointer] * 3 + [integer]
-    library.mask_gradient.restype = None
+    for entry in (library.mask_gradient_16, library.mask_gradient_32, library.mask_gradient_64):
+        entry.argtypes, entry.restype = [pointer] * 3 + [integer], None
     return Status(True, f"compiled by {' '.join(compiler)}", path), library
 
 
@@ -143,8 +146,9 @@ def quantize_dequantize(
 
 
 def mask_gradient(library: ctypes.CDLL, pieces: list[tuple[Tensor, Tensor, Tensor]]) -> None:
-    """Fill `out` of every piece (grad, mask, out): flat float32, the mask packed."""
-    _in_parallel(lambda p: library.mask_gradient(*(t.data_ptr() for t in p), p[0].numel()), pieces)
+    """Fill `out` of every piece (grad, mask, out), the pieces in parallel: flat, one floating type, the mask packed."""
+    entry = getattr(library, f"mask_gradient_{8 * pieces[0][0].element_size()}")
+    _in_parallel(lambda p: entry(*(t.data_ptr() for t in p), p[0].numel()), pieces)
 
 
 def thread_count(elements: int) -> int:
