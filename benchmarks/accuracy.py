@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.demo import Digits, DigitNet, load_digits, logits
+from mxexport.demo import DigitNet, Digits, load_digits, logits
 from mxexport.formats import MX_FORMATS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
