@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One process per core; the suite is CPU bound.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test lint clean
+.PHONY: demo test bench lint clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -14,6 +14,9 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n $(JOBS)
+
+bench: $(READY)
+	$(BIN)/python benchmarks/quantize.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ _HOME = {
     "QuantLinear": "mxexport.quant",
     "QuantConv2d": "mxexport.quant",
     "export": "mxexport.exporter",
+    "from_brevitas": "mxexport.frontends.brevitas",
     "from_torchao": "mxexport.frontends.torchao",
     "compile": "mxexport.fpga",
 }

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from mxexport.errors import InputFileError, MXExportError
+from mxexport.errors import InputFileError, MissingToolError, MXExportError
 
 app = typer.Typer(
     name="mxexport",
@@ -30,6 +30,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 ModelFile = Annotated[Path, typer.Argument(help="An ONNX file written by mxexport.")]
 
 
+# Optional packages and the extra that brings them.
+_EXTRAS = {"torch": "torch", "jinja2": "fpga"}
+
+
 def main() -> None:
     """Entry point: our own errors become one clear message and the documented exit code."""
     try:
@@ -37,6 +41,13 @@ def main() -> None:
     except MXExportError as error:
         _notes.print(f"error: {error}", style="bold red", highlight=False, markup=False)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        _notes.print(
+            f"error: this command needs {error.name}: pip install 'mxexport[{_EXTRAS[error.name]}]'", style="bold red"
+        )
+        sys.exit(MissingToolError.exit_code)
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)
 

@@ -5,6 +5,7 @@
     ├── ShapeError (ValueError)       tensors that do not fit together
     │   └── ScaleShapeError           a scale or zero point that is not contracted as the op contract says
     ├── UnsupportedError              a model we cannot carry, every offending layer or node listed
+    ├── OptionError (ValueError)      an option outside what is possible; exit code 2
     ├── InputFileError                a missing or unreadable file; exit code 2
     ├── VerificationError             two stages that should agree do not; exit code 1
     └── MissingToolError              an external program that is not installed; exit code 4
@@ -40,6 +41,10 @@ class UnsupportedError(MXExportError):
         self.problems = list(problems or [])
         lines = [message] + [f"  {where}: {why}" for where, why in self.problems]
         super().__init__("\n".join(lines))
+
+
+class OptionError(MXExportError, ValueError):
+    exit_code = 2
 
 
 class InputFileError(MXExportError):

@@ -18,10 +18,12 @@ from onnxscript.values import Opset
 
 import mxexport
 from mxexport import graph, groups
-from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
-from mxexport.ops import DOMAIN, OPERATORS, VERSION
+from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant import QuantLayer
+from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
 LOWEST_OPSET, DEFAULT_OPSET, HIGHEST_OPSET = 18, 20, 26
 _TORCH_OPS = ("mx_scale", "mx_float_quant", "groupwise_scale", "groupwise_zero_point", "groupwise_quant")
@@ -30,11 +32,14 @@ _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One quantizer of the exported file. `sqnr_db` and `bytes` only for weights (None at run time)."""
+    """One quantizer of the exported file. `sqnr_db` and `bytes` only for weights (None at run time).
+
+    Quantizers without groups (QONNX's own) have no axis and no figures.
+    """
 
     name: str
     format: str
-    axis: int
+    axis: int | None
     shape: list[int | str]
     scale_shape: list[int | str]
     bytes: int | None = None
@@ -44,11 +49,12 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What `export` wrote."""
+    """What `export` wrote. `notes`: (layer, what differs from or surprises in the model it came from)."""
 
     path: str
     opset: int
     layers: list[LayerReport] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -72,24 +78,28 @@ def export(
     Raises:
         UnsupportedError: no quantized layer, parameters that are not float32, or an operator torch cannot export.
         InputFileError: the directory of `path` does not exist.
-        ValueError: `opset` outside 18 .. 26.
+        OptionError: `opset` outside 18 .. 26.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise ValueError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+        raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    model = from_brevitas(model, args) if is_brevitas(model) else model
     model = from_torchao(model) if is_torchao(model) else model
     _check(model)
-    args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     with _eval_mode(model):
         ir_model = _trace(model, args, opset, dynamic_batch, input_names, output_names)
     _fold_weight_scales(ir_model)
     _strip_torch_metadata_and_name(ir_model)
+    graph.attach_standard_functions(ir_model)
     layers = [_describe(node) for node in ir_model.graph if graph.is_ours(node, graph.QUANTIZERS)]
+    layers += [_describe_standard(node) for node in ir_model.graph if node.domain == qonnx_general.DOMAIN]
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.save(ir_model, path)
-    return ExportReport(str(path), opset, layers)
+    notes = [note for module in model.modules() for note in getattr(module, "notes", ())]
+    return ExportReport(str(path), opset, layers, notes)
 
 
 def _check(model: torch.nn.Module) -> None:
@@ -110,7 +120,7 @@ def _check(model: torch.nn.Module) -> None:
         (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
         for name, m in model.named_modules()
         if isinstance(m, QuantLayer)
-        and any(q is not None and q.format.scale == "nvfp4" for q in (m.weight_quant, m.input_quant))
+        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in (m.weight_quant, m.input_quant))
     ]
     if nvfp4:
         raise UnsupportedError("export: formats without an operator", nvfp4)
@@ -149,6 +159,22 @@ def _translation(name: str):
     return translate
 
 
+def _standard_translation(name: str):
+    """The same for QONNX's own operators, whose tensors come first and whose attributes follow in order."""
+    op_type = STANDARD_OPS[name]
+    emit = getattr(Opset(qonnx_general.DOMAIN, qonnx_general.VERSION), op_type)
+    kinds = {"i": int, "s": str}
+    attributes = qonnx_general.ATTRIBUTES[op_type]
+    names = [a.name for a in getattr(torch.ops.mxexport, name).default._schema.arguments]
+
+    def translate(*values, **keywords):
+        given = dict(zip(names, values, strict=False)) | keywords
+        tensors = [given[n] for n in names if n not in attributes]
+        return emit(*tensors, **{n: kinds[kind](given[n]) for n, kind in attributes.items()})
+
+    return translate
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's exporter reports missing torchvision operators and its own deprecations; none concerns the user."""
@@ -170,6 +196,7 @@ def _trace(model, args, opset, dynamic_batch, input_names, output_names) -> ir.M
         args = _widen_batch(args)
         dynamic_shapes = tuple({0: "batch"} if isinstance(a, torch.Tensor) and a.ndim else None for a in args)
     table = {getattr(torch.ops.mxexport, name).default: _translation(name) for name in _TORCH_OPS}
+    table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -265,11 +292,13 @@ def _module_path(node: ir.Node) -> str:
 def _node_name(node: ir.Node) -> str:
     """`fc1.weight_quant`, `fc1.input_scale`, `fc1`: what a reader of the PyTorch module would call it."""
     path = _module_path(node)
-    if node.domain == DOMAIN:
+    if node.domain in (DOMAIN, qonnx_general.DOMAIN):
         if graph.constant(node.inputs[0]) is not None:
             return f"{node.inputs[0].name}_quant"
         suffix = {"GroupwiseZeroPoint": "zero_point"}.get(node.op_type, "scale")
-        suffix = "quant" if node.op_type in graph.QUANTIZERS else suffix
+        suffix = "quant" if node.op_type in {*graph.QUANTIZERS, *qonnx_general.OPERATORS} else suffix
+        if path.endswith("_quant"):  # a quantizer that is a module: `fc1.output_quant`
+            return f"{path.removesuffix('quant')}{suffix}"
         return ".".join(filter(None, (path, f"input_{suffix}")))
     return path or node.op_type.lower()
 
@@ -315,6 +344,16 @@ def _describe(node: ir.Node) -> LayerReport:
         report["bytes"] = -(-weight.size * fmt.element.bits // 8) + scale_bytes
         report["sqnr_db"] = _sqnr(weight, quantized)
     return LayerReport(**report)
+
+
+def _describe_standard(node: ir.Node) -> LayerReport:
+    widths = [graph.constant(v) for v in node.inputs[2:]]
+    fmt = {
+        "Quant": lambda: f"{'int' if node.attributes['signed'].value else 'uint'}{int(widths[1])}",
+        "FloatQuant": lambda: f"float_e{int(widths[0])}m{int(widths[1])}",
+        "BipolarQuant": lambda: "bipolar",
+    }[node.op_type]()
+    return LayerReport(node.name, fmt, None, _dims(node.inputs[0]), _dims(node.inputs[1]))
 
 
 def _sqnr(x: np.ndarray, y: np.ndarray) -> float | None:

@@ -3,9 +3,10 @@
 Sources: OCP Microscaling Formats (MX) v1.0 sections 5.1 to 5.3 and 6 (elements, E8M0, block formats);
 OCP 8-bit Floating Point v1.0 (E4M3, E5M2 special values); NVFP4 as published by NVIDIA.
 
-A *group format* is an element format, a group size and the kind of scale the group shares. To add one
-format, add one line to `_NAMED` (or one family to `_FAMILIES`); codecs, fake quantization, ONNX attributes
-and hardware parameters all follow from the properties below.
+A *group format* is an element format, a group size and the kind of scale the group shares. Without a group size
+(`int8`, `float_ocp_e4m3`) one scale serves a channel or the whole tensor; once the tensor is known that is a group as
+long as the axis (`with_group_size`). To add one format, add one line to `_NAMED` (or one family to `_FAMILIES`);
+codecs, fake quantization, ONNX attributes and hardware parameters all follow from the properties below.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Literal
 
 from mxexport.errors import FormatError
 
 Specials = Literal["none", "nan", "ieee", "fnuz"]
-ScaleKind = Literal["e8m0", "float32", "nvfp4"]
+ScaleKind = Literal["e8m0", "float32", "nvfp4", "nested"]
+SCALING_PER_OUTPUT = ("tensor", "channel", "group")
 
 E8M0_BIAS = 127
 E8M0_NAN = 255
@@ -83,7 +85,7 @@ class FloatElement:
         top = 2 ** (self.bits - 1) - 1
         return {"nan": top, "ieee": top, "fnuz": top + 1}.get(self.specials)
 
-    @cached_property
+    @property
     def max_val(self) -> float:
         field, mantissa = divmod(self.max_code, 2**self.mantissa_bits)
         if field == 0:
@@ -151,12 +153,18 @@ Element = FloatElement | IntElement
 
 @dataclass(frozen=True)
 class GroupFormat:
-    """`group_size` consecutive elements along one axis share one scale."""
+    """`group_size` consecutive elements along one axis share one scale.
+
+    `group_size` None: one scale for each channel or for the tensor. Scale kind `nested` (as in the K-quants of GGUF):
+    scales are unsigned integers of `scale_bits` times one float32 for every `super_size` groups along the axis.
+    """
 
     name: str
     element: Element
-    group_size: int
+    group_size: int | None
     scale: ScaleKind
+    scale_bits: int = 0
+    super_size: int = 0
 
     @property
     def is_mx(self) -> bool:
@@ -179,17 +187,23 @@ class GroupFormat:
     @property
     def bits_per_element(self) -> float:
         """Storage per element with the group's own scale (and zero point) included."""
-        overhead = {"e8m0": 8, "nvfp4": 8, "float32": 32 + 8 * self.asymmetric}[self.scale]
+        if self.group_size is None:
+            return float(self.element.bits)  # one scale for so many elements does not count
+        nested = self.scale_bits + 32 / self.super_size if self.super_size else 0
+        overhead = {"e8m0": 8, "nvfp4": 8, "float32": 32, "nested": nested}[self.scale] + 8 * self.asymmetric
         return self.element.bits + overhead / self.group_size
 
     def describe(self) -> str:
         """The format in words, for doc strings and reports."""
-        kind = {"e8m0": "power-of-two (E8M0)", "float32": "float32", "nvfp4": "E4M3 (times one float32 per tensor)"}
+        kind = {
+            "e8m0": "power-of-two (E8M0)",
+            "float32": "float32",
+            "nvfp4": "E4M3 (times one float32 per tensor)",
+            "nested": f"{self.scale_bits}-bit (times one float32 per {self.super_size} groups)",
+        }
         zero = " and a zero point" if self.asymmetric else ""
-        return (
-            f"{self.element.bits}-bit {self.element.name} elements, groups of {self.group_size} "
-            f"share one {kind[self.scale]} scale{zero}"
-        )
+        who = f"groups of {self.group_size}" if self.group_size else "those of a channel or of the tensor"
+        return f"{self.element.bits}-bit {self.element.name} elements, {who} share one {kind[self.scale]} scale{zero}"
 
 
 _NAMED: dict[str, GroupFormat] = {
@@ -207,11 +221,20 @@ _NAMED: dict[str, GroupFormat] = {
 MX_FORMATS = tuple(name for name, fmt in _NAMED.items() if fmt.is_mx)
 
 
-def _int_family(name: str, kind: str, bits: str, group: str) -> GroupFormat:
-    return GroupFormat(name, IntElement(int(bits), signed=kind == "int"), int(group), "float32")
+def _int_family(name: str, kind: str, bits: str, group: str | None) -> GroupFormat:
+    return GroupFormat(name, IntElement(int(bits), signed=kind == "int"), _size(group), "float32")
 
 
-def _float_family(name: str, kind: str | None, exponent: str, mantissa: str, group: str) -> GroupFormat:
+def _nested_family(name: str, kind: str, bits: str, group: str, scale_bits: str, super_size: str) -> GroupFormat:
+    element = IntElement(int(bits), signed=kind == "int")
+    return GroupFormat(name, element, int(group), "nested", int(scale_bits), int(super_size))
+
+
+def _size(group: str | None) -> int | None:
+    return None if group is None else int(group)
+
+
+def _float_family(name: str, kind: str | None, exponent: str, mantissa: str, group: str | None) -> GroupFormat:
     e, m = int(exponent), int(mantissa)
     if e < 1 or not 2 <= 1 + e + m <= 8:
         raise FormatError(
@@ -219,7 +242,7 @@ def _float_family(name: str, kind: str | None, exponent: str, mantissa: str, gro
             "and at most 8 bits in all"
         )
     specials = {None: "none", "ocp": ocp_specials(e, m), "fnuz": "fnuz"}[kind]
-    return GroupFormat(name, FloatElement(e, m, specials), int(group), "float32")
+    return GroupFormat(name, FloatElement(e, m, specials), _size(group), "float32")
 
 
 def _mxint_family(name: str, bits: str, group: str | None) -> GroupFormat:
@@ -237,8 +260,9 @@ def _regrouped_mx(name: str, base: str, group: str) -> GroupFormat:
 
 _GROUP = r"_g([1-9]\d{0,5})"
 _FAMILIES = (
-    (re.compile(r"(u?int)([2-8])" + _GROUP), _int_family),
-    (re.compile(r"float_(?:(ocp|fnuz)_)?e(\d)m(\d)" + _GROUP), _float_family),
+    (re.compile(r"(u?int)([2-8])(?:" + _GROUP + ")?"), _int_family),
+    (re.compile(r"(u?int)([2-8])" + _GROUP + r"_s([2-8])x([1-9]\d{0,3})"), _nested_family),
+    (re.compile(r"float_(?:(ocp|fnuz)_)?e(\d)m(\d)(?:" + _GROUP + ")?"), _float_family),
     (re.compile(r"mxint([2-8])(?:" + _GROUP + ")?"), _mxint_family),
     (re.compile("(" + "|".join(MX_FORMATS) + ")" + _GROUP), _regrouped_mx),
 )
@@ -270,9 +294,19 @@ def get_format(name: str | GroupFormat) -> GroupFormat:
         raise FormatError(
             f"unknown format {name!r}.{hint} Named formats: {', '.join(_NAMED)}; families: mxint{{2..8}}, "
             "int{2..8}_g{N}, uint{2..8}_g{N}, float_e{E}m{M}_g{N}, float_ocp_e{E}m{M}_g{N}, "
-            "float_fnuz_e{E}m{M}_g{N}; any MX format takes another group size as ..._g{N}"
+            "float_fnuz_e{E}m{M}_g{N} (without _g{N}: one scale per channel or tensor), "
+            "u?int{2..8}_g{N}_s{2..8}x{M} (nested scales); any MX format takes another group size as ..._g{N}"
         )
     return fmt
+
+
+def with_group_size(fmt: GroupFormat, group_size: int) -> GroupFormat:
+    """The format with the elements and scales of `fmt` and another group size."""
+    if fmt.group_size == group_size:
+        return fmt
+    if fmt.scale == "nested":
+        return get_format(f"{fmt.element.name}_g{group_size}_s{fmt.scale_bits}x{fmt.super_size}")
+    return find_format(fmt.element, group_size, fmt.scale)
 
 
 def check_rule(rule: str) -> str:

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import GroupFormat, find_format
-from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for
+from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for, qonnx_general
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
 SCALES = {"MXScale", "GroupwiseScale"}
@@ -84,6 +84,17 @@ def attach_functions(model: ir.Model) -> None:
         model.opset_imports[DOMAIN] = VERSION
 
 
+def attach_standard_functions(model: ir.Model) -> None:
+    """Give QONNX's own quantizers function bodies, so that plain ONNX runtimes execute them, too."""
+    nodes = [node for node in model.graph.all_nodes() if node.domain == qonnx_general.DOMAIN]
+    if not nodes:
+        return
+    for function in qonnx_general.functions_for(map(ir.serde.serialize_node, nodes), model.opset_imports[""]):
+        loaded = ir.serde.deserialize_function(function)
+        model.functions[loaded.identifier()] = loaded
+    model.opset_imports[qonnx_general.DOMAIN] = qonnx_general.VERSION
+
+
 def _unify_zero_points(model: ir.Model) -> None:
     """An ONNX function has one signature: beside asymmetric quantizers, symmetric ones get an explicit zero."""
     quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {"GroupwiseQuant"})]
@@ -149,6 +160,8 @@ def quantizer_format(node: ir.Node) -> GroupFormat:
         pow2 = is_power_of_two(known)
     else:
         pow2 = is_ours(scale.producer(), {"MXScale"})
+    if node.op_type == "GroupwiseQuant" and not a["signed"]:
+        pow2 = False  # no MX format has unsigned elements, whatever the scale
     if node.op_type == "MXFloatQuant":
         element = MXFloatQuant.element_of(a)
     else:

@@ -110,20 +110,21 @@ def groupwise_scale(x: np.ndarray, axis: int, group_size: int, max_val: float) -
 
 def groupwise_range_scale(x: np.ndarray, axis: int, group_size: int, levels: int) -> np.ndarray:
     """Asymmetric float scale per group, (max - min) / levels in float32; the range always includes 0."""
-    low, high = _group_range(x, axis, group_size)
+    low, high = group_range(x, axis, group_size)
     with np.errstate(invalid="ignore", over="ignore"):
         return _guard_scale((high - low) / np.float32(levels))
 
 
 def groupwise_zero_point(x: np.ndarray, scale: np.ndarray, axis: int, group_size: int, levels: int) -> np.ndarray:
     """Zero point clip(rne(-min / scale), 0, levels) per group: float32 with whole values, shaped like the scale."""
-    low, _ = _group_range(x, axis, group_size)
+    low, _ = group_range(x, axis, group_size)
     with np.errstate(invalid="ignore"):
         zero = np.clip(np.rint(-low / as_float32(scale)), 0, levels) + np.float32(0)
     return np.where(np.isfinite(scale), zero, np.float32(0)).astype(np.float32)
 
 
-def _group_range(x: np.ndarray, axis: int, group_size: int) -> tuple[np.ndarray, np.ndarray]:
+def group_range(x: np.ndarray, axis: int, group_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value per group, contracted; 0 always counts as one of them."""
     x = as_float32(x)
     axis = groups.normalize_axis(axis, x.ndim)
     grouped = groups.to_groups(x, axis, group_size)
@@ -322,7 +323,11 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
     Raises:
         FormatError: unknown format or rule, or a rule other than floor for a format without power-of-two scales.
     """
+    from mxexport import scaling  # it builds on this file
+
     fmt, x = get_format(fmt), as_float32(x)
+    if fmt.group_size is None:
+        raise FormatError(f"format {fmt.name} has no group size: name one ({fmt.name}_g32), or see mxexport.scaling")
     axis = groups.normalize_axis(axis, x.ndim)
     bias = round_bias(fmt.element, rule)
     if rule != "floor" and not fmt.is_mx:
@@ -333,12 +338,10 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
         scale = scale_from_codes(scale_codes, fmt.step_frac_bits)  # 0 for code 0 under flush-to-zero
     elif fmt.scale == "nvfp4":
         scale, scale_codes, tensor_scale = nvfp4_scale(x, axis, fmt.group_size)
-    elif fmt.asymmetric:
-        levels = fmt.element.code_hi
-        scale = groupwise_range_scale(x, axis, fmt.group_size, levels)
-        zero_point = groupwise_zero_point(x, scale, axis, fmt.group_size, levels)
     else:
-        scale = groupwise_scale(x, axis, fmt.group_size, fmt.element.max_val)
+        scale = scaling.scale_of(x, fmt, axis, fmt.group_size)
+    if fmt.asymmetric:
+        zero_point = groupwise_zero_point(x, scale, axis, fmt.group_size, fmt.element.code_hi)
     codes = element_codes(x, scale, zero_point, fmt, axis)
     return Quantized(fmt, axis, x.shape, codes, scale, scale_codes, zero_point, tensor_scale)
 

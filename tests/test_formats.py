@@ -180,8 +180,8 @@ def test_an_unknown_name_gets_the_nearest_match(name, near):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "banana", "int8", "int1_g32", "int9_g32", "uint4", "int4_g0", "int4_g032", "int4_g-1", "int4_g1000000",
-     "float_e4m3", "float_ieee_e4m3_g32", "mxint1", "mxint8_g0", " mxint8", "mxint8_g32_g32", None, 8],
+    ["", "banana", "int1", "int1_g32", "int9_g32", "uint9", "int4_g32_s6", "int4_g0", "int4_g032", "int4_g-1",
+     "int4_g1000000", "float_ieee_e4m3_g32", "mxint1", "mxint8_g0", " mxint8", "mxint8_g32_g32", None, 8],
 )  # fmt: skip
 def test_an_unknown_name_lists_names_and_families(name):
     with pytest.raises(FormatError, match=r"unknown format .*mxfp8_e4m3.*families: .*uint\{2\.\.8\}_g\{N\}"):

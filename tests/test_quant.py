@@ -68,7 +68,7 @@ def test_linear_and_conv_weights_have_the_documented_shapes():
 def test_quant_tensor_computes_like_its_values():
     q = mx.quantize(torch.randn(4, 40), "mxfp8_e4m3")
     assert isinstance(q, mx.GroupwiseFloatQuantTensor) and isinstance(q, torch.Tensor)
-    for result in (q + 1, 2 * q, q @ torch.eye(40), torch.relu(q), q.sum(), q[1:3], q.t(), abs(q)):
+    for result in (q + 1, 3 * q, q @ torch.eye(40), torch.tanh(q), q.sum(), q[:, 1:3], q.flatten()):
         assert type(result) is torch.Tensor
     assert torch.equal(q + 1, q.value + 1)
     assert torch.equal(nn.functional.linear(torch.eye(40), q), q.value.T)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport import graph, runtime
-from mxexport.errors import InputFileError, ShapeError, VerificationError
+from mxexport.errors import InputFileError, OptionError, ShapeError, VerificationError
 from mxexport.fpga import emit, folding, library, memory, simulate, stages, synthesize
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.lower import Layer, Stream, build_graph, lower
@@ -63,10 +63,10 @@ def compile(
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
         VerificationError: the dataflow graph differs from the QONNX graph.
-        InputFileError, ShapeError, ValueError: missing file, inputs that do not fit, a bad option.
+        InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
     if target_fps is not None and target_fps <= 0:
-        raise ValueError(f"target_fps is {target_fps}; expected a positive number")
+        raise OptionError(f"target_fps is {target_fps}; expected a positive number")
     qonnx = graph.load(model)
     read_plan(qonnx)  # names every unsupported node before any work
     inputs = np.asarray(calibration.detach().cpu() if hasattr(calibration, "detach") else calibration)

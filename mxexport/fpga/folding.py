@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mxexport.errors import OptionError
 from mxexport.fpga.lower import Layer
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
@@ -54,12 +55,12 @@ def fold(
     """One folding per layer. `overrides`: layer name -> (pe, simd).
 
     Raises:
-        ValueError: an override names no layer, or is no power of two within the layer.
+        OptionError: an override names no layer, or is no power of two within the layer.
     """
     overrides = dict(overrides or {})
     names = [layer.name for layer in layers]
     if unknown := sorted(set(overrides) - set(names)):
-        raise ValueError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
+        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or _default_cycles(layers)
     foldings = []
     for layer in layers:
@@ -68,7 +69,7 @@ def fold(
             continue
         wanted = Folding(*overrides[layer.name])
         if wanted not in choices(layer):
-            raise ValueError(
+            raise OptionError(
                 f"folding of {layer.name}: pe={wanted.pe}, simd={wanted.simd}; expected powers of two with "
                 f"pe <= {max(f.pe for f in choices(layer))} and simd <= {layer.group_size}"
             )

@@ -53,6 +53,8 @@ Step = Quantize | MatMul | Relu
 
 _SUGGESTIONS = {
     "Conv": "convolutions are not lowered yet; export a linear network",
+    "Softmax": "apply it on the host; export the model up to the layer before it",
+    "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "MaxPool": "pooling is not lowered yet; export a linear network",
     "BatchNormalization": "fold batch norm into the linear layer before training with quantization",
     "GroupwiseScale": "float scales need a multiplier per group; quantize with an MX format (mxint8, mxfp4_e2m1, …)",

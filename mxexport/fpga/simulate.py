@@ -23,8 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga.cache import cached, digest
 from mxexport.fpga.memory import pack_lanes, unpack_lanes
 
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga.cache import cached, digest
 from mxexport.fpga.simulate import parameter_text
 
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
@@ -34,7 +34,7 @@ for command in json.load(sys.stdin):
 
 
 @dataclass(frozen=True)
-class Area:
+class SynthResult:
     """Yosys estimate: cells of one unit for UltraScale+."""
 
     lut: int  # LUTs as logic
@@ -60,7 +60,7 @@ def synthesize(
     parameters: Mapping[str, object] | None = None,
     *,
     memory_dir: Path | None = None,
-) -> Area:
+) -> SynthResult:
     """Yosys estimate of module `top`; `memory_dir` holds the `$readmemh` files it names.
 
     Raises:
@@ -88,7 +88,7 @@ def synthesize(
         result = _count(cells, lc, time.monotonic() - start)
         (directory / "result.json").write_text(json.dumps(asdict(result)))
 
-    return Area(**json.loads((cached("synthesis", key, make) / "result.json").read_text()))
+    return SynthResult(**json.loads((cached("synthesis", key, make) / "result.json").read_text()))
 
 
 def _content(value: object, memory_dir: Path | None) -> str | bytes:
@@ -123,7 +123,7 @@ def _run_yosys(
     return design["num_cells_by_type"], design["estimated_num_lc"]
 
 
-def _count(cells: dict[str, int], lc: int, seconds: float) -> Area:
+def _count(cells: dict[str, int], lc: int, seconds: float) -> SynthResult:
     def named(*starts: str) -> int:
         return sum(count for cell, count in cells.items() if cell.startswith(starts))
 
@@ -131,7 +131,7 @@ def _count(cells: dict[str, int], lc: int, seconds: float) -> Area:
     for cell, count in cells.items():
         if cell.startswith("RAM") and not cell.startswith("RAMB"):
             lutram += count * next(luts for start, luts in _LUTRAM.items() if cell.startswith(start))
-    return Area(
+    return SynthResult(
         lut=named("LUT", "INV"),
         lutram=lutram,
         srl=named("SRL"),

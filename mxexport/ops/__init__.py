@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import defs
 
+from mxexport.ops import qonnx_general
 from mxexport.ops._operator import DOMAIN, VERSION, Operator
 from mxexport.ops.eltwise import Eltwise
 from mxexport.ops.groupwise_quant import GroupwiseQuant
@@ -54,4 +55,4 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
     return [OPERATORS[op_type].function(opset, present[op_type]) for op_type in OPERATORS if op_type in present]
 
 
-__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "functions_for"]
+__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "functions_for", "qonnx_general"]

@@ -8,18 +8,30 @@ import torch
 from torch import Tensor
 
 from mxexport.errors import FormatError, ShapeError
-from mxexport.formats import GroupFormat, check_rule, get_format, round_bias
+from mxexport.formats import GroupFormat, check_rule, get_format, round_bias, with_group_size
+from mxexport.groups import contracted_shape
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import kernels, library
+from mxexport.quant import fused, kernels, library, scaling
+from mxexport.scaling import check_scaling
 
 
 @dataclass(frozen=True)
 class Quantizer:
-    """One group format along one axis with one scale rule; calls only `mxexport::` ops, so export sees them."""
+    """One format along one axis with one scale rule; calls only `mxexport::` ops where groups share a scale.
+
+    scaling_per_output: "group", "channel" (one scale per index of `channel_axis`) or "tensor"; by default groups if
+        the format has a group size, else the tensor. A scale per channel or tensor is found and applied as that of a
+        group as long as the axis, so operators and files know groups only.
+    signed: False takes negative values to 0 and gives the whole range to positive ones (after ReLU): minifloats and
+        unsigned integers, the latter without a zero point.
+    """
 
     format: GroupFormat
     axis: int
     scale_rule: str = "floor"
+    scaling_per_output: str | None = None
+    channel_axis: int = 0
+    signed: bool = True
 
     def __post_init__(self):
         check_rule(self.scale_rule)
@@ -28,45 +40,120 @@ class Quantizer:
                 f"scale rule {self.scale_rule!r} needs power-of-two scales; {self.format.name} has "
                 f"{self.format.scale} scales"
             )
+        if not self.signed and not self.format.is_float and self.format.element.signed:
+            raise FormatError(f"{self.format.name} is signed; after ReLU use an unsigned integer format or a minifloat")
+        object.__setattr__(self, "scaling_per_output", check_scaling(self.format, self.scaling_per_output))
+
+    # --- groups -----------------------------------------------------------------------------------------------
+
+    @property
+    def has_zero_point(self) -> bool:
+        return self.format.asymmetric and self.signed
+
+    def group_size(self, x: Tensor) -> int:
+        """Elements per group on the axis of `x`."""
+        if self.scaling_per_output == "group":
+            return self.format.group_size
+        return 1 if self._channels_on_axis(x.ndim) else x.shape[self.axis]
+
+    def group_format(self, x: Tensor) -> GroupFormat:
+        """The group format that `x` gets: that of channels or tensors has groups as long as the axis."""
+        return self.format if self.scaling_per_output == "group" else with_group_size(self.format, self.group_size(x))
+
+    def _channels_on_axis(self, rank: int) -> bool:
+        return self.scaling_per_output == "channel" and self.channel_axis % rank == self.axis % rank
+
+    def expand_scale(self, scale: Tensor, x: Tensor) -> Tensor:
+        """A scale (or zero point) with sizes 1, such as one per tensor, as the contracted scale of `x` (a view)."""
+        return scale.expand(contracted_shape(tuple(x.shape), self.axis, self.group_size(x)))
+
+    # --- the three steps --------------------------------------------------------------------------------------
 
     def scale(self, x: Tensor) -> Tensor:
-        """Contracted float32 scale of `x`, found from its values."""
+        """Float32 scale of `x`, found from its values: contracted; per channel or tensor all other sizes are 1."""
         f, axis = self.format, self.axis % x.ndim
+        x, size = self._scaled_by(x)
         if f.is_mx:
             bias = round_bias(f.element, self.scale_rule)
-            return library.mx_scale(x, axis, f.group_size, f.element.emax, bias, f.step_frac_bits, 0, 254)
+            return library.mx_scale(x, axis, size, f.element.emax, bias, f.step_frac_bits, 0, 254)
         if f.scale == "nvfp4":
-            return kernels.nvfp4_scale(x.detach(), axis, f.group_size)[0]
-        return library.groupwise_scale(x, axis, f.group_size, self.levels, f.asymmetric)
+            return kernels.nvfp4_scale(x.detach(), axis, size)[0]
+        if f.scale == "nested":
+            return scaling.nested_scale(x, f, axis)
+        return library.groupwise_scale(x, axis, size, self.levels, self.has_zero_point)
+
+    def _scaled_by(self, x: Tensor) -> tuple[Tensor, int]:
+        """The values that decide the scale, and how many of them share one on the axis."""
+        if not self.signed:
+            x = x.clamp(min=0)
+        if self.scaling_per_output == "group":
+            return x, self.format.group_size
+        channel = self.channel_axis if self.scaling_per_output == "channel" else None
+        return scaling.statistics(x, self.axis, channel, self.has_zero_point), 1 + self.has_zero_point
 
     @property
     def levels(self) -> float:
         """What the group's largest magnitude (asymmetric: its range) is divided by."""
         return float(self.format.element.max_val)
 
+    def spec(self, rank: int) -> kernels.MXSpec:
+        """The same numbers for the fused kernels (MX formats)."""
+        f = self.format
+        return kernels.MXSpec(
+            axis=self.axis % rank,
+            group_size=f.group_size,
+            emax=f.element.emax,
+            round_bias=round_bias(f.element, self.scale_rule),
+            frac_bits=f.step_frac_bits,
+            is_float=f.is_float,
+            mantissa_bits=f.element.mantissa_bits,
+            exponent_bias=f.element.bias if f.is_float else 0,
+            max_val=float(f.element.max_val if f.is_float else f.element.code_hi),
+        )
+
     def zero_point(self, x: Tensor, scale: Tensor) -> Tensor | None:
-        """Contracted float32 zero point with whole values; None for symmetric formats."""
-        if not self.format.asymmetric:
+        """Float32 zero point with whole values, shaped like `scale`; None where there is none."""
+        if not self.has_zero_point:
             return None
-        return library.groupwise_zero_point(x, scale, self.axis % x.ndim, self.format.group_size, self.levels)
+        x, size = self._scaled_by(x)
+        return library.groupwise_zero_point(x, scale, self.axis % x.ndim, size, self.levels)
+
+    def tensor_scale(self, x: Tensor) -> Tensor | None:
+        """nvfp4's scale of the whole tensor; None for other formats."""
+        if self.format.scale != "nvfp4":
+            return None
+        return kernels.nvfp4_scale(x.detach(), self.axis % x.ndim, self.format.group_size)[1]
 
     def apply(self, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
-        """Quantize-dequantize `x` under given contracted scales."""
-        f, axis = self.format, self.axis % x.ndim
+        """Quantize-dequantize `x` under given scales."""
+        f, axis, size = self.format, self.axis % x.ndim, self.group_size(x)
+        if self.scaling_per_output != "group":
+            scale = self.expand_scale(scale, x)
+            zero_point = None if zero_point is None else self.expand_scale(zero_point, x)
         if f.is_float:
             a = MXFloatQuant.attributes_of(f.element)
-            a = {**a, "signed": bool(a["signed"]), "signed_zero": bool(a["signed_zero"])}
-            return library.mx_float_quant(x, scale, axis, f.group_size, **a)
+            a = {**a, "signed": bool(a["signed"]) and self.signed, "signed_zero": bool(a["signed_zero"])}
+            return library.mx_float_quant(x, scale, axis, size, **a)
         a = GroupwiseQuant.attributes_of(f.element)
         a = {**a, "signed": bool(a["signed"]), "narrow": bool(a["narrow"])}
-        return library.groupwise_quant(x, scale, zero_point, axis, f.group_size, **a)
+        return library.groupwise_quant(x, scale, zero_point, axis, size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        grouped_mx = self.format.is_mx and self.signed and self.scaling_per_output == "group"
+        if grouped_mx and fused.applies_to(x):
+            return fused.quantize_dequantize(x, self.spec(x.ndim))
         scale = self.scale(x)
         return self.apply(x, scale, self.zero_point(x, scale))
 
 
-def fake_quantize(x: Tensor, fmt: str | GroupFormat, axis: int = -1, scale_rule: str = "floor") -> Tensor:
+def fake_quantize(
+    x: Tensor,
+    fmt: str | GroupFormat,
+    axis: int = -1,
+    scale_rule: str = "floor",
+    scaling_per_output: str | None = None,
+    channel_axis: int = 0,
+) -> Tensor:
     """Quantize-dequantize `x` along `axis`; shape and dtype of `x`, straight-through gradient.
 
     Raises:
@@ -74,7 +161,7 @@ def fake_quantize(x: Tensor, fmt: str | GroupFormat, axis: int = -1, scale_rule:
         ShapeError: axis outside the rank of `x`, or `x` not a real floating tensor.
     """
     check_input(x, axis, "fake_quantize")
-    return Quantizer(get_format(fmt), axis, scale_rule)(x)
+    return Quantizer(get_format(fmt), axis, scale_rule, scaling_per_output, channel_axis)(x)
 
 
 def check_input(x: Tensor, axis: int, where: str) -> None:

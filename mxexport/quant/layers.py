@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mxexport.errors import UnsupportedError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.quant.fake import Quantizer
-from mxexport.quant.tensor import GroupwiseQuantTensor, quantize
+from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 
 
 class QuantLayer(nn.Module):
@@ -29,8 +29,7 @@ class QuantLayer(nn.Module):
         """The weight as a quant tensor (contracted scales); the float weight where it is not quantized."""
         if self.weight_quant is None:
             return self.weight
-        q = self.weight_quant
-        return quantize(self.weight, q.format, q.axis, q.scale_rule)
+        return quantize_with(self.weight_quant, self.weight)
 
     def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         weight = self.weight if self.weight_quant is None else self.weight_quant(self.weight)

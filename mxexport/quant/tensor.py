@@ -1,15 +1,30 @@
-"""Quant tensors: contracted storage, expanded on demand."""
+"""Quant tensors: contracted storage, expanded on demand; they compute like their dequantized values.
+
+Two levels. Autograd works on the quant tensor as a whole: its gradient is a plain tensor of its shape, passed straight
+through to what was quantized. Below autograd, `tensor_ops` says which operations keep the groups; all others see the
+dequantized values.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
+from mxexport.errors import FormatError, ScaleShapeError, ShapeError
 from mxexport.formats import GroupFormat, get_format
-from mxexport.numerics import NVFP4_SCALE
-from mxexport.quant import kernels
+from mxexport.quant import codes, kernels
 from mxexport.quant.fake import Quantizer, check_input
+from mxexport.quant.layout import Layout
+
+INNER = ("_grouped", "scale_", "zero_point_", "tensor_scale")
+_COMPUTED = ("value", "value_", "scale", "zero_point", "codes", "scale_codes")
+
+
+class _Inner(list):
+    """Names of the stored tensors. torch.compile also asks it which attributes are tensors: those on demand, too."""
+
+    def __contains__(self, name) -> bool:
+        return super().__contains__(name) or name in _COMPUTED
 
 
 class GroupwiseQuantTensor(Tensor):
@@ -20,44 +35,76 @@ class GroupwiseQuantTensor(Tensor):
         scale_       (..., n, 1, ...) float32
         zero_point_  like scale_, float32 with whole values; None for symmetric formats
     Expanded on demand to the tensor's own shape, padding removed: `value`, `scale`, `zero_point`.
+
+    Make one with `quantize`, or with `from_parts` from parts you have. The results of neg, abs, relu (symmetric and
+    asymmetric alike where the codes allow it), transpose, permute, view, reshape, slices and cat are quant tensors as
+    long as groups stay whole; so are products with a positive power of two when no bit is lost (outside
+    torch.compile, which cannot look at values). Every other result is a plain tensor. Quant tensors are immutable:
+    an operation in place raises, and a view that gives a plain tensor is a copy. A function under torch.compile may
+    take and return quant tensors; one it returns must be detached if another result is differentiated.
     """
 
     @staticmethod
-    def __new__(cls, value_, scale_, zero_point_, fmt: str, axis: int, length: int, tensor_scale=None):
-        shape = (*value_.shape[:axis], length, *value_.shape[axis + 2 :])
-        return Tensor._make_wrapper_subclass(cls, shape, dtype=value_.dtype, device=value_.device, requires_grad=False)
+    def __new__(cls, grouped, scale, zero_point, fmt: str, axis: int, length: int, tensor_scale=None):
+        shape = (*grouped.shape[:axis], length, *grouped.shape[axis + 2 :])
+        return Tensor._make_wrapper_subclass(cls, shape, dtype=grouped.dtype, device=grouped.device)
 
-    def __init__(self, value_, scale_, zero_point_, fmt: str, axis: int, length: int, tensor_scale=None):
-        self.value_, self.scale_, self.zero_point_ = value_, scale_, zero_point_
-        self.tensor_scale = tensor_scale
-        self._format_name, self._axis = fmt, axis
+    def __init__(self, grouped, scale, zero_point, fmt: str, axis: int, length: int, tensor_scale=None):
+        self._grouped, self.scale_, self.zero_point_, self.tensor_scale = grouped, scale, zero_point, tensor_scale
+        self._format_name, self.axis = fmt, axis
+
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def from_parts(
+        value_: Tensor,
+        scale_: Tensor,
+        zero_point_: Tensor | None,
+        fmt: str | GroupFormat,
+        axis: int,
+        length: int,
+        tensor_scale: Tensor | None = None,
+    ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
+        """A quant tensor of contracted parts (shapes above); `length` is K. Gradients flow to `value_`.
+
+        Raises:
+            FormatError: unknown format.
+            ShapeError, ScaleShapeError: parts that do not fit together.
+        """
+        fmt = _registered(fmt)
+        axis = _check_parts(value_, scale_, zero_point_, fmt, axis, length)
+        return _Assemble.apply(value_, scale_, zero_point_, fmt.name, axis, length, tensor_scale)
 
     @property
     def format(self) -> GroupFormat:
         return get_format(self._format_name)
 
     @property
-    def axis(self) -> int:
-        return self._axis
-
-    @property
     def group_size(self) -> int:
         return self.format.group_size
 
-    # --- expanded ---------------------------------------------------------------------------------------------
+    @property
+    def group_layout(self) -> Layout:
+        return Layout(tuple(self.shape), self.axis, self.group_size)
 
-    def _join(self, grouped: Tensor) -> Tensor:
-        return kernels.join_groups(grouped, self._axis, self.shape[self._axis])
+    # --- values -----------------------------------------------------------------------------------------------
 
-    def _expand(self, contracted: Tensor) -> Tensor:
-        sizes = [-1] * contracted.ndim
-        sizes[self._axis + 1] = self.group_size
-        return self._join(contracted.expand(sizes))
+    def dequantize(self) -> Tensor:
+        """The values as a plain tensor of `shape` and dtype, differentiable."""
+        return _Dequantize.apply(self)
 
     @property
     def value(self) -> Tensor:
         """Dequantized values, a plain tensor of `shape`."""
-        return self._join(self.value_)
+        return self.dequantize()
+
+    @property
+    def value_(self) -> Tensor:
+        """Dequantized values (..., n, G, ...), zero-padded."""
+        return _Grouped.apply(self)
+
+    def _expand(self, contracted: Tensor) -> Tensor:
+        return kernels.expand(contracted.squeeze(self.axis + 1), self.axis, self.group_size, self.shape[self.axis])
 
     @property
     def scale(self) -> Tensor:
@@ -74,109 +121,204 @@ class GroupwiseQuantTensor(Tensor):
     @property
     def codes(self) -> Tensor:
         """Element codes (..., n, G, ...), derived on demand; integer formats: int8, or uint8 when unsigned."""
-        raise NotImplementedError
+        return codes.element_codes(self.value_.detach(), self.scale_, self.zero_point_, self._format_name)
 
     @property
     def scale_codes(self) -> Tensor | None:
         """E8M0 codes (..., n, 1, ...) uint8; for nvfp4 the E4M3 codes; None where the scale is a float."""
-        if self.format.is_mx:
-            return kernels.scale_codes(self.scale_, self.format.step_frac_bits)
-        if self.format.scale == "nvfp4":
-            return kernels.encode_float(self.scale_ / self.tensor_scale, NVFP4_SCALE)
-        return None
+        if self.format.scale not in ("e8m0", "nvfp4"):
+            return None
+        return codes.shared_scale_codes(self.scale_, self.tensor_scale, self._format_name)
 
-    def _element_values(self) -> Tensor:
-        value = self.value_.float()
-        return torch.where(value == 0, value, value / self.scale_)
+    # --- Python protocols -------------------------------------------------------------------------------------
 
-    # --- tensor protocol --------------------------------------------------------------------------------------
-
-    def __repr__(self) -> str:
+    def __repr__(self, *, tensor_contents=None) -> str:
+        tail = f", grad_fn=<{self.grad_fn.name()}>" if self.grad_fn is not None else ""
+        tail = tail or (", requires_grad=True" if self.requires_grad else "")
         return (
-            f"{type(self).__name__}(format={self._format_name}, shape={tuple(self.shape)}, axis={self._axis}, "
-            f"scale_={tuple(self.scale_.shape)}, dtype={self.dtype})\n{self.value}"
+            f"{type(self).__name__}(format={self._format_name}, shape={tuple(self.shape)}, axis={self.axis}, "
+            f"scale_={tuple(self.scale_.shape)}, dtype={self.dtype}{tail})\n{joined(self)}"
         )
 
+    def __format__(self, spec: str) -> str:
+        return format(self.dequantize(), spec) if spec else repr(self)
+
+    def numpy(self, *, force: bool = False):
+        return self.dequantize().numpy(force=force)
+
+    def __array__(self, dtype=None):
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def tolist(self):
+        return self.dequantize().tolist()
+
+    def __deepcopy__(self, memo: dict):
+        if id(self) in memo:
+            return memo[id(self)]
+        if not self.is_leaf:
+            raise RuntimeError("only leaf tensors can be deep-copied; call .detach() on the quant tensor first")
+        copied = self.detach().clone().requires_grad_(self.requires_grad)
+        if isinstance(self, torch.nn.Parameter):
+            copied = torch.nn.Parameter(copied, self.requires_grad)
+        memo[id(self)] = copied
+        return copied
+
+    def _stored(self) -> list[tuple[str, Tensor]]:
+        return [(name, getattr(self, name)) for name in INNER if getattr(self, name) is not None]
+
     def __tensor_flatten__(self):
-        inner = [n for n in ("value_", "scale_", "zero_point_", "tensor_scale") if getattr(self, n) is not None]
-        return inner, (self._format_name, self._axis, self.shape[self._axis])
+        return _Inner(name for name, _ in self._stored()), (
+            self._format_name,
+            self.axis,
+            self.shape[self.axis],
+        )
 
     @classmethod
     def __tensor_unflatten__(cls, inner, meta, outer_size, outer_stride):
-        fmt, axis, length = meta
-        return cls(
-            inner["value_"], inner["scale_"], inner.get("zero_point_"), fmt, axis, length, inner.get("tensor_scale")
-        )
+        return cls(*(inner.get(name) for name in INNER[:3]), *meta, inner.get(INNER[3]))
 
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        """Any torch function sees the dequantized values and returns a plain tensor."""
-        if func in _OWN:
-            return super().__torch_function__(func, types, args, kwargs or {})
-        plain = tree_map(_dequantized, (args, kwargs or {}))
-        return func(*plain[0], **plain[1])
+    def _stable_hash_for_caching(self) -> str:
+        """torch.compile's cache key: everything but the values."""
+        inner = [(name, tuple(part.shape), str(part.dtype), str(part.device)) for name, part in self._stored()]
+        return repr((type(self).__name__, self._format_name, self.axis, tuple(self.shape), self.requires_grad, inner))
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        plain = tree_map(_dequantized, (args, kwargs or {}))
-        return func(*plain[0], **plain[1])
+        from mxexport.quant import tensor_ops  # it needs the classes of this file
 
-
-def _dequantized(x):
-    return x.value if isinstance(x, GroupwiseQuantTensor) else x
-
-
-# Attributes of the tensor object itself, not of its values.
-_OWN = {
-    getattr(Tensor, name).__get__ for name in ("shape", "dtype", "device", "ndim", "layout", "is_leaf", "requires_grad")
-} | {Tensor.size, Tensor.dim, Tensor.numel, Tensor.is_floating_point, Tensor.__repr__}
+        return tensor_ops.dispatch(func, args, kwargs or {})
 
 
 class GroupwiseFloatQuantTensor(GroupwiseQuantTensor):
     """Minifloat elements; `codes` are uint8 bit patterns."""
 
-    @property
-    def codes(self) -> Tensor:
-        return kernels.encode_float(self._element_values(), self.format.element)
-
 
 class GroupwiseIntQuantTensor(GroupwiseQuantTensor):
     """Integer elements; `scale_` is the step of one integer."""
 
-    @property
-    def codes(self) -> Tensor:
-        q = self._element_values()
-        if self.zero_point_ is not None:
-            q = q + self.zero_point_
-        dtype = torch.int8 if self.format.element.signed else torch.uint8
-        return torch.round(torch.nan_to_num(q)).to(dtype)
+
+def tensor_class(fmt: GroupFormat) -> type[GroupwiseQuantTensor]:
+    return GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
+
+
+def joined(q: GroupwiseQuantTensor) -> Tensor:
+    """The values of `q` as a plain tensor, outside autograd."""
+    return kernels.join_groups(q._grouped, q.axis, q.shape[q.axis])
+
+
+# --- in and out of plain tensors, with gradients ----------------------------------------------------------------
+
+
+@torch._dynamo.allow_in_graph
+class _Assemble(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, value_, scale_, zero_point_, fmt, axis, length, tensor_scale):
+        ctx.axis, ctx.group_size = axis, value_.shape[axis + 1]
+        parts = [None if part is None else part.detach() for part in (value_, scale_, zero_point_, tensor_scale)]
+        return tensor_class(get_format(fmt))(*parts[:3], fmt, axis, length, parts[3])
+
+    @staticmethod
+    def backward(ctx, grad):
+        return kernels.split_groups(grad, ctx.axis, ctx.group_size), None, None, None, None, None, None
+
+
+@torch._dynamo.allow_in_graph
+class _Dequantize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q):
+        return joined(q)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad
+
+
+@torch._dynamo.allow_in_graph
+class _Grouped(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q):
+        ctx.axis, ctx.length = q.axis, q.shape[q.axis]
+        return q._grouped.view_as(q._grouped)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return kernels.join_groups(grad, ctx.axis, ctx.length)
+
+
+# --- checks -----------------------------------------------------------------------------------------------------
+
+
+def _registered(fmt: str | GroupFormat) -> GroupFormat:
+    """`fmt`, which must be found again by its name: that is what a quant tensor and its file remember."""
+    fmt = get_format(fmt)
+    if get_format(fmt.name) != fmt:
+        raise FormatError(f"format name {fmt.name!r} belongs to another format: {get_format(fmt.name)}")
+    return fmt
+
+
+def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, length: int) -> int:
+    rank, size = value_.ndim - 1, fmt.group_size
+    if not -rank <= axis < rank:
+        raise ShapeError(f"axis {axis} is outside a quant tensor of rank {rank} (value_ is {tuple(value_.shape)})")
+    axis %= rank
+    count = -(-length // size)
+    if tuple(value_.shape[axis : axis + 2]) != (count, size):
+        raise ShapeError(
+            f"value_ has shape {tuple(value_.shape)}, expected ({count}, {size}) on axes {axis} and {axis + 1}: "
+            f"{length} elements in groups of {size}"
+        )
+    expected = (*value_.shape[: axis + 1], 1, *value_.shape[axis + 2 :])
+    for name, part in (("scale_", scale_), ("zero_point_", zero_point_)):
+        if part is not None and tuple(part.shape) != expected:
+            raise ScaleShapeError(f"{name} has shape {tuple(part.shape)}, expected {expected}: one entry per group")
+    if fmt.asymmetric != (zero_point_ is not None):
+        raise ShapeError(
+            f"format {fmt.name} {'needs a' if fmt.asymmetric else 'has no'} zero point; "
+            f"found {'none' if zero_point_ is None else tuple(zero_point_.shape)}"
+        )
+    return axis
+
+
+# --- quantize ---------------------------------------------------------------------------------------------------
 
 
 def quantize(
-    x: Tensor, fmt: str | GroupFormat, axis: int = -1, scale_rule: str = "floor"
+    x: Tensor,
+    fmt: str | GroupFormat,
+    axis: int = -1,
+    scale_rule: str = "floor",
+    scaling_per_output: str | None = None,
+    channel_axis: int = 0,
 ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """Quantize a float tensor to a group format along `axis`.
 
-    `value_` has the dtype of `x` (its gradient is straight-through), scales are float32.
+    `value_` has the dtype of `x` (its gradient is straight-through), scales are float32. `scaling_per_output` is
+    "group", or "channel" / "tensor" for one group as long as the axis whose scale repeats; by default it follows from
+    the format: groups where the name ends in a group size, else the tensor.
 
     Raises:
         FormatError: unknown format, unknown rule, or a rule the format cannot have.
         ShapeError: axis outside the rank, or `x` not a floating tensor.
     """
     check_input(x, axis, "quantize")
-    fmt, axis = get_format(fmt), axis % x.ndim
-    quantizer = Quantizer(fmt, axis, scale_rule)
-    tensor_scale = kernels.nvfp4_scale(x, axis, fmt.group_size)[1] if fmt.scale == "nvfp4" else None
+    return quantize_with(Quantizer(get_format(fmt), axis, scale_rule, scaling_per_output, channel_axis), x)
+
+
+def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
+    """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
+    x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
+    fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
     scale = quantizer.scale(x)
     zero_point = quantizer.zero_point(x, scale)
     value = quantizer.apply(x, scale, zero_point)
-    cls = GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
-    return cls(
-        kernels.split_groups(value, axis, fmt.group_size),
-        scale.unsqueeze(axis + 1),
-        None if zero_point is None else zero_point.unsqueeze(axis + 1),
-        fmt.name,
-        axis,
-        x.shape[axis],
-        tensor_scale,
+    if zero_point is None and fmt.asymmetric:
+        zero_point = torch.zeros_like(scale)
+    scale, zero_point = (
+        None if part is None else quantizer.expand_scale(part, x).contiguous().unsqueeze(axis + 1)
+        for part in (scale, zero_point)
+    )
+    value_ = kernels.split_groups(value, axis, fmt.group_size)
+    return GroupwiseQuantTensor.from_parts(
+        value_, scale, zero_point, fmt, axis, x.shape[axis], quantizer.tensor_scale(x)
     )

@@ -5,8 +5,8 @@
 //            with dot the exact integer product of linear element values. Exact (AccWidth must hold
 //            the result), so neither order nor folding matters. Equals
 //            mxexport.fixedpoint.mx_matmul bit for bit.
-// Frames:    ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in, each block's scale in all
-//            of its beats; ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
+// Frames:    ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in, each with the scale of
+//            its block; ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
 // Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a frame
 //            to the first output beat, if that beat was waited for. A frame takes ceil(Rows/Pe) *
 //            ceil(K/Group) * (Group/Simd) cycles, back to back: the next one is received meanwhile.

@@ -1,7 +1,7 @@
 // Product of two MX elements as a signed integer and a negation still owed.
 //
-// Equation:  linear(a_i) * linear(w_i) = neg_o ? -prod_o : prod_o, exact, in units of the product of
-//            the smallest element steps. The caller negates as (~prod_o) + 1 inside its adder tree,
+// Equation:  linear(a_i) * linear(w_i) = neg_o ? -prod_o : prod_o, exact, in units of the product
+//            of the smallest element steps. The caller negates as (~prod_o) + 1 in its adder tree,
 //            where both the inversion and the +1 are free.
 // Latency:   mx_pkg::mul_latency cycles while en_i is high.
 // Styles, chosen by format:

@@ -1,8 +1,8 @@
 // Read-only memory with a registered output, filled from a hex file.
 //
 // Equation:  data_o = word addr_i of File, one cycle later while en_i is high.
-// Style:     "block": block RAM. "lut": rom_style = "auto", which Yosys maps to LUTs at any size and
-//            Vivado by its own rule (Yosys refuses "distributed" for a memory that is never written).
+// Style:     "block": block RAM. "lut": rom_style = "auto", which Yosys maps to LUTs at any size
+//            and Vivado by its own rule (Yosys refuses "distributed" for a read-only memory).
 //            "auto": block RAM above 4 Kib where the words are deep enough (Depth >= BlockDepth),
 //            else "lut": a LUT holds 64 bits, so a shallow wide memory is cheaper in LUTs.
 module mx_rom #(

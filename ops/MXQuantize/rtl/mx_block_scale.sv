@@ -1,7 +1,7 @@
 // Shared scale of one block from the magnitudes of its beats.
 //
 // Equation:  amax = largest magnitude of the block, top = floor(log2(amax)),
-//            F    = the 23 bits of amax below its leading one, everything below or-ed into the last,
+//            F    = the 23 bits of amax below its leading one, all below or-ed into the last,
 //            own  = top + carry + LsbExp + 127 - Emax,  carry = (F + RoundBias) >> 23,
 //            scale = clip(own, CodeMin, CodeMax); an all-zero block has scale = CodeMin.
 //            shift = scale - ScaleBase, the steps by which mx_encode moves the block to the right.

@@ -4,7 +4,7 @@
 //            code = y rounded to the nearest element, ties to even, saturated at MaxCode, with sign
 //            (sign-magnitude for minifloats, two's complement for integers).
 // Latency:   2 cycles while en_i is high.
-// Rounding:  nearest even; subnormals kept; a negative value that rounds to zero is -0 in a minifloat.
+// Rounding:  nearest even; subnormals kept; a minifloat keeps the sign of what rounds to zero.
 module mx_encode #(
   parameter int Width     = 32,
   parameter int ExpBits   = 2,
@@ -68,9 +68,9 @@ module mx_encode #(
     end
   end
 
-  // Move the leading one to the top, but no further than the lowest normal binade goes: what follows
-  // is rounded away. `kept` holds the hidden bit too, so adding it to binade << ManBits makes the
-  // exponent field.
+  // Move the leading one to the top, but no further than the lowest normal binade goes: what
+  // follows is rounded away. `kept` holds the hidden bit too, so adding it to binade << ManBits
+  // makes the exponent field.
   localparam int SumBits  = ((ExpBits == 0) ? ManBits + 1 : ExpBits + ManBits) + 1;
   localparam int LeadBits = mx_pkg::index_bits(Binades + 1);
 

@@ -93,7 +93,7 @@ module mx_quantize #(
 
   // Accept: magnitude and sign, surplus lanes cleared.
 
-  logic [PtrBits:0]            write_q, read_q, level;
+  logic [PtrBits:0]            write_q, read_q, level, in_beat;
   logic [BlockBits-1:0]        in_block_q;
   logic                        take, in_tail, block_end, frame_end;
   logic                        valid_q, last_q;
@@ -105,8 +105,9 @@ module mx_quantize #(
   assign s_axis_tready = !level[PtrBits];
   assign take          = s_axis_tvalid && s_axis_tready;
   assign in_tail       = in_block_q == BlockBits'(Blocks - 1);
-  assign frame_end     = in_tail && (write_q & (PtrBits + 1)'(BeatMask)) == (PtrBits + 1)'(TailBeats - 1);
-  assign block_end     = frame_end || (write_q & (PtrBits + 1)'(BeatMask)) == (PtrBits + 1)'(BeatMask);
+  assign in_beat       = write_q & (PtrBits + 1)'(BeatMask);
+  assign frame_end     = in_tail && in_beat == (PtrBits + 1)'(TailBeats - 1);
+  assign block_end     = frame_end || in_beat == (PtrBits + 1)'(BeatMask);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin

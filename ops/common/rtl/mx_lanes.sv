@@ -3,7 +3,7 @@
 // Equation:  element k of a frame travels in lane k % InLanes of input beat k / InLanes and in lane
 //            k % OutLanes of output beat k / OutLanes. A frame is ceil(K/InLanes) beats in and
 //            ceil(K/OutLanes) beats out; surplus lanes of a last beat are undefined.
-// Latency:   1 cycle; the wider side never waits for a bubble (one beat per cycle on the narrow side).
+// Latency:   1 cycle; one beat per cycle sustained on the narrow side.
 // Handshake: AXI4-Stream; s_axis_tlast ends the input frame, m_axis_tlast the output frame;
 //            s_axis_tready depends on m_axis_tready.
 module mx_lanes #(
@@ -28,8 +28,9 @@ module mx_lanes #(
 
   if (InLanes < 1 || OutLanes < 1 || ElemWidth < 1 || K < 1 ||
       (InLanes % OutLanes != 0 && OutLanes % InLanes != 0)) begin : g_check
-    $error("mx_lanes: InLanes = %0d, OutLanes = %0d, ElemWidth = %0d, K = %0d; expected positive %s",
-           InLanes, OutLanes, ElemWidth, K, "numbers and one lane count a multiple of the other");
+    $error("mx_lanes: InLanes = %0d, OutLanes = %0d, ElemWidth = %0d, K = %0d; expected %s",
+           InLanes, OutLanes, ElemWidth, K,
+           "positive numbers and one lane count a multiple of the other");
   end
 
   localparam int OutWidth = OutLanes * ElemWidth;

@@ -3,8 +3,8 @@
 //
 // Equation:  output = frame 0 (Times times), frame 1 (Times times), ...
 // Latency:   2 cycles (0 when Times = 1: the streams are joined); one beat per cycle sustained.
-// Handshake: AXI4-Stream without TLAST (position in the frame is counted). A beat is sent as soon as
-//            it has arrived, and its place is free again as soon as it was sent for the last time.
+// Handshake: AXI4-Stream without TLAST (position in the frame is counted). A beat is sent as soon
+//            as it has arrived; its place is free again as soon as it was sent for the last time.
 module mx_replay #(
   parameter int Width = 8,
   parameter int Beats = 4,

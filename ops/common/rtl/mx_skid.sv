@@ -1,8 +1,8 @@
 // Stream register: breaks every combinational path (valid, data and ready) of an AXI4-Stream.
 //
 // Equation:  output stream = input stream.
-// Latency:   1 cycle; one beat per cycle sustained. Two beats of storage: the second (skid) register
-//            catches the beat that arrives in the cycle in which the output stalls.
+// Latency:   1 cycle; one beat per cycle sustained. Two beats of storage: the second (skid)
+//            register catches the beat that arrives in the cycle in which the output stalls.
 // Handshake: AXI4-Stream; s_axis_tready and all outputs come from registers.
 module mx_skid #(
   parameter int Width = 8

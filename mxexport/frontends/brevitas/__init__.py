@@ -1,0 +1,85 @@
+"""Brevitas models -> mxexport models.
+
+Brevitas is imported only here and only when a model needs it. Its layers are replaced in a copy, one by one, by
+layers that compute the same bits through `mxexport::` ops; everything between them stays as it was.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import warnings
+
+import torch
+from torch import nn
+
+from mxexport.errors import UnsupportedError
+from mxexport.frontends.brevitas.convert import convert_layers
+
+VERSION = "0.13.4"
+
+
+def is_brevitas(model: object) -> bool:
+    """True where some module of `model` comes from Brevitas (asks only for class names)."""
+    return isinstance(model, nn.Module) and any(
+        base.__module__.split(".")[0] == "brevitas" for m in model.modules() for base in type(m).__mro__
+    )
+
+
+def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
+    """The mxexport model that computes what `model` computes in eval mode; `model` itself is left as it is.
+
+    Groupwise quantizers become groupwise operators with Brevitas' own contracted scales, all others QONNX's standard
+    `Quant`, `FloatQuant` and `BipolarQuant`. Outputs are plain tensors, also where Brevitas returns quant tensors.
+    The result is for inference and export. What differs from Brevitas, or surprises in it, is kept layer by layer in
+    `notes`; a warning names the layers that saturate and the scales that were not powers of two.
+
+    `args`: example inputs. They are needed where a bias takes its scale from an earlier layer, and to measure how
+    many activations saturate.
+
+    Raises:
+        UnsupportedError: Brevitas missing or of another version, or layers that cannot be converted (all are listed).
+    """
+    _require_brevitas()
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"from_brevitas: expected a torch.nn.Module, found {type(model).__name__}")
+    if not is_brevitas(model):
+        raise UnsupportedError("from_brevitas: the model has no Brevitas layer")
+    training = {name: module.training for name, module in model.named_modules()}
+    working = _copy(model)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Brevitas' own, about its internals
+        converted, told = convert_layers(working, args)
+    for name, module in converted.named_modules():
+        parent = name.rpartition(".")[0]
+        module.training = training.get(name, training.get(parent, model.training))
+    if told:
+        lines = [f"  {where}: {what}" for where, what in told]
+        warnings.warn("\n".join(["from_brevitas:", *lines]), stacklevel=2)
+    return converted
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """An eval copy, out of Brevitas' export mode (an export of Brevitas that failed leaves a model in it)."""
+    try:
+        working = copy.deepcopy(model).eval()
+    except Exception as error:  # deepcopy fails in as many ways as there are attributes
+        raise UnsupportedError(f"from_brevitas: the model cannot be copied: {error}") from error
+    for module in working.modules():
+        if getattr(module, "_export_mode", False):
+            module.export_mode = False
+    return working
+
+
+def _require_brevitas() -> None:
+    try:
+        found = importlib.import_module("brevitas").__version__
+    except ImportError as error:
+        raise UnsupportedError(
+            f"from_brevitas: Brevitas cannot be imported ({error}); pip install brevitas=={VERSION} 'setuptools<81'"
+        ) from error
+    if found.split("+")[0] != VERSION:
+        raise UnsupportedError(
+            f"from_brevitas: found Brevitas {found}, expected {VERSION}, the version whose rules are read here; "
+            f"pip install brevitas=={VERSION}"
+        )

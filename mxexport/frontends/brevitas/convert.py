@@ -1,0 +1,185 @@
+"""Finds the Brevitas layers of a model and puts converted layers in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from mxexport.errors import UnsupportedError
+from mxexport.frontends.brevitas.layers import (
+    ConvertedActivation,
+    ConvertedAdd,
+    ConvertedLayer,
+    ConvertedWeightLayer,
+    activation_function,
+    computation,
+)
+from mxexport.frontends.brevitas.observing import Observed, observe
+from mxexport.frontends.brevitas.reading import Reading, read_activation, read_parameter, refuse
+
+
+@dataclass
+class Conversion:
+    """What was found on the way: replacements, what to tell, what cannot be converted."""
+
+    seen: Observed
+    replaced: dict[nn.Module, ConvertedLayer] = field(default_factory=dict)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    def take(self, layer: ConvertedLayer, name: str, role: str, reading: Reading) -> None:
+        layer.install(role, reading.quantizer, reading.tensors)
+        where = f"{name}.{role}" if name else role
+        layer.notes += [(where, note) for note in (*reading.warnings, *reading.notes)]
+        self.told += [(where, warning) for warning in reading.warnings]
+
+
+def convert_layers(model: nn.Module, args: tuple | None) -> tuple[nn.Module, list[tuple[str, str]]]:
+    """`model` (in eval mode, ours to change) with every Brevitas layer replaced, and (where, what) to warn of.
+
+    Raises:
+        UnsupportedError: lists every layer that cannot be converted.
+    """
+    from brevitas.proxy.quant_proxy import QuantProxyFromInjector
+
+    work = Conversion(observe(model, args))
+    inside: tuple[str, ...] = ()
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        if convert := _converter(module):
+            inside = (*inside, f"{name}." if name else "")
+            try:
+                work.replaced[module] = convert(work, name, module)
+            except UnsupportedError as error:
+                work.problems += error.problems or [(name, str(error))]
+        elif isinstance(module, QuantProxyFromInjector) and module.is_quant_enabled:
+            owner = name.rpartition(".")[0]
+            kind = type(model.get_submodule(owner)).__name__
+            work.problems.append((name, f"{type(module).__name__} of {kind}: this layer is not known here"))
+    if work.problems:
+        raise UnsupportedError("from_brevitas: layers that cannot be converted", work.problems)
+    return _swap(model, work.replaced), work.told
+
+
+def _swap(model: nn.Module, replaced: dict[nn.Module, ConvertedLayer]) -> nn.Module:
+    if model in replaced:
+        return replaced[model]
+    for parent in list(model.modules()):
+        for name, child in parent._modules.items():
+            if child in replaced:
+                parent._modules[name] = replaced[child]
+    return model
+
+
+def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], ConvertedLayer] | None:
+    from brevitas import nn as qnn
+    from brevitas.nn.mixin.base import QuantRecurrentLayerMixin
+    from brevitas.nn.quant_layer import QuantNonLinearActLayer, QuantWeightBiasInputOutputLayer
+
+    if isinstance(module, (QuantWeightBiasInputOutputLayer, qnn.QuantEmbedding)):
+        return _weight_layer
+    if isinstance(module, QuantNonLinearActLayer):
+        return _activation
+    if isinstance(module, qnn.QuantEltwiseAdd):
+        return _add
+    if isinstance(module, (qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d)) and module.is_trunc_quant_enabled:
+        return _truncating
+    if isinstance(module, QuantRecurrentLayerMixin):
+        return _recurrent
+    return None
+
+
+def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    compute = computation(layer)
+    if compute is None:
+        raise refuse(name, f"{type(layer).__name__}: this kind of layer is not known here")
+    where = f"{name}.weight"
+    weight = read_parameter(where, layer.weight_quant, layer.weight, _quant_weight(where, layer))
+    bias = _read_bias(work, name, layer)
+    converted = ConvertedWeightLayer(
+        type(layer).__name__,
+        _parameter(layer.weight, weight),
+        None if bias is None else _parameter(layer.bias, bias),
+        compute,
+    )
+    work.take(converted, name, "weight", weight)
+    if bias is not None:
+        work.take(converted, name, "bias", bias)
+    for role in ("input", "output"):
+        _take_activation(work, converted, name, role, layer)
+    return converted
+
+
+def _parameter(original: nn.Parameter, reading: Reading) -> nn.Parameter:
+    return original if reading.values is None else nn.Parameter(reading.values, requires_grad=original.requires_grad)
+
+
+def _read_bias(work: Conversion, name: str, layer: nn.Module) -> Reading | None:
+    if getattr(layer, "bias", None) is None:
+        return None
+    proxy = layer.bias_quant
+    if not proxy.is_quant_enabled:
+        return Reading()
+    where = f"{name}.bias"
+    if not proxy.requires_input_scale:
+        return read_parameter(where, proxy, layer.bias, proxy(layer.bias))
+    quantized = work.seen.bias(where, proxy)
+    if quantized is None:
+        quantized = proxy(layer.bias, _own_quant_input(where, layer), _quant_weight(where, layer))
+    return read_parameter(where, proxy, layer.bias, quantized)
+
+
+def _quant_weight(where: str, layer: nn.Module):
+    """Brevitas' quant tensor; accumulator-aware quantizers ask for the bit width of the input."""
+    if layer.weight_quant.requires_quant_input:
+        return layer.quant_weight(_own_quant_input(where, layer))
+    return layer.quant_weight()
+
+
+def _own_quant_input(where: str, layer: nn.Module):
+    """A quant tensor as the layer's own input quantizer makes them: its scale and bit width are what is wanted."""
+    if not layer.input_quant.is_quant_enabled:
+        raise refuse(where, "its scale follows the input's, which an earlier layer sets; give example inputs (args)")
+    if isinstance(layer, nn.Linear):
+        shape = (1, layer.in_features)
+    else:
+        shape = (1, layer.in_channels, *[1] * len(layer.kernel_size))
+    return layer.input_quant(torch.zeros(shape))
+
+
+def _activation(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    fused = layer.act_quant.fused_activation_quant_proxy
+    function = activation_function(None if fused is None else fused.activation_impl)
+    converted = ConvertedActivation(type(layer).__name__, function)
+    for role in ("input", "act"):
+        _take_activation(work, converted, name, role, layer)
+    return converted
+
+
+def _add(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    converted = ConvertedAdd(type(layer).__name__)
+    for role in ("input", "output"):
+        _take_activation(work, converted, name, role, layer)
+    return converted
+
+
+def _take_activation(work: Conversion, converted: ConvertedLayer, name: str, role: str, layer: nn.Module) -> None:
+    proxy = getattr(layer, f"{role}_quant", None)
+    if proxy is None:  # an embedding quantizes its weight only
+        return
+    where = f"{name}.{role}" if name else role
+    work.take(converted, name, role, read_activation(where, proxy, work.seen.clipped(proxy)))
+
+
+def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    raise refuse(
+        name, f"{type(layer).__name__} shifts by the scale of a quant tensor; use nn.AvgPool2d and a QuantIdentity"
+    )
+
+
+def _recurrent(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    raise refuse(name, f"{type(layer).__name__}: recurrent layers have no converted form yet")

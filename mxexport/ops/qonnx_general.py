@@ -1,0 +1,163 @@
+"""Quantizers without groups: the standard QONNX operators `Quant`, `FloatQuant` and `BipolarQuant`.
+
+They keep QONNX's own domain and are executed by qonnx itself. What is added here is what makes a file with them run
+everywhere else: schemas with shape inference, and function bodies in standard ONNX operators. Needs no torch.
+
+An operator has one body per file. Where its nodes round alike the body rounds that way; where they do not, it picks
+by the node's own `rounding_mode`, which takes comparing strings (opset 19).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import defs
+
+from mxexport.errors import UnsupportedError
+from mxexport.ops import _body
+
+DOMAIN = "qonnx.custom_op.general"
+VERSION = 2  # as Brevitas writes it; QONNX resolves these operators to the same classes as version 1
+
+_INPUTS = {
+    "Quant": ("x", "scale", "zero_point", "bit_width"),
+    "FloatQuant": ("x", "scale", "exponent_bit_width", "mantissa_bit_width", "exponent_bias", "max_val"),
+    "BipolarQuant": ("x", "scale"),
+}
+ATTRIBUTES = {
+    "Quant": {"signed": "i", "narrow": "i", "rounding_mode": "s"},
+    "FloatQuant": {
+        "has_inf": "i", "has_nan": "i", "has_subnormal": "i", "saturation": "i", "rounding_mode": "s",
+    },
+    "BipolarQuant": {},
+}  # fmt: skip
+OPERATORS = tuple(_INPUTS)
+
+
+# --- schemas --------------------------------------------------------------------------------------------------
+
+
+def _infer(ctx) -> None:
+    """The output has the type and shape of the first input."""
+    ctx.set_output_type(0, ctx.get_input_type(0))
+
+
+def _schema(op_type: str) -> defs.OpSchema:
+    kinds = {"i": defs.OpSchema.AttrType.INT, "s": defs.OpSchema.AttrType.STRING}
+    schema = defs.OpSchema(
+        op_type,
+        DOMAIN,
+        1,
+        f"{op_type} of the QONNX standard.",
+        inputs=[defs.OpSchema.FormalParameter(name, "tensor(float)", "") for name in _INPUTS[op_type]],
+        outputs=[defs.OpSchema.FormalParameter("y", "tensor(float)", "")],
+        attributes=[
+            defs.OpSchema.Attribute(name, kinds[kind], "", required=False) for name, kind in ATTRIBUTES[op_type].items()
+        ],
+    )
+    schema.set_type_and_shape_inference_function(_infer)
+    return schema
+
+
+for _op_type in OPERATORS:
+    if not defs.has(_op_type, DOMAIN):
+        defs.register_schema(_schema(_op_type))
+
+
+# --- function bodies ------------------------------------------------------------------------------------------
+
+
+def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.FunctionProto]:
+    """Function bodies of the operators of this domain that `nodes` use, for a model of `opset`.
+
+    Raises:
+        UnsupportedError: nodes of one operator that round differently, below opset 19.
+    """
+    used: dict[str, dict[str, str]] = {}
+    for node in nodes:
+        if node.domain == DOMAIN and node.op_type in _INPUTS:
+            attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+            mode = attributes.get("rounding_mode", b"ROUND").decode()
+            used.setdefault(node.op_type, {})[mode] = node.name
+    for op_type, modes in used.items():
+        if len(modes) > 1 and opset < 19:
+            raise UnsupportedError(
+                f"{op_type} nodes that round differently need opset 19 or higher; this is opset {opset}",
+                [(name, f"rounding mode {mode}") for mode, name in modes.items()],
+            )
+    return [_function(op_type, tuple(modes), opset) for op_type, modes in used.items()]
+
+
+def _function(op_type: str, modes: tuple[str, ...], opset: int) -> onnx.FunctionProto:
+    b = _body.Body(_INPUTS[op_type])
+    y = {"Quant": _quant, "FloatQuant": _float_quant, "BipolarQuant": _bipolar_quant}[op_type](b, modes)
+    types = {"i": ir.AttributeType.INT, "s": ir.AttributeType.STRING}
+    declared = [ir.Attr(name, types[kind], None) for name, kind in ATTRIBUTES[op_type].items()]
+    proto = ir.serde.serialize_function(b.function(DOMAIN, op_type, {"y": y}, declared))
+    proto.opset_import[0].version = opset
+    return proto
+
+
+def _round(b, v, modes: tuple[str, ...]):
+    rounded = [_ROUND[mode](b, v) for mode in modes]
+    if len(modes) == 1:
+        return rounded[0]
+    wanted = b.op(
+        "Constant", (), {"value_string": ir.RefAttr("value_string", "rounding_mode", ir.AttributeType.STRING)}
+    )
+    index = b.int(0)
+    for i, mode in enumerate(modes):
+        named = b.op("Constant", (), {"value_string": mode})
+        index = b.Add(index, b.Mul(b.Cast(b.Equal(wanted, named), to=ir.DataType.INT64), b.int(i)))
+    # Gather, not Where: Where adds its two sides in onnxruntime, which loses the sign of zero.
+    return b.Gather(b.Concat(*[b.Unsqueeze(r, b.int([0])) for r in rounded], axis=0), index, axis=0)
+
+
+_ROUND = {
+    "ROUND": lambda b, v: b.Round(v),
+    "FLOOR": lambda b, v: b.Floor(v),
+    "CEIL": lambda b, v: b.Ceil(v),
+    "DOWN": lambda b, v: b.Mul(b.Sign(v), b.Floor(b.Abs(v))),
+}
+ROUNDING_MODES = tuple(_ROUND)
+
+
+def _quant(b, modes):
+    """(clip(round(x / scale + zero_point)) - zero_point) * scale. NaN stays, and -0 where a negative rounds to it."""
+    one, nothing = b.const(1), b.const(0)
+    scale, zero = b.inputs["scale"], b.inputs["zero_point"]
+    signed, narrow = (b.Cast(b.attr(name), to=ir.DataType.FLOAT) for name in ("signed", "narrow"))
+    codes = _body.pow2(b, b.Cast(b.inputs["bit_width"], to=ir.DataType.INT64))
+    half = b.Mul(codes, b.const(0.5))
+    is_signed = b.Greater(signed, nothing)
+    low = b.Where(is_signed, b.Sub(narrow, half), nothing)
+    high = b.Where(is_signed, b.Sub(half, one), b.Sub(b.Sub(codes, one), narrow))
+    v = b.Div(b.inputs["x"], scale)
+    # -0 + zero_point is +0, but onnxruntime drops the addition when it knows that zero_point is 0.
+    v = b.Add(b.Where(b.Equal(v, nothing), nothing, v), zero)
+    clipped = b.Max(b.Min(_round(b, v, modes), high), low)
+    return b.Mul(b.Sub(clipped, zero), scale)
+
+
+def _float_quant(b, modes):
+    """round(x / scale) * scale on a minifloat's grid, saturating at max_val, subnormals kept; an Inf becomes NaN."""
+    x, zero, scale = b.inputs["x"], b.const(0), b.inputs["scale"]
+    mantissa, bias = (b.Cast(b.inputs[n], to=ir.DataType.INT64) for n in ("mantissa_bit_width", "exponent_bias"))
+    negative = b.Or(b.Less(x, zero), b.Less(b.Reciprocal(x), zero))
+    v = b.Div(b.Abs(x), scale)
+    largest = b.inputs["max_val"]
+    saturated = b.Where(b.Less(v, largest), v, largest)
+    exponent = _body.floor_log2(b, b.Max(saturated, _body.pow2(b, b.Sub(b.int(1), bias))))
+    step = _body.pow2(b, b.Sub(exponent, mantissa))
+    rounded = b.Mul(_round(b, b.Div(saturated, step), modes), step)
+    signed_scale = b.Where(negative, b.Neg(scale), scale)
+    return b.Mul(b.Where(b.Or(b.IsNaN(v), b.IsInf(v)), b.const(np.nan), rounded), signed_scale)
+
+
+def _bipolar_quant(b, modes):
+    """scale where x >= 0, else -scale."""
+    positive = b.GreaterOrEqual(b.inputs["x"], b.const(0))
+    return b.Mul(b.Where(positive, b.const(1), b.const(-1)), b.inputs["scale"])

@@ -1,0 +1,109 @@
+"""The command: one clear line and the documented exit code for everything that can go wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import mxexport as mx
+
+
+def run(*arguments, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "mxexport.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"} | environment,
+    )
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli")
+    torch.manual_seed(0)
+    mlp = nn.Sequential(nn.Linear(40, 8), nn.ReLU(), nn.Linear(8, 4))
+    mx.export(mx.quantize_model(mlp, "mxfp4_e2m1", "mxint8"), (torch.zeros(1, 40),), directory / "mlp.onnx")
+    cnn = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 4))
+    mx.export(mx.quantize_model(cnn), (torch.zeros(1, 1, 8, 8),), directory / "cnn.onnx")
+    np.save(directory / "x.npy", np.random.default_rng(0).random((20, 40), np.float32))
+    return directory
+
+
+def test_help_names_every_command():
+    done = run("--help")
+    assert done.returncode == 0
+    for command in ("demo", "info", "run", "compile", "simulate", "synth", "report"):
+        assert command in done.stdout
+        assert run(command, "--help").returncode == 0
+
+
+def test_info_and_run_speak_json(files, tmp_path):
+    info = json.loads(run("info", files / "mlp.onnx", "--json").stdout)
+    assert [q["format"] for q in info["quantizers"]] == ["mxfp4_e2m1", "mxint8", "mxfp4_e2m1", "mxint8"]
+    assert "mxfp4_e2m1" in run("info", files / "mlp.onnx").stdout
+    for executor in ("onnxruntime", "qonnx", "reference"):
+        done = run("run", files / "mlp.onnx", files / "x.npy", "--out", tmp_path / executor, "--executor", executor)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(run("run", files / "mlp.onnx", files / "x.npy", "--out", tmp_path / "y.npy", "--json").stdout)
+    assert np.load(tmp_path / "y.npy").shape == (20, 4)
+
+
+def test_compile_simulate_report_on_the_command_line(files, tmp_path):
+    out = tmp_path / "design"
+    done = run("compile", files / "mlp.onnx", out, "--calibration", files / "x.npy", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [layer["name"] for layer in json.loads(done.stdout)["layers"]] == ["0", "2"]
+    done = run("simulate", out, files / "x.npy", "--out", tmp_path / "y.npy", "--stall", "0.3", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["equals_dataflow"] is True
+    assert "frames per second" in run("report", out).stdout
+
+
+def test_exit_codes_and_one_clear_message(files, tmp_path):
+    """Usage and files 2, unsupported model 3, missing tool 4; never a traceback."""
+    (tmp_path / "bad.onnx").write_bytes(b"\x00\x01not a model")
+    (tmp_path / "bad.npy").write_bytes(b"not an array")
+    x = files / "x.npy"
+    cases = [
+        (2, "unknown format 'mxfp5'", ("demo", "--format", "mxfp5")),
+        (2, "no such file", ("info", tmp_path / "absent.onnx")),
+        (2, "not a readable ONNX model", ("info", tmp_path / "bad.onnx")),
+        (2, "no such file", ("run", files / "mlp.onnx", tmp_path / "absent.npy")),
+        (2, "not a .npy array", ("run", files / "mlp.onnx", tmp_path / "bad.npy")),
+        (2, "expected one of onnxruntime", ("run", files / "mlp.onnx", x, "--executor", "tvm")),
+        (2, "no compiled design", ("report", tmp_path)),
+        (2, "No such command", ("fly",)),
+        (3, "node '0' (Conv)", ("compile", files / "cnn.onnx", tmp_path / "d", "--calibration", x)),
+        (3, "has shape (20, 40)", ("run", files / "cnn.onnx", x)),
+    ]
+    for code, message, arguments in cases:
+        done = run(*arguments)
+        assert done.returncode == code, (arguments, done.returncode, done.stderr)
+        assert message in done.stderr and "Traceback" not in done.stderr, (arguments, done.stderr)
+
+
+def test_wrong_scale_shape_in_a_file_is_named(files, tmp_path):
+    model = onnx.load(files / "mlp.onnx")
+    scale = next(i for i in model.graph.initializer if i.name == "0.weight_scale")
+    scale.CopyFrom(onnx.numpy_helper.from_array(np.ones((8, 40), np.float32), scale.name))
+    onnx.save(model, tmp_path / "m.onnx")
+    done = run("compile", tmp_path / "m.onnx", tmp_path / "d", "--calibration", files / "x.npy")
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert "'0.weight_quant': scale has shape (8, 40), expected (8, 2)" in done.stderr
+    done = run("run", tmp_path / "m.onnx", files / "x.npy", "--executor", "qonnx", "--out", tmp_path / "y.npy")
+    assert done.returncode == 3 and "scale has shape (8, 40), expected (8, 2)" in done.stderr
+
+
+def test_missing_compiler_gives_exit_code_4(files, tmp_path):
+    out = tmp_path / "design"
+    assert run("compile", files / "mlp.onnx", out, "--calibration", files / "x.npy").returncode == 0
+    done = run("simulate", out, files / "x.npy", CXX="no-such-compiler")
+    assert done.returncode == 4 and "g++" in done.stderr and "Traceback" not in done.stderr

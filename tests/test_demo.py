@@ -1,0 +1,41 @@
+"""The main job on real digits, every stage: what `mxexport demo` promises."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from mxexport.demo import run_demo
+
+
+@pytest.fixture(scope="module", params=["mxint8", "mxfp6_e2m3", "mxfp4_e2m1"])
+def result(request, tmp_path_factory):
+    messages = []
+    found = run_demo(request.param, tmp_path_factory.mktemp("demo"), synthesize=False, progress=messages.append)
+    assert len(messages) >= 6
+    return found
+
+
+def test_quantizers_and_rtl_are_bit_exact_on_1000_images(result):
+    assert result["images"] == 1000
+    assert result["bit_exact"] == {"quantizers": True, "rtl": True}
+
+
+def test_every_stage_is_as_accurate_as_quantized_torch(result):
+    accuracy = result["accuracy"]
+    assert set(accuracy) == {"float", "torch", "onnxruntime", "qonnx", "dataflow", "rtl"}
+    assert accuracy["torch"] > 94
+    for stage in ("onnxruntime", "qonnx", "dataflow", "rtl"):
+        assert abs(accuracy[stage] - accuracy["torch"]) <= 0.5
+        assert result["agreement_with_torch"][stage] >= 99.5
+    assert result["flipped_codes"]["rate"] <= 1e-4
+    assert not any(result["clamped_blocks"].values())
+
+
+def test_result_is_plain_json_with_files_that_exist(result, tmp_path):
+    text = json.dumps(result)
+    assert json.loads(text) == result
+    assert result["cycles_per_image"] > 0
+    for path in result["files"].values():
+        assert (tmp_path / path).exists()

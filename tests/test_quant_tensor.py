@@ -1,0 +1,374 @@
+"""Quant tensors as tensors: equal to their values in every operation, groups kept where they stay whole."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+import mxexport as mx
+from mxexport.errors import FormatError, InputFileError, ScaleShapeError, ShapeError, UnsupportedError
+from mxexport.quant import GroupwiseQuantTensor, load_file, save_file
+from mxexport.quant.codes import decode
+from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
+
+FORMATS = (*ALL_FORMATS, "nvfp4")
+
+
+def quantized(name: str = "mxfp6_e2m3_g8", shape=(3, 5, 20), axis: int = 1) -> GroupwiseQuantTensor:
+    torch.manual_seed(0)
+    return mx.quantize(torch.randn(shape), name, axis)
+
+
+def assert_consistent(q: GroupwiseQuantTensor) -> None:
+    """Shapes are contracted, and codes times scales are the values."""
+    g, a = q.group_size, q.axis
+    assert q.value_.shape == (*q.shape[:a], -(-q.shape[a] // g), g, *q.shape[a + 1 :])
+    assert q.scale_.shape == (*q.value_.shape[: a + 1], 1, *q.value_.shape[a + 2 :])
+    assert q.zero_point_ is None or q.zero_point_.shape == q.scale_.shape
+    assert not q.value_.flatten(a, a + 1).narrow(a, q.shape[a], -q.shape[a] % g).any()
+    again = decode(q.codes, q.scale_, q.zero_point_, q.format)
+    assert torch.equal(again, q.value_)
+
+
+KEEPING = {
+    "neg": lambda q: -q,
+    "abs": lambda q: abs(q),
+    "relu": torch.relu,
+    "clone": torch.clone,
+    "detach": lambda q: q.detach(),
+    "deepcopy": copy.deepcopy,
+    "contiguous": lambda q: q.contiguous(),
+    "cpu": lambda q: q.cpu(),
+    "to": lambda q: q.to("cpu", copy=True),
+    "double": lambda q: q.double().float(),
+    "transpose": lambda q: q.transpose(0, -1),
+    "swapaxes": lambda q: q.swapaxes(1, 2),
+    "permute": lambda q: q.permute(2, 0, 1),
+    "movedim": lambda q: q.movedim(1, -1),
+    "mT": lambda q: q.mT,
+    "view": lambda q: q.view(15 // 5, 5, 4, 5),
+    "reshape": lambda q: q.reshape(3, 5, -1),
+    "flatten": lambda q: q.flatten(2),
+    "unsqueeze": lambda q: q.unsqueeze(1).unsqueeze(-1),
+    "squeeze": lambda q: q.unsqueeze(0).squeeze(),
+    "row": lambda q: q[1],
+    "rows": lambda q: q[1:3, :, ::2],
+    "none": lambda q: q[None, ..., 3],
+    "groups": lambda q: q[:, :4],
+    "tail": lambda q: q[:, 4:],
+    "narrow": lambda q: q.narrow(2, 3, 7),
+    "split": lambda q: q.split([4, 1], 1)[1],
+    "chunk": lambda q: q.chunk(3, 0)[1],
+    "unbind": lambda q: q.unbind(2)[4],
+    "index_select": lambda q: q.index_select(0, torch.tensor([2, 0])),
+    "cat": lambda q: torch.cat([q, -q], 0),
+    "cat_whole": lambda q: torch.cat([q[:, :4], q], 1),
+    "stack": lambda q: torch.stack([q, -q], -1),
+    "times_power_of_two": lambda q: 0.25 * q * 8,
+    "over_power_of_two": lambda q: q / 2,
+    "empty_slice": lambda q: q[2:2],
+}
+
+
+@pytest.mark.parametrize("name", ["mxfp4_e2m1_g4", "mxint8_g4", "int4_g4", "float_fnuz_e4m3_g4"])
+@pytest.mark.parametrize("operation", KEEPING)
+def test_operation_on_whole_groups_keeps_them(name, operation):
+    q = quantized(name)
+    result = KEEPING[operation](q)
+    assert type(result) is type(q) and result.format == q.format
+    assert torch.equal(result.value, KEEPING[operation](q.value))
+    assert_consistent(result)
+
+
+LEAVING = {
+    "add": lambda q: q + 1,
+    "add_tensor": lambda q: q + q,
+    "sub": lambda q: 1 - q,
+    "mul": lambda q: q * 3,
+    "div": lambda q: 2 / (q + 9),
+    "power": lambda q: q**2,
+    "matmul": lambda q: q @ torch.eye(20),
+    "less": lambda q: q < 0.5,
+    "equal": lambda q: q == q,
+    "maximum": lambda q: torch.maximum(q, -q),
+    "max_pool": lambda q: functional.max_pool1d(q, 2),
+    "max_pool2d": lambda q: functional.max_pool2d(q, 2),
+    "softmax": lambda q: q.softmax(-1),
+    "sum": lambda q: q.sum(1),
+    "where": lambda q: torch.where(q > 0, q, 0.0),
+    "flatten": lambda q: q.flatten(),
+    "joined": lambda q: q.reshape(15, 20),
+    "cut_groups": lambda q: q[:, :3],
+    "strided": lambda q: q[:, ::4],
+    "selected": lambda q: q[:, 2],
+    "indexed": lambda q: q[torch.tensor([0, 2])],
+    "masked": lambda q: q[q > 0],
+    "cat_short": lambda q: torch.cat([q, q], 1),
+    "cat_plain": lambda q: torch.cat([q, torch.ones(3, 5, 20)], 0),
+    "stack_plain": lambda q: torch.stack([q, torch.ones(3, 5, 20)]),
+    "int": lambda q: q.int(),
+    "zeros_like": torch.zeros_like,
+}
+
+
+@pytest.mark.parametrize("name", ["mxfp8_e4m3_g4", "uint4_g4", "nvfp4"])
+@pytest.mark.parametrize("operation", LEAVING)
+def test_other_operations_give_plain_tensors(name, operation):
+    q = quantized(name)
+    result = LEAVING[operation](q)
+    assert type(result) is torch.Tensor
+    assert torch.equal(result, LEAVING[operation](q.value))
+
+
+def test_asymmetric_codes_mirror_under_neg():
+    q = quantized("uint4_g4")
+    assert_consistent(-q)
+    assert torch.equal((-q).value, -q.value) and torch.equal((-q).zero_point_, 15 - q.zero_point_)
+    assert type(abs(q)) is torch.Tensor and type(torch.relu(q)) is type(q)
+
+
+def test_whole_groups_can_be_split_off_an_axis_and_joined_again():
+    q = quantized("mxint8_g4", (6, 24), 1)
+    split = q.view(6, 3, 8)
+    assert split.axis == 2 and split.value_.shape == (6, 3, 2, 4)
+    joined = split.view(-1)
+    assert joined.axis == 0 and torch.equal(joined.value, q.value.flatten())
+    assert_consistent(split)
+    assert_consistent(joined)
+    assert type(q.view(12, 12)) is type(q) and type(q.view(24, 6)) is torch.Tensor
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_views_and_slices_equal_those_of_the_values(data):
+    shape = tuple(data.draw(st.lists(st.sampled_from([1, 2, 3, 4, 6]), min_size=1, max_size=4)))
+    axis, group = data.draw(st.integers(0, len(shape) - 1)), data.draw(st.integers(1, 4))
+    q = mx.quantize(torch.randn(shape), f"mxfp8_e4m3_g{group}", axis)
+    q = q.permute(*data.draw(st.permutations(range(len(shape)))))
+    factors = [2] * sum(n in (2, 6) for n in shape) + [3] * sum(n in (3, 6) for n in shape)
+    factors += [4] * sum(n == 4 for n in shape) + [1]
+    target = tuple(data.draw(st.permutations(factors)))
+    results = [(q.reshape(target), q.value.reshape(target))]
+    dim = data.draw(st.integers(0, len(shape) - 1))
+    index = (slice(None),) * dim + (slice(data.draw(st.integers(0, 6)), data.draw(st.integers(0, 6))),)
+    results.append((q[index], q.value[index]))
+    for result, expected in results:
+        assert result.shape == expected.shape
+        if isinstance(result, GroupwiseQuantTensor):
+            assert_consistent(result)
+            result = result.value
+        assert torch.equal(result, expected)
+
+
+def test_power_of_two_that_would_lose_bits_gives_a_plain_tensor():
+    q = mx.quantize(torch.tensor([[2.0**-126, 0, 0, 0], [1, 2, 3, 4]]), "mxfp8_e4m3_g4")
+    for factor in (2.0**-20, 0.5):  # the first group already has the smallest scale
+        assert type(q * factor) is torch.Tensor and torch.equal(q * factor, q.value * factor)
+    assert type(q[1:] * 0.5) is type(q)
+
+
+def test_storage_is_contracted_after_every_operation():
+    q = quantized("mxint8", (64, 256), 1)
+    limit = 64 * 256 * 4 + 64 * 8 * 4
+    for result in (q, -q, q.t(), q.view(8, 8, 256), torch.cat([q[:32], q[32:]])):
+        inner = [getattr(result, name) for name in result.__tensor_flatten__()[0]]
+        assert sum(t.numel() * t.element_size() for t in inner) == limit
+
+
+def test_dtype_moves_change_values_and_leave_scales_float32():
+    q = quantized("mxint8_g4")
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        moved = q.to(dtype)
+        assert moved.dtype == moved.value_.dtype == dtype and moved.scale_.dtype == torch.float32
+        assert torch.equal(moved.codes, q.codes)
+    assert type(q.to("meta")) is type(q) and q.to("meta").scale_.device.type == "meta"
+
+
+def test_quant_tensors_refuse_writing():
+    q = quantized()
+    for write in (lambda: q.add_(1), lambda: q.zero_(), lambda: torch.add(q, 1, out=q), lambda: q.__setitem__(0, 1.0)):
+        with pytest.raises(UnsupportedError, match="cannot be changed in place"):
+            write()
+    x = torch.ones(3, 5, 20)
+    assert torch.equal(x.add_(q), 1 + q.value)
+
+
+def test_module_holds_a_quant_tensor_as_parameter_and_loads_its_state_dict():
+    def layer(seed):
+        torch.manual_seed(seed)
+        module = torch.nn.Linear(40, 4)
+        module.weight = torch.nn.Parameter(mx.quantize(module.weight.detach(), "mxint8"))
+        return module
+
+    a, b, x = layer(0), layer(1), torch.randn(2, 40)
+    b.load_state_dict(a.state_dict())
+    assert torch.equal(b(x), a(x)) and isinstance(b.weight, GroupwiseQuantTensor)
+    a(x).sum().backward()
+    assert torch.equal(a.weight.grad, x.sum(0).expand(4, 40))
+    assert isinstance(copy.deepcopy(a).weight, torch.nn.Parameter)
+    with pytest.raises(UnsupportedError, match="cannot copy a plain"), torch.no_grad():
+        b.weight.copy_(torch.zeros(4, 40))
+
+
+def test_gradients_pass_straight_through_every_operation():
+    x = torch.randn(4, 32, requires_grad=True)
+    q = mx.quantize(x, "mxfp8_e4m3_g8", scale_rule="ceil")  # nothing is clipped
+    weights = torch.randn(32, 4)
+    loss = (-q.t() * weights).sum() + q.value_.sum() + q.value.sum() + q[1:3, 8:].sum() + torch.cat([q, q]).sum()
+    loss.backward()
+    inner = torch.zeros(4, 32)
+    inner[1:3, 8:] = 1
+    torch.testing.assert_close(x.grad, -weights.t() + 4 + inner)
+    assert q.requires_grad and not q.detach().requires_grad
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_function_takes_and_returns_quant_tensors(backend):
+    def function(q, x):
+        y = -q.t()
+        made = mx.quantize(x, "int4_g16")
+        return y, y.value + 1, q.scale_, y.codes, functional.linear(x, q), made.value, made, made.scale
+
+    q, x = quantized("mxfp8_e4m3", (4, 70)), torch.randn(3, 70)
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=backend)(q, x)
+    for actual, expected in zip(compiled, function(q, x), strict=True):
+        assert type(actual) is type(expected)
+        torch.testing.assert_close(actual + 0, expected + 0, rtol=1e-6, atol=1e-6)
+    assert compiled[0].format == q.format and compiled[0].axis == 0
+
+
+def test_compiled_function_has_the_straight_through_gradient():
+    def function(x):
+        q = mx.quantize(x, "mxfp8_e4m3", scale_rule="ceil")
+        return (q.t() * 3).sum() + q.value.sum()
+
+    torch._dynamo.reset()
+    x = torch.randn(4, 70, requires_grad=True)
+    torch.compile(function, fullgraph=True, backend="aot_eager")(x).backward()
+    assert torch.equal(x.grad, torch.full((4, 70), 4.0))
+
+
+def test_python_protocols():
+    q = quantized("mxint8", (2, 5))
+    assert np.array_equal(q.numpy(), q.value.numpy()) and np.array_equal(np.asarray(q), q.value.numpy())
+    assert q.tolist() == q.value.tolist() and q[0, 0].item() == q.value[0, 0].item()
+    assert "mxint8" in repr(q) and "mxint8" in f"{q}" and len(q) == 2 and [r.shape for r in q] == [(5,), (5,)]
+    x = torch.randn(2, 5, requires_grad=True)
+    assert "requires_grad" not in repr(q) and "grad_fn" in repr(mx.quantize(x, "mxint8"))
+    buffer = io.BytesIO()
+    torch.save(q, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False), q)
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"value_": torch.zeros(2, 3, 5)}, ShapeError, r"expected \(2, 4\) on axes 1 and 2"),
+        ({"scale_": torch.ones(2, 2, 4)}, ScaleShapeError, r"expected \(2, 2, 1\): one entry per group"),
+        ({"zero_point_": torch.zeros(2, 2, 1)}, ShapeError, "has no zero point"),
+        ({"axis": 2}, ShapeError, "axis 2 is outside"),
+        ({"fmt": "uint8_g4"}, ShapeError, "needs a zero point"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(change, error, message):
+    parts = {"value_": torch.zeros(2, 2, 4), "scale_": torch.ones(2, 2, 1), "zero_point_": None}
+    parts |= {"fmt": "mxint8_g4", "axis": 1, "length": 7}
+    assert GroupwiseQuantTensor.from_parts(**parts).shape == (2, 7)
+    with pytest.raises(error, match=message):
+        GroupwiseQuantTensor.from_parts(**(parts | change))
+
+
+# --- files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", FORMATS)
+def test_file_gives_back_the_same_bits(tmp_path, name, dtype):
+    x = torch.from_numpy(np.stack([edge_values((30, 70), seed) for seed in range(2)], axis=2)).to(dtype)
+    if dtype == torch.float16:
+        x = x.clamp(-100, 100)
+    q = mx.quantize(x, name, axis=1)
+    save_file({"w": q, "plain": torch.arange(3), "flipped": q.permute(1, 0, 2)}, tmp_path / "f")
+    loaded = load_file(tmp_path / "f")
+    assert list(loaded) == ["flipped", "w", "plain"] and torch.equal(loaded["plain"], torch.arange(3))
+    again = loaded["w"]
+    assert type(again) is type(q) and again.format == q.format and again.axis == 1 and again.dtype == dtype
+    assert_equal_bits(again.value_.float().numpy(), q.value_.float().numpy())
+    assert_equal_bits(again.scale_.numpy(), q.scale_.numpy())
+    assert loaded["flipped"].axis == 0 and q.zero_point_ is None or torch.equal(again.zero_point_, q.zero_point_)
+
+
+def test_file_is_small(tmp_path):
+    x = torch.randn(256, 1024)
+    for name, bits in (("mxfp4_e2m1", 4.25), ("mxfp6_e2m3", 6.25), ("mxint8", 8.25), ("int3_g32", 4)):
+        save_file({"w": mx.quantize(x, name)}, tmp_path / "f")
+        assert (tmp_path / "f").stat().st_size < x.numel() * bits / 8 + 600
+
+
+def test_values_that_are_not_codes_are_not_saved(tmp_path):
+    q = GroupwiseQuantTensor.from_parts(torch.full((1, 1, 4), 0.3), torch.ones(1, 1, 1), None, "mxint8_g4", 1, 4)
+    with pytest.raises(FormatError, match="'w' are not mxint8_g4 codes times scales"):
+        save_file({"w": q}, tmp_path / "f")
+    with pytest.raises(FormatError, match="two tensors would be called 'w.codes'"):
+        save_file({"w": quantized(), "w.codes": torch.ones(1)}, tmp_path / "f")
+    assert list(tmp_path.iterdir()) == []
+
+
+ENTRY = {"format": "mxint8", "axis": 1, "shape": [2, 40], "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    "metadata, message",
+    [
+        ("not json", "is not what save_file writes"),
+        ("[" * 100_000, "is not what save_file writes"),
+        (json.dumps([]), "is not what save_file writes"),
+        (json.dumps({"version": 2, "tensors": {}}), "file version 2, expected 1"),
+        (json.dumps({"version": 1, "tensors": {"w": 3}}), "not an object"),
+        *(
+            (json.dumps({"version": 1, "tensors": {"w": ENTRY | change}}), message)
+            for change, message in [
+                ({"format": "mxfp9"}, "'w' cannot be read: unknown format"),
+                ({"format": ["mxint8"]}, "expected a format name"),
+                ({"format": "mxint8_g8"}, r"w.codes is torch.uint8 \(2, 2, 32\), expected torch.uint8 \(2, 5, 8\)"),
+                ({"format": "mxfp4_e2m1"}, r"expected torch.uint8 \(2, 2, 16\)"),
+                ({"format": "uint8_g32"}, "w.scale is torch.uint8"),
+                ({"axis": 7}, "axis 7 is outside"),
+                ({"axis": True}, "axis True is outside"),
+                ({"shape": [2, 10**12]}, "w.codes is"),
+                ({"shape": [2, -40]}, "not a list of sizes"),
+                ({"dtype": "object"}, "dtype 'object'"),
+            ]
+        ),
+        (json.dumps({"version": 1, "tensors": {"v": ENTRY}}), "'v.codes' is missing"),
+        (json.dumps({"version": 1, "tensors": {"w": {}}}), "'format' is missing"),
+    ],
+)
+def test_hostile_metadata_is_refused(tmp_path, metadata, message):
+    save_file({"w": mx.quantize(torch.randn(2, 40), "mxint8")}, tmp_path / "f")
+    tensors = safetensors.torch.load_file(tmp_path / "f")
+    safetensors.torch.save_file(tensors, tmp_path / "f", {"mxexport": metadata})
+    with pytest.raises(InputFileError, match=message):
+        load_file(tmp_path / "f")
+
+
+def test_other_files_are_named(tmp_path):
+    with pytest.raises(InputFileError, match="no such file"):
+        load_file(tmp_path / "absent")
+    (tmp_path / "f").write_bytes(b"PK not safetensors")
+    with pytest.raises(InputFileError, match="not a readable safetensors file"):
+        load_file(tmp_path / "f")
+    safetensors.torch.save_file({"x": torch.ones(2)}, tmp_path / "g")
+    assert torch.equal(load_file(tmp_path / "g")["x"], torch.ones(2))
