@@ -20,12 +20,12 @@ class _ChannelQuant(QuantLayer):
 
     def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
         """Choose the activation format; there is no weight."""
+        last = -1 if self.axis is None else self.axis
         for prefix in self.prefixes:
-            last = -1 if self.axis is None else self.axis
-            setattr(self, f"{prefix}_quant", make_quantizer(activation, last, scale_rule))
             # A quantizer belongs to one axis, and the rank is known only when data comes.
             channels = make_quantizer(activation, 1, scale_rule) if self.axis is None else None
-            setattr(self, f"{prefix}_channel_quant", channels)
+            given = make_quantizer(activation, last, scale_rule)
+            self._hold(**{f"{prefix}_quant": given, f"{prefix}_channel_quant": channels})
 
     def _apply_to(self, prefix: str, x: Tensor) -> Tensor:
         channels = self.axis is None and x.ndim in (4, 5)
@@ -71,8 +71,10 @@ class QuantMatMul(QuantLayer):
 
     def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
         """Choose the format of both operands; there is no weight."""
-        self.input_quant = make_quantizer(activation, -1, scale_rule)
-        self.other_quant = make_quantizer(activation, -2, scale_rule)
+        self._hold(
+            input_quant=make_quantizer(activation, -1, scale_rule),
+            other_quant=make_quantizer(activation, -2, scale_rule),
+        )
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(apply(self.input_quant, a), apply(self.other_quant, b))

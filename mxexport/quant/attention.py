@@ -26,9 +26,9 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
     def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
         """Choose formats of all four products; None keeps weights or activations in float."""
         for name in ("weight", "key_weight", "value_weight"):
-            setattr(self, f"{name}_quant", make_quantizer(weight, self.weight_axis, scale_rule))
+            self._hold(**{f"{name}_quant": make_quantizer(weight, self.weight_axis, scale_rule)})
         for name in ("input", "key", "value"):
-            setattr(self, f"{name}_quant", make_quantizer(activation, self.input_axis, scale_rule))
+            self._hold(**{f"{name}_quant": make_quantizer(activation, self.input_axis, scale_rule)})
         self.scores = QuantMatMul(activation, scale_rule=scale_rule)
         self.context = QuantMatMul(activation, scale_rule=scale_rule)
         self.out_proj = QuantLinear.from_float(self.out_proj, weight, activation, scale_rule)

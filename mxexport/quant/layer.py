@@ -46,8 +46,15 @@ class QuantLayer(nn.Module):
 
     def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
         """Choose formats; None keeps that side in float."""
-        self.weight_quant = make_quantizer(weight, self.weight_axis, scale_rule)
-        self.input_quant = make_quantizer(activation, self.input_axis, scale_rule)
+        self._hold(
+            weight_quant=make_quantizer(weight, self.weight_axis, scale_rule),
+            input_quant=make_quantizer(activation, self.input_axis, scale_rule),
+        )
+
+    def _hold(self, **quantizers: Quantizer | None) -> None:
+        for name, quantizer in quantizers.items():
+            self._modules.pop(name, None)  # one that is a module would refuse another in its place
+            setattr(self, name, quantizer)
 
     def quantizers(self) -> dict[str, Quantizer]:
         """Attribute name -> quantizer, of this layer alone; sides in float are left out."""

@@ -32,7 +32,7 @@ class QuantEmbedding(QuantLayer, nn.Embedding):
 
     def set_formats(self, weight: Format, activation: Format = None, scale_rule: str = "floor") -> None:
         """Choose the format of the table; `activation` has nothing to apply to."""
-        self.weight_quant = make_quantizer(weight, self.weight_axis, scale_rule)
+        self._hold(weight_quant=make_quantizer(weight, self.weight_axis, scale_rule))
 
     @classmethod
     def refusal(cls, layer: nn.Embedding) -> str | None:
