@@ -424,6 +424,24 @@ def test_a_run_time_scale_by_another_rule_is_refused_by_name():
         mx.from_brevitas(qnn.QuantIdentity(act_quant=odd))
 
 
+class Doubling(qnn.QuantLinear):
+    def inner_forward_impl(self, x, weight, bias):
+        return 2 * super().inner_forward_impl(x, weight, bias)
+
+
+def test_a_subclass_that_computes_something_else_is_refused_by_name():
+    with pytest.raises(UnsupportedError, match="0: Doubling overrides inner_forward_impl"):
+        mx.from_brevitas(nn.Sequential(Doubling(32, 4, **E4M3)))
+
+
+def test_forward_hooks_that_are_left_out_are_named():
+    model = nn.Sequential(qnn.QuantLinear(32, 4, **E4M3))
+    model[0].register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="0: the layer's forward hooks are left out"):
+        mx.from_brevitas(model)
+    assert len(model[0]._forward_hooks) == 1
+
+
 @pytest.mark.parametrize("model, message", [(nn.Linear(3, 3), "no Brevitas layer"), ("model", "expected a torch")])
 def test_other_models_are_refused(model, message):
     with pytest.raises(UnsupportedError, match=message):
