@@ -1,4 +1,4 @@
-"""A directory of results that take long to make (compiled simulations, synthesis reports), keyed by hash.
+"""A directory of results that take long to make (compiled kernels and simulations, synthesis reports), keyed by hash.
 
 Entries are directories that appear whole: they are made beside their final place and renamed, so that parallel
 processes neither see half an entry nor wait for each other.

@@ -98,7 +98,7 @@ def export(
     layers += [_describe_standard(node) for node in ir_model.graph if node.domain == qonnx_general.DOMAIN]
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.save(ir_model, path)
-    notes = [note for module in model.modules() for note in getattr(module, "notes", ())]
+    notes = [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     return ExportReport(str(path), opset, layers, notes)
 
 
@@ -120,7 +120,7 @@ def _check(model: torch.nn.Module) -> None:
         (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
         for name, m in model.named_modules()
         if isinstance(m, QuantLayer)
-        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in (m.weight_quant, m.input_quant))
+        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in m.quantizers().values())
     ]
     if nvfp4:
         raise UnsupportedError("export: formats without an operator", nvfp4)
@@ -177,17 +177,22 @@ def _standard_translation(name: str):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's exporter reports missing torchvision operators and its own deprecations; none concerns the user."""
-    log = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Torch's exporter and its optimizer report missing torchvision operators, nodes left as they are and their own
+    deprecations; none concerns the user."""
+    names = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
+    logs = [logging.getLogger(name) for name in names]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=FutureWarning)
             warnings.simplefilter("ignore", category=DeprecationWarning)
+            warnings.filterwarnings("ignore", "# The axis name: batch will not be used")  # all inputs share it
             yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _trace(model, args, opset, dynamic_batch, input_names, output_names) -> ir.Model:
@@ -236,6 +241,7 @@ def _trace_failure(model: torch.nn.Module, error: Exception) -> str:
 def _fold_weight_scales(model: ir.Model) -> None:
     """MXScale(initializer) -> initializer: weight scales and zero points become constants of the file."""
     g = model.graph
+    taken = {value.name for value in (*g.inputs, *g.outputs, *g.initializers.values())}
     for node in list(g):
         if node.domain != DOMAIN or node.op_type in graph.QUANTIZERS:
             continue
@@ -244,9 +250,8 @@ def _fold_weight_scales(model: ir.Model) -> None:
             continue
         (folded,) = OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
         suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
-        name = f"{node.inputs[0].name}_{suffix}"
         value = ir.Value(
-            name=name,
+            name=_unique(f"{node.inputs[0].name}_{suffix}", taken),  # a tied weight may have scales of two formats
             shape=ir.Shape(folded.shape),
             type=ir.TensorType(ir.DataType.FLOAT),
             const_value=ir.tensor(folded),

@@ -146,6 +146,8 @@ def _activation(node: ir.Node, stream: ir.Value) -> Quantize:
     shape, a = x.shape, graph.attributes(producer)
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
         raise _Refused(f"input shape is {shape}; expected (batch, features) with a known number of features")
+    if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
+        raise _Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
     if groups.normalize_axis(a["axis"], 2) != 1:
         raise _Refused(f"groups run along axis {a['axis']}; expected the features, axis 1")
     return Quantize(
@@ -167,6 +169,9 @@ def _mx_format(node: ir.Node) -> GroupFormat:
         raise _Refused(f"format {fmt.name} has float scales; hardware takes MX formats (power-of-two scales)")
     if fmt.asymmetric or (node.op_type == "MXFloatQuant" and not graph.attributes(node)["signed"]):
         raise _Refused(f"format {fmt.name} is unsigned; hardware takes signed MX formats")
+    if node.op_type == "GroupwiseQuant" and not graph.attributes(node)["narrow"]:
+        lowest = -(2 ** (fmt.element.bits - 1))
+        raise _Refused(f"its codes reach {lowest}; hardware codes stay within +-{-lowest - 1} (narrow range)")
     if fmt.group_size & (fmt.group_size - 1):
         raise _Refused(f"group size {fmt.group_size} is not a power of two")
     return fmt

@@ -2,13 +2,30 @@
 
 from mxexport.quant.convert import quantize_model
 from mxexport.quant.fake import Quantizer, fake_quantize
-from mxexport.quant.layers import QuantConv2d, QuantLayer, QuantLinear
+from mxexport.quant.layers import (
+    QUANT_LAYERS,
+    QuantAdd,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+    QuantEmbedding,
+    QuantIdentity,
+    QuantLayer,
+    QuantLinear,
+    QuantMatMul,
+    QuantMultiheadAttention,
+    QuantReLU,
+)
 from mxexport.quant.quantizers import (
     ScaleSource,
     activation_quantizer,
     freeze_scales,
     weight_quantizer,
 )
+from mxexport.quant.report import ConversionReport, conversion_report
 from mxexport.quant.storage import load_file, save_file
 from mxexport.quant.tensor import (
     GroupwiseFloatQuantTensor,
@@ -19,15 +36,29 @@ from mxexport.quant.tensor import (
 )
 
 __all__ = [
+    "QUANT_LAYERS",
+    "ConversionReport",
     "GroupwiseFloatQuantTensor",
     "GroupwiseIntQuantTensor",
     "GroupwiseQuantTensor",
+    "QuantAdd",
+    "QuantConv1d",
     "QuantConv2d",
+    "QuantConv3d",
+    "QuantConvTranspose1d",
+    "QuantConvTranspose2d",
+    "QuantConvTranspose3d",
+    "QuantEmbedding",
+    "QuantIdentity",
     "QuantLayer",
     "QuantLinear",
+    "QuantMatMul",
+    "QuantMultiheadAttention",
+    "QuantReLU",
     "Quantizer",
     "ScaleSource",
     "activation_quantizer",
+    "conversion_report",
     "fake_quantize",
     "freeze_scales",
     "load_file",

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
-from mxexport.errors import UnsupportedError
-from mxexport.formats import GroupFormat, get_format
+from mxexport.errors import FormatError, UnsupportedError
+from mxexport.formats import GroupFormat
+from mxexport.quant import batch_norm
+from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer
+from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 
 
 def quantize_model(
@@ -19,46 +24,164 @@ def quantize_model(
     weight: str | GroupFormat | None = "mxint8",
     activation: str | GroupFormat | None = "mxint8",
     *,
-    exclude: Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     scale_rule: str = "floor",
-) -> nn.Module:
-    """A trainable copy of `model` with linear and conv layers quantized; the model given is left as it is.
+    formats: Mapping | str | os.PathLike | None = None,
+    fold_batch_norm: bool = False,
+    return_report: bool = False,
+) -> nn.Module | tuple[nn.Module, ConversionReport]:
+    """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
 
-    Parameter and state_dict names stay. `exclude` holds module names or shell patterns ("head", "blocks.*.fc2").
-    Layers with weights of other kinds stay in float; they are named in a warning.
+    Parameter and state_dict names stay, so state_dicts of the float model load. Shared modules and tied weights stay
+    shared and tied. Products in a model's own code (`torch.matmul`, `F.linear` of somebody's weight) are not seen: use
+    `QuantMatMul` and layers there. `conversion_report(result)` says what became of every layer; weights that stay in
+    float without being asked to are named in a warning.
+
+    Args:
+        weight, activation: formats or format names; None keeps that side in float.
+        exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
+        scale_rule: how power-of-two scales are chosen: floor, ceil, even or rceil.
+        formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":}} or the path of a YAML
+            file that holds the same. Entries apply in order, a later one overrides the keys it names; a format name
+            alone (or null) means weight and activation. `exclude` comes last.
+        fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
+        return_report: also return the report.
 
     Raises:
-        FormatError: unknown format or scale rule.
-        UnsupportedError: no layer could be quantized, or an `exclude` entry matches no module.
+        FormatError: unknown format, scale rule or key in `formats`.
+        InputFileError: `formats` is a file that is missing or unreadable.
+        UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
     """
-    weight = None if weight is None else get_format(weight)
-    activation = None if activation is None else get_format(activation)
-    _check_patterns(model, exclude)
-    quantized, left = copy.deepcopy(model), []
-    names = {module: name for name, module in quantized.named_modules()}
-    replacements: dict[nn.Module, QuantLayer] = {}
-    for module, name in names.items():
-        if any(fnmatch.fnmatchcase(name, p) for p in exclude) or isinstance(module, QuantLayer):
-            continue
-        if kind := QUANT_LAYERS.get(type(module)):
-            replacements[module] = kind.from_float(module, weight, activation, scale_rule)
-        elif "weight" in module._parameters and module._parameters["weight"].ndim > 1:
-            left.append((name, f"{type(module).__name__} has no quantized form yet"))
-    if not replacements:
-        raise UnsupportedError("quantize_model: the model has no layer to quantize (Linear, Conv2d)", left)
-    if left:
-        warnings.warn("left in float: " + "; ".join(f"{n}: {why}" for n, why in left), stacklevel=2)
-    if quantized in replacements:
-        return replacements[quantized]
-    for parent in list(names):
-        for child_name, child in parent._modules.items():
-            if child in replacements:
-                parent._modules[child_name] = replacements[child]
-    return quantized
+    table = format_table(weight, activation, scale_rule, exclude, formats)
+    table.check_patterns(model)
+    conversion = _Conversion(_copy(model), table)
+    if fold_batch_norm:
+        conversion.fold_batch_norms()
+    quantized, report = conversion.run(), conversion.report
+    if not report.converted:
+        why = [(left.name, left.reason) for left in report.left]
+        kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
+        raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)
+    if unexpected := [f"{left.name}: {left.reason}" for left in report.left if not left.expected]:
+        warnings.warn("left in float: " + "; ".join(unexpected), stacklevel=2)
+    _stop_fused_kernels(quantized)
+    attach(report, quantized)
+    return (quantized, report) if return_report else quantized
 
 
-def _check_patterns(model: nn.Module, patterns: Sequence[str]) -> None:
-    names = [name for name, _ in model.named_modules()]
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            raise UnsupportedError(f"exclude: {pattern!r} matches no module; modules: {', '.join(filter(None, names))}")
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise UnsupportedError(f"quantize_model: {type(model).__name__} cannot be copied: {reason}") from error
+
+
+class _Conversion:
+    """One walk over a model's modules; a module under two names is converted once."""
+
+    def __init__(self, model: nn.Module, table: FormatTable):
+        self.model, self.table, self.report = model, table, ConversionReport()
+        self.done: dict[nn.Module, nn.Module] = {}
+        self.names: dict[nn.Module, list[str]] = {}
+        for name, module in model.named_modules(remove_duplicate=False):
+            self.names.setdefault(module, []).append(name)
+
+    def run(self) -> nn.Module:
+        return self.visit(self.model)
+
+    def fold_batch_norms(self) -> None:
+        """Fold into layers that will be quantized; others stay as they are, like the norms that follow them."""
+        for layer, norm in batch_norm.find_pairs(self.model):
+            if self.reason_to_leave(self.model.get_submodule(layer))[0] is None:
+                batch_norm.fold_pair(self.model, layer, norm)
+                self.report.folded.append((norm, layer))
+
+    def visit(self, module: nn.Module) -> nn.Module:
+        """What takes the place of `module`: its quantized form, or itself with its children visited."""
+        if module not in self.done:
+            self.done[module] = module  # a module may hold itself
+            self.done[module] = self._convert_or_keep(module)
+        return self.done[module]
+
+    def _convert_or_keep(self, module: nn.Module) -> nn.Module:
+        if isinstance(module, QuantLayer):
+            return module
+        reason, expected = self.reason_to_leave(module)
+        if reason is None:
+            return self.convert(module)
+        if module._parameters or parametrize.is_parametrized(module):
+            name = self.names.get(module, [""])[0]
+            self.report.left.append(FloatLayer(name, type(module).__name__, reason, expected))
+        if type(module) not in QUANT_LAYERS and not parametrize.is_parametrized(module):
+            for child_name, child in module._modules.items():
+                if child is not None:
+                    module._modules[child_name] = self.visit(child)
+        return module
+
+    def convert(self, module: nn.Module) -> QuantLayer:
+        names, kind = self.names[module], QUANT_LAYERS[type(module)]
+        formats = self.table.formats_of(names)
+        layer = _from_float(kind, module, names[0], formats)
+        self.report.converted.append(describe(names[0], layer, formats.scale_rule))
+        for part in kind.parts:
+            setattr(layer, part, self._convert_part(layer, getattr(module, part), [f"{n}.{part}" for n in names]))
+        return layer
+
+    def _convert_part(self, layer: QuantLayer, part: nn.Module, names: list[str]) -> nn.Module:
+        """A child that only its converted parent can use, under its own name's formats."""
+        formats, pattern = self.table.formats_of(names), self.table.excluding_pattern(names)
+        if pattern is not None or formats.weight is formats.activation is None:
+            why = "no format" if pattern is None else f"excluded by {pattern!r}"
+            self.report.left.append(FloatLayer(names[0], type(part).__name__, why, True))
+            return part
+        converted = _from_float(QUANT_LAYERS[nn.Linear], part, names[0], formats)
+        self.report.converted.append(describe(names[0], converted, formats.scale_rule))
+        return converted
+
+    def reason_to_leave(self, module: nn.Module) -> tuple[str | None, bool]:
+        """Why `module` stays in float and whether that was to be expected; (None, True) when it is converted."""
+        names, kind = self.names.get(module, [""]), QUANT_LAYERS.get(type(module))
+        if (pattern := self.table.excluding_pattern(names)) is not None:
+            return f"excluded by {pattern!r}", True
+        if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+            return "has no shape yet; run the model once before converting it", False
+        if not any(p is not None and p.ndim > 1 for p in module._parameters.values()):
+            if parametrize.is_parametrized(module):
+                return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first", False
+            return f"{type(module).__name__} has no product of matrices", True
+        if kind is None:
+            return _why_unknown(module), False
+        if (refusal := kind.refusal(module)) is not None:
+            return refusal, False
+        formats = self.table.formats_of(names)
+        if formats.weight is None and (formats.activation is None or kind is QUANT_LAYERS[nn.Embedding]):
+            return "no format", True
+        return None, True
+
+
+def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -> QuantLayer:
+    try:
+        return kind.from_float(module, formats.weight, formats.activation, formats.scale_rule)
+    except FormatError as error:
+        raise FormatError(f"{name}: {error}") from None
+
+
+def _why_unknown(module: nn.Module) -> str:
+    own = type(module).__name__
+    for known in QUANT_LAYERS:
+        if isinstance(module, known):
+            return f"{own} is a subclass of {known.__name__} and may compute otherwise; use {known.__name__} itself"
+    if type(module).__module__.startswith("torch.nn."):
+        return f"{own} has no quantized form yet"
+    matrices = [name for name, p in module._parameters.items() if p is not None and p.ndim > 1]
+    return f"{own} uses parameters of its own ({', '.join(matrices)}); what it computes with them is not known"
+
+
+def _stop_fused_kernels(model: nn.Module) -> None:
+    """Torch's encoder layers have a fused kernel for inference that reads float weights past the quantized layers."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and any(isinstance(m, QuantLayer) for m in module.modules()):
+            module.activation_relu_or_gelu = 0  # what it sets for activations that its kernel does not know
+        if isinstance(module, nn.TransformerEncoder) and any(isinstance(m, QuantLayer) for m in module.modules()):
+            module.use_nested_tensor = module.enable_nested_tensor = False  # those only feed the fused kernel

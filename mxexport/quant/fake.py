@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
 
 from mxexport.errors import FormatError, ShapeError
-from mxexport.formats import GroupFormat, check_rule, get_format, round_bias, with_group_size
+from mxexport.formats import E8M0_MAX, GroupFormat, check_rule, get_format, round_bias, with_group_size
 from mxexport.groups import contracted_shape
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
 from mxexport.quant import fused, kernels, library, scaling
@@ -96,19 +96,20 @@ class Quantizer:
         """What the group's largest magnitude (asymmetric: its range) is divided by."""
         return float(self.format.element.max_val)
 
-    def spec(self, rank: int) -> kernels.MXSpec:
-        """The same numbers for the fused kernels (MX formats)."""
-        f = self.format
-        return kernels.MXSpec(
-            axis=self.axis % rank,
-            group_size=f.group_size,
-            emax=f.element.emax,
-            round_bias=round_bias(f.element, self.scale_rule),
+    @property
+    def spec(self) -> fused.MXSpec:
+        """The same numbers for scale and elements in one pass (MX formats)."""
+        f, e = self.format, self.format.element
+        return fused.MXSpec(
+            emax=e.emax,
+            round_bias=round_bias(e, self.scale_rule),
             frac_bits=f.step_frac_bits,
-            is_float=f.is_float,
-            mantissa_bits=f.element.mantissa_bits,
-            exponent_bias=f.element.bias if f.is_float else 0,
-            max_val=float(f.element.max_val if f.is_float else f.element.code_hi),
+            code_min=0,
+            code_max=E8M0_MAX,
+            mantissa_bits=e.mantissa_bits,
+            emin=e.emin if f.is_float else 0,
+            max_val=float(e.max_val),
+            integer=not f.is_float,
         )
 
     def zero_point(self, x: Tensor, scale: Tensor) -> Tensor | None:
@@ -139,11 +140,30 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        return self.quantize(x)[0]
+
+    def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Quantize-dequantized `x` with the scale and the zero point it took (None where there is none).
+
+        Graphs for export hold the operators one by one; elsewhere groups of an MX format take one pass.
+        """
         grouped_mx = self.format.is_mx and self.signed and self.scaling_per_output == "group"
-        if grouped_mx and fused.applies_to(x):
-            return fused.quantize_dequantize(x, self.spec(x.ndim))
+        if grouped_mx and not torch.compiler.is_exporting():
+            return *self._fused(x), None
         scale = self.scale(x)
-        return self.apply(x, scale, self.zero_point(x, scale))
+        zero_point = self.zero_point(x, scale)
+        return self.apply(x, scale, zero_point), scale, zero_point
+
+    def _fused(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        order = fused.memory_order(x)
+        if order is not None:  # transposed or channels last: work in the order of memory, copy nothing
+            values, scale = replace(self, axis=order.index(self.axis % x.ndim))._fused(x.permute(order))
+            back = [order.index(dim) for dim in range(x.ndim)]
+            return values.permute(back), scale.permute(back)
+        with_mask = torch.is_grad_enabled() and x.requires_grad
+        return library.mx_quantize_dequantize(
+            x, self.axis % x.ndim, self.format.group_size, *astuple(self.spec), with_mask
+        )[:2]
 
 
 def fake_quantize(

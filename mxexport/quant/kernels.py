@@ -5,14 +5,11 @@ Exponents come from the integer view of float32. Zeros are never divided, so res
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from mxexport import numerics
 from mxexport.formats import E8M0_BIAS, E8M0_NAN, FloatElement
-from mxexport.groups import contracted_shape
 
 _MAGNITUDE = 0x7FFFFFFF
 _INF_BITS = 0x7F800000
@@ -190,66 +187,3 @@ def _group_range(x: Tensor, axis: int, group_size: int) -> tuple[Tensor, Tensor]
     grouped = split_groups(x.float(), axis, group_size)
     dim = axis % x.ndim + 1
     return grouped.amin(dim).clamp(max=0), grouped.amax(dim).clamp(min=0)
-
-
-# --- scale and elements in one go -----------------------------------------------------------------------------
-
-_CHUNK = 1 << 16  # elements that stay in a core's cache with all their intermediates
-
-
-@dataclass(frozen=True)
-class MXSpec:
-    """Every number of an MX format along one axis (counted from the front) under one scale rule."""
-
-    axis: int
-    group_size: int
-    emax: int
-    round_bias: int
-    frac_bits: int
-    is_float: bool
-    mantissa_bits: int
-    exponent_bias: int
-    max_val: float  # integers: the largest code
-
-    @property
-    def clip_limit(self) -> float:
-        """Largest |x / scale| that is not clipped: half a step beyond the last integer still rounds to it."""
-        return self.max_val if self.is_float else self.max_val + 0.5
-
-
-def mx_quantize_dequantize(x: Tensor, spec: MXSpec) -> tuple[Tensor, Tensor]:
-    """(values, contracted scale) of a float32 tensor; same bits as the two operators, one chunk after the other.
-
-    The chunks are slices of dimension 0, so that intermediates stay in cache; a tensor grouped along dimension 0 is
-    taken whole.
-    """
-    rows = max(_CHUNK * x.shape[0] // max(x.numel(), 1), 1) if x.ndim else 1
-    if spec.axis == 0 or rows >= x.shape[0]:
-        return _quantize_chunk(x, spec)
-    values, scale = torch.empty_like(x), x.new_empty(contracted_shape(tuple(x.shape), spec.axis, spec.group_size))
-    for start in range(0, x.shape[0], rows):
-        part = slice(start, start + rows)
-        values[part], scale[part] = _quantize_chunk(x[part], spec)
-    return values, scale
-
-
-def _quantize_chunk(x: Tensor, spec: MXSpec) -> tuple[Tensor, Tensor]:
-    scale = mx_scale(x, spec.axis, spec.group_size, spec.emax, spec.round_bias, spec.frac_bits, 0, 254)
-    grouped, s = split_groups(x, spec.axis, spec.group_size), scale.unsqueeze(spec.axis + 1)
-    v = grouped / torch.where(s == 0, 1.0, s)  # flush-to-zero reads the smallest scale as 0
-    v = v.clamp_(-spec.max_val, spec.max_val)
-    # Adding 1.5 * 2**23 steps rounds to a multiple of the step, ties to even.
-    if spec.is_float:
-        lowest = (128 - spec.exponent_bias) << 23
-        field = (v.view(torch.int32) & _INF_BITS).clamp_(min=lowest).add_((23 - spec.mantissa_bits) << 23)
-        magic = field.bitwise_or_(0x400000).view(torch.float32)
-        v = v.add_(magic).sub_(magic).copysign_(grouped)
-    else:
-        v = v.add_(1.5 * 2**23).sub_(1.5 * 2**23)
-    return join_groups(v.mul_(s), spec.axis, x.shape[spec.axis]), scale
-
-
-def straight_through(x: Tensor, scale: Tensor, grad: Tensor, spec: MXSpec) -> Tensor:
-    """`grad` where x / scale was not clipped, else 0."""
-    bound = expand(scale * spec.clip_limit, spec.axis, spec.group_size, x.shape[spec.axis])
-    return grad * (x.abs() <= bound)

@@ -1,6 +1,7 @@
 """The operators as torch.library ops `mxexport::…`: what QAT layers call, and what export finds in the graph.
 
-Names and arguments equal those of the ONNX operators in `mxexport.ops`. Gradients are straight-through: the
+Names and arguments equal those of the ONNX operators in `mxexport.ops`, except for `mx_quantize_dequantize`: scale and
+elements at once, which no graph for export holds. Gradients are straight-through: the
 quantizers pass the gradient where the value was not clipped; scales found at run time take none.
 """
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mxexport.groups import contracted_shape
-from mxexport.quant import kernels
+from mxexport.quant import fused, kernels
 
 
 @torch.library.custom_op("mxexport::mx_scale", mutates_args=())
@@ -62,6 +63,33 @@ def groupwise_quant(
     return kernels.groupwise_quant(x, scale, zero_point, axis, group_size, bit_width, signed, narrow)
 
 
+@torch.library.custom_op("mxexport::mx_quantize_dequantize", mutates_args=())
+def mx_quantize_dequantize(
+    x: Tensor,
+    axis: int,
+    group_size: int,
+    emax: int,
+    round_bias: int,
+    frac_bits: int,
+    code_min: int,
+    code_max: int,
+    mantissa_bits: int,
+    emin: int,
+    max_val: float,
+    integer: bool,
+    with_mask: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(values, scale, mask): `mx_scale` and the quantizer of an MX format in one pass. See `fused`."""
+    shared = (emax, round_bias, frac_bits, code_min, code_max)
+    spec = fused.MXSpec(*shared, mantissa_bits, emin, max_val, integer)
+    return fused.mx_quantize_dequantize(x, axis, group_size, spec, with_mask)
+
+
+@torch.library.custom_op("mxexport::mask_gradient", mutates_args=())
+def mask_gradient(grad: Tensor, mask: Tensor) -> Tensor:
+    return fused.mask_gradient(grad, mask)
+
+
 def _fake_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
     return x.new_empty(contracted_shape(tuple(x.shape), axis, group_size), dtype=torch.float32)
 
@@ -89,6 +117,17 @@ def _(x, *rest):
 @groupwise_quant.register_fake
 def _(x, *rest):
     return torch.empty_like(x)
+
+
+@mx_quantize_dequantize.register_fake
+def _(x, axis, group_size, *rest):
+    mask = x.new_empty(fused.mask_bytes(x.numel()) if rest[-1] else 0, dtype=torch.uint8)
+    return x.new_empty(x.shape), _fake_scale(x, axis, group_size), mask
+
+
+@mask_gradient.register_fake
+def _(grad, mask):
+    return grad.new_empty(grad.shape)
 
 
 # --- straight-through gradients -------------------------------------------------------------------------------
@@ -126,8 +165,33 @@ def _int_setup(ctx, inputs, output):
 
 def _straight_through(ctx, grad):
     (inside,) = ctx.saved_tensors
-    return (grad * inside, *(None,) * (ctx.arity - 1))
+    return (torch.where(inside, grad, 0.0), *(None,) * (ctx.arity - 1))
 
 
 mx_float_quant.register_autograd(_straight_through, setup_context=_float_setup)
 groupwise_quant.register_autograd(_straight_through, setup_context=_int_setup)
+
+
+def _fused_setup(ctx, inputs, output):
+    _, scale, mask = output
+    ctx.mark_non_differentiable(scale, mask)
+    ctx.save_for_backward(mask)
+    ctx.arity = len(inputs)
+
+
+def _fused_backward(ctx, grad, *rest):
+    (mask,) = ctx.saved_tensors
+    return (mask_gradient(grad, mask), *(None,) * (ctx.arity - 1))
+
+
+def _mask_setup(ctx, inputs, output):
+    ctx.save_for_backward(inputs[1])
+
+
+def _mask_backward(ctx, grad):
+    (mask,) = ctx.saved_tensors
+    return mask_gradient(grad, mask), None
+
+
+mx_quantize_dequantize.register_autograd(_fused_backward, setup_context=_fused_setup)
+mask_gradient.register_autograd(_mask_backward, setup_context=_mask_setup)

@@ -309,9 +309,12 @@ def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | Groupwise
     """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
     x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
     fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
-    scale = quantizer.scale(x)
-    zero_point = quantizer.zero_point(x, scale)
-    value = quantizer.apply(x, scale, zero_point)
+    if isinstance(quantizer, Quantizer):
+        value, scale, zero_point = quantizer.quantize(x)
+    else:
+        scale = quantizer.scale(x)
+        zero_point = quantizer.zero_point(x, scale)
+        value = quantizer.apply(x, scale, zero_point)
     if zero_point is None and fmt.asymmetric:
         zero_point = torch.zeros_like(scale)
     scale, zero_point = (

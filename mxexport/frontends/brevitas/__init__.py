@@ -60,7 +60,7 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
 
 
 def _copy(model: nn.Module) -> nn.Module:
-    """An eval copy, out of Brevitas' export mode (an export of Brevitas that failed leaves a model in it)."""
+    """An eval copy that makes quant tensors: an export of Brevitas that failed leaves a model in another mode."""
     try:
         working = copy.deepcopy(model).eval()
     except Exception as error:  # deepcopy fails in as many ways as there are attributes
@@ -68,6 +68,8 @@ def _copy(model: nn.Module) -> nn.Module:
     for module in working.modules():
         if getattr(module, "_export_mode", False):
             module.export_mode = False
+        if getattr(module, "skip_create_quant_tensor", False):
+            module.skip_create_quant_tensor = False
     return working
 
 

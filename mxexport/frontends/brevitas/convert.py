@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from mxexport.errors import UnsupportedError
+from mxexport.frontends.brevitas.activations import read_activation
 from mxexport.frontends.brevitas.layers import (
     ConvertedActivation,
     ConvertedAdd,
@@ -18,7 +19,12 @@ from mxexport.frontends.brevitas.layers import (
     computation,
 )
 from mxexport.frontends.brevitas.observing import Observed, observe
-from mxexport.frontends.brevitas.reading import Reading, read_activation, read_parameter, refuse
+from mxexport.frontends.brevitas.parameters import read_parameter
+from mxexport.frontends.brevitas.reading import Reading, refuse
+
+
+def at(name: str, role: str) -> str:
+    return f"{name}.{role}" if name else role
 
 
 @dataclass
@@ -32,7 +38,7 @@ class Conversion:
 
     def take(self, layer: ConvertedLayer, name: str, role: str, reading: Reading) -> None:
         layer.install(role, reading.quantizer, reading.tensors)
-        where = f"{name}.{role}" if name else role
+        where = at(name, role)
         layer.notes += [(where, note) for note in (*reading.warnings, *reading.notes)]
         self.told += [(where, warning) for warning in reading.warnings]
 
@@ -53,7 +59,9 @@ def convert_layers(model: nn.Module, args: tuple | None) -> tuple[nn.Module, lis
         if convert := _converter(module):
             inside = (*inside, f"{name}." if name else "")
             try:
+                _check_own_code(name, module)
                 work.replaced[module] = convert(work, name, module)
+                _tell_of_hooks(work, name, module)
             except UnsupportedError as error:
                 work.problems += error.problems or [(name, str(error))]
         elif isinstance(module, QuantProxyFromInjector) and module.is_quant_enabled:
@@ -63,6 +71,19 @@ def convert_layers(model: nn.Module, args: tuple | None) -> tuple[nn.Module, lis
     if work.problems:
         raise UnsupportedError("from_brevitas: layers that cannot be converted", work.problems)
     return _swap(model, work.replaced), work.told
+
+
+def _check_own_code(name: str, module: nn.Module) -> None:
+    """A subclass that computes something else must not be replaced by what its base computes."""
+    for method in ("forward", "forward_impl", "inner_forward_impl", "quant_weight"):
+        function = getattr(type(module), method, None)
+        if function is not None and function.__module__.split(".")[0] != "brevitas":
+            raise refuse(name, f"{type(module).__name__} overrides {method}; expected a layer of Brevitas as it is")
+
+
+def _tell_of_hooks(work: Conversion, name: str, module: nn.Module) -> None:
+    if module._forward_hooks or module._forward_pre_hooks:
+        work.told.append((name, "the layer's forward hooks are left out"))
 
 
 def _swap(model: nn.Module, replaced: dict[nn.Module, ConvertedLayer]) -> nn.Module:
@@ -97,7 +118,7 @@ def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLay
     compute = computation(layer)
     if compute is None:
         raise refuse(name, f"{type(layer).__name__}: this kind of layer is not known here")
-    where = f"{name}.weight"
+    where = at(name, "weight")
     weight = read_parameter(where, layer.weight_quant, layer.weight, _quant_weight(where, layer))
     bias = _read_bias(work, name, layer)
     converted = ConvertedWeightLayer(
@@ -124,7 +145,7 @@ def _read_bias(work: Conversion, name: str, layer: nn.Module) -> Reading | None:
     proxy = layer.bias_quant
     if not proxy.is_quant_enabled:
         return Reading()
-    where = f"{name}.bias"
+    where = at(name, "bias")
     if not proxy.requires_input_scale:
         return read_parameter(where, proxy, layer.bias, proxy(layer.bias))
     quantized = work.seen.bias(where, proxy)
@@ -171,7 +192,7 @@ def _take_activation(work: Conversion, converted: ConvertedLayer, name: str, rol
     proxy = getattr(layer, f"{role}_quant", None)
     if proxy is None:  # an embedding quantizes its weight only
         return
-    where = f"{name}.{role}" if name else role
+    where = at(name, role)
     work.take(converted, name, role, read_activation(where, proxy, work.seen.clipped(proxy)))
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
 from mxexport.quant.layers import QuantLayer
-from mxexport.quant.tensor import GroupwiseFloatQuantTensor, GroupwiseIntQuantTensor, GroupwiseQuantTensor
+from mxexport.quant.tensor import GroupwiseQuantTensor
 
 
 class ConvertedLayer(QuantLayer):
@@ -62,12 +62,11 @@ class ConvertedWeightLayer(ConvertedLayer):
         zero_point = getattr(self, "weight_zero_point", None)
         length = value.shape[axis]
         padded = F.pad(value, [0, 0] * (value.ndim - 1 - axis) + [0, -length % fmt.group_size])
-        kind = GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
-        return kind(
+        return GroupwiseQuantTensor.from_parts(
             padded.unflatten(axis, (-1, fmt.group_size)),
             self.weight_scale.unsqueeze(axis + 1),
             None if zero_point is None else zero_point.unsqueeze(axis + 1),
-            fmt.name,
+            fmt,
             axis,
             length,
         )

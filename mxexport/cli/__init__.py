@@ -1,0 +1,56 @@
+"""The `mxexport` command. Results go to standard output, progress and errors to standard error.
+
+Exit codes: 0 ok, 1 verification mismatch, 2 usage or missing file, 3 unsupported model, 4 missing external tool.
+A command is a function in one of the files beside this one and a line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from mxexport.cli import demo, files, hardware
+from mxexport.cli._common import notes
+from mxexport.errors import MissingToolError, MXExportError
+
+COMMANDS = (
+    demo.demo,
+    files.info,
+    files.run,
+    hardware.compile,
+    hardware.simulate,
+    hardware.synth,
+    hardware.report,
+)
+
+app = typer.Typer(
+    name="mxexport",
+    help="Groupwise (OCP microscaling) quantized PyTorch models to QONNX and FPGA dataflow, bit-exact at every step.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for _command in COMMANDS:
+    app.command()(_command)
+
+# Optional packages and the extra that brings them.
+_EXTRAS = {"torch": "torch", "jinja2": "fpga"}
+
+
+def main() -> None:
+    """Entry point: our own errors become one clear message and the documented exit code."""
+    try:
+        app()
+    except MXExportError as error:
+        notes.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        notes.print(
+            f"error: this command needs {error.name}: pip install 'mxexport[{_EXTRAS[error.name]}]'", style="bold red"
+        )
+        sys.exit(MissingToolError.exit_code)
+    except (BrokenPipeError, KeyboardInterrupt):
+        sys.exit(130)

@@ -1,0 +1,5 @@
+"""`python -m mxexport.cli`."""
+
+from mxexport.cli import main
+
+main()

@@ -1,0 +1,35 @@
+"""What every command shares: where output goes, JSON, arrays from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from mxexport.errors import InputFileError
+
+notes = Console(stderr=True)
+"""Progress and errors."""
+console = Console()
+"""Results."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ModelFile = Annotated[Path, typer.Argument(help="An ONNX file written by mxexport.")]
+
+
+def print_json(data) -> None:
+    print(json.dumps(data, indent=2))
+
+
+def load_array(path: Path):
+    import numpy as np
+
+    if not path.is_file():
+        raise InputFileError(f"no such file: {path}")
+    try:
+        return np.load(path, allow_pickle=False)
+    except ValueError as error:
+        raise InputFileError(f"{path} is not a .npy array: {error}") from error

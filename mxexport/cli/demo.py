@@ -1,0 +1,83 @@
+"""`mxexport demo`: the main job on real data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mxexport.cli._common import AsJson, console, notes, print_json
+from mxexport.cli.hardware import print_area
+
+
+def demo(
+    format: Annotated[str, typer.Option(help="mxint8, mxfp6_e2m3, mxfp6_e3m2, mxfp4_e2m1, …")] = "mxint8",
+    out: Annotated[Path, typer.Option(help="Where all files go.")] = Path("build/demo"),
+    synth: Annotated[bool, typer.Option(help="Size every unit with Yosys.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Train on real MNIST digits with MX quantization, export, run everywhere, build and simulate the hardware."""
+    from mxexport.demo import run_demo
+    from mxexport.formats import get_format
+
+    get_format(format)
+    with notes.status("starting") as status:
+
+        def progress(message: str) -> None:
+            notes.print(f"[dim]· {message}[/dim]")
+            status.update(message)
+
+        result = run_demo(format, out, synthesize=synth, progress=progress)
+    if as_json:
+        print_json(result)
+    else:
+        _print_demo(result)
+
+
+_STAGES = {
+    "float": "PyTorch, float32",
+    "torch": "PyTorch, quantized",
+    "onnxruntime": "QONNX file in plain onnxruntime",
+    "qonnx": "QONNX file in qonnx",
+    "dataflow": "dataflow graph (integers)",
+    "rtl": "SystemVerilog in Verilator",
+}
+
+
+def _print_demo(result: dict) -> None:
+    table = Table(title=f"MNIST, {result['format']}, {result['images']} test images", title_justify="left")
+    table.add_column("stage")
+    table.add_column("accuracy %", justify="right")
+    table.add_column("same prediction as\nquantized PyTorch %", justify="right")
+    for stage, label in _STAGES.items():
+        table.add_row(label, f"{result['accuracy'][stage]:.2f}", f"{result['agreement_with_torch'][stage]:.2f}")
+    console.print(table)
+    exact, flips = result["bit_exact"], result["flipped_codes"]
+    console.print(
+        f"quantizers bit-exact in torch, numpy, onnxruntime, qonnx, reference evaluator: {_yes(exact['quantizers'])}"
+    )
+    console.print(f"RTL words equal the dataflow graph bit for bit: {_yes(exact['rtl'])}")
+    console.print(
+        f"element codes that differ end to end between QONNX and dataflow graph: {flips['rate']:.2e} of all "
+        "(float32 products round, the hardware's do not)",
+        highlight=False,
+    )
+    console.print(f"blocks outside the calibrated scale range: {sum(result['clamped_blocks'].values())}")
+    console.print(f"cycles per image: {result['cycles_per_image']:,}")
+    if result["area"]:
+        print_area(result["area"])
+    console.print("\nfiles")
+    for name, path in result["files"].items():
+        console.print(f"  {name:<12} {path}", highlight=False, soft_wrap=True)
+    console.print(
+        f"\nTo look at the graph, open {result['files']['qonnx']} at https://netron.app "
+        "or run: pip install netron && netron " + result["files"]["qonnx"],
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _yes(flag: bool) -> str:
+    return "[green]yes[/green]" if flag else "[bold red]NO[/bold red]"

@@ -1,0 +1,127 @@
+"""Commands on designs: `compile`, `simulate`, `synth`, `report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json
+
+_AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
+
+
+def print_area(area: dict) -> None:
+    table = Table(title="area per unit (Yosys estimate, UltraScale+)", title_justify="left")
+    table.add_column("unit")
+    for label in _AREA.values():
+        table.add_column(label, justify="right")
+    for name, figures in area.items():
+        if name == "total":
+            table.add_section()
+        table.add_row(name, *(f"{figures[key]:g}" for key in _AREA))
+    console.print(table)
+
+
+def compile(
+    model: ModelFile,
+    out: Annotated[Path, typer.Argument(help="Directory of the design.")],
+    calibration: Annotated[Path, typer.Option(help="Typical inputs, as .npy; finds each layer's scale range.")],
+    margin: Annotated[int, typer.Option(help="Scale codes of head room on both sides.")] = 1,
+    target_fps: Annotated[float | None, typer.Option(help="Frames per second to reach at --clock-mhz.")] = None,
+    clock_mhz: Annotated[float, typer.Option(help="Clock the frame rate is computed for.")] = 200.0,
+    part: Annotated[str, typer.Option(help="AMD device, written into the report.")] = "xczu7ev",
+    as_json: AsJson = False,
+) -> None:
+    """Lower an exported linear network to SystemVerilog."""
+    from mxexport.fpga import compile as compile_design
+
+    design = compile_design(
+        model,
+        out,
+        part=part,
+        calibration=load_array(calibration),
+        margin=margin,
+        target_fps=target_fps,
+        clock_mhz=clock_mhz,
+    )
+    if as_json:
+        print_json(design.report)
+        return
+    _print_layers(design.report)
+
+
+def _print_layers(report: dict) -> None:
+    table = Table(title=f"{report['path']} ({report['part']})", title_justify="left")
+    for column in ("layer", "inputs", "outputs", "formats", "PE", "SIMD", "cycles", "accumulator bits"):
+        table.add_column(column)
+    for layer in report["layers"]:
+        formats = f"{layer['activation']} x {layer['weight']}"
+        keys = ("pe", "simd", "cycles", "accumulator_bits")
+        table.add_row(
+            layer["name"], str(layer["inputs"]), str(layer["outputs"]), formats, *(str(layer[k]) for k in keys)
+        )
+    console.print(table)
+    console.print(
+        f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
+    )
+
+
+DesignDir = Annotated[Path, typer.Argument(help="A directory that `mxexport compile` wrote.")]
+
+
+def simulate(
+    design: DesignDir,
+    inputs: Annotated[Path, typer.Argument(help="Network inputs, as .npy.")],
+    out: Annotated[Path, typer.Option(help="Where the outputs go, as .npy.")] = Path("output.npy"),
+    stall: Annotated[float, typer.Option(min=0, max=0.95, help="Probability of a random stall on both sides.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Simulate a compiled design with Verilator and compare it with its dataflow graph."""
+    import numpy as np
+
+    from mxexport.errors import VerificationError
+    from mxexport.fpga import open_design
+
+    opened, x = open_design(design), load_array(inputs)
+    result = opened.simulate(x, stall_in=stall, stall_out=stall)
+    equal = bool((result.raw == opened.run_dataflow(x).raw).all())
+    np.save(out, result.values)
+    summary = {
+        "frames": len(x),
+        "cycles": result.cycles,
+        "clamped_blocks": result.clamped,
+        "equals_dataflow": equal,
+        "path": str(out),
+    }
+    if as_json:
+        print_json(summary)
+    else:
+        for name, value in summary.items():
+            console.print(f"{name}: {value}", highlight=False)
+    if not equal:
+        raise VerificationError(f"{design}: RTL output differs from the dataflow graph")
+
+
+def synth(design: DesignDir, as_json: AsJson = False) -> None:
+    """Size every unit of a compiled design with Yosys (an estimate, no place and route)."""
+    from mxexport.fpga import open_design
+
+    area = open_design(design).area()
+    if as_json:
+        print_json(area)
+    else:
+        print_area(area)
+
+
+def report(design: DesignDir, as_json: AsJson = False) -> None:
+    """Show what `mxexport compile` decided."""
+    from mxexport.fpga import open_design
+
+    data = open_design(design).report
+    if as_json:
+        print_json(data)
+    else:
+        _print_layers(data)

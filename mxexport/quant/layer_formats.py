@@ -1,0 +1,125 @@
+"""Which layer gets which formats: defaults, entries by name or shell pattern, exclusions; from a dict or a file."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from mxexport.errors import FormatError, InputFileError, MissingToolError, UnsupportedError
+from mxexport.formats import GroupFormat, check_rule, get_format
+
+KEYS = ("weight", "activation", "scale_rule")
+
+
+@dataclass(frozen=True)
+class LayerFormats:
+    """Formats of one layer; None keeps that side in float."""
+
+    weight: GroupFormat | None
+    activation: GroupFormat | None
+    scale_rule: str = "floor"
+
+
+@dataclass(frozen=True)
+class FormatTable:
+    """Defaults, then entries in order (a later one overrides the keys it names), then exclusions.
+
+    A pattern matches a module when it matches its dotted name or that of a module around it: "encoder" means all of
+    the encoder.
+    """
+
+    defaults: LayerFormats
+    entries: tuple[tuple[str, dict], ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def formats_of(self, names: Sequence[str]) -> LayerFormats:
+        """Formats of a module that goes by `names` (several where it is shared)."""
+        chosen = self.defaults
+        for pattern, keys in self.entries:
+            if matches(pattern, names):
+                chosen = replace(chosen, **keys)
+        return chosen
+
+    def excluding_pattern(self, names: Sequence[str]) -> str | None:
+        """The pattern that excludes this module, or None."""
+        return next((pattern for pattern in self.exclude if matches(pattern, names)), None)
+
+    def check_patterns(self, model: nn.Module) -> None:
+        """Raise UnsupportedError when a pattern matches no module of `model`: most likely a misspelt name."""
+        known = [name for name, _ in model.named_modules(remove_duplicate=False)]
+        for what, patterns in (("exclude", self.exclude), ("formats", [pattern for pattern, _ in self.entries])):
+            for pattern in patterns:
+                if not fnmatch.filter(known, pattern):
+                    shown = ", ".join(filter(None, known))
+                    raise UnsupportedError(f"{what}: {pattern!r} matches no module; modules: {shown}")
+
+
+def matches(pattern: str, names: Sequence[str]) -> bool:
+    """Whether `pattern` matches one of `names` or a module around it."""
+    around = {name.rsplit(".", cut)[0] for name in names for cut in range(name.count(".") + 1)}
+    return any(fnmatch.fnmatchcase(name, pattern) for name in around)
+
+
+def format_table(
+    weight: str | GroupFormat | None,
+    activation: str | GroupFormat | None,
+    scale_rule: str,
+    exclude: str | Sequence[str],
+    formats: Mapping | str | os.PathLike | None,
+) -> FormatTable:
+    """The table that the arguments of `quantize_model` describe.
+
+    Raises:
+        FormatError: unknown format, scale rule or key.
+        InputFileError: a file that is missing or is not a table of patterns.
+    """
+    where = "formats"
+    if isinstance(formats, (str, os.PathLike)):
+        formats, where = _read(Path(formats)), str(formats)
+    defaults = LayerFormats(**_checked({"weight": weight, "activation": activation, "scale_rule": scale_rule}, ""))
+    entries = tuple((pattern, _entry(value, f"{where}: {pattern!r}: ")) for pattern, value in (formats or {}).items())
+    return FormatTable(defaults, entries, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+
+
+def _entry(value, where: str) -> dict:
+    """{weight:, activation:, scale_rule:}, any subset; a format name alone or null means weight and activation."""
+    if value is None or isinstance(value, (str, GroupFormat)):
+        value = {"weight": value, "activation": value}
+    if not isinstance(value, Mapping):
+        raise FormatError(f"{where}found {value!r}; expected a format name or a table of {', '.join(KEYS)}")
+    if unknown := sorted(set(value) - set(KEYS)):
+        raise FormatError(f"{where}unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
+    return _checked(dict(value), where)
+
+
+def _checked(keys: dict, where: str) -> dict:
+    try:
+        for side in ("weight", "activation"):
+            if keys.get(side) is not None:
+                keys[side] = get_format(keys[side])
+        if "scale_rule" in keys:
+            check_rule(keys["scale_rule"])
+    except FormatError as error:
+        raise FormatError(f"{where}{error}") from None
+    return keys
+
+
+def _read(path: Path) -> Mapping:
+    try:
+        import yaml
+    except ImportError:
+        raise MissingToolError(f"reading {path} needs PyYAML: pip install pyyaml, or give a dict") from None
+    if not path.is_file():
+        raise InputFileError(f"formats: no such file: {path}")
+    try:
+        table = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputFileError(f"{path} is not readable YAML: {error}") from error
+    if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
+        raise InputFileError(f"{path}: expected a table of module names or patterns, found {type(table).__name__}")
+    return table

@@ -1,0 +1,47 @@
+"""Layers with one weight matrix: linear and embedding."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mxexport.errors import UnsupportedError
+from mxexport.quant.layer import Format, QuantLayer, apply, make_quantizer
+
+
+class QuantLinear(QuantLayer, nn.Linear):
+    """`nn.Linear` whose weight [O, I] is grouped along I and whose input is grouped along its last axis."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self._quantized(x)
+        return nn.functional.linear(x, weight, self.quant_bias())
+
+
+class QuantEmbedding(QuantLayer, nn.Embedding):
+    """`nn.Embedding` whose table [V, D] is grouped along D; it has no activation to quantize.
+
+    So a table that is tied to the weight of a linear layer has the same groups in both places.
+
+    Raises:
+        UnsupportedError: `max_norm` or `sparse`.
+    """
+
+    def __init__(self, *args, weight: Format = "mxint8", scale_rule: str = "floor", **kwargs):
+        super().__init__(*args, weight=weight, activation=None, scale_rule=scale_rule, **kwargs)
+        if reason := self.refusal(self):
+            raise UnsupportedError(f"QuantEmbedding: {reason}")
+
+    def set_formats(self, weight: Format, activation: Format = None, scale_rule: str = "floor") -> None:
+        """Choose the format of the table; `activation` has nothing to apply to."""
+        self._hold(weight_quant=make_quantizer(weight, self.weight_axis, scale_rule))
+
+    @classmethod
+    def refusal(cls, layer: nn.Embedding) -> str | None:
+        if layer.max_norm is not None:
+            return "max_norm rescales the table in place at each look-up; normalize it once and set max_norm=None"
+        if layer.sparse:
+            return "sparse gradients do not pass a quantizer of the whole table; set sparse=False"
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = apply(self.weight_quant, self.weight)
+        return nn.functional.embedding(x, weight, self.padding_idx, scale_grad_by_freq=self.scale_grad_by_freq)

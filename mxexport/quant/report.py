@@ -1,0 +1,114 @@
+"""What `quantize_model` did with every module, and why it left some in float."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+
+from torch import nn
+
+from mxexport import groups
+from mxexport.errors import UnsupportedError
+from mxexport.quant.layer import QuantLayer
+
+_ATTRIBUTE = "_mxexport_conversion_report"
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """A layer now quantized. `padding_percent`: zeros among the stored weight elements, from short last groups."""
+
+    name: str
+    kind: str
+    weight: str | None
+    activation: str | None
+    scale_rule: str
+    padding_percent: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class FloatLayer:
+    """A module with parameters that stays in float; `expected` where that was asked for or has no product."""
+
+    name: str
+    kind: str
+    reason: str
+    expected: bool
+
+
+@dataclass
+class ConversionReport:
+    """`folded`: (batch norm, layer it went into) pairs."""
+
+    converted: list[ConvertedLayer] = field(default_factory=list)
+    left: list[FloatLayer] = field(default_factory=list)
+    folded: list[tuple[str, str]] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{c.name}: {c.kind} weight={c.weight} activation={c.activation} ({c.scale_rule})"
+            + (f", {c.padding_percent:.0f}% of the weight is padding" if c.padding_percent else "")
+            + (f"; {c.note}" if c.note else "")
+            for c in self.converted
+        ]
+        lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
+        lines += [f"{f.name}: {f.kind} left in float: {f.reason}" for f in self.left]
+        return "\n".join(lines)
+
+
+def conversion_report(model: nn.Module) -> ConversionReport:
+    """The report of the `quantize_model` call that made `model`. Raises UnsupportedError for any other model."""
+    report = getattr(model, _ATTRIBUTE, None)
+    if report is None:
+        raise UnsupportedError(
+            f"conversion_report: this {type(model).__name__} does not come from mxexport.quantize_model (of a model "
+            "that does, ask the outermost module)"
+        )
+    return report
+
+
+def attach(report: ConversionReport, model: nn.Module) -> None:
+    setattr(model, _ATTRIBUTE, report)
+
+
+def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
+    """The report's entry of a converted layer."""
+    q, x = layer.weight_quant, getattr(layer, "input_quant", None)
+    return ConvertedLayer(
+        name,
+        type(layer).__name__,
+        None if q is None else q.format.name,
+        None if x is None else x.format.name,
+        scale_rule,
+        _padding_percent(layer),
+        _note(layer),
+    )
+
+
+def _padding_percent(layer: QuantLayer) -> float:
+    q = layer.weight_quant
+    if q is None or not q.format.group_size:
+        return 0.0
+    stored = used = 0
+    for name in layer.weight_names:
+        shape = getattr(layer, name).shape
+        grouped = groups.grouped_shape(tuple(shape), q.axis, q.format.group_size)
+        used += shape.numel()
+        stored += math.prod(grouped)
+    return round(100 * (stored - used) / stored, 2) if stored else 0.0
+
+
+def _note(layer: QuantLayer) -> str:
+    """Where blocks of the input and of a grouped convolution's weight do not line up."""
+    count, x = getattr(layer, "groups", 1), getattr(layer, "input_quant", None)
+    if count == 1 or x is None or not x.format.group_size:
+        return ""
+    channels, size = layer.in_channels // count, x.format.group_size
+    if channels % size == 0 or size % channels == 0:
+        return ""
+    return f"groups of {size} input channels cross the borders of its {count} convolution groups of {channels}"

@@ -1,0 +1,92 @@
+"""Quantizers of Brevitas 0.13.4, one entry per behaviour, made the way its users make them."""
+
+from __future__ import annotations
+
+from brevitas import quant as q
+from brevitas.core.function_wrapper.ops_ste import CeilSte, RoundSte
+from brevitas.core.restrict_val import FloatRestrictValue
+from brevitas.core.scaling.float_scaling import RoundMidMaxSte
+from brevitas.inject.enum import RestrictValueType
+from brevitas.quant import float_quant_fnuz as fnuz
+from brevitas.quant import float_quant_ocp as ocp
+from brevitas.quant import mx_quant_ocp as mx
+from brevitas.quant import scaled_int, shifted_scaled_int
+
+
+def variant(base: type, **changes) -> type:
+    """A quantizer with some of its attributes changed."""
+    return type(f"{base.__name__}_variant", (base,), changes)
+
+
+ELEMENTS = {
+    "e5m2": {"bit_width": 8, "exponent_bit_width": 5, "mantissa_bit_width": 2},
+    "e4m3": {"bit_width": 8, "exponent_bit_width": 4, "mantissa_bit_width": 3},
+    "e3m2": {"bit_width": 6, "exponent_bit_width": 3, "mantissa_bit_width": 2},
+    "e2m3": {"bit_width": 6, "exponent_bit_width": 2, "mantissa_bit_width": 3},
+    "e2m1": {"bit_width": 4, "exponent_bit_width": 2, "mantissa_bit_width": 1},
+}
+FLOAT_SCALE = {"restrict_scaling_type": RestrictValueType.FP, "restrict_threshold_impl": FloatRestrictValue}
+ROUNDED_SCALE = {"ceil": CeilSte, "round": RoundSte, "midmax": RoundMidMaxSte}
+
+
+def _groupwise(float_base: type, int_base: type) -> dict[str, type]:
+    """MX quantizers by name; `float_scale` has float scales, `ceil` and so on say how the exponent is rounded."""
+    made = {f"mx_{name}": variant(float_base, **bits) for name, bits in ELEMENTS.items()}
+    made |= {"mx_int8": int_base, "mx_int4": variant(int_base, bit_width=4)}
+    made["mx_int8_narrow"] = variant(int_base, narrow_range=True)
+    made["mx_e4m3_g16"] = variant(float_base, group_size=16)
+    for name in ("mx_e4m3", "mx_e2m1", "mx_int8"):
+        for rounding, impl in ROUNDED_SCALE.items():
+            if (name, rounding) != ("mx_int8", "midmax"):
+                made[f"{name}_{rounding}"] = variant(made[name], restrict_value_float_to_int_impl=impl)
+    for name in ("mx_e4m3", "mx_e2m1", "mx_int8", "mx_int8_narrow"):
+        made[f"{name}_float_scale"] = variant(made[name], **FLOAT_SCALE)
+    return made
+
+
+GROUP_WEIGHTS = _groupwise(mx.MXFloat8e4m3Weight, mx.MXInt8Weight) | {
+    "mx_uint8": mx.ShiftedMXUInt8Weight,
+    "mx_uint8_float_scale": variant(mx.ShiftedMXUInt8Weight, **FLOAT_SCALE),
+    "mx_uint8_mse": mx.ShiftedMXUInt8WeightMSE,
+    "mx_int8_mse": mx.MXInt8WeightMSE,
+    "mx_e4m3_mse": mx.MXFloat8e4m3WeightMSE,
+    "mx_e4m3_mse_float_scale": variant(mx.MXFloat8e4m3WeightMSE, **FLOAT_SCALE),
+    "mx_e4m3_learned": variant(mx.MXFloat8e4m3Weight, scaling_impl_type="parameter_from_stats"),
+    "mx_int8_learned_float_scale": variant(mx.MXInt8Weight, scaling_impl_type="parameter_from_stats", **FLOAT_SCALE),
+}
+GROUP_ACTIVATIONS = _groupwise(mx.MXFloat8e4m3Act, mx.MXInt8Act)
+MX_ACTIVATIONS = {name: a for name, a in GROUP_ACTIVATIONS.items() if "float_scale" not in name}
+
+PLAIN_WEIGHTS = {
+    "int8_tensor": q.Int8WeightPerTensorFloat,
+    "int8_channel": q.Int8WeightPerChannelFloat,
+    "int8_mse": q.Int8WeightPerTensorFloatMSE,
+    "int8_hqo": scaled_int.Int8WeightPerChannelFloatHQO,
+    "int8_fixed_point": q.Int8WeightPerTensorFixedPoint,
+    "int8_decoupled": q.Int8WeightPerChannelFloatDecoupled,
+    "int8_weight_norm": q.Int8WeightNormL2PerChannelFixedPoint,
+    "int4_decoupled": q.Int4WeightPerTensorFloatDecoupled,
+    "uint8_tensor": shifted_scaled_int.ShiftedUint8WeightPerTensorFloat,
+    "uint8_channel": shifted_scaled_int.ShiftedUint8WeightPerChannelFloat,
+    "binary": q.SignedBinaryWeightPerTensorConst,
+    "ternary": q.SignedTernaryWeightPerTensorConst,
+    "e4m3_tensor": ocp.Fp8e4m3OCPWeightPerTensorFloat,
+    "e5m2_channel": ocp.Fp8e5m2OCPWeightPerChannelFloat,
+    "e4m3_unscaled": ocp.Fp8e4m3OCPWeight,
+    "e4m3_fnuz": fnuz.Fp8e4m3FNUZWeightPerTensorFloat,
+}
+PLAIN_ACTIVATIONS = {
+    "int8": q.Int8ActPerTensorFloat,
+    "int8_mse": q.Int8ActPerTensorFloatMSE,
+    "int8_fixed_point": q.Int8ActPerTensorFixedPoint,
+    "int8_floor": variant(q.Int8ActPerTensorFloat, float_to_int_impl_type="floor"),
+    "int8_ceil": variant(q.Int8ActPerTensorFloat, float_to_int_impl_type="ceil"),
+    "int8_to_zero": variant(q.Int8ActPerTensorFloat, float_to_int_impl_type="round_to_zero"),
+    "uint8": q.Uint8ActPerTensorFloat,
+    "uint8_asymmetric": shifted_scaled_int.ShiftedUint8ActPerTensorFloat,
+    "binary": q.SignedBinaryActPerTensorConst,
+    "ternary": q.SignedTernaryActPerTensorConst,
+    "e4m3": ocp.Fp8e4m3OCPActPerTensorFloat,
+    "e5m2_unscaled": ocp.Fp8e5m2OCPAct,
+    "e4m3_fnuz": fnuz.Fp8e4m3FNUZActPerTensorFloat,
+}

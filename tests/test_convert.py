@@ -1,0 +1,354 @@
+"""quantize_model: formats by layer, ties and names kept, batch norm folded on demand, every layer left is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import mxexport as mx
+from mxexport.errors import FormatError, InputFileError, UnsupportedError
+from mxexport.quant import QUANT_LAYERS, batch_norm
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attn = nn.MultiheadAttention(64, 4, batch_first=True)
+        self.norm = nn.LayerNorm(64)
+        self.fc1, self.fc2 = nn.Linear(64, 96), nn.Linear(96, 64)
+
+    def forward(self, x):
+        x = x + self.attn(x, x, x)[0]
+        return x + self.fc2(nn.functional.gelu(self.fc1(self.norm(x))))
+
+
+class Language(nn.Module):
+    """Embedding tied to the head."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        self.blocks = nn.ModuleList([Block(), Block()])
+        self.head = nn.Linear(64, 50, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, tokens):
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def formats_of(model: nn.Module) -> dict[str, tuple]:
+    return {c.name: (c.weight, c.activation, c.scale_rule) for c in mx.conversion_report(model).converted}
+
+
+@pytest.mark.parametrize("kind", QUANT_LAYERS)
+def test_every_kind_of_layer_is_converted(kind):
+    made = kind(64, 4) if kind in (nn.Linear, nn.Embedding, nn.MultiheadAttention) else kind(64, 4, 3)
+    quantized = mx.quantize_model(nn.Sequential(made))
+    assert type(quantized[0]) is QUANT_LAYERS[kind] and type(made) is kind
+    assert type(mx.quantize_model(made)) is QUANT_LAYERS[kind]
+
+
+def test_the_given_model_is_left_as_it_was():
+    model = Language()
+    modules, state = {n: type(m) for n, m in model.named_modules()}, copy.deepcopy(model.state_dict())
+    quantized = mx.quantize_model(model, fold_batch_norm=True)
+    for parameter in quantized.parameters():
+        parameter.data.zero_()
+    assert {n: type(m) for n, m in model.named_modules()} == modules
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(UnsupportedError, match="does not come from mxexport.quantize_model"):
+        mx.conversion_report(model)
+
+
+def test_float_state_dicts_load_and_mean_the_same():
+    trained, quantized = Language().eval(), mx.quantize_model(Language()).eval()
+    quantized.load_state_dict(trained.state_dict(), strict=True)
+    tokens = torch.randint(0, 50, (2, 7))
+    assert torch.equal(quantized(tokens), mx.quantize_model(trained)(tokens))
+    trained.load_state_dict(quantized.state_dict(), strict=True)
+
+
+def test_tied_weights_stay_tied_and_learn_as_one():
+    quantized = mx.quantize_model(Language())
+    assert type(quantized.embed) is mx.QuantEmbedding and type(quantized.head) is mx.QuantLinear
+    assert quantized.embed.weight is quantized.head.weight
+    assert len(list(quantized.parameters())) == len(list(Language().parameters()))
+    quantized(torch.randint(0, 50, (2, 7))).sum().backward()
+    assert quantized.embed.weight.grad.abs().sum() > 0
+
+
+def test_a_module_under_two_names_is_converted_once():
+    shared = nn.Linear(8, 8)
+    quantized = mx.quantize_model(nn.ModuleDict({"a": shared, "b": nn.Sequential(shared, nn.ReLU())}))
+    assert quantized["a"] is quantized["b"][0] and type(quantized["a"]) is mx.QuantLinear
+    with pytest.raises(UnsupportedError, match="no layer to quantize"):
+        mx.quantize_model(nn.ModuleDict({"a": shared, "b": nn.Sequential(shared)}), exclude=["b.0"])
+
+
+def test_layers_already_quantized_keep_their_formats():
+    model = nn.Sequential(mx.QuantLinear(8, 8, weight="mxint4"), nn.Linear(8, 8))
+    quantized = mx.quantize_model(model, "mxfp8_e4m3")
+    assert [layer.weight_quant.format.name for layer in quantized] == ["mxint4", "mxfp8_e4m3"]
+
+
+# --- formats by layer -----------------------------------------------------------------------------------------
+
+TABLE = {
+    "blocks.*": {"weight": "mxfp4_e2m1"},
+    "blocks.*.fc2": {"activation": "mxfp8_e5m2", "scale_rule": "even"},
+    "blocks.1.fc2": {"weight": "mxint4"},
+    "embed": "mxfp8_e4m3",
+}
+YAML = """
+blocks.*: {weight: mxfp4_e2m1}
+blocks.*.fc2:
+  activation: mxfp8_e5m2
+  scale_rule: even
+blocks.1.fc2: {weight: mxint4}
+embed: mxfp8_e4m3
+"""
+
+
+def test_later_entries_override_the_keys_they_name():
+    found = formats_of(mx.quantize_model(Language(), "mxint8", "mxint8", formats=TABLE))
+    assert found["head"] == ("mxint8", "mxint8", "floor")
+    assert found["blocks.0.fc1"] == found["blocks.0.attn"] == found["blocks.0.attn.out_proj"]
+    assert found["blocks.0.fc1"] == ("mxfp4_e2m1", "mxint8", "floor")
+    assert found["blocks.0.fc2"] == ("mxfp4_e2m1", "mxfp8_e5m2", "even")
+    assert found["blocks.1.fc2"] == ("mxint4", "mxfp8_e5m2", "even")
+    assert found["embed"] == ("mxfp8_e4m3", None, "floor")
+    turned = dict(reversed(TABLE.items()))
+    assert formats_of(mx.quantize_model(Language(), formats=turned))["blocks.1.fc2"][0] == "mxfp4_e2m1"
+
+
+def test_a_yaml_file_says_the_same_as_a_dict(tmp_path):
+    (tmp_path / "formats.yaml").write_text(YAML)
+    for path in (tmp_path / "formats.yaml", str(tmp_path / "formats.yaml")):
+        assert formats_of(mx.quantize_model(Language(), formats=path)) == formats_of(
+            mx.quantize_model(Language(), formats=TABLE)
+        )
+
+
+def test_formats_reach_the_layers_themselves():
+    quantized = mx.quantize_model(Language(), formats=TABLE)
+    fc2, attn = quantized.blocks[1].fc2, quantized.blocks[0].attn
+    assert (fc2.weight_quant.format.name, fc2.weight_quant.scale_rule) == ("mxint4", "even")
+    assert fc2.input_quant.format.name == "mxfp8_e5m2"
+    assert {q.format.name for q in attn.scores.quantizers().values()} == {"mxint8"}
+    assert {q.format.name for name, q in attn.quantizers().items() if "weight" in name} == {"mxfp4_e2m1"}
+
+
+def test_a_name_includes_all_inside_it_and_exclusion_comes_last():
+    quantized = mx.quantize_model(Language(), formats={"blocks.1.fc1": "mxint4"}, exclude=["blocks.1", "head"])
+    assert type(quantized.blocks[1].fc1) is nn.Linear and type(quantized.blocks[1].attn) is nn.MultiheadAttention
+    assert type(quantized.head) is nn.Linear and type(quantized.blocks[0].fc1) is mx.QuantLinear
+    left = {f.name: f.reason for f in mx.conversion_report(quantized).left}
+    assert left["blocks.1.fc1"] == "excluded by 'blocks.1'" and left["head"] == "excluded by 'head'"
+
+
+def test_a_part_of_attention_can_be_chosen_alone():
+    model = Block()
+    quantized = mx.quantize_model(model, exclude="attn.out_proj", formats={"attn": {"weight": "mxint4"}})
+    assert type(quantized.attn) is mx.QuantMultiheadAttention
+    assert type(quantized.attn.out_proj) is type(model.attn.out_proj)
+    quantized = mx.quantize_model(model, formats={"attn.out_proj": {"weight": "mxfp6_e2m3"}})
+    assert quantized.attn.out_proj.weight_quant.format.name == "mxfp6_e2m3"
+    assert quantized.attn.weight_quant.format.name == "mxint8"
+
+
+def test_null_keeps_a_side_or_a_layer_in_float():
+    quantized = mx.quantize_model(Block(), formats={"fc1": {"activation": None}, "fc2": None})
+    assert quantized.fc1.input_quant is None and quantized.fc1.weight_quant is not None
+    assert type(quantized.fc2) is nn.Linear
+    assert [f.reason for f in mx.conversion_report(quantized).left if f.name == "fc2"] == ["no format"]
+
+
+@pytest.mark.parametrize(
+    "formats, error, message",
+    [
+        ({"fc9": "mxint8"}, UnsupportedError, "formats: 'fc9' matches no module; modules: .*fc1"),
+        ({"fc1": {"weights": "mxint8"}}, FormatError, "'fc1': unknown key 'weights'; expected weight, activation"),
+        ({"fc1": {"weight": "mxint88"}}, FormatError, "'fc1': .*mxint88"),
+        ({"fc1": {"scale_rule": "up"}}, FormatError, "'fc1': unknown scale rule 'up'"),
+        ({"fc1": ["mxint8"]}, FormatError, "'fc1': found .'mxint8'.; expected a format name or a table"),
+        ({"fc1": {"weight": "int4_g16", "scale_rule": "ceil"}}, FormatError, "fc1: .*needs power-of-two scales"),
+        ("absent.yaml", InputFileError, "no such file: absent.yaml"),
+    ],
+)
+def test_mistakes_in_formats_are_named(formats, error, message):
+    with pytest.raises(error, match=message):
+        mx.quantize_model(Block(), formats=formats)
+
+
+@pytest.mark.parametrize("text, message", [("- fc1", "found list"), ("a: [", "not readable YAML"), ("", "NoneType")])
+def test_files_that_are_no_table_are_refused(tmp_path, text, message):
+    (tmp_path / "f.yaml").write_text(text)
+    with pytest.raises(InputFileError, match=message):
+        mx.quantize_model(Block(), formats=tmp_path / "f.yaml")
+
+
+# --- what stays in float --------------------------------------------------------------------------------------
+
+
+class Scaled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(4, 4))
+
+
+LEFT = {
+    "subclass": (Scaled(4, 4), "Scaled is a subclass of Linear and may compute otherwise"),
+    "recurrent": (nn.LSTM(4, 4), "LSTM has no quantized form yet"),
+    "custom": (Own(), r"Own uses parameters of its own \(table\)"),
+    "parametrized": (parametrizations.weight_norm(nn.Linear(4, 4)), "is parametrized; call torch.nn.utils"),
+    "parametrized_no_bias": (parametrizations.orthogonal(nn.Linear(4, 4, bias=False)), "is parametrized"),
+    "lazy": (nn.LazyLinear(4), "has no shape yet"),
+    "renormalized": (nn.Embedding(4, 4, max_norm=1.0), "max_norm rescales the table"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_weights_left_in_float_are_reported_and_warned_about(name):
+    module, reason = LEFT[name]
+    with pytest.warns(UserWarning, match=f"1: {reason}"):
+        quantized, report = mx.quantize_model(nn.Sequential(nn.Linear(4, 4), module), return_report=True)
+    (left,) = report.left
+    assert left.name == "1" and not left.expected and type(quantized[1]) is type(module)
+
+
+def test_report_accounts_for_every_module_with_parameters(recwarn):
+    quantized, report = mx.quantize_model(Language(), exclude=["head"], return_report=True)
+    named = {c.name for c in report.converted} | {f.name for f in report.left}
+    assert named == {name for name, module in Language().named_modules() if module._parameters}
+    assert {f.name: f.reason for f in report.left}["blocks.0.norm"] == "LayerNorm has no product of matrices"
+    assert not recwarn.list and report is mx.conversion_report(quantized)
+    assert json.loads(report.to_json())["left"][0]["kind"] == "LayerNorm"
+    assert "blocks.0.fc1: QuantLinear weight=mxint8 activation=mxint8 (floor)" in str(report)
+    assert "head: Linear left in float: excluded by 'head'" in str(report)
+
+
+def test_report_counts_padding_and_names_groups_that_do_not_line_up():
+    model = nn.Sequential(
+        nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, groups=64), nn.Conv2d(48, 48, 1, groups=2), nn.Linear(40, 4)
+    )
+    found = mx.conversion_report(mx.quantize_model(model)).converted
+    assert [c.padding_percent for c in found] == [0.0, 96.88, 25.0, 37.5]
+    assert [c.note for c in found] == ["", "", found[2].note, ""]
+    assert found[2].note == "groups of 32 input channels cross the borders of its 2 convolution groups of 24"
+    assert "97% of the weight is padding" in str(mx.conversion_report(mx.quantize_model(model)))
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = nn.Sequential(nn.Linear(4, 4))
+    model.kept = model(torch.ones(1, 4))
+    with pytest.raises(UnsupportedError, match="Sequential cannot be copied: Only Tensors created explicitly"):
+        mx.quantize_model(model)
+
+
+# --- batch norm -----------------------------------------------------------------------------------------------
+
+
+def with_statistics(model: nn.Module) -> nn.Module:
+    torch.manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            if module.affine:
+                nn.init.normal_(module.weight)
+                nn.init.normal_(module.bias)
+    return model.eval()
+
+
+PAIRS = {
+    "linear": ((nn.Linear(8, 6), nn.BatchNorm1d(6)), (3, 8)),
+    "no_bias": ((nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6, affine=False)), (3, 8)),
+    "conv1d": ((nn.Conv1d(8, 6, 3), nn.BatchNorm1d(6)), (3, 8, 9)),
+    "conv2d": ((nn.Conv2d(8, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6)), (3, 8, 5, 5)),
+    "conv3d": ((nn.Conv3d(8, 6, 2), nn.BatchNorm3d(6)), (3, 8, 4, 4, 4)),
+    "transposed": ((nn.ConvTranspose2d(8, 6, 3), nn.BatchNorm2d(6)), (3, 8, 4, 4)),
+    "transposed_grouped": ((nn.ConvTranspose1d(8, 6, 3, groups=2), nn.BatchNorm1d(6)), (3, 8, 4)),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_folding_leaves_the_function_as_it_was(name):
+    layers, shape = PAIRS[name]
+    model, x = with_statistics(nn.Sequential(*copy.deepcopy(layers))), torch.randn(shape)
+    expected = model(x)
+    assert batch_norm.find_pairs(model) == [("0", "1")]
+    batch_norm.fold_pair(model, "0", "1")
+    assert type(model[1]) is nn.Identity
+    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.conv3, self.bn3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x, mask=None):
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)) + x
+        z = self.conv3(y)
+        return self.bn3(z) + z  # the norm is not the only reader
+
+
+def test_batch_norm_is_folded_only_when_asked_and_only_where_it_may():
+    model = with_statistics(Residual())
+    assert type(mx.quantize_model(model).bn1) is nn.BatchNorm2d
+    quantized, report = mx.quantize_model(model, exclude=["conv2"], fold_batch_norm=True, return_report=True)
+    assert report.folded == [("bn1", "conv1")] and "bn1: folded into conv1" in str(report)
+    assert type(quantized.bn1) is nn.Identity and quantized.conv1.bias is not None
+    assert type(quantized.bn2) is type(quantized.bn3) is nn.BatchNorm2d
+    quantized, x = mx.quantize_model(model, fold_batch_norm=True), torch.randn(2, 8, 6, 6)
+    assert [norm for norm, _ in mx.conversion_report(quantized).folded] == ["bn1", "bn2"]
+    error = (quantized(x) - model(x)).std() / model(x).std()
+    assert error < 0.03
+
+
+class Twice(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+    def forward(self, x):
+        return self.bn(self.conv(self.conv(x)))
+
+
+class Branching(nn.Module):
+    """Its own forward cannot be traced; the block inside can."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+
+    def forward(self, x):
+        return self.block(self.bn(self.conv(x)) if x.sum() > 0 else x)
+
+
+def test_batch_norm_stays_behind_layers_called_twice_tied_or_not_understood():
+    assert batch_norm.find_pairs(Twice()) == []
+    assert batch_norm.find_pairs(Branching()) == [("block.0", "block.1")]
+    tied = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+    tied[2].weight = tied[0].weight
+    assert batch_norm.find_pairs(tied) == []
+    assert batch_norm.find_pairs(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5))) == []
+    unknown = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False))
+    assert batch_norm.find_pairs(unknown) == []

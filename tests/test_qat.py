@@ -1,0 +1,284 @@
+"""Training: straight-through gradients under autocast, checkpointing, compilation, data parallelism, half precision."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+import mxexport as mx
+from mxexport.quant import fake_quantize
+
+FORMATS = ("mxfp8_e4m3", "mxint8")
+
+LAYERS = {
+    "linear": (lambda w, a: mx.QuantLinear(40, 8, weight=w, activation=a), (4, 40)),
+    "conv1d": (lambda w, a: mx.QuantConv1d(40, 8, 3, weight=w, activation=a), (4, 40, 9)),
+    "conv2d": (lambda w, a: mx.QuantConv2d(40, 8, 3, groups=2, weight=w, activation=a), (2, 40, 5, 5)),
+    "conv3d": (lambda w, a: mx.QuantConv3d(40, 8, 2, weight=w, activation=a), (2, 40, 3, 3, 3)),
+    "transposed": (lambda w, a: mx.QuantConvTranspose2d(40, 8, 3, weight=w, activation=a), (2, 40, 4, 4)),
+    "embedding": (lambda w, a: mx.QuantEmbedding(11, 40, weight=w), None),
+    "relu": (lambda w, a: mx.QuantReLU(a), (2, 40, 4, 4)),
+    "add": (lambda w, a: Pair(mx.QuantAdd(a)), (4, 40)),
+    "matmul": (lambda w, a: Pair(mx.QuantMatMul(a)), (40, 40)),
+    "attention": (lambda w, a: Self(mx.QuantMultiheadAttention(64, 4, weight=w, activation=a)), (5, 2, 64)),
+}
+
+
+class Pair(nn.Module):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, 2 * x.flip(0))
+
+
+class Self(Pair):
+    def forward(self, x):
+        return self.layer(x, x, x)[0]
+
+
+def made(name: str, formats=FORMATS) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    layer = make(*formats)
+    if shape is None:
+        return layer, torch.randint(0, 11, (4, 5))
+    return layer, torch.randn(shape, requires_grad=True)
+
+
+def gradients(function, layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The result and the gradients of a weighted sum of it, for the input and every parameter that has one."""
+    layer.zero_grad()
+    x.grad = None
+    y = function(x)
+    (y.float() * torch.linspace(-1, 1, y.numel()).view(y.shape)).sum().backward()
+    leaves = [x, *layer.parameters()]
+    return y.detach(), [leaf.grad.clone() for leaf in leaves if leaf.grad is not None]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_parameter_and_input_gets_a_gradient(name):
+    layer, x = made(name)
+    _, found = gradients(layer, layer, x)
+    assert len(found) == len(list(layer.parameters())) + x.is_floating_point()
+    assert all(g.isfinite().all() and g.any() for g in found)
+
+
+def test_gradient_is_that_of_the_product_of_quantized_operands():
+    layer, x = made("linear", ("mxint8", "mxint8"))
+    y = layer(x)
+    upstream = torch.randn_like(y)
+    y.backward(upstream)
+    quantized_x, quantized_weight = fake_quantize(x, "mxint8"), fake_quantize(layer.weight, "mxint8")
+    inside = {}
+    for key, t in (("x", x), ("weight", layer.weight)):
+        probe = t.detach().clone().requires_grad_()
+        fake_quantize(probe, "mxint8").sum().backward()
+        inside[key] = probe.grad
+        assert set(probe.grad.unique().tolist()) <= {0.0, 1.0}
+    torch.testing.assert_close(x.grad, upstream @ quantized_weight * inside["x"])
+    torch.testing.assert_close(layer.weight.grad, upstream.T @ quantized_x * inside["weight"])
+
+
+def test_saturated_values_get_no_gradient():
+    """Under `floor`, 1.99 beside 1.5 in an mxint4 group lies beyond the largest code, 7/4, by more than half a step."""
+    layer = mx.QuantLinear(2, 1, bias=False, weight="mxint4", activation=None)
+    layer.weight.data = torch.tensor([[1.99, 1.5]])
+    layer(torch.ones(1, 2)).backward()
+    assert layer.weight.grad.tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_autocast_multiplies_in_bfloat16_and_leaves_the_quantizers_exact(name):
+    layer, x = made(name)
+    plain, expected = gradients(layer, layer, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, found = gradients(layer, layer, x)
+    assert (mixed.float() - plain).abs().max() <= 0.03 * plain.abs().max()
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == torch.float32 and (a - b).norm() <= 0.05 * b.norm()
+
+
+def test_autocast_computes_scales_and_codes_in_float32():
+    layer, _ = made("linear")
+    with torch.autocast("cpu", torch.bfloat16):
+        q = layer.quant_weight()
+        y = layer(torch.randn(2, 40))
+    assert y.dtype == torch.bfloat16 and q.scale_.dtype == q.value_.dtype == torch.float32
+    assert torch.equal(q.value, layer.quant_weight().value)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_gives_the_same_bits(name, reentrant):
+    layer, x = made(name)
+    if reentrant and not x.is_floating_point():
+        pytest.skip("a reentrant checkpoint needs an input with a gradient")
+    plain, expected = gradients(layer, layer, x)
+    again, found = gradients(lambda t: checkpoint(layer, t, use_reentrant=reentrant), layer, x)
+    assert torch.equal(plain, again)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+# --- torch.compile --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_compiled_layers_equal_eager_ones(name):
+    torch.compiler.reset()
+    layer, x = made(name)
+    plain, expected = gradients(layer, layer, x)
+    compiled, found = gradients(torch.compile(layer, fullgraph=True, backend="aot_eager"), layer, x)
+    torch.testing.assert_close(compiled, plain, rtol=1e-5, atol=1e-5)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mxfp6_e3m2", "mxint8", "int4_g16", "uint4_g16", "float_fnuz_e4m3_g32"])
+def test_compiled_quantizers_give_equal_bits(name):
+    torch.compiler.reset()
+    layer, x = mx.QuantIdentity(name), torch.randn(7, 70)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for data in (x, torch.randn(9, 70)):  # the second shape makes a size symbolic
+        assert torch.equal(compiled(data), layer(data))
+
+
+def test_inductor_trains_a_model_to_the_same_loss():
+    torch.compiler.reset()
+    model, other = small_net(), small_net()
+    assert train(model, torch.compile(model), 3) == pytest.approx(train(other, other, 3), rel=1e-3)
+
+
+# --- models ---------------------------------------------------------------------------------------------------
+
+
+def small_net(**formats) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(200, 16), nn.ReLU(),
+        nn.Linear(16, 10),
+    )  # fmt: skip
+    return mx.quantize_model(model, *FORMATS, **formats)
+
+
+def train(model: nn.Module, function, steps: int) -> list[float]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(32, 3, 12, 12, generator=generator)
+    y = torch.randint(0, 10, (32,), generator=generator)
+    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-2), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(function(x).float(), y)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("options", [{}, {"fold_batch_norm": True}, {"scale_rule": "even"}], ids=str)
+def test_a_convolutional_network_learns(options):
+    model = small_net(**options)
+    losses = train(model, model, 25)
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_a_transformer_with_tied_weights_learns():
+    torch.manual_seed(0)
+    embed = nn.Embedding(16, 32)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 2, 64, 0.0, batch_first=True), 1)
+    head = nn.Linear(32, 16)
+    head.weight = embed.weight
+    model = mx.quantize_model(nn.Sequential(embed, encoder, head), "mxfp6_e2m3", "mxfp8_e4m3")
+    tokens = torch.randint(0, 16, (16, 8))
+    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-2), []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flip(1).flatten())
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0] and model[0].weight is model[2].weight
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LAYERS)
+def test_half_precision_models_keep_their_dtype(name, dtype):
+    layer, x = made(name)
+    half = copy.deepcopy(layer).to(dtype)
+    data = x.detach().to(dtype).requires_grad_() if x.is_floating_point() else x
+    y, found = gradients(half, half, data)
+    assert y.dtype == dtype and {g.dtype for g in found} == {dtype}
+    with torch.no_grad():
+        widened = copy.deepcopy(half).float()(data.detach().float() if data.is_floating_point() else data)
+    assert (y.float() - widened).abs().max() <= 0.04 * widened.abs().max()
+
+
+def test_a_bfloat16_model_learns():
+    model = small_net().bfloat16()
+    losses = train(model, lambda x: model(x.bfloat16()), 15)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_copies_and_pickles_are_independent_and_equal(tmp_path):
+    model, x = small_net().eval(), torch.randn(2, 3, 12, 12)
+    expected = model(x)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), loaded):
+        assert torch.equal(other(x), expected)
+        assert str(mx.conversion_report(other)) == str(mx.conversion_report(model))
+        other[0].weight.data.zero_()
+    assert torch.equal(model(x), expected)
+
+
+def test_state_dicts_go_round(tmp_path):
+    model, fresh = small_net(), small_net()
+    train(model, model, 3)
+    torch.save(model.state_dict(), tmp_path / "state.pt")
+    fresh.load_state_dict(torch.load(tmp_path / "state.pt"))
+    x = torch.randn(2, 3, 12, 12)
+    assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+# --- two processes --------------------------------------------------------------------------------------------
+
+
+def _work(rank: int, store: str, out: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4)), *FORMATS)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for x, y in _batches():
+        optimizer.zero_grad()
+        nn.functional.mse_loss(parallel(x[rank::2]), y[rank::2]).backward()
+        optimizer.step()
+    torch.save(model.state_dict(), f"{out}.{rank}")
+    torch.distributed.destroy_process_group()
+
+
+def _batches():
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(8, 40, generator=generator), torch.randn(8, 4, generator=generator)) for _ in range(3)]
+
+
+def test_data_parallel_training_equals_training_on_the_whole_batch(tmp_path):
+    torch.multiprocessing.spawn(_work, (str(tmp_path / "store"), str(tmp_path / "state")), nprocs=2)
+    states = [torch.load(tmp_path / f"state.{rank}") for rank in range(2)]
+    torch.manual_seed(0)
+    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4)), *FORMATS)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for x, y in _batches():
+        optimizer.zero_grad()
+        nn.functional.mse_loss(model(x), y).backward()
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.equal(states[0][name], states[1][name])
+        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
