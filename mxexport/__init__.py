@@ -32,6 +32,10 @@ _HOME = {
     "export": "mxexport.exporter",
     "from_brevitas": "mxexport.frontends.brevitas",
     "from_torchao": "mxexport.frontends.torchao",
+    "clean": "mxexport.passes",
+    "convert": "mxexport.targets",
+    "run": "mxexport.runtime",
+    "verify": "mxexport.verification",
     "compile": "mxexport.fpga",
 }
 __all__ = sorted(_HOME)

@@ -1,0 +1,1 @@
+"""Graph passes: one file and one function each; see `outcome` for the contract."""
