@@ -13,6 +13,7 @@ _HOME = {
     "get_format": "mxexport.formats",
     "quantize": "mxexport.quant",
     "quantize_model": "mxexport.quant",
+    "QuantSpec": "mxexport.quant",
     "GroupwiseIntQuantTensor": "mxexport.quant",
     "GroupwiseFloatQuantTensor": "mxexport.quant",
     "QuantAdd": "mxexport.quant",

@@ -26,6 +26,7 @@ from mxexport.quant.quantizers import (
     weight_quantizer,
 )
 from mxexport.quant.report import ConversionReport, conversion_report
+from mxexport.quant.spec import QuantSpec
 from mxexport.quant.storage import load_file, save_file
 from mxexport.quant.tensor import (
     GroupwiseFloatQuantTensor,
@@ -55,6 +56,7 @@ __all__ = [
     "QuantMatMul",
     "QuantMultiheadAttention",
     "QuantReLU",
+    "QuantSpec",
     "Quantizer",
     "ScaleSource",
     "activation_quantizer",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mxexport.quant.layer import Format, QuantLayer, apply, make_quantizer
+from mxexport.quant.layer import QuantLayer, apply
+from mxexport.quant.spec import Format, make_activation_quantizer
 
 
 class _ChannelQuant(QuantLayer):
@@ -18,13 +19,15 @@ class _ChannelQuant(QuantLayer):
         self.axis = axis
         self.set_formats(None, activation, scale_rule)
 
-    def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
+    def set_formats(
+        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+    ) -> None:
         """Choose the activation format; there is no weight."""
         last = -1 if self.axis is None else self.axis
         for prefix in self.prefixes:
             # A quantizer belongs to one axis, and the rank is known only when data comes.
-            channels = make_quantizer(activation, 1, scale_rule) if self.axis is None else None
-            given = make_quantizer(activation, last, scale_rule)
+            channels = None if self.axis is not None else make_activation_quantizer(activation, 1, scale_rule)
+            given = make_activation_quantizer(activation, last, scale_rule)
             self._hold(**{f"{prefix}_quant": given, f"{prefix}_channel_quant": channels})
 
     def _apply_to(self, prefix: str, x: Tensor) -> Tensor:
@@ -69,11 +72,13 @@ class QuantMatMul(QuantLayer):
         nn.Module.__init__(self)
         self.set_formats(None, activation, scale_rule)
 
-    def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
+    def set_formats(
+        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+    ) -> None:
         """Choose the format of both operands; there is no weight."""
         self._hold(
-            input_quant=make_quantizer(activation, -1, scale_rule),
-            other_quant=make_quantizer(activation, -2, scale_rule),
+            input_quant=make_activation_quantizer(activation, -1, scale_rule),
+            other_quant=make_activation_quantizer(activation, -2, scale_rule),
         )
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from mxexport.errors import ShapeError
 from mxexport.quant.activation import QuantMatMul
-from mxexport.quant.layer import Format, QuantLayer, apply, make_quantizer
+from mxexport.quant.layer import QuantLayer, apply
 from mxexport.quant.linear import QuantLinear
+from mxexport.quant.spec import Format, make_activation_quantizer, make_weight_quantizer
 
 
 class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
@@ -23,15 +24,24 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
 
     parts = ("out_proj",)
 
-    def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
-        """Choose formats of all four products; None keeps weights or activations in float."""
-        for name in ("weight", "key_weight", "value_weight"):
-            self._hold(**{f"{name}_quant": make_quantizer(weight, self.weight_axis, scale_rule)})
-        for name in ("input", "key", "value"):
-            self._hold(**{f"{name}_quant": make_quantizer(activation, self.input_axis, scale_rule)})
+    def set_formats(
+        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+    ) -> None:
+        """Choose formats of all four products; None keeps weights or activations in float.
+
+        An integer bias is the output projection's only.
+        """
+        weights = {"weight": self.weight_names[0], "key_weight": "k_proj_weight", "value_weight": "v_proj_weight"}
+        for name, attribute in weights.items():
+            of = getattr(self, attribute)
+            q = make_weight_quantizer(weight, of, self.weight_axis, self.channel_axis, scale_rule)
+            self._hold(**{f"{name}_quant": q})
+        for name, length in {"input": self.embed_dim, "key": self.kdim, "value": self.vdim}.items():
+            q = make_activation_quantizer(activation, self.input_axis, scale_rule, length)
+            self._hold(**{f"{name}_quant": q})
         self.scores = QuantMatMul(activation, scale_rule=scale_rule)
         self.context = QuantMatMul(activation, scale_rule=scale_rule)
-        self.out_proj = QuantLinear.from_float(self.out_proj, weight, activation, scale_rule)
+        self.out_proj = QuantLinear.from_float(self.out_proj, weight, activation, scale_rule, bias_format)
         # nn.TransformerEncoderLayer asks this before it hands the float weights to a fused kernel of its own.
         self._qkv_same_embed_dim = False
 

@@ -41,6 +41,7 @@ class _QuantConvTranspose(QuantLayer):
     """Weight [I, O / groups, ...] grouped along axis 0, the input channels: the same groups as the input's."""
 
     weight_axis = 0
+    channel_axis = 1
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         x, weight = self._quantized(x)

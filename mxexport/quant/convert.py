@@ -12,20 +12,21 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.formats import GroupFormat
 from mxexport.quant import batch_norm
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
+from mxexport.quant.spec import Format
 
 
 def quantize_model(
     model: nn.Module,
-    weight: str | GroupFormat | None = "mxint8",
-    activation: str | GroupFormat | None = "mxint8",
+    weight: Format | Mapping = "mxint8",
+    activation: Format | Mapping = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
     scale_rule: str = "floor",
+    bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
     return_report: bool = False,
@@ -38,12 +39,14 @@ def quantize_model(
     float without being asked to are named in a warning.
 
     Args:
-        weight, activation: formats or format names; None keeps that side in float.
+        weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
+            its fields serves as well); None keeps that side in float.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
         scale_rule: how power-of-two scales are chosen: floor, ceil, even or rceil.
-        formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":}} or the path of a YAML
-            file that holds the same. Entries apply in order, a later one overrides the keys it names; a format name
-            alone (or null) means weight and activation. `exclude` comes last.
+        bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
+        formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
+            path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
+            a format name alone (or null) means weight and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
         return_report: also return the report.
 
@@ -52,7 +55,7 @@ def quantize_model(
         InputFileError: `formats` is a file that is missing or unreadable.
         UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
     """
-    table = format_table(weight, activation, scale_rule, exclude, formats)
+    table = format_table(weight, activation, scale_rule, bias_format, exclude, formats)
     table.check_patterns(model)
     conversion = _Conversion(_copy(model), table)
     if fold_batch_norm:
@@ -162,7 +165,7 @@ class _Conversion:
 
 def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -> QuantLayer:
     try:
-        return kind.from_float(module, formats.weight, formats.activation, formats.scale_rule)
+        return kind.from_float(module, formats.weight, formats.activation, formats.scale_rule, formats.bias_format)
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mxexport.formats import GroupFormat, get_format
+from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.fake import Quantizer
+from mxexport.quant.quantizers import ScaleSource
+from mxexport.quant.spec import Format, make_activation_quantizer, make_weight_quantizer
 from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 
-Format = str | GroupFormat | None
 
-
-def make_quantizer(fmt: Format, axis: int, scale_rule: str = "floor") -> Quantizer | None:
-    """The quantizer of a format name or format; None keeps that side in float. Raises FormatError."""
-    return None if fmt is None else Quantizer(get_format(fmt), axis, scale_rule)
-
-
-def apply(quantizer: Quantizer | None, x: Tensor) -> Tensor:
+def apply(quantizer: Quantizer | ScaleSource | None, x: Tensor) -> Tensor:
     """`x` quantized; `x` itself where there is no quantizer."""
     return x if quantizer is None else quantizer(x)
 
@@ -25,31 +20,58 @@ class QuantLayer(nn.Module):
     """A layer with quantizers in front of its product, in attributes that end in `_quant`.
 
     Layers with weights subclass this and their float layer: they take the float layer's arguments and then, by name,
-    `weight` and `activation` (a format, a format name, or None for float) and `scale_rule`. Parameter and state_dict
-    names are the float layer's. Groups run along the axis that the product sums over.
+    `weight` and `activation` (a format, a format name, a `QuantSpec`, or None for float), `scale_rule` and
+    `bias_format`.
+    Parameter and state_dict names are the float layer's; scales that are stored (static, mse, learned) come on top.
+    Groups run along the axis that the product sums over.
+
+    `bias_format`: "float", or "int32" for whole multiples of (input step * weight step); that needs integer elements
+    and constant input scales.
 
     Raises:
-        FormatError: unknown format or scale rule, or a rule the format cannot have.
+        FormatError: unknown format or scale rule, a rule the format cannot have, or an integer bias without constant
+            input scales.
     """
 
     weight_axis = 1
     input_axis = -1
+    channel_axis = 0
+    """The weight's axis of output channels."""
+    bias_format = "float"
     weight_names: tuple[str, ...] = ("weight",)
     parts: tuple[str, ...] = ()
     """Children that are layers of their own and are converted together with this one."""
 
     def __init__(
-        self, *args, weight: Format = "mxint8", activation: Format = "mxint8", scale_rule: str = "floor", **kwargs
+        self,
+        *args,
+        weight: Format = "mxint8",
+        activation: Format = "mxint8",
+        scale_rule: str = "floor",
+        bias_format: str = "float",
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.set_formats(weight, activation, scale_rule)
+        self.set_formats(weight, activation, scale_rule, bias_format)
 
-    def set_formats(self, weight: Format, activation: Format, scale_rule: str = "floor") -> None:
+    def set_formats(
+        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+    ) -> None:
         """Choose formats; None keeps that side in float."""
         self._hold(
-            weight_quant=make_quantizer(weight, self.weight_axis, scale_rule),
-            input_quant=make_quantizer(activation, self.input_axis, scale_rule),
+            weight_quant=make_weight_quantizer(weight, self.weight, self.weight_axis, self.channel_axis, scale_rule),
+            input_quant=make_activation_quantizer(activation, self.input_axis, scale_rule, self._input_length()),
         )
+        self._set_bias_format(bias_format)
+
+    def _input_length(self) -> int | None:
+        """Size of the input's grouped axis, where the layer knows it."""
+        return getattr(self, "in_features", getattr(self, "in_channels", None))
+
+    def _set_bias_format(self, bias_format: str) -> None:
+        if check_bias_format(bias_format) == "int32":
+            check_integer_bias(self)
+        self.bias_format = bias_format
 
     def _hold(self, **quantizers: Quantizer | None) -> None:
         for name, quantizer in quantizers.items():
@@ -70,12 +92,14 @@ class QuantLayer(nn.Module):
         return weight if q is None else quantize_with(q, weight)
 
     def quant_bias(self) -> Tensor | None:
-        """The bias as it is added to the product: in float.
+        """The bias as it is added to the product: in float, or (bias_format "int32") in multiples of its step.
 
-        An integer bias has the step (input step * weight step), so it can be fixed before inputs are seen only where
-        the input's scales are constants. Layers with such scales override this; scales found at run time keep float.
+        The step is (input step * weight step), so it is known only where the input's scales are constants: until a
+        static scale is frozen the bias stays in float.
         """
-        return self.bias
+        if self.bias is None or self.bias_format == "float":
+            return self.bias
+        return integer_bias(self)
 
     def _quantized(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return apply(self.input_quant, x), apply(self.weight_quant, self.weight)
@@ -86,12 +110,19 @@ class QuantLayer(nn.Module):
         return None
 
     @classmethod
-    def from_float(cls, layer: nn.Module, weight: Format, activation: Format, scale_rule: str = "floor") -> QuantLayer:
+    def from_float(
+        cls,
+        layer: nn.Module,
+        weight: Format,
+        activation: Format,
+        scale_rule: str = "floor",
+        bias_format: str = "float",
+    ) -> QuantLayer:
         """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is."""
         quantized = cls.__new__(cls)
         # Containers are copied so that what is registered later does not reach `layer`.
         quantized.__dict__.update({k: v.copy() if isinstance(v, (dict, set)) else v for k, v in layer.__dict__.items()})
-        quantized.set_formats(weight, activation, scale_rule)
+        quantized.set_formats(weight, activation, scale_rule, bias_format)
         return quantized
 
     def extra_repr(self) -> str:

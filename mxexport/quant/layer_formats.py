@@ -12,17 +12,20 @@ from torch import nn
 
 from mxexport.errors import FormatError, InputFileError, MissingToolError, UnsupportedError
 from mxexport.formats import GroupFormat, check_rule, get_format
+from mxexport.quant.bias import check_bias_format
+from mxexport.quant.spec import Format, QuantSpec
 
-KEYS = ("weight", "activation", "scale_rule")
+KEYS = ("weight", "activation", "scale_rule", "bias_format")
 
 
 @dataclass(frozen=True)
 class LayerFormats:
     """Formats of one layer; None keeps that side in float."""
 
-    weight: GroupFormat | None
-    activation: GroupFormat | None
+    weight: GroupFormat | QuantSpec | None
+    activation: GroupFormat | QuantSpec | None
     scale_rule: str = "floor"
+    bias_format: str = "float"
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 
 
 def format_table(
-    weight: str | GroupFormat | None,
-    activation: str | GroupFormat | None,
+    weight: Format | Mapping,
+    activation: Format | Mapping,
     scale_rule: str,
+    bias_format: str,
     exclude: str | Sequence[str],
     formats: Mapping | str | os.PathLike | None,
 ) -> FormatTable:
@@ -81,13 +85,17 @@ def format_table(
     where = "formats"
     if isinstance(formats, (str, os.PathLike)):
         formats, where = _read(Path(formats)), str(formats)
-    defaults = LayerFormats(**_checked({"weight": weight, "activation": activation, "scale_rule": scale_rule}, ""))
+    defaults = LayerFormats(
+        **_checked(
+            {"weight": weight, "activation": activation, "scale_rule": scale_rule, "bias_format": bias_format}, ""
+        )
+    )
     entries = tuple((pattern, _entry(value, f"{where}: {pattern!r}: ")) for pattern, value in (formats or {}).items())
     return FormatTable(defaults, entries, (exclude,) if isinstance(exclude, str) else tuple(exclude))
 
 
 def _entry(value, where: str) -> dict:
-    """{weight:, activation:, scale_rule:}, any subset; a format name alone or null means weight and activation."""
+    """Any subset of `KEYS`; a format name alone or null means weight and activation."""
     if value is None or isinstance(value, (str, GroupFormat)):
         value = {"weight": value, "activation": value}
     if not isinstance(value, Mapping):
@@ -100,10 +108,14 @@ def _entry(value, where: str) -> dict:
 def _checked(keys: dict, where: str) -> dict:
     try:
         for side in ("weight", "activation"):
-            if keys.get(side) is not None:
+            if isinstance(keys.get(side), Mapping):
+                keys[side] = QuantSpec.from_mapping(keys[side])
+            elif keys.get(side) is not None and not isinstance(keys[side], QuantSpec):
                 keys[side] = get_format(keys[side])
         if "scale_rule" in keys:
             check_rule(keys["scale_rule"])
+        if "bias_format" in keys:
+            check_bias_format(keys["bias_format"])
     except FormatError as error:
         raise FormatError(f"{where}{error}") from None
     return keys

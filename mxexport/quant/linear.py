@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.quant.layer import Format, QuantLayer, apply, make_quantizer
+from mxexport.quant.layer import QuantLayer, apply
+from mxexport.quant.spec import Format, make_weight_quantizer
 
 
 class QuantLinear(QuantLayer, nn.Linear):
@@ -30,9 +31,13 @@ class QuantEmbedding(QuantLayer, nn.Embedding):
         if reason := self.refusal(self):
             raise UnsupportedError(f"QuantEmbedding: {reason}")
 
-    def set_formats(self, weight: Format, activation: Format = None, scale_rule: str = "floor") -> None:
-        """Choose the format of the table; `activation` has nothing to apply to."""
-        self._hold(weight_quant=make_quantizer(weight, self.weight_axis, scale_rule))
+    def set_formats(
+        self, weight: Format, activation: Format = None, scale_rule: str = "floor", bias_format: str = "float"
+    ) -> None:
+        """Choose the format of the table; there is no activation and no bias to apply the others to."""
+        self._hold(
+            weight_quant=make_weight_quantizer(weight, self.weight, self.weight_axis, self.channel_axis, scale_rule)
+        )
 
     @classmethod
     def refusal(cls, layer: nn.Embedding) -> str | None:

@@ -77,6 +77,8 @@ class ScaleSource(nn.Module):
 class DynamicScale(ScaleSource):
     """A scale found anew from every tensor."""
 
+    source = "dynamic"
+
 
 class StoredScale(ScaleSource):
     """Scales in buffers, filled by `calibrate`; the state dict holds them."""
@@ -138,6 +140,8 @@ class StaticScale(StoredScale):
     of each position on the axis.
     """
 
+    source = "static"
+
     def __init__(self, core: Quantizer, shared: bool = False):
         super().__init__(core, shared)
         self.register_buffer("low", None, persistent=False)
@@ -148,6 +152,11 @@ class StaticScale(StoredScale):
             self.calibrate(x)
         if self.calibrated:
             return super().forward(x)
+        if torch.compiler.is_exporting():
+            raise UnsupportedError(
+                f"static scale of {self.format.name} is not frozen; run data through the model, then call "
+                "mxexport.quant.freeze_scales(model)"
+            )
         self.observe(x)
         return self.core(x)
 
@@ -190,6 +199,8 @@ class StaticScale(StoredScale):
 class MseScale(StoredScale):
     """The stored scale with the smallest squared error of a few candidates, found once (see `mxexport.scaling`)."""
 
+    source = "mse"
+
     def __init__(self, core: Quantizer, shared: bool = False):
         _refuse(core, "mse", shared, "searched for weights only; use 'static' or 'learned'")
         super().__init__(core, shared)
@@ -208,6 +219,8 @@ class LearnedScale(ScaleSource):
 
     Weights start from the scale of the weight (`init`); activations from the first tensor they see.
     """
+
+    source = "learned"
 
     def __init__(self, core: Quantizer, shared: bool = False, *, init: Tensor | None = None, length: int | None = None):
         _refuse(core, "learned", False, "")
@@ -265,10 +278,7 @@ class LearnedScale(ScaleSource):
 
 
 SOURCES: dict[str, type[ScaleSource]] = {
-    "dynamic": DynamicScale,
-    "static": StaticScale,
-    "mse": MseScale,
-    "learned": LearnedScale,
+    kind.source: kind for kind in (DynamicScale, StaticScale, MseScale, LearnedScale)
 }
 
 

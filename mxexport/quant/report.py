@@ -82,12 +82,20 @@ def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
     return ConvertedLayer(
         name,
         type(layer).__name__,
-        None if q is None else q.format.name,
-        None if x is None else x.format.name,
+        _name(q),
+        _name(x),
         scale_rule,
         _padding_percent(layer),
         _note(layer),
     )
+
+
+def _name(quantizer) -> str | None:
+    """The format, and what differs from one dynamic scale per group."""
+    if quantizer is None:
+        return None
+    special = [getattr(quantizer, "source", "dynamic"), quantizer.scaling_per_output]
+    return " ".join([quantizer.format.name, *(word for word in special if word not in ("dynamic", "group"))])
 
 
 def _padding_percent(layer: QuantLayer) -> float:
