@@ -153,7 +153,7 @@ def test_refusals_are_clear_and_leave_nothing_behind(tmp_path):
     for bad, message in (
         (model, "torch cannot export Unexportable"),
         (nn.Linear(4, 4), "no quantized layer"),
-        (mx.quantize_model(nn.Linear(8, 8)).bfloat16(), "is torch.bfloat16"),
+        (mx.quantize_model(nn.Linear(8, 8)).double(), "is torch.float64"),
         (mx.quantize_model(nn.Linear(8, 8), "nvfp4", None), "two levels"),
     ):
         with pytest.raises(UnsupportedError, match=message):
