@@ -16,6 +16,7 @@ from onnxscript.values import Opset
 from mxexport.errors import UnsupportedError
 from mxexport.exporting.precision import HALF
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
+from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
 _TORCH_OPS = ("mx_scale", "mx_float_quant", "groupwise_scale", "groupwise_zero_point", "groupwise_quant")
@@ -32,6 +33,7 @@ def trace(
 ) -> ir.Model:
     """The model's graph. Raises UnsupportedError with torch's reason when torch cannot export it."""
     table = {getattr(torch.ops.mxexport, name).default: _translation(name) for name in _TORCH_OPS}
+    table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
         with _quiet(), torch.no_grad():
@@ -68,6 +70,34 @@ def _translation(name: str):
         return emit(*inputs, **{attr: kind(given[attr]) for attr, kind in kinds.items()})
 
     return translate
+
+
+def _pair_translation(name: str):
+    """The same for scale and elements at once: two nodes."""
+    kinds = {
+        op: {attr: int if a.kind == "i" else float for attr, a in OPERATORS[op].attributes.items()}
+        for op in ("MXScale", QUANTIZER_OF[name])
+    }
+    emit_scale, emit_quant = (getattr(Opset(DOMAIN, VERSION), op) for op in kinds)
+    names, _ = _arguments(name)
+
+    def translate(x, *values, **keywords):
+        given = dict(zip(names[1:], values, strict=False)) | keywords
+        scale_attributes, attributes = ({n: kind(given[n]) for n, kind in table.items()} for table in kinds.values())
+        scale = emit_scale(x, **scale_attributes)
+        scale.type, scale.shape = ir.TensorType(ir.DataType.FLOAT), _contracted(x.shape, **given)
+        return emit_quant(x, scale, **attributes)
+
+    return translate
+
+
+def _contracted(shape: ir.Shape | None, axis: int, group_size: int, **_) -> ir.Shape | None:
+    if shape is None:
+        return None
+    dims = list(shape)
+    length = dims[axis]
+    dims[axis] = -(-length // group_size) if isinstance(length, int) else f"({length} + {group_size - 1})//{group_size}"
+    return ir.Shape(dims)
 
 
 def _arguments(name: str) -> tuple[list[str], list[str]]:
