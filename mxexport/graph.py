@@ -49,7 +49,8 @@ def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto with "" first among the opset imports."""
+    """The model as a proto with "" first among the opset imports; tensors of a data file are read into it."""
+    ir.external_data.load_to_model(model)
     proto = ir.to_proto(model)
     imports = sorted(proto.opset_import, key=lambda item: item.domain)
     del proto.opset_import[:]

@@ -22,6 +22,13 @@ from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 _TORCH_OPS = ("mx_scale", "mx_float_quant", "groupwise_scale", "groupwise_zero_point", "groupwise_quant")
 _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
+_TALKATIVE = (
+    "torch.onnx._internal.exporter._registration",
+    "onnxscript.optimizer._constant_folding",
+    "torch._subclasses.fake_tensor",
+    "torch.export._trace",
+)
+
 
 def trace(
     model: torch.nn.Module,
@@ -129,12 +136,11 @@ def _standard_translation(name: str):
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Torch's exporter and its optimizer report missing torchvision operators, nodes left as they are and their own
-    deprecations; none concerns the user."""
-    names = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
-    logs = [logging.getLogger(name) for name in names]
+    deprecations; none concerns the user. What goes wrong is raised as well."""
+    logs = [logging.getLogger(name) for name in _TALKATIVE]
     levels = [log.level for log in logs]
     for log in logs:
-        log.setLevel(logging.ERROR)
+        log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", category=FutureWarning)
