@@ -218,12 +218,15 @@ def main() -> None:
 
 
 def as_line(row: dict) -> str:
-    return (
-        f"{row['model']} ({row['parameters'] / 1e6:.1f}M) {row['weights']:<11} float {row['float']:.1f} "
-        f"torch {row['torch']:.1f} onnxruntime {row['onnxruntime']:.1f}, "
-        f"{row['answers_equal']}/{row['answers']} answers equal, "
-        f"{row['nodes']} nodes {row['node_bits_differ']} bits differ, weights differ {row['weights_differ']}, export {row['export_s']:.1f} s, {row['packed_bytes'] / 1e6:.2f} MB"
+    parts = (
+        f"{row['model']} ({row['parameters'] / 1e6:.1f}M) {row['weights']:<11}",
+        f"float {row['float']:.1f} torch {row['torch']:.1f} onnxruntime {row['onnxruntime']:.1f}",
+        f"{row['answers_equal']}/{row['answers']} answers equal",
+        f"{row['nodes']} nodes, {row['node_bits_differ']} bits differ",
+        f"{row['weights_differ']} weights differ",
+        f"export {row['export_s']:.1f} s, {row['packed_bytes'] / 1e6:.2f} MB",
     )
+    return " | ".join(parts)
 
 
 if __name__ == "__main__":

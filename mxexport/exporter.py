@@ -12,6 +12,7 @@ import torch
 import mxexport
 from mxexport import graph
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from mxexport.exporting.bfloat16 import NOTE, carry_in_float32
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.inputs import bind, open_batch, widen
@@ -47,8 +48,9 @@ def export(
     """Write `model` as QONNX to `path` and report every quantizer.
 
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
-    Half precision stays: our operators work in float32 between Casts, and weights that they quantize are stored in
-    float32, so quantizers return the bits they return in torch.
+    In models of half precision our operators work in float32 between Casts, and weights that they quantize are stored
+    in float32, so quantizers return the bits they return in torch. float16 otherwise stays; bfloat16, for which
+    runtimes lack kernels, is carried in float32 and rounded after every operation (a note of the report says so).
 
     Args:
         model: mxexport, Brevitas or torchao model.
@@ -82,6 +84,7 @@ def export(
     with eval_mode(model):
         ir_model = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
     work_in_float32(ir_model)
+    carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)
     name_everything(ir_model)
     graph.attach_standard_functions(ir_model)
@@ -89,7 +92,8 @@ def export(
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.attach_functions(ir_model)
     data_path = write_model(ir_model, path, external_data)
-    notes = [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
+    notes = [("model", NOTE)] if carried else []
+    notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
 
 

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import GroupFormat, find_format
-from mxexport.model_file import write_model
+from mxexport.model_file import read_tensors, write_model
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for, qonnx_general
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
@@ -50,7 +50,7 @@ def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
     """The model as a proto with "" first among the opset imports; tensors of a data file are read into it."""
-    ir.external_data.load_to_model(model)
+    read_tensors(model)
     proto = ir.to_proto(model)
     imports = sorted(proto.opset_import, key=lambda item: item.domain)
     del proto.opset_import[:]

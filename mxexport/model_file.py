@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -42,7 +43,7 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
             if external_data:
                 ir.save(model, staged / path.name, external_data=data.name)
             else:
-                ir.external_data.load_to_model(model)
+                read_tensors(model)
                 ir.save(model, staged / path.name)
             external_data = external_data and (staged / data.name).exists()  # tensors may all be small
             names = [data.name] if external_data else []
@@ -52,6 +53,14 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
     except OSError as error:
         raise InputFileError(f"cannot write {path}: {error.strerror or error}") from error
     return data if external_data else None
+
+
+def read_tensors(model: ir.Model) -> None:
+    """Read initializers that lie in a data file into memory. Arrays taken from them before stay valid."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
 
 
 def data_path(path: Path) -> Path:
