@@ -12,10 +12,10 @@ import torch
 import mxexport
 from mxexport import graph
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
-from mxexport.exporting.bfloat16 import NOTE, carry_in_float32
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
-from mxexport.exporting.inputs import bind, open_batch, widen
+from mxexport.exporting.half import NOTE, carry_in_float32
+from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
 from mxexport.exporting.naming import name_everything, names_in_use
 from mxexport.exporting.precision import work_in_float32
 from mxexport.exporting.report import ExportReport, LayerReport
@@ -48,9 +48,8 @@ def export(
     """Write `model` as QONNX to `path` and report every quantizer.
 
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
-    In models of half precision our operators work in float32 between Casts, and weights that they quantize are stored
-    in float32, so quantizers return the bits they return in torch. float16 otherwise stays; bfloat16, for which
-    runtimes lack kernels, is carried in float32 and rounded after every operation (a note of the report says so).
+    Models of half precision are carried in float32, rounded with Casts after every operation, so quantizers return the
+    bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32.
 
     Args:
         model: mxexport, Brevitas or torchao model.
@@ -83,6 +82,8 @@ def export(
         widen(bound, dynamic_shapes)
     with eval_mode(model):
         ir_model = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
+    if dynamic_shapes is not None:
+        name_open_dimensions(ir_model, bound, dynamic_shapes)
     work_in_float32(ir_model)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import onnx_ir as ir
 import torch
 
 from mxexport.errors import OptionError
@@ -79,3 +80,35 @@ def _widened(value: Any, shape: Any) -> Any:
 
 def _is_open(size: Any) -> bool:
     return size is not None and not isinstance(size, int) and size is not torch.export.Dim.STATIC
+
+
+def name_open_dimensions(model: ir.Model, bound: inspect.BoundArguments, shapes: Any) -> None:
+    """Give open dimensions the names asked for, where torch left its own because not every input is a tensor."""
+    if not isinstance(shapes, dict):
+        shapes = dict(zip(bound.arguments, shapes, strict=False))
+    specs = [spec for name, value in bound.arguments.items() for spec in _specs(value, shapes.get(name))]
+    if len(specs) != len(model.graph.inputs):
+        return
+    names = {
+        str(value.shape[dim]): size
+        for value, spec in zip(model.graph.inputs, specs, strict=True)
+        for dim, size in spec.items()
+        if isinstance(size, str) and value.shape is not None and not isinstance(value.shape[dim], int)
+    }
+    if all(old == new for old, new in names.items()):
+        return
+    for value in (*model.graph.inputs, *(output for node in model.graph for output in node.outputs)):
+        if value.shape is not None:
+            value.shape = ir.Shape([d if isinstance(d, int) else names.get(str(d), d) for d in value.shape])
+
+
+def _specs(value: Any, shape: Any) -> Iterator[dict]:
+    """{dimension: size} of every tensor in `value`, in order."""
+    if isinstance(value, torch.Tensor):
+        yield shape if isinstance(shape, dict) else dict(enumerate(shape or ()))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _specs(item, None if shape is None else shape.get(key))
+    elif isinstance(value, (tuple, list)):
+        for i, item in enumerate(value):
+            yield from _specs(item, None if shape is None else shape[i])
