@@ -105,6 +105,10 @@ def _staging(path: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def _move(source: Path, target: Path) -> None:
+    os.replace(source, target)
+
+
 def _keep(file: Path, other: Path) -> None:
     try:
         os.link(file, other)
@@ -119,7 +123,7 @@ def _replace(staged: Path, target: Path, names: list[str]) -> None:
         for name in names:
             if (target / name).is_file():
                 _keep(target / name, staged / f"{name}.before")
-            os.replace(staged / name, target / name)
+            _move(staged / name, target / name)
             done.append(name)
     except BaseException:
         for name in done:

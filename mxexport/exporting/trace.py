@@ -146,6 +146,7 @@ def _quiet() -> Iterator[None]:
             warnings.simplefilter("ignore", category=FutureWarning)
             warnings.simplefilter("ignore", category=DeprecationWarning)
             warnings.filterwarnings("ignore", "# The axis name: .* will not be used")  # all inputs share it
+            warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")  # put back afterwards
             warnings.filterwarnings("ignore", "# ONNX model has different number of inputs")  # we name dimensions then
             yield
     finally:
