@@ -77,6 +77,7 @@ def test_inputs_by_keyword(tmp_path):
     feeds = {"x": x.numpy(), "y": y.numpy(), "factor": np.float32(2)}
     expected = model(x, y, factor=torch.tensor(2.0))
     found = runtime.run(tmp_path / "m.onnx", feeds)
+    assert list(found) == ["hidden", "more.0", "more.1"]
     for actual, wanted in zip(found.values(), (expected["hidden"], *expected["more"]), strict=True):
         np.testing.assert_allclose(actual, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
 
