@@ -15,6 +15,8 @@ from mxexport import graph, ops, runtime, verification
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import MX_FORMATS
 from mxexport.groups import contracted_shape
+from mxexport.quant import Quantizer
+from tests.helpers import assert_equal_bits, edge_values
 
 
 class Net(nn.Module):
@@ -164,3 +166,24 @@ def test_refusals_are_clear_and_leave_nothing_behind(tmp_path):
     with pytest.raises(InputFileError, match="not a readable ONNX model"):
         path.write_bytes(b"not onnx")
         graph.load(path)
+
+
+@pytest.mark.parametrize("fmt", MX_FORMATS)
+def test_the_operator_of_traced_graphs_is_the_quantizer(fmt):
+    """One operator for scale and elements, which the file holds as two nodes."""
+    x = torch.from_numpy(edge_values((40, 70)))
+    quantizer = Quantizer(mx.get_format(fmt), -1, "even")
+    with torch.no_grad():
+        program = torch.export.export(Wrapped(quantizer), (x,))
+    kinds = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert len(kinds) == 1 and kinds[0].startswith("mxexport.mx_then_")
+    assert_equal_bits(program.module()(x).numpy(), quantizer(x).numpy(), fmt)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x):
+        return self.quantizer(x)

@@ -11,6 +11,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import graph, runtime, verification
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.quant import fake_quantize
 
 
 class Several(nn.Module):
@@ -187,7 +188,7 @@ def test_quantizers_of_half_models_return_the_bits_of_torch(half):
         narrow = given.to(dtype)
         assert torch.equal(narrow.float(), given), node.name  # the Cast in front was exact
         fmt = graph.quantizer_format(node).name
-        expected = mx.quant.fake_quantize(narrow, fmt, node.attributes["axis"].value)
+        expected = fake_quantize(narrow, fmt, node.attributes["axis"].value)
         actual = torch.from_numpy(seen[node.outputs[0].name]).to(dtype)
         assert verification.equal_bits(actual.float().numpy(), expected.detach().float().numpy()).all(), node.name
 

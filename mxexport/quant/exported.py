@@ -1,8 +1,8 @@
-"""What a graph for export holds in place of `Quantizer`: scale and elements of an MX format as one operator.
+"""What a graph for export holds for a `Quantizer`: scale and elements of an MX format as one operator.
 
 Tracing costs time for every operator, so a graph for export holds one for each quantizer; the exporter writes it as the
 two nodes it stands for (`MXScale`, then `MXFloatQuant` or `GroupwiseQuant`). Arguments are the attributes of both. The
-operators are defined without autograd: nothing is trained through a graph for export.
+operators are defined without autograd, so only graphs traced without gradients hold them.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() and self._grouped_mx:
+        if torch.compiler.is_exporting() and not torch.is_grad_enabled() and self._grouped_mx:
             return self._exported(x)
         return self.quantize(x)[0]
 
