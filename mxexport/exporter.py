@@ -20,6 +20,7 @@ from mxexport.exporting.naming import name_everything, names_in_use
 from mxexport.exporting.precision import work_in_float32
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
+from mxexport.exporting.weights import restore_transposed_weights
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.model_file import write_model
@@ -84,6 +85,7 @@ def export(
         ir_model = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
+    restore_transposed_weights(ir_model, model)
     work_in_float32(ir_model)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)

@@ -30,7 +30,9 @@ _TALKATIVE = (
     "onnxscript.optimizer._constant_folding",
     "torch._subclasses.fake_tensor",
     "torch.export._trace",
+    "onnxscript.version_converter",
 )
+_HIGHEST_OF_TORCH = 25
 
 
 def trace(
@@ -54,7 +56,7 @@ def trace(
                 kwargs=bound.kwargs,
                 dynamo=True,
                 verbose=False,
-                opset_version=opset,
+                opset_version=min(opset, _HIGHEST_OF_TORCH),
                 input_names=input_names,
                 output_names=output_names,
                 dynamic_shapes=dynamic_shapes,
@@ -62,9 +64,20 @@ def trace(
             )
     except Exception as error:  # torch raises many types; the user needs the reason, not its stack
         raise UnsupportedError(_trace_failure(model, error)) from error
+    _set_opset(program.model, opset)
     if not output_names:
         name_outputs(program.model, output_keys(program.exported_program))
     return program.model
+
+
+def _set_opset(model: ir.Model, opset: int) -> None:
+    """Opset 26 only adds operators to 25. Where torch could not convert its graph, it left another opset."""
+    found = model.opset_imports[""]
+    if found != min(opset, _HIGHEST_OF_TORCH):
+        raise UnsupportedError(
+            f"export: torch cannot write an operator of this model at opset {opset}; leave the default or lower opset"
+        )
+    model.opset_imports[""] = opset
 
 
 def output_keys(program: torch.export.ExportedProgram) -> list[str]:
