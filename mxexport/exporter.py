@@ -17,7 +17,6 @@ from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
 from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
 from mxexport.exporting.naming import name_everything, names_in_use
-from mxexport.exporting.precision import work_in_float32
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
 from mxexport.exporting.weights import restore_transposed_weights
@@ -86,7 +85,6 @@ def export(
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
-    work_in_float32(ir_model)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)
     name_everything(ir_model)

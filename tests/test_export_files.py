@@ -74,7 +74,7 @@ def traced(tmp_path_factory) -> onnx.ModelProto:
     """What tracing gives: the slow part, done once."""
     kept = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporter, "work_in_float32", lambda model: kept.append(ir.to_proto(model)))
+        patch.setattr(exporter, "carry_in_float32", lambda model: kept.append(ir.to_proto(model)))
         mx.export(make(), X, tmp_path_factory.mktemp("traced") / "m.onnx")
     return kept[0]
 
@@ -88,7 +88,7 @@ def exported(tmp_path_factory):
 
 STAGES = {
     "tracing": (None, None, UnsupportedError),
-    "half": (exporter, "work_in_float32", UnsupportedError),
+    "half": (exporter, "carry_in_float32", UnsupportedError),
     "folding": (exporter, "_fold_weight_scales", UnsupportedError),
     "naming": (exporter, "name_everything", UnsupportedError),
     "figures": (exporter, "describe_layers", UnsupportedError),

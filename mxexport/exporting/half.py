@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.errors import UnsupportedError
-from mxexport.exporting.precision import HALF
 
+HALF = {ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
 NOTE = "half precision is carried in float32 and rounded after every operation"
 
 _EXACT = {
@@ -26,7 +26,8 @@ def carry_in_float32(model: ir.Model) -> bool:
     """y = Op(half)   ->   y = Cast(Cast(Op(float32), half), float32); True when the model held half precision.
 
     Torch's kernels add up in float32 and round the result once, as this does. float16 inputs and outputs of the graph
-    stay; bfloat16 ones, which numpy does not know, become float32, and inputs are rounded.
+    stay; bfloat16 ones, which numpy does not know, become float32, and inputs are rounded. Our operators get the
+    float32 they take: both half precisions are subsets of it.
 
     Raises:
         UnsupportedError: half precision inside a branch or loop.

@@ -16,8 +16,8 @@ from onnxscript.values import Opset
 from torch.export.graph_signature import TensorArgument
 
 from mxexport.errors import UnsupportedError
+from mxexport.exporting.half import HALF
 from mxexport.exporting.naming import name_outputs
-from mxexport.exporting.precision import HALF
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
