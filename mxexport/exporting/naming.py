@@ -30,16 +30,6 @@ def names_in_use(g: ir.Graph) -> Names:
     return Names({value.name for value in (*g.inputs, *g.outputs, *g.initializers.values())})
 
 
-def name_outputs(model: ir.Model, keys: list[str]) -> None:
-    """Name graph outputs after their keys in what `forward` returns; "" keeps a name."""
-    if len(keys) != len(model.graph.outputs):
-        return
-    names = names_in_use(model.graph)
-    for value, key in zip(model.graph.outputs, keys, strict=True):
-        if key and value.name != key:
-            value.name = names.unique(key)
-
-
 def name_everything(model: ir.Model) -> None:
     """Name nodes and values, strip torch's metadata, annotate quantizers."""
     g = model.graph

@@ -6,18 +6,16 @@ import contextlib
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
 import torch
-import torch.utils._pytree as pytree
 from onnxscript.values import Opset
-from torch.export.graph_signature import TensorArgument
 
 from mxexport.errors import UnsupportedError
 from mxexport.exporting.half import HALF
-from mxexport.exporting.naming import name_outputs
+from mxexport.exporting.outputs import name_outputs
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
@@ -66,7 +64,7 @@ def trace(
         raise UnsupportedError(_trace_failure(model, error)) from error
     _set_opset(program.model, opset)
     if not output_names:
-        name_outputs(program.model, output_keys(program.exported_program))
+        name_outputs(program.model, program.exported_program)
     return program.model
 
 
@@ -78,30 +76,6 @@ def _set_opset(model: ir.Model, opset: int) -> None:
             f"export: torch cannot write an operator of this model at opset {opset}; leave the default or lower opset"
         )
     model.opset_imports[""] = opset
-
-
-def output_keys(program: torch.export.ExportedProgram) -> list[str]:
-    """A name from its keys for every output that is a tensor: `hidden`, `more.0`; "" where there are only positions."""
-    spec = program.call_spec.out_spec
-    paths = dict(_leaves(pytree.tree_unflatten(list(range(spec.num_leaves)), spec), ()))
-    kinds = [output.arg for output in program.graph_signature.output_specs if output.kind.name == "USER_OUTPUT"]
-    return [_key_name(paths.get(i, ())) for i, kind in enumerate(kinds) if isinstance(kind, TensorArgument)]
-
-
-def _leaves(tree: Any, path: tuple) -> Iterator[tuple[int, tuple]]:
-    """(number of a leaf, keys that lead to it); leaves of containers other than these have none."""
-    if isinstance(tree, int):
-        yield tree, path
-    elif isinstance(tree, Mapping):
-        for key, item in tree.items():
-            yield from _leaves(item, (*path, key))
-    elif isinstance(tree, (tuple, list)):
-        for key, item in zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True):
-            yield from _leaves(item, (*path, key))
-
-
-def _key_name(path: tuple) -> str:
-    return ".".join(map(str, path)) if any(isinstance(key, str) for key in path) else ""
 
 
 def _translation(name: str):
