@@ -73,7 +73,7 @@ def export(
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
-    model = _converted(model, args)
+    model = _converted(model, args, kwargs)
     _check(model)
     bound = bind(model, args, kwargs)
     if dynamic_shapes is None and dynamic_batch:
@@ -98,11 +98,13 @@ def export(
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
 
 
-def _converted(model: torch.nn.Module, args: Any) -> torch.nn.Module:
+def _converted(model: torch.nn.Module, args: Any, kwargs: dict[str, Any] | None) -> torch.nn.Module:
     """The mxexport model of a Brevitas or torchao model; others as they are."""
     if is_brevitas(model):
-        args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
-        return from_brevitas(model, args)
+        bound = bind(model, args, kwargs)
+        if bound.kwargs:
+            raise OptionError(f"export: a Brevitas model takes inputs by position, found {', '.join(bound.kwargs)}")
+        return from_brevitas(model, bound.args)
     return from_torchao(model) if is_torchao(model) else model
 
 
