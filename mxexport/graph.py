@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import GroupFormat, find_format
+from mxexport.model_file import read_tensors, write_model
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for, qonnx_general
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
 SCALES = {"MXScale", "GroupwiseScale"}
 FORMAT_KEY = "mx_format"
-_PROTO_LIMIT = 1_800_000_000  # protobuf refuses 2 GiB; leave room for everything but tensors
 
 
 def load(path: str | os.PathLike) -> ir.Model:
@@ -31,26 +31,26 @@ def load(path: str | os.PathLike) -> ir.Model:
         raise InputFileError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
 
 
-def save(model: ir.Model, path: str | os.PathLike) -> Path:
+def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None = None) -> Path:
     """Write `model` under a temporary name, then rename: the file is whole or absent.
 
     Function bodies of our operators are (re)made for the model's opset; "" comes first among the opset imports
-    (qonnx reads the first). Models over the protobuf limit keep their tensors in `<name>.data` beside the file.
+    (qonnx reads the first). `external_data` keeps tensors in `<name>.data` beside the file; None does so above 100 MB.
+
+    Raises:
+        InputFileError: `path` cannot be written.
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     attach_functions(model)
-    size = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
-    if size < _PROTO_LIMIT:
-        write_atomically(path, to_proto(model).SerializeToString())
-    else:
-        ir.save(model, path, external_data=f"{path.name}.data")
+    write_model(model, path, external_data)
     return path
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
-    """The model as a proto with "" first among the opset imports."""
+    """The model as a proto with "" first among the opset imports; tensors of a data file are read into it."""
+    read_tensors(model)
     proto = ir.to_proto(model)
     imports = sorted(proto.opset_import, key=lambda item: item.domain)
     del proto.opset_import[:]

@@ -15,6 +15,8 @@ from mxexport import graph, ops, runtime, verification
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import MX_FORMATS
 from mxexport.groups import contracted_shape
+from mxexport.quant import Quantizer
+from tests.helpers import assert_equal_bits, edge_values
 
 
 class Net(nn.Module):
@@ -112,11 +114,13 @@ def test_outputs_agree_with_torch_up_to_accumulation_order(exported):
         assert close.mean() > 0.99 and np.abs(actual - expected).max() < 0.1
 
 
-@pytest.mark.parametrize("opset", [18, 21, 24])
+@pytest.mark.parametrize("opset", [18, 20, 21, 25, 26])
 def test_opset_is_honoured(tmp_path, opset):
-    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 4)), "mxint8", "mxint8")
+    """GELU is an operator from opset 20 on, and torch itself writes 25 at most."""
+    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 4), nn.GELU()), "mxint8", "mxint8")
     mx.export(model, (torch.randn(2, 40),), tmp_path / "m.onnx", opset=opset)
     proto = onnx.load(tmp_path / "m.onnx")
+    onnx.checker.check_model(proto, full_check=True)
     assert proto.opset_import[0].version == opset
     assert {o.version for f in proto.functions for o in f.opset_import if o.domain == ""} == {opset}
     runtime.run(proto, np.ones((3, 40), np.float32))
@@ -153,7 +157,7 @@ def test_refusals_are_clear_and_leave_nothing_behind(tmp_path):
     for bad, message in (
         (model, "torch cannot export Unexportable"),
         (nn.Linear(4, 4), "no quantized layer"),
-        (mx.quantize_model(nn.Linear(8, 8)).bfloat16(), "is torch.bfloat16"),
+        (mx.quantize_model(nn.Linear(8, 8)).double(), "is torch.float64"),
         (mx.quantize_model(nn.Linear(8, 8), "nvfp4", None), "two levels"),
     ):
         with pytest.raises(UnsupportedError, match=message):
@@ -164,3 +168,24 @@ def test_refusals_are_clear_and_leave_nothing_behind(tmp_path):
     with pytest.raises(InputFileError, match="not a readable ONNX model"):
         path.write_bytes(b"not onnx")
         graph.load(path)
+
+
+@pytest.mark.parametrize("fmt", MX_FORMATS)
+def test_the_operator_of_traced_graphs_is_the_quantizer(fmt):
+    """One operator for scale and elements, which the file holds as two nodes."""
+    x = torch.from_numpy(edge_values((40, 70)))
+    quantizer = Quantizer(mx.get_format(fmt), -1, "even")
+    with torch.no_grad():
+        program = torch.export.export(Wrapped(quantizer), (x,))
+    kinds = [str(n.target) for n in program.graph.nodes if n.op == "call_function"]
+    assert len(kinds) == 1 and kinds[0].startswith("mxexport.mx_then_")
+    assert_equal_bits(program.module()(x).numpy(), quantizer(x).numpy(), fmt)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, quantizer):
+        super().__init__()
+        self.quantizer = quantizer
+
+    def forward(self, x):
+        return self.quantizer(x)

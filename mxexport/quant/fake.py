@@ -11,7 +11,7 @@ from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import E8M0_MAX, GroupFormat, check_rule, get_format, round_bias, with_group_size
 from mxexport.groups import contracted_shape
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import fused, kernels, library, scaling
+from mxexport.quant import exported, fused, kernels, library, scaling  # noqa: F401 (exported registers operators)
 from mxexport.scaling import check_scaling
 
 
@@ -140,15 +140,29 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting() and not torch.is_grad_enabled() and self._grouped_mx:
+            return self._exported(x)
         return self.quantize(x)[0]
+
+    @property
+    def _grouped_mx(self) -> bool:
+        return self.format.is_mx and self.signed and self.scaling_per_output == "group"
+
+    def _exported(self, x: Tensor) -> Tensor:
+        """Scale and elements as one operator of the graph; see `exported`."""
+        f = self.format
+        bias = round_bias(f.element, self.scale_rule)
+        shared = (x, self.axis % x.ndim, f.group_size, f.element.emax, bias, f.step_frac_bits, 0, E8M0_MAX)
+        if f.is_float:
+            return torch.ops.mxexport.mx_then_float_quant(*shared, **MXFloatQuant.attributes_of(f.element))
+        return torch.ops.mxexport.mx_then_groupwise_quant(*shared, **GroupwiseQuant.attributes_of(f.element))
 
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Quantize-dequantized `x` with the scale and the zero point it took (None where there is none).
 
         Graphs for export hold the operators one by one; elsewhere groups of an MX format take one pass.
         """
-        grouped_mx = self.format.is_mx and self.signed and self.scaling_per_output == "group"
-        if grouped_mx and not torch.compiler.is_exporting():
+        if self._grouped_mx and not torch.compiler.is_exporting():
             return *self._fused(x), None
         scale = self.scale(x)
         zero_point = self.zero_point(x, scale)

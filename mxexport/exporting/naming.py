@@ -1,0 +1,84 @@
+"""Names from the module path, no local paths, and the format in words on every quantizer."""
+
+from __future__ import annotations
+
+import json
+
+import onnx_ir as ir
+
+from mxexport import graph
+from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
+
+
+class Names:
+    """Hands out unique names: `fc`, `fc_1`, `fc_2` …"""
+
+    def __init__(self, taken: set[str] = frozenset()):
+        self.taken = set(taken)
+        self._next: dict[str, int] = {}
+
+    def unique(self, name: str) -> str:
+        candidate, count = name, self._next.get(name, 1)
+        while candidate in self.taken:
+            candidate, count = f"{name}_{count}", count + 1
+        self._next[name] = count
+        self.taken.add(candidate)
+        return candidate
+
+
+def names_in_use(g: ir.Graph) -> Names:
+    return Names({value.name for value in (*g.inputs, *g.outputs, *g.initializers.values())})
+
+
+def name_everything(model: ir.Model) -> None:
+    """Name nodes and values, strip torch's metadata, annotate quantizers."""
+    g = model.graph
+    names = names_in_use(g)
+    formal = {name for op in OPERATORS.values() for name in (*op.inputs, *op.outputs)}
+    for value in list(g.initializers.values()):
+        if value.name in formal:  # inlining a body would confuse the two
+            value.name = names.unique(f"{value.name}_")
+    node_names = Names()
+    for node in g:
+        node.name = node_names.unique(_node_name(node))
+    fixed = {value.name for value in g.outputs}
+    for node in g:
+        for i, value in enumerate(node.outputs):
+            if value.name not in fixed:
+                value.name = names.unique(node.name if i == 0 else f"{node.name}.{i}")
+            value.metadata_props.clear()
+        node.metadata_props.clear()
+        node.doc_string = None
+    for item in (model, g, *g.inputs, *g.initializers.values()):
+        item.metadata_props.clear()
+    for node in g:
+        if graph.is_ours(node, graph.QUANTIZERS):
+            _annotate(node)
+
+
+def _module_path(node: ir.Node) -> str:
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    # A list of strings written by torch; JSON reads it once the quotes are double.
+    names = json.loads(scopes.replace("'", '"')) if scopes else []
+    return names[-2] if len(names) > 1 else ""
+
+
+def _node_name(node: ir.Node) -> str:
+    """`fc1.weight_quant`, `fc1.input_scale`, `fc1`: what a reader of the PyTorch module would call it."""
+    path = _module_path(node)
+    if node.domain in (DOMAIN, qonnx_general.DOMAIN):
+        if graph.constant(node.inputs[0]) is not None:
+            return f"{node.inputs[0].name}_quant"
+        suffix = {"GroupwiseZeroPoint": "zero_point"}.get(node.op_type, "scale")
+        suffix = "quant" if node.op_type in {*graph.QUANTIZERS, *qonnx_general.OPERATORS} else suffix
+        if path.endswith("_quant"):  # a quantizer that is a module: `fc1.output_quant`
+            return f"{path.removesuffix('quant')}{suffix}"
+        return ".".join(filter(None, (path, f"input_{suffix}")))
+    return path or node.op_type.lower()
+
+
+def _annotate(node: ir.Node) -> None:
+    fmt = graph.quantizer_format(node)
+    axis = node.attributes["axis"].value
+    node.metadata_props[graph.FORMAT_KEY] = fmt.name
+    node.doc_string = f"{fmt.name} along axis {axis}: {fmt.describe()}."

@@ -1,0 +1,74 @@
+"""What `export` tells about the file it wrote."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One quantizer of the exported file.
+
+    `bytes` (packed codes and scales), `sqnr_db` and `saturated_percent` (elements beyond the largest code) are known
+    for weights only; None at run time. `groups` is None where the shape is open. Quantizers without groups (QONNX's
+    own) have no axis and no figures.
+    """
+
+    name: str
+    format: str
+    axis: int | None
+    shape: list[int | str]
+    scale_shape: list[int | str]
+    groups: int | None = None
+    bytes: int | None = None
+    sqnr_db: float | None = None
+    saturated_percent: float | None = None
+    padding_percent: float = 0.0
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export` wrote. `notes`: (layer, what differs from or surprises in the model it came from).
+
+    `data_path`: the file beside `path` that holds the tensors; None where they are inside. `str(report)` is a table.
+    """
+
+    path: str
+    opset: int
+    layers: list[LayerReport] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+    data_path: str | None = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        rows = [_HEADER, *map(_cells, self.layers)]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{self.path}, opset {self.opset}" + (f", tensors in {self.data_path}" if self.data_path else "")]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+        weights = [layer for layer in self.layers if layer.bytes is not None]
+        if weights:
+            lines.append(f"{len(weights)} weights, {sum(layer.bytes for layer in weights):,} bytes once packed")
+        return "\n".join([*lines, *(f"{where}: {what}" for where, what in self.notes)])
+
+
+_HEADER = ("name", "format", "axis", "shape", "groups", "bytes", "SQNR dB", "saturated %", "padding %")
+
+
+def _cells(layer: LayerReport) -> tuple[str, ...]:
+    def shown(value, spec: str) -> str:
+        return "-" if value is None else format(value, spec)
+
+    return (
+        layer.name,
+        layer.format,
+        shown(layer.axis, "d"),
+        "x".join(map(str, layer.shape)) or "-",
+        shown(layer.groups, ","),
+        shown(layer.bytes, ","),
+        shown(layer.sqnr_db, ".2f"),
+        shown(layer.saturated_percent, ".3f"),
+        shown(layer.padding_percent, ".2f"),
+    )
