@@ -10,12 +10,13 @@ import sys
 
 import typer
 
-from mxexport.cli import demo, files, hardware
+from mxexport.cli import clean, demo, files, hardware
 from mxexport.cli._common import notes
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
     demo.demo,
+    clean.clean,
     files.info,
     files.run,
     hardware.compile,
