@@ -128,6 +128,7 @@ def _session(model: ir.Model) -> onnxruntime.InferenceSession:
 
 def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:
     """QONNX operators without a body of ours (Trunc) are known to qonnx only."""
+    model.graph.inputs[:] = graph_inputs(model)
     for node in model.graph:
         if rewriting.is_qonnx(node):
             node.domain = qonnx_general.DOMAIN
