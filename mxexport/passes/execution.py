@@ -93,7 +93,10 @@ def execute(
 
 
 def _with_bodies(model: ir.Model) -> ir.Model:
-    copy = model.clone()
+    copy, seen = model.clone(), set()
+    for node in copy.graph.all_nodes():  # onnxruntime refuses a name twice, onnx does not
+        node.name = "" if node.name in seen else node.name
+        seen.add(node.name)
     graph.attach_functions(copy)
     if any(
         node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS

@@ -77,8 +77,7 @@ def _fold_graph(model: ir.Model, graph: ir.Graph, outcome: Outcome) -> None:
         elif reason:
             outcome.declined.append((rw.label(node), reason))
     folded = ready | _evaluate(model, region, made, ready, outcome)
-    for value, tensor in folded.items():
-        _replace(graph, value, tensor)
+    lifted = [_replace(graph, value, tensor) for value, tensor in folded.items() if value.uses()]
     for node in {value.producer(): None for value in (*made, *ready)}:
         unused = node is not None and not any(v.uses() or v.is_graph_output() for v in node.outputs)
         if unused:
@@ -86,6 +85,9 @@ def _fold_graph(model: ir.Model, graph: ir.Graph, outcome: Outcome) -> None:
     for node in reversed([*{value.producer(): None for value in (*ready, *made)}]):
         if node is not None and not any(v.uses() or v.is_graph_output() for v in node.outputs):
             graph.remove(node, safe=True)
+    for value in lifted:
+        if not value.uses():  # it went into another folded tensor
+            del graph.initializers[value.name]
 
 
 def _why_not(model: ir.Model, node: ir.Node) -> str | None:
@@ -112,7 +114,7 @@ def _too_large(node: ir.Node) -> str | None:
     if shape is None:
         return "the size of its result is not known; infer shapes first" if node.op_type in _GROWING else None
     item = node.outputs[0].dtype.itemsize if node.outputs[0].dtype else 4
-    size = int(np.prod(shape, dtype=np.float64)) * item
+    size = int(np.prod(shape, dtype=np.float64) * item)
     if size <= max(SIZE_LIMIT, sum(_bytes(v) for v in node.inputs)):
         return None
     return f"its result takes {size:,} bytes, more than what it is made from and than the limit of {SIZE_LIMIT:,}"
@@ -212,9 +214,9 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
     return {value: ir.tensor(a) for value, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}
 
 
-def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> None:
+def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     """The initializer takes the tensor's name; the node that made it is about to go."""
-    if not value.uses():
-        return
     name, value.name = value.name, f"{value.name}_folded"
-    value.replace_all_uses_with(rw.add_initializer(graph, name, tensor))
+    initializer = rw.add_initializer(graph, name, tensor)
+    value.replace_all_uses_with(initializer)
+    return initializer

@@ -7,9 +7,10 @@ from onnx import defs
 import mxexport.ops  # noqa: F401  (registers the schemas)
 from mxexport.ops import DOMAIN, qonnx_general
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import QONNX_DOMAINS
+from mxexport.passes.rewriting import QONNX_DOMAINS, STANDARD_DOMAINS
 
 _DATA_LIMIT = 1000  # bytes; larger initializers say nothing about shapes
+_KNOWN_DOMAINS = {*STANDARD_DOMAINS, DOMAIN, qonnx_general.DOMAIN}
 _SHAPE_KEEPING = ("Trunc", "IntQuant")
 
 
@@ -46,6 +47,9 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
     for node in copy.graph.all_nodes():
         if node.domain in QONNX_DOMAINS:
             node.domain = qonnx_general.DOMAIN
+        if node.domain in _KNOWN_DOMAINS:  # what the file says is compared afterwards; onnx would take its word
+            for value in node.outputs:
+                value.shape = None
     copy.opset_imports.setdefault(qonnx_general.DOMAIN, 1)
     return ir.to_proto(copy)
 
