@@ -10,13 +10,17 @@ from mxexport.passes import bound_of, run_passes
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "mxexport.ops" : 1, "qonnx.custom_op.general" : 1]>'
 
 
-def model(body: str, inputs: str = "float[2,4] x", outputs: str = "float[2,4] y", constants: str = "", **arrays) -> ir.Model:
+def model(
+    body: str, inputs: str = "float[2,4] x", outputs: str = "float[2,4] y", constants: str = "", **arrays
+) -> ir.Model:
     """A model from the text of its nodes; `arrays` become initializers."""
     names = f"<{constants}>" if constants else ""
     made = ir.from_onnx_text(f"{HEADER} g ({inputs}) => ({outputs}) {names} {{ {body} }}")
     for name, array in arrays.items():
         tensor = ir.tensor(np.asarray(array))
-        uses = [(n, i) for n in made.graph.all_nodes() for i, v in enumerate(n.inputs) if v is not None and v.name == name]
+        uses = [
+            (n, i) for n in made.graph.all_nodes() for i, v in enumerate(n.inputs) if v is not None and v.name == name
+        ]
         value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
         made.graph.register_initializer(value)
         for node, i in uses:

@@ -90,7 +90,9 @@ def test_fold_constants_declines_what_would_outgrow_its_source():
 
 
 def test_fold_constants_declines_graph_outputs_and_random_nodes():
-    made = model("y = Neg(c)  r = RandomNormal<shape=[2]>()  z = Add(r, x)", "float[2] x", "float[2] y, float[2] z", c=normal(2))
+    made = model(
+        "y = Neg(c)  r = RandomNormal<shape=[2]>()  z = Add(r, x)", "float[2] x", "float[2] y, float[2] z", c=normal(2)
+    )
     declines(fold_constants, made, "graph output 'y'")
     declines(fold_constants, made, "other values each time")
 
@@ -165,7 +167,11 @@ def test_remove_identities_fires(node):
         "shape": np.array([2, 4]), "ones": np.array([1, 1]), "pads": np.zeros(4, np.int64), "one": np.float32(1),
         "starts": np.array([0, 0]), "ends": np.array([2, 2**40]),
     }  # fmt: skip
-    used = {name: array for name, array in constants.items() if name in node.replace("ones", "" if "ones)" not in node else "ones")}
+    used = {
+        name: array
+        for name, array in constants.items()
+        if name in node.replace("ones", "" if "ones)" not in node else "ones")
+    }
     made = model(f"r = Relu(x)  i = {node}  y = Neg(i)", **used)
     infer_shapes(made)
     assert op_types(fires(remove_identities, made)) == ["Relu", "Neg"]
@@ -173,7 +179,15 @@ def test_remove_identities_fires(node):
 
 @pytest.mark.parametrize(
     "node",
-    ["Cast<to=7>(r)", "Transpose(r)", "Reshape(r, shape)", "Pad(r, pads)", "Mul(r, wide)", "Add(r, zero)", "Slice(r, a, b)"],
+    [
+        "Cast<to=7>(r)",
+        "Transpose(r)",
+        "Reshape(r, shape)",
+        "Pad(r, pads)",
+        "Mul(r, wide)",
+        "Add(r, zero)",
+        "Slice(r, a, b)",
+    ],
 )
 def test_remove_identities_leaves_what_changes_something(node):
     constants = {
@@ -187,7 +201,9 @@ def test_remove_identities_leaves_what_changes_something(node):
 
 
 def test_remove_identities_keeps_names_of_outputs_and_forks():
-    made = fires(remove_identities, model("r = Relu(x)  y = Identity(r)  z = Neg(r)", outputs="float[2,4] y, float[2,4] z"))
+    made = fires(
+        remove_identities, model("r = Relu(x)  y = Identity(r)  z = Neg(r)", outputs="float[2,4] y, float[2,4] z")
+    )
     assert op_types(made) == ["Relu", "Neg"] and [v.name for v in made.graph.outputs] == ["y", "z"]
 
 
@@ -200,7 +216,9 @@ def test_remove_identities_declines_an_input_that_is_an_output():
     declines(remove_identities, model("y = Identity(x)"), "graph output 'y' from an input")
     two = model("r = Relu(x)  y = Identity(r)  z = Identity(r)", outputs="float[2,4] y, float[2,4] z")
     assert op_types(fires(remove_identities, two)) == ["Relu", "Identity"]
-    declines(remove_identities, model("y = Dropout(x, r, t)", "float[2,4] x, bool t", r=np.float32(0.5)), "training_mode")
+    declines(
+        remove_identities, model("y = Dropout(x, r, t)", "float[2,4] x, bool t", r=np.float32(0.5)), "training_mode"
+    )
 
 
 # --- remove_dead_nodes, remove_constant_inputs ----------------------------------------------------------------
@@ -213,7 +231,8 @@ def test_remove_dead_nodes():
 
 
 def test_remove_dead_nodes_keeps_what_a_subgraph_reads_and_drops_uncalled_functions():
-    body = "a = Neg(x)  y = If(c) <then_branch = t () => (float[2,4] o) { o = Relu(a)  p = Abs(a) }, else_branch = e () => (float[2,4] q) { q = Abs(x) }>"
+    body = """a = Neg(x)  y = If(c) <then_branch = t () => (float[2,4] o) { o = Relu(a)  p = Abs(a) },
+      else_branch = e () => (float[2,4] q) { q = Abs(x) }>"""
     made = model(body, "float[2,4] x, bool c")
     quantized = model(f"q = mxexport.ops.GroupwiseQuant<{QUANT}>(x, s)  y = Relu(q)", s=scales(2, 1))
     graph.attach_functions(quantized)
@@ -240,8 +259,12 @@ def test_remove_constant_inputs():
 def test_split_gemm(trans_a, trans_b, alpha, beta):
     body = f"[fc] y = Gemm<transA={trans_a}, transB={trans_b}, alpha={alpha}, beta={beta}>(x, w, b)"
     w = normal(3, 4) if trans_b else normal(4, 3)
-    made = fires(split_gemm, model(body, "float[4,2] x" if trans_a else "float[2,4] x", "float[2,3] y", w=w, b=normal(3)))
-    assert {n.op_type for n in made.graph} <= {"MatMul", "Add", "Transpose", "Mul"} and made.graph.outputs[0].name == "y"
+    made = fires(
+        split_gemm, model(body, "float[4,2] x" if trans_a else "float[2,4] x", "float[2,3] y", w=w, b=normal(3))
+    )
+    assert {n.op_type for n in made.graph} <= {"MatMul", "Add", "Transpose", "Mul"} and made.graph.outputs[
+        0
+    ].name == "y"
     assert "fc" in [n.name for n in made.graph]
 
 
@@ -280,7 +303,12 @@ def test_fold_weight_transposes_takes_qonnx_quant_and_any_permutation():
 def test_fold_weight_transposes_leaves_a_shared_scale_to_others():
     body = f"{_transposed_weight()} q2 = mxexport.ops.GroupwiseQuant<{QUANT}>(v, s)  z = MatMul(q2, u)"
     made = model(
-        body, "float[2,70] x, float[70,2] u", "float[2,5] y, float[5,2] z", w=normal(5, 70), v=normal(5, 70), s=scales(5, 3)
+        body,
+        "float[2,70] x, float[70,2] u",
+        "float[2,5] y, float[5,2] z",
+        w=normal(5, 70),
+        v=normal(5, 70),
+        s=scales(5, 3),
     )
     made = fires(fold_weight_transposes, made)
     assert made.graph.initializers["s"].const_value.shape == (5, 3)
@@ -293,7 +321,11 @@ def test_fold_weight_transposes_declines():
     )  # fmt: skip
     declines(fold_weight_transposes, both, "used untransposed, too")
     tied = model(
-        _transposed_weight(rest="z = Neg(w)"), "float[2,70] x", "float[2,5] y, float[5,70] z", w=normal(5, 70), s=scales(5, 3)
+        _transposed_weight(rest="z = Neg(w)"),
+        "float[2,70] x",
+        "float[2,5] y, float[5,70] z",
+        w=normal(5, 70),
+        s=scales(5, 3),
     )
     declines(fold_weight_transposes, tied, "stored twice")
     computed = model(_transposed_weight(), "float[2,70] x, float[5,3] s", "float[2,5] y", w=normal(5, 70))
@@ -340,7 +372,9 @@ def test_lower_batch_norm(shape):
 def test_lower_batch_norm_declines():
     statistics = _statistics(3)
     mean = statistics.pop("m")
-    declines(lower_batch_norm, model(BATCH_NORM, "float[2,3] x, float[3] m", "float[2,3] y", **statistics), "not a constant")
+    declines(
+        lower_batch_norm, model(BATCH_NORM, "float[2,3] x, float[3] m", "float[2,3] y", **statistics), "not a constant"
+    )
     training = BATCH_NORM.replace("epsilon=0.001", "training_mode=1")
     declines(lower_batch_norm, model(training, "float[2,3] x", "float[2,3] y", m=mean, **statistics), "training mode")
     statistics["v"] = -np.ones(3, np.float32)
@@ -383,7 +417,13 @@ def test_deduplicate_initializers():
     w = normal(4)
     made = fires(
         deduplicate_initializers,
-        model("a = Add(x, u)  b = Add(a, v)  c = Add(b, t)  y = Add(c, k)", u=w, v=w.copy(), t=w + 1, k=w.astype(np.float32)[None]),
+        model(
+            "a = Add(x, u)  b = Add(a, v)  c = Add(b, t)  y = Add(c, k)",
+            u=w,
+            v=w.copy(),
+            t=w + 1,
+            k=w.astype(np.float32)[None],
+        ),
     )
     assert set(made.graph.initializers) == {"u", "t", "k"}
     different = np.array([0.0, -0.0, 1, np.nan], np.float32)

@@ -23,12 +23,22 @@ def _clean_graph(graph: ir.Graph, outcome: Outcome) -> None:
                 for inner in _graphs_of(attribute):
                     _clean_graph(inner, outcome)
             continue
+        _release(node)
         graph.remove(node, safe=True)
         outcome.changed.append(f"{node.name}: {node.op_type} nobody uses")
     for name, value in list(graph.initializers.items()):
         if not (value.uses() or value.is_graph_output() or value.is_graph_input()):
             del graph.initializers[name]
             outcome.changed.append(f"{name}: an initializer nobody uses")
+
+
+def _release(node: ir.Node) -> None:
+    """Graphs inside a node that goes no longer use tensors from outside."""
+    for attribute in node.attributes.values():
+        for graph in _graphs_of(attribute):
+            for inner in graph.all_nodes():
+                for i in range(len(inner.inputs)):
+                    inner.replace_input_with(i, None)
 
 
 def _graphs_of(attribute: ir.Attr) -> list[ir.Graph]:
