@@ -279,7 +279,7 @@ def graphs(draw):
     return model("  ".join(lines), "float[4,4] x, bool flag", shown, **used)
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(graphs())
 def test_exact_passes_keep_every_bit_of_any_graph(made):
     assert all(bound_of(function) is None for function in TIDY)
