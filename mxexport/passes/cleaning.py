@@ -12,9 +12,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph
 from mxexport.errors import InputFileError
-from mxexport.passes import rewriting
+from mxexport.passes import files, rewriting
 from mxexport.passes.driver import Pass, Verify, run_passes
 from mxexport.passes.fix_shapes import fix_shapes
 
@@ -77,7 +76,7 @@ def clean(
         fixed = len(fix_shapes(model, shapes).changed)
     record = run_passes(model, _default() if passes is None else passes, verify, save_stages, progress)
     del model
-    rewriting.save(record.model, path)
+    files.save(record.model, path)
     return CleanReport(
         str(path),
         before,
@@ -102,7 +101,7 @@ def load(source: Source) -> ir.Model:
     elif isinstance(source, onnx.ModelProto):
         model = ir.from_proto(source)
     else:
-        model = graph.load(source)
+        model = files.load(source)
     if "" not in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx", 18)
     return model

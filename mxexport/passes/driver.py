@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError, MXExportError, ShapeError, UnsupportedError, VerificationError
-from mxexport.passes import rewriting
+from mxexport.passes import files
 from mxexport.passes.comparing import compare, same_outputs
 from mxexport.passes.exactness import bound_of, name_of
 from mxexport.passes.execution import execute, graph_inputs, random_inputs
@@ -198,4 +198,4 @@ class _Stages:
         if self.folder is None:
             return None
         self.count += 1
-        return str(rewriting.save(model, self.folder / f"{self.count:02d}_{name}.onnx"))
+        return str(files.save(model, self.folder / f"{self.count:02d}_{name}.onnx"))

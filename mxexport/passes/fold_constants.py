@@ -194,7 +194,7 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
     sources = {
         v: ready.get(v, v.const_value) for node in region for v in node.inputs if v is not None and v not in inside
     }
-    fed = {value.name: tensor.numpy() for value, tensor in sources.items()}
+    fed = {value.name: np.require(tensor.numpy(), requirements="CA") for value, tensor in sources.items()}
     infos = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for n, a in fed.items()

@@ -60,7 +60,7 @@ def _fold(graph: ir.Graph, node: ir.Node, quantizer: ir.Node, names: rw.Names) -
     weight = quantizer.inputs[0]
     width = len(weight.const_value.shape)
     perm = list(rw.attribute(node, "perm") or range(width)[::-1])
-    weight.const_value = ir.tensor(_transposed(weight.const_value.numpy(), perm))
+    weight.const_value = _transposed_later(weight.const_value, perm)
     weight.shape = ir.Shape(weight.const_value.shape)
     for i, value in enumerate(quantizer.inputs[1:], 1):
         if value is not None and value.const_value.size > 1 or (value is not None and is_ours(quantizer, QUANTIZERS)):
@@ -85,6 +85,12 @@ def _transposed_parameter(graph: ir.Graph, value: ir.Value, perm: Sequence[int],
         return rw.add_initializer(graph, names.unique(f"{value.name}_transposed"), swapped)
     value.const_value, value.shape = ir.tensor(swapped), ir.Shape(swapped.shape)
     return value
+
+
+def _transposed_later(tensor: ir.TensorProtocol, perm: Sequence[int]) -> ir.LazyTensor:
+    """Made anew whenever it is read: a second copy of all weights would double the memory a model needs."""
+    shape = ir.Shape([tensor.shape[axis] for axis in perm])
+    return ir.LazyTensor(lambda: ir.tensor(_transposed(tensor.numpy(), perm)), dtype=tensor.dtype, shape=shape)
 
 
 def _transposed(array: np.ndarray, perm: Sequence[int]) -> np.ndarray:

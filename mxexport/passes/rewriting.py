@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from mxexport.graph import QUANTIZERS, is_ours
-from mxexport.graph import save as save_graph
 from mxexport.ops import qonnx_general
 
 QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
@@ -146,18 +143,3 @@ def label(node: ir.Node) -> str:
     if node.name:
         return node.name
     return f"{node.op_type} -> {', '.join(v.name or '?' for v in node.outputs)}"
-
-
-def save(model: ir.Model, path: str | os.PathLike) -> Path:
-    """`graph.save` for models whose tensors may lie in files beside another model."""
-    copy = model.clone()
-    if not _is_large(copy):
-        for graph in copy.graphs():
-            for value in graph.initializers.values():
-                if isinstance(value.const_value, ir.ExternalTensor):
-                    value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype)
-    return save_graph(copy, path)
-
-
-def _is_large(model: ir.Model) -> bool:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None) >= 1 << 30
