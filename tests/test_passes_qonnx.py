@@ -52,7 +52,8 @@ def mixed() -> ir.Model:
       [t] t = {QUANT}(b, half, zero, eight)  [y] y = qonnx.custom_op.general.Trunc<rounding_mode="FLOOR", signed=1,
       narrow=0>(t, half, zero, eight, one, four)"""
     return model(
-        body, "float[2,40] x", "float[2,4] y", w=normal(40, 4), one=np.float32(1), zero=np.float32(0), half=np.float32(0.5),
+        body, "float[2,40] x", "float[2,4] y", w=normal(40, 4), one=np.float32(1), zero=np.float32(0),
+        half=np.float32(0.5),
         eight=np.float32(8), four=np.float32(4), s=np.exp2(RNG.integers(-3, 1, (2, 4))).astype(np.float32),
         v=normal(4, 4), codes=RNG.integers(-7, 8, (4, 4)).astype(np.int8),
     )  # fmt: skip

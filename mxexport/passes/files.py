@@ -6,19 +6,24 @@ Reading leaves their bytes in the file, mapped on demand; writing computes all l
 
 from __future__ import annotations
 
+import functools
+import math
 import mmap
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.errors import InputFileError
 
-_GRAPH, _INITIALIZER, _NAME, _RAW_DATA, _LOCATION = 7, 5, 8, 9, 14
+_HERE = "<this file>"
+_PLAIN = {ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.INT64, ir.DataType.UINT8}
+_GRAPH, _INITIALIZER, _RAW_DATA, _LOCATION = 7, 5, 9, 14
 _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
 _LEFT_IN_FILE = 4096
@@ -33,33 +38,51 @@ def load(path: str | os.PathLike) -> ir.Model:
     """As `graph.load`, with tensors over 4 KiB mapped from the file. Raises InputFileError."""
     path = Path(path)
     try:
-        proto = _skeleton(path)
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        proto = _skeleton(data)
     except (OSError, ValueError, IndexError):
         return graph.load(path)  # not there, empty or no protobuf: it says so
     try:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
+        _map_tensors(model, data)
     except Exception as error:  # the parsers below raise their own types
         raise InputFileError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
     return model
 
 
-def _skeleton(path: Path) -> onnx.ModelProto:
+def _map_tensors(model: ir.Model, data: mmap.mmap) -> None:
+    """One mapping serves all tensors: each with its own would count the pages around it again."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.location == _HERE:
+            read = functools.partial(_read, data, tensor.dtype, tuple(tensor.shape), tensor.offset, tensor.length)
+            value.const_value = ir.LazyTensor(read, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+
+def _read(data: mmap.mmap, dtype: ir.DataType, shape: tuple[int, ...], offset: int, length: int) -> ir.TensorProtocol:
+    if dtype in _PLAIN:
+        count = math.prod(shape)
+        return ir.tensor(np.frombuffer(data, dtype.numpy(), count, offset).reshape(shape))
+    return ir.from_proto(onnx.TensorProto(dims=shape, data_type=int(dtype), raw_data=data[offset : offset + length]))
+
+
+def _skeleton(data: mmap.mmap) -> onnx.ModelProto:
     """The model with the raw data of large initializers referred to as external data in the very file."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        model = bytearray()
-        for number, start, begin, end in _fields(data, 0, len(data)):
-            if number != _GRAPH:
-                model += data[start:end]
-                continue
-            inner = bytearray()
-            for field, field_start, field_begin, field_end in _fields(data, begin, end):
-                if field == _INITIALIZER:
-                    tensor = _tensor_skeleton(data, field_begin, field_end, path.name)
-                    inner += _tag(_INITIALIZER) + _varint(len(tensor)) + tensor
-                else:
-                    inner += data[field_start:field_end]
-            model += _tag(_GRAPH) + _varint(len(inner)) + inner
+    model = bytearray()
+    for number, start, begin, end in _fields(data, 0, len(data)):
+        if number != _GRAPH:
+            model += data[start:end]
+            continue
+        inner = bytearray()
+        for field, field_start, field_begin, field_end in _fields(data, begin, end):
+            if field == _INITIALIZER:
+                tensor = _tensor_skeleton(data, field_begin, field_end)
+                inner += _tag(_INITIALIZER) + _varint(len(tensor)) + tensor
+            else:
+                inner += data[field_start:field_end]
+        model += _tag(_GRAPH) + _varint(len(inner)) + inner
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(bytes(model))
@@ -68,7 +91,7 @@ def _skeleton(path: Path) -> onnx.ModelProto:
     return proto
 
 
-def _tensor_skeleton(data, begin: int, end: int, file_name: str) -> bytes:
+def _tensor_skeleton(data, begin: int, end: int) -> bytes:
     kept, raw, elsewhere = bytearray(), None, False
     for number, start, value, stop in _fields(data, begin, end):
         if number == _RAW_DATA and stop - value > _LEFT_IN_FILE:
@@ -79,7 +102,7 @@ def _tensor_skeleton(data, begin: int, end: int, file_name: str) -> bytes:
     if raw is None or elsewhere:
         return bytes(data[begin:end])
     reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
-    for key, value in (("location", file_name), ("offset", raw[0]), ("length", raw[1])):
+    for key, value in (("location", _HERE), ("offset", raw[0]), ("length", raw[1])):
         reference.external_data.add(key=key, value=str(value))
     return bytes(kept) + reference.SerializeToString()
 
