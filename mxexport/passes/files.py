@@ -47,6 +47,8 @@ def load(path: str | os.PathLike) -> ir.Model:
         model = ir.from_proto(proto)
         ir.external_data.set_base_dir(model.graph, path.parent)
         _map_tensors(model, data)
+    except InputFileError as error:
+        raise InputFileError(f"{path}: {error}") from error
     except Exception as error:  # the parsers below raise their own types
         raise InputFileError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
     return model
@@ -57,6 +59,11 @@ def _map_tensors(model: ir.Model, data: mmap.mmap) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.location == _HERE:
+            if tensor.length != tensor.nbytes:
+                raise InputFileError(
+                    f"tensor {tensor.name!r} holds {tensor.length} bytes; {tensor.dtype}{list(tensor.shape)} makes "
+                    f"{tensor.nbytes}"
+                )
             read = functools.partial(_read, data, tensor.dtype, tuple(tensor.shape), tensor.offset, tensor.length)
             value.const_value = ir.LazyTensor(read, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
