@@ -59,9 +59,8 @@ def test_hls4ml_and_finn_name_operator_reason_and_suggestion():
         "found at run time" in found["node 's' (MXScale)"] and "hls4ml has no such operator" in found["node 'e' (Erf)"]
     )
     finn = problems(made, "finn")
-    assert (
-        "node 'g' (Gemm)" not in finn and "one scale per tensor or output channel" in finn["node 'w' (GroupwiseQuant)"]
-    )
+    assert "node 'g' (Gemm)" not in finn and "node 'w' (GroupwiseQuant)" not in finn
+    assert "found at run time and FINN needs constants" in finn["node 's' (MXScale)"]
     plain = 'y = qonnx.custom_op.general.Quant<signed=1, narrow=1, rounding_mode="ROUND">(x, s, z, b)'
     check(model(plain, s=np.float32(1), z=np.float32(0), b=np.float32(4)), "finn")
     found = problems(model(plain, s=np.float32(1), z=np.float32(3), b=np.float32(4)), "finn")

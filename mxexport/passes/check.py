@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
@@ -9,7 +11,7 @@ import onnx_ir as ir
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.graph import QUANTIZERS, SCALES, is_ours
-from mxexport.ops import DOMAIN
+from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes import rewriting as rw
 
 Problem = tuple[str, str]
@@ -103,7 +105,7 @@ def check(model: ir.Model, target: str) -> None:
     """
     if target not in TARGETS:
         raise OptionError(f"check: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
-    problems = list(TARGETS[target](model))
+    problems = list(TARGETS[target](model)) or list(_by_conversion(model, target))
     if problems:
         raise UnsupportedError(f"{target} cannot take this model: {len(problems)} problems", problems)
 
@@ -162,33 +164,38 @@ def _finn(model: ir.Model) -> Iterator[Problem]:
 def _ours(model: ir.Model, tool: str) -> Iterator[Problem]:
     """Groupwise quantizers that no conversion can express."""
     for node in model.graph.all_nodes():
-        if node.domain != DOMAIN or is_ours(node, {"GroupwiseZeroPoint"}):
+        if node.domain != DOMAIN:
             continue
-        if is_ours(node, SCALES):
+        if is_ours(node, SCALES) and rw.constant(node.inputs[0]) is None:
             yield (
                 _where(node),
                 f"the scale is found at run time and {tool} needs constants; use a static activation format",
             )
-        elif not is_ours(node, QUANTIZERS):
+        elif _is_dataflow(node):
             yield _where(node), f"a dataflow operator; {tool} takes the QONNX file it was made from"
-        elif rw.constant(node.inputs[0]) is not None and rw.constant(node.inputs[1]) is None:
-            yield _where(node), "its scale is not a constant; run the fold_constants pass (mxexport clean)"
-        elif tool == "FINN" and _has_groups(node):
-            yield (
-                _where(node),
-                "FINN has one scale per tensor or output channel; use format int8 or quantize per channel",
-            )
 
 
-def _has_groups(node: ir.Node) -> bool:
-    scale, axis = rw.static_shape(node.inputs[1]), node.attributes["axis"].value
-    return scale is None or scale[axis] > 1
+def _is_dataflow(node: ir.Node) -> bool:
+    """An integer unit of the dataflow graph: it reads codes or wide integers and is no packed weight."""
+    if node.op_type not in OPERATORS or node.op_type.endswith("Dequant"):
+        return False
+    return next(iter(OPERATORS[node.op_type].inputs.values())).dtype in ("int64", "uint8")
+
+
+def _by_conversion(model: ir.Model, target: str) -> Iterator[Problem]:
+    """What the conversion itself would refuse, beyond operators: shapes, widths, values."""
+    if importlib.util.find_spec(f"mxexport.targets.{target}") is None:
+        return
+    try:
+        importlib.import_module(f"mxexport.targets.{target}").convert(model.clone())
+    except UnsupportedError as error:
+        yield from error.problems or [("graph", str(error))]
 
 
 def _qdq(model: ir.Model) -> Iterator[Problem]:
     """Standard ONNX takes every operator but the integer units of the dataflow graph and QONNX's odd ones."""
     for node in model.graph.all_nodes():
-        if node.domain == DOMAIN and not is_ours(node, QUANTIZERS | SCALES | {"GroupwiseZeroPoint"}):
+        if node.domain == DOMAIN and _is_dataflow(node):
             yield _where(node), "a dataflow operator; convert the QONNX file it was made from"
         elif is_ours(node, QUANTIZERS):
             yield from _incomplete(node)

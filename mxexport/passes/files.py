@@ -42,10 +42,9 @@ def load(path: str | os.PathLike) -> ir.Model:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         proto = _skeleton(data)
     except (OSError, ValueError, IndexError):
-        return graph.load(path)  # not there, empty or no protobuf: it says so
+        return graph.load(path)  # with data beside it, not there, or no protobuf: it says so
     try:
         model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, path.parent)
         _map_tensors(model, data)
     except InputFileError as error:
         raise InputFileError(f"{path}: {error}") from error
@@ -106,7 +105,9 @@ def _tensor_skeleton(data, begin: int, end: int) -> bytes:
         else:
             kept += data[start:stop]
             elsewhere |= number == _LOCATION
-    if raw is None or elsewhere:
+    if elsewhere:
+        raise ValueError("a tensor lies in a file of its own")
+    if raw is None:
         return bytes(data[begin:end])
     reference = onnx.TensorProto(data_location=onnx.TensorProto.EXTERNAL)
     for key, value in (("location", _HERE), ("offset", raw[0]), ("length", raw[1])):

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport.graph import SCALES, is_ours
+from mxexport.graph import is_ours
 from mxexport.ops import DOMAIN, VERSION, functions_for
 from mxexport.passes import rewriting as rw
 from mxexport.passes.execution import session_options
@@ -24,7 +24,7 @@ _RANDOM = {
     "Multinomial",
     "Dropout",
 }
-_OWN_SCALES = SCALES | {"GroupwiseZeroPoint"}
+_OWN_SCALES = {"MXScale", "GroupwiseScale", "GroupwiseZeroPoint"}
 _TYPES = {
     ir.DataType[name]
     for name in [
@@ -94,7 +94,9 @@ def _why_not(model: ir.Model, node: ir.Node) -> str | None:
     """Why a node of constants stays: a reason, "" where that goes without saying, None to fold it."""
     if rw.is_quantizer(node):
         return ""
-    if node.domain not in rw.STANDARD_DOMAINS and not is_ours(node, _OWN_SCALES):
+    if node.domain == DOMAIN and not is_ours(node, _OWN_SCALES):
+        return ""
+    if node.domain not in {*rw.STANDARD_DOMAINS, DOMAIN}:
         return f"it is {node.domain}.{node.op_type}, not a standard operator"
     if node.op_type in _RANDOM:
         return f"{node.op_type} gives other values each time"

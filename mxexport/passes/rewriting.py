@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.graph import QUANTIZERS, is_ours
-from mxexport.ops import qonnx_general
+from mxexport.ops import DOMAIN, qonnx_general
 
 QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
 QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
@@ -35,9 +34,9 @@ def is_qonnx(node: ir.Node | None) -> bool:
 
 
 def is_quantizer(node: ir.Node | None) -> bool:
-    """Ours, QONNX's, or QuantizeLinear and DequantizeLinear: what constant folding must never swallow."""
+    """Ours (packed weights included), QONNX's, QuantizeLinear and DequantizeLinear: what folding must never swallow."""
     return (
-        is_ours(node, QUANTIZERS)
+        (node is not None and node.domain == DOMAIN and "quant" in node.op_type.lower())
         or (is_qonnx(node) and node.op_type in QONNX_QUANTIZERS)
         or is_op(node, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
     )
