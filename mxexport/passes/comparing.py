@@ -11,7 +11,6 @@ import onnx_ir as ir
 from mxexport.passes.exactness import Bound
 from mxexport.passes.execution import execute
 from mxexport.passes.rewriting import is_op, is_quantizer
-from mxexport.verification import equal_bits
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Comparison:
 def same_outputs(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]) -> bool:
     """Output by output in order: equal bits."""
     pairs = list(zip(before.values(), after.values(), strict=False))
-    return len(before) == len(after) and all(_distance(a, b) == 0 for a, b in pairs)
+    return len(before) == len(after) and all(_identical(a, b) for a, b in pairs)
 
 
 def compare(before: ir.Model, after: ir.Model, inputs: Mapping[str, np.ndarray], bound: Bound | None) -> Comparison:
@@ -45,7 +44,6 @@ def compare(before: ir.Model, after: ir.Model, inputs: Mapping[str, np.ndarray],
     names = {v.name for node in before.graph for v in node.outputs if v.name}
     common = [v.name for node in after.graph for v in node.outputs if v.name in names]
     old, new = execute(before, inputs, common), execute(after, inputs, common)
-    allowed = bound.ulp if bound else 0.0
     loose: set[ir.Value] = set()  # tensors that a moved code may have reached
     equal = within = behind = 0
     for node in after.graph:
@@ -55,10 +53,11 @@ def compare(before: ir.Model, after: ir.Model, inputs: Mapping[str, np.ndarray],
                 if freed:
                     loose.add(value)
                 continue
-            distance = _distance(old[value.name], new[value.name])
-            if distance == 0:
+            if _identical(old[value.name], new[value.name]):
                 equal += 1
-            elif distance is not None and distance <= allowed:
+                continue
+            distance = _distance(old[value.name], new[value.name])
+            if bound and distance is not None and distance <= bound.ulp:
                 within += 1
             elif bound and distance is not None and (freed or _rounds(node)):
                 behind += 1
@@ -79,28 +78,45 @@ def _rounds(node: ir.Node) -> bool:
     )
 
 
-def _distance(a: np.ndarray, b: np.ndarray) -> float | None:
-    """0 for equal bits; else in units in the last place of the largest magnitude; None where shapes or kinds differ."""
+def _same_kind(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def _equal(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Element by element for arrays of one kind: equal bits, any NaN equal to any NaN."""
+    if not np.issubdtype(a.dtype, np.floating):
+        return np.asarray(a == b)
+    bits = f"u{a.dtype.itemsize}"
+    return (np.ascontiguousarray(a).view(bits) == np.ascontiguousarray(b).view(bits)).reshape(a.shape) | (
+        np.isnan(a) & np.isnan(b)
+    )
+
+
+def _identical(a: np.ndarray, b: np.ndarray) -> bool:
     a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape or a.dtype != b.dtype:
+    return _same_kind(a, b) and bool(np.all(_equal(a, b)))
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> float | None:
+    """In units in the last place of the largest magnitude; None where shapes or kinds differ or there are none."""
+    a, b = np.asarray(a), np.asarray(b)
+    if not _same_kind(a, b) or not np.issubdtype(a.dtype, np.number):
         return None
-    if a.dtype == object or np.all(equal_bits(a, b)):
-        return 0.0 if a.dtype != object or (a == b).all() else None
     if not np.issubdtype(a.dtype, np.floating):
         return float(np.max(np.abs(a.astype(np.float64) - b.astype(np.float64))))
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
-        return float("inf")
     finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.all(_equal(a, b) | finite):
+        return float("inf")
     largest = np.max(np.abs(a[finite]), initial=0).astype(a.dtype)
-    step = float(np.spacing(largest))
-    return float(np.max(np.abs(a[finite].astype(np.float64) - b[finite].astype(np.float64)), initial=0)) / step
+    change = np.abs(a[finite].astype(np.float64) - b[finite].astype(np.float64))
+    return float(np.max(change, initial=0)) / float(np.spacing(largest))
 
 
 def _describe(a: np.ndarray, b: np.ndarray) -> str:
     a, b = np.asarray(a), np.asarray(b)
-    if a.shape != b.shape or a.dtype != b.dtype:
+    if not _same_kind(a, b):
         return f"{a.dtype}{list(a.shape)} before, {b.dtype}{list(b.shape)} after"
-    different = ~equal_bits(a, b)
+    different = ~_equal(a, b)
     where = tuple(int(i) for i in np.argwhere(different)[0]) if a.ndim else ()
     return (
         f"{int(different.sum())} of {a.size} values differ, first at {where}: {a[where]!s} before, {b[where]!s} after"
