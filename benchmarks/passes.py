@@ -22,6 +22,8 @@ from mxexport import graph
 from mxexport.passes import PIPELINE, clean, run_passes
 
 _PEER_SECONDS = 60
+_SECONDS = {"chain of 4,000": 5, "ResNet-18": 2, "transformer 12 x 384": 3}
+_MEMORY, _GROWTH = 1.5, 2.3
 
 
 def chain(nodes: int, width: int = 64, layers_of: int = 8) -> onnx.ModelProto:
@@ -181,6 +183,8 @@ def apart(function, path: str, seconds: float = _PEER_SECONDS):
 
 
 def main(peers: bool) -> None:
+    from common import verdict
+
     with tempfile.TemporaryDirectory() as folder:
         files = {}
         for nodes in (4000, 8000):
@@ -204,18 +208,22 @@ def main(peers: bool) -> None:
             "onnxslim s",
         ):
             table.add_column(column)
-        seconds = {}
+        seconds, memories = {}, {}
         for name, path in files.items():
             took, memory, before, after = apart(_ours, str(path), 300)
             added = apart(_passes_alone, str(path), 300)
-            seconds[name] = took
+            seconds[name], memories[name] = took, memory / before.bytes
             others = [apart(f, str(path)) if peers else None for f in (_qonnx, _onnxslim)]
             shown = ["-" if not peers else f"> {_PEER_SECONDS} or fails" if o is None else f"{o:.1f}" for o in others]
             sizes = [f"{size / 1e6:.0f}" for size in (before.bytes, memory, added)]
             table.add_row(name, str(before.nodes), str(after.nodes), sizes[0], f"{took:.2f}", *sizes[1:], *shown)
     Console(width=140).print(table)
-    four, eight = (seconds[f"chain of {n}"] for n in ("4,000", "8,000"))
-    print(f"twice the nodes take {eight / four:.2f} times as long")
+    for name, most in _SECONDS.items():
+        print(f"{name}: seconds {verdict(seconds[name], most)} of {most}")
+    for name in ("ResNet-18", "transformer 12 x 384"):
+        print(f"{name}: memory over weights {verdict(memories[name], _MEMORY)} of {_MEMORY}")
+    growth = seconds["chain of 8,000"] / seconds["chain of 4,000"]
+    print(f"time for twice the nodes: {verdict(growth, _GROWTH)} of {_GROWTH}")
 
 
 if __name__ == "__main__":

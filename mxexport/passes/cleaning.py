@@ -17,6 +17,9 @@ from mxexport.passes import files, rewriting
 from mxexport.passes.driver import Pass, Verify, run_passes
 from mxexport.passes.fix_shapes import fix_shapes
 
+_LOWEST_IR = 8
+"""Functions came with 8; before 4, initializers had to be graph inputs, too."""
+
 Source = str | os.PathLike | onnx.ModelProto | ir.Model
 
 
@@ -104,6 +107,7 @@ def load(source: Source) -> ir.Model:
         model = files.load(source)
     if "" not in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx", 18)
+    model.ir_version = max(model.ir_version, _LOWEST_IR)
     return model
 
 

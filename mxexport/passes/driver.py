@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError, MXExportError, ShapeError, UnsupportedError, VerificationError
-from mxexport.passes import files
+from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
+from mxexport.passes import files, rewriting
 from mxexport.passes.comparing import compare, same_outputs
 from mxexport.passes.exactness import bound_of, name_of
 from mxexport.passes.execution import execute, graph_inputs, random_inputs
@@ -127,6 +127,7 @@ class _Checker:
         self.inputs = None
         if verify is None or verify is False:
             return
+        _refuse_random(model)
         self.inputs = random_inputs(model) if verify is True else named_inputs(model, verify)
         self.outputs = execute(model, self.inputs)
 
@@ -157,6 +158,12 @@ class _Checker:
             raise VerificationError(
                 f"pass {name_of(function)}: the model before it executes, the one after it does not: {error}"
             ) from error
+
+
+def _refuse_random(model: ir.Model) -> None:
+    random = [rewriting.label(node) for node in model.graph.all_nodes() if rewriting.is_op(node, *rewriting.RANDOM)]
+    if random:
+        raise OptionError(f"verify: {', '.join(random)} give other values each time; leave verify out")
 
 
 def _message(function: Pass, found) -> str:

@@ -162,6 +162,7 @@ def save(model: ir.Model, path: str | os.PathLike) -> Path:
     tensors = {name: v.const_value for name, v in copy.graph.initializers.items() if v.const_value is not None}
     for name in tensors:
         del copy.graph.initializers[name]
+    _read_inner_tensors(copy)
     proto = graph.to_proto(copy)
     inner = proto.graph.SerializeToString()
     proto.ClearField("graph")
@@ -181,6 +182,15 @@ def save(model: ir.Model, path: str | os.PathLike) -> Path:
         Path(temporary).unlink(missing_ok=True)
         raise
     return path
+
+
+def _read_inner_tensors(model: ir.Model) -> None:
+    """Tensors of graphs inside nodes go into the file, too, wherever they were."""
+    for inner in model.graph.subgraphs():
+        for value in inner.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.tensor(tensor.numpy(), dtype=tensor.dtype)
 
 
 def _tensor_parts(name: str, tensor: ir.TensorProtocol) -> tuple[bytes, int, ir.TensorProtocol]:

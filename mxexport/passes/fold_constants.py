@@ -15,15 +15,6 @@ SIZE_LIMIT = 1 << 20
 """Bytes a folded tensor may have; more is fine where it does not outgrow what it is made from."""
 
 _GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike", "Gather"}
-_RANDOM = {
-    "RandomNormal",
-    "RandomUniform",
-    "RandomNormalLike",
-    "RandomUniformLike",
-    "Bernoulli",
-    "Multinomial",
-    "Dropout",
-}
 _OWN_SCALES = {"MXScale", "GroupwiseScale", "GroupwiseZeroPoint"}
 _TYPES = {
     ir.DataType[name]
@@ -98,7 +89,7 @@ def _why_not(model: ir.Model, node: ir.Node) -> str | None:
         return ""
     if node.domain not in {*rw.STANDARD_DOMAINS, DOMAIN}:
         return f"it is {node.domain}.{node.op_type}, not a standard operator"
-    if node.op_type in _RANDOM:
+    if node.op_type in {*rw.RANDOM, "Dropout"}:
         return f"{node.op_type} gives other values each time"
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return "it holds graphs of its own"

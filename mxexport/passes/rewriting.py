@@ -12,6 +12,7 @@ from mxexport.ops import DOMAIN, qonnx_general
 QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
 QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
 QONNX_ONLY = {"Quant", "BipolarQuant", "Trunc"}  # no standard operator goes by these names
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 STANDARD_DOMAINS = {"", "ai.onnx"}
 
 
