@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError
 from mxexport.passes import files, rewriting
+from mxexport.passes.collector import collector_paused
 from mxexport.passes.driver import Pass, Verify, run_passes
 from mxexport.passes.fix_shapes import fix_shapes
 
@@ -73,13 +74,15 @@ def clean(
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
-    model = load(source)
+    with collector_paused():
+        model = load(source)
     before, fixed = census(model), 0
     if shapes:
         fixed = len(fix_shapes(model, shapes).changed)
     record = run_passes(model, _default() if passes is None else passes, verify, save_stages, progress)
     del model
-    files.save(record.model, path)
+    with collector_paused():
+        files.save(record.model, path)
     return CleanReport(
         str(path),
         before,

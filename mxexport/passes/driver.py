@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
 from mxexport.passes import files, rewriting
+from mxexport.passes.collector import collector_paused
 from mxexport.passes.comparing import compare, same_outputs
 from mxexport.passes.exactness import bound_of, name_of
 from mxexport.passes.execution import execute, graph_inputs, random_inputs
@@ -77,7 +78,8 @@ def run_passes(
         VerificationError: a pass changed what the model computes; names the pass, node and first tensor that differs.
         UnsupportedError: a pass failed, never reached a fixed point, or the model cannot be executed for verification.
     """
-    record = Record(model.clone())
+    with collector_paused():
+        record = Record(model.clone())
     checker = _Checker(record.model, verify)
     stages = _Stages(save_stages)
     passes = list(passes)
@@ -108,7 +110,8 @@ def run_passes(
 
 def _call(function: Pass, model: ir.Model) -> Outcome:
     try:
-        outcome = function(model)
+        with collector_paused():
+            outcome = function(model)
     except MXExportError as error:
         error.args = (f"pass {name_of(function)}: {error}",)
         raise
