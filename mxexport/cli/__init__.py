@@ -10,13 +10,14 @@ import sys
 
 import typer
 
-from mxexport.cli import demo, export, files, hardware
+from mxexport.cli import clean, demo, export, files, hardware
 from mxexport.cli._common import notes
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
     demo.demo,
     export.export,
+    clean.clean,
     files.info,
     files.run,
     hardware.compile,

@@ -1,0 +1,86 @@
+"""`mxexport clean`: simplify an ONNX file and show what was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from mxexport.cli._common import AsJson, console, notes, print_json
+
+_SHOWN = 20
+
+
+def clean(
+    model: Annotated[Path, typer.Argument(help="An ONNX file: ours, Brevitas's or any other.")],
+    out: Annotated[Path, typer.Argument(help="Where the clean file goes.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Execute before and after every pass; stop where it differs.")
+    ] = False,
+    save_stages: Annotated[Path | None, typer.Option(help="Directory for the graph after every pass.")] = None,
+    shapes: Annotated[str | None, typer.Option(help="batch=1, or input=1x3x224x224; several with commas.")] = None,
+    check: Annotated[str | None, typer.Option(help="Then list what dataflow, hls4ml, finn or qdq cannot take.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
+    import json
+
+    from mxexport.passes import check as check_model
+    from mxexport.passes import clean as clean_file
+    from mxexport.passes.check import TARGETS
+
+    if check is not None and check not in TARGETS:
+        raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
+    fixed = parse_shapes(shapes) if shapes else None
+    with notes.status("cleaning") as status:
+        report = clean_file(model, out, verify=verify, save_stages=save_stages, shapes=fixed, progress=status.update)
+    if as_json:
+        print_json(json.loads(report.to_json()))
+    else:
+        _print(report)
+    if check is not None:
+        from mxexport import graph
+
+        check_model(graph.load(out), check)
+        notes.print(f"{check} takes every operator of {out}", highlight=False, markup=False)
+
+
+def parse_shapes(text: str) -> dict[str, int | tuple[int, ...]]:
+    """`batch=1,input=1x3x8x8` -> {"batch": 1, "input": (1, 3, 8, 8)}."""
+    shapes: dict[str, int | tuple[int, ...]] = {}
+    for part in text.split(","):
+        name, equals, sizes = part.rpartition("=")
+        if not equals or not name or not all(size.isdigit() for size in sizes.split("x")):
+            raise typer.BadParameter(f"{part!r}; expected batch=1 or input=1x3x224x224", param_hint="--shapes")
+        numbers = tuple(int(size) for size in sizes.split("x"))
+        shapes[name.strip()] = numbers if len(numbers) > 1 else numbers[0]
+    return shapes
+
+
+def _print(report) -> None:
+    table = Table(title="operators", title_justify="left")
+    table.add_column("")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    before, after = report.before, report.after
+    for name in sorted({*before.operators, *after.operators}):
+        table.add_row(name, str(before.operators.get(name, 0)), str(after.operators.get(name, 0)))
+    table.add_section()
+    table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}")
+    table.add_row("bytes of weights", f"{before.bytes:,}", f"{after.bytes:,}")
+    console.print(table)
+    for name, count in report.changed.items():
+        console.print(f"{name}: {count} changes", highlight=False)
+    for name, result in report.verified:
+        console.print(f"verified {name}: {result}", highlight=False)
+    if report.declined:
+        console.print("left as they are", highlight=False)
+    for name, node, reason in report.declined[:_SHOWN]:
+        console.print(f"  {name}: {node}: {reason}", highlight=False, soft_wrap=True, markup=False)
+    if len(report.declined) > _SHOWN:
+        console.print(f"  and {len(report.declined) - _SHOWN} more; --json lists all", highlight=False)
+    for stage in report.stages:
+        console.print(f"stage {stage}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"written to {report.path}", highlight=False, soft_wrap=True, markup=False)

@@ -1,0 +1,218 @@
+"""One early report of everything a target cannot take."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+from mxexport import graph
+from mxexport.errors import OptionError, UnsupportedError
+from mxexport.graph import QUANTIZERS, SCALES, is_ours
+from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.passes import rewriting as rw
+
+Problem = tuple[str, str]
+
+_HLS4ML = set(
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Div",
+        "Elu",
+        "Flatten",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "LeakyRelu",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "PRelu",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Selu",
+        "Sigmoid",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sub",
+        "Tanh",
+        "Transpose",
+    ]
+)
+_FINN = set(
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Div",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "Identity",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Split",
+        "Sub",
+        "TopK",
+        "Transpose",
+        "Upsample",
+    ]
+)
+_SUGGESTIONS = {
+    "Gemm": "run the split_gemm pass (mxexport clean)",
+    "Constant": "run the fold_constants pass (mxexport clean)",
+    "Identity": "run the remove_identities pass (mxexport clean)",
+    "Dropout": "run the remove_identities pass (mxexport clean)",
+    "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
+    "Softmax": "apply it on the host; export the model up to the layer before it",
+    "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "If": "export the branch that is taken; fold its condition with fixed shapes (--shapes)",
+    "Loop": "export the model with the loop unrolled",
+    "Scan": "export the model with the loop unrolled",
+    "ConvTranspose": "replace it by an upsampling and a convolution",
+    "QuantizeLinear": "convert the file to QONNX first (mxexport convert --to mxexport, or qonnx's QCDQToQuant)",
+    "DequantizeLinear": "convert the file to QONNX first (mxexport convert --to mxexport, or qonnx's QCDQToQuant)",
+}
+
+
+def check(model: ir.Model, target: str) -> None:
+    """Raise one error that lists every operator of `model` that `target` cannot take.
+
+    Targets: "dataflow" (`mxexport.compile`), "hls4ml", "finn" and "qdq" (`mxexport.convert`).
+
+    Raises:
+        UnsupportedError: `problems` holds (node, reason and suggestion) for all of them.
+        OptionError: an unknown target.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"check: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
+    problems = list(TARGETS[target](model)) or list(_by_conversion(model, target))
+    if problems:
+        raise UnsupportedError(f"{target} cannot take this model: {len(problems)} problems", problems)
+
+
+def _where(node: ir.Node) -> str:
+    return f"node {rw.label(node)!r} ({node.op_type})"
+
+
+def _dataflow(model: ir.Model) -> Iterator[Problem]:
+    """The compiler's own reading of the graph, so that both say the same."""
+    from mxexport.fpga.plan import read_plan
+
+    try:
+        read_plan(model.clone())
+    except UnsupportedError as error:
+        yield from error.problems or [("graph", str(error))]
+
+
+def _standard(model: ir.Model, taken: set[str], tool: str) -> Iterator[Problem]:
+    """Standard operators outside `taken`, once for each node."""
+    for node in model.graph.all_nodes():
+        if rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
+            continue
+        if node.domain in rw.STANDARD_DOMAINS:
+            advice = _SUGGESTIONS.get(node.op_type)
+            yield _where(node), f"{tool} has no such operator" + (f"; {advice}" if advice else "")
+        else:
+            yield _where(node), f"domain {node.domain!r} is unknown to {tool}; inline or replace it"
+
+
+def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:
+    for value in model.graph.inputs:
+        if value.shape is None:
+            yield f"input {value.name!r}", f"its shape is not known; {tool} needs it: --shapes"
+        elif any(not isinstance(d, int) for d in list(value.shape)[1:]):
+            yield f"input {value.name!r}", f"shape {value.shape} is open beyond the batch; fix it with --shapes"
+
+
+def _hls4ml(model: ir.Model) -> Iterator[Problem]:
+    yield from _shapes(model, "hls4ml")
+    yield from _standard(model, _HLS4ML, "hls4ml")
+    yield from _ours(model, "hls4ml")
+
+
+def _finn(model: ir.Model) -> Iterator[Problem]:
+    yield from _shapes(model, "FINN")
+    yield from _standard(model, _FINN, "FINN")
+    yield from _ours(model, "FINN")
+    for node in model.graph.all_nodes():
+        if rw.is_qonnx(node) and node.op_type == "Quant":
+            zero = rw.constant(node.inputs[2])
+            if zero is None or zero.any():
+                yield _where(node), "FINN takes zero points of 0 only; quantize symmetrically"
+
+
+def _ours(model: ir.Model, tool: str) -> Iterator[Problem]:
+    """Groupwise quantizers that no conversion can express."""
+    for node in model.graph.all_nodes():
+        if node.domain != DOMAIN:
+            continue
+        if is_ours(node, SCALES) and rw.constant(node.inputs[0]) is None:
+            yield (
+                _where(node),
+                f"the scale is found at run time and {tool} needs constants; use a static activation format",
+            )
+        elif _is_dataflow(node):
+            yield _where(node), f"a dataflow operator; {tool} takes the QONNX file it was made from"
+
+
+def _is_dataflow(node: ir.Node) -> bool:
+    """An integer unit of the dataflow graph: it reads codes or wide integers and is no packed weight."""
+    if node.op_type not in OPERATORS or node.op_type.endswith("Dequant"):
+        return False
+    return next(iter(OPERATORS[node.op_type].inputs.values())).dtype in ("int64", "uint8")
+
+
+def _by_conversion(model: ir.Model, target: str) -> Iterator[Problem]:
+    """What the conversion itself would refuse, beyond operators: shapes, widths, values."""
+    if importlib.util.find_spec(f"mxexport.targets.{target}") is None:
+        return
+    try:
+        importlib.import_module(f"mxexport.targets.{target}").convert(model.clone())
+    except UnsupportedError as error:
+        yield from error.problems or [("graph", str(error))]
+
+
+def _qdq(model: ir.Model) -> Iterator[Problem]:
+    """Standard ONNX takes every operator but the integer units of the dataflow graph and QONNX's odd ones."""
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and _is_dataflow(node):
+            yield _where(node), "a dataflow operator; convert the QONNX file it was made from"
+        elif is_ours(node, QUANTIZERS):
+            yield from _incomplete(node)
+        elif rw.is_qonnx(node) and node.op_type in ("BipolarQuant", "Trunc"):
+            yield _where(node), "standard ONNX has no such quantizer; train with an integer format"
+
+
+def _incomplete(node: ir.Node) -> Iterator[Problem]:
+    try:
+        graph.attributes(node)
+    except UnsupportedError as error:
+        yield _where(node), f"{error}; write every attribute on the node"
+
+
+TARGETS: dict[str, Callable[[ir.Model], Iterator[Problem]]] = {
+    "dataflow": _dataflow,
+    "hls4ml": _hls4ml,
+    "finn": _finn,
+    "qdq": _qdq,
+}

@@ -1,0 +1,126 @@
+"""`mx.clean`: one ONNX file in, a simpler one that computes the same out, and a report of what was done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from mxexport.errors import InputFileError
+from mxexport.passes import files, rewriting
+from mxexport.passes.collector import collector_paused
+from mxexport.passes.driver import Pass, Verify, run_passes
+from mxexport.passes.fix_shapes import fix_shapes
+
+_LOWEST_IR = 8
+"""Functions came with 8; before 4, initializers had to be graph inputs, too."""
+
+Source = str | os.PathLike | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Census:
+    """What a model consists of: operator -> count (nested graphs included), nodes, bytes of initializers."""
+
+    operators: dict[str, int]
+    nodes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What `clean` wrote. `changed`: pass -> number of changes; `declined`: (pass, node, reason); `verified`: pass ->
+    how its result agreed, where verification was asked for; `stages`: files of the stages."""
+
+    path: str
+    before: Census
+    after: Census
+    changed: dict[str, int]
+    declined: list[tuple[str, str, str]]
+    verified: list[tuple[str, str]] = field(default_factory=list)
+    stages: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2)
+
+
+def clean(
+    source: Source,
+    path: str | os.PathLike,
+    *,
+    verify: Verify = None,
+    save_stages: str | os.PathLike | None = None,
+    shapes: Mapping[str, int | Sequence[int]] | None = None,
+    passes: Iterable[Pass] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> CleanReport:
+    """Write `source` (a file, a proto or an onnx-ir model, left as it is) to `path` after running `passes` on it.
+
+    `shapes` fixes open dimensions first: {"batch": 1} or {"input": (1, 784)}. `passes`: default
+    `mxexport.passes.PIPELINE`. `verify` and `save_stages` as in `run_passes`.
+
+    Raises:
+        InputFileError: `source` is missing or unreadable, or the directory of `path` does not exist.
+        OptionError: `shapes` names nothing in the graph, or inputs for verification cannot be made up.
+        VerificationError: a pass changed what the model computes; nothing is written.
+        UnsupportedError: a pass failed; nothing is written.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    with collector_paused():
+        model = load(source)
+    before, fixed = census(model), 0
+    if shapes:
+        fixed = len(fix_shapes(model, shapes).changed)
+    record = run_passes(model, _default() if passes is None else passes, verify, save_stages, progress)
+    del model
+    with collector_paused():
+        files.save(record.model, path)
+    return CleanReport(
+        str(path),
+        before,
+        census(record.model),
+        ({"fix_shapes": fixed} if fixed else {}) | record.changed,
+        record.declined,
+        [(step.name, step.verified) for step in record.steps if step.verified],
+        [step.stage for step in record.steps if step.stage],
+    )
+
+
+def _default() -> tuple[Pass, ...]:
+    from mxexport.passes import PIPELINE
+
+    return PIPELINE
+
+
+def load(source: Source) -> ir.Model:
+    """A model of its own: the caller's stays as it is. Raises InputFileError."""
+    if isinstance(source, ir.Model):
+        model = source.clone()
+    elif isinstance(source, onnx.ModelProto):
+        model = ir.from_proto(source)
+    else:
+        model = files.load(source)
+    if "" not in model.opset_imports:
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx", 18)
+    model.ir_version = max(model.ir_version, _LOWEST_IR)
+    return model
+
+
+def census(model: ir.Model) -> Census:
+    counts = Counter(_operator(node) for node in model.graph.all_nodes())
+    size = sum(
+        v.const_value.nbytes for g in model.graphs() for v in g.initializers.values() if v.const_value is not None
+    )
+    return Census(dict(sorted(counts.items())), sum(counts.values()), size)
+
+
+def _operator(node: ir.Node) -> str:
+    return node.op_type if node.domain in rewriting.STANDARD_DOMAINS else f"{node.domain}.{node.op_type}"

@@ -1,0 +1,211 @@
+"""Runs a list of passes to a fixed point, and on request executes the model around every one that changed something."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
+from mxexport.passes import files, rewriting
+from mxexport.passes.collector import collector_paused
+from mxexport.passes.comparing import compare, same_outputs
+from mxexport.passes.exactness import bound_of, name_of
+from mxexport.passes.execution import execute, graph_inputs, random_inputs
+from mxexport.passes.outcome import Outcome
+
+Pass = Callable[[ir.Model], Outcome]
+Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
+_ROUNDS = 20
+
+
+@dataclass
+class Step:
+    """One pass of one round. `verified`: None (not executed), "equal bits" or what lay within the pass's bound."""
+
+    name: str
+    round: int
+    changed: list[str]
+    declined: list[tuple[str, str]]
+    verified: str | None = None
+    stage: str | None = None
+
+
+@dataclass
+class Record:
+    """What a run did. `model` is the result; `declined` is what the last look at each pass left alone."""
+
+    model: ir.Model
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Pass name -> number of changes."""
+        counts: dict[str, int] = {}
+        for step in self.steps:
+            counts[step.name] = counts.get(step.name, 0) + len(step.changed)
+        return {name: count for name, count in counts.items() if count}
+
+    @property
+    def declined(self) -> list[tuple[str, str, str]]:
+        """(pass, node, reason)."""
+        last = {step.name: step for step in self.steps}
+        return [(step.name, node, reason) for step in last.values() for node, reason in step.declined]
+
+    def to_json(self) -> str:
+        return json.dumps([asdict(step) for step in self.steps], indent=2)
+
+
+def run_passes(
+    model: ir.Model,
+    passes: Iterable[Pass],
+    verify: Verify = None,
+    save_stages: str | os.PathLike | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Record:
+    """Run `passes` in order, again and again until a whole round changes nothing. `model` itself stays as it is.
+
+    `verify`: True executes on seeded random inputs, or give inputs (by name, in order, or one array): a pass must leave
+    all outputs bit-equal, or within the bound it states (`@approximate`). `save_stages`: a directory for one file per
+    pass that changed something, `01_pass_name.onnx`, …
+
+    Raises:
+        VerificationError: a pass changed what the model computes; names the pass, node and first tensor that differs.
+        UnsupportedError: a pass failed, never reached a fixed point, or the model cannot be executed for verification.
+    """
+    with collector_paused():
+        record = Record(model.clone())
+    checker = _Checker(record.model, verify)
+    stages = _Stages(save_stages)
+    passes = list(passes)
+    version, seen = 0, [-1] * len(passes)  # the version of the model that each pass last left unchanged
+    for number in range(1, _ROUNDS + 1):
+        for i, function in enumerate(passes):
+            if seen[i] == version:
+                continue
+            if progress:
+                progress(f"{name_of(function)} (round {number})")
+            checker.remember(record.model)
+            outcome = _call(function, record.model)
+            step = Step(name_of(function), number, outcome.changed, outcome.declined)
+            record.steps.append(step)
+            if outcome.modified:
+                version += 1
+                step.stage = stages.save(record.model, step.name)
+                step.verified = checker.check(record.model, function)
+            else:
+                seen[i] = version
+        if all(last == version for last in seen):
+            return record
+    moving = [name_of(f) for f, last in zip(passes, seen, strict=True) if last != version]
+    raise UnsupportedError(
+        f"passes: no fixed point after {_ROUNDS} rounds; passes that undo each other are among {', '.join(moving)}"
+    )
+
+
+def _call(function: Pass, model: ir.Model) -> Outcome:
+    try:
+        with collector_paused():
+            outcome = function(model)
+    except MXExportError as error:
+        error.args = (f"pass {name_of(function)}: {error}",)
+        raise
+    except Exception as error:  # whatever a library below raises; the user needs the pass and the reason
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnsupportedError(f"pass {name_of(function)} failed: {type(error).__name__}: {reason}") from error
+    if not isinstance(outcome, Outcome):
+        raise UnsupportedError(f"pass {name_of(function)} returned {type(outcome).__name__}; expected an Outcome")
+    return outcome
+
+
+class _Checker:
+    """Executes the model before and after; does nothing where verification is off."""
+
+    def __init__(self, model: ir.Model, verify: Verify):
+        self.inputs = None
+        if verify is None or verify is False:
+            return
+        _refuse_random(model)
+        self.inputs = random_inputs(model) if verify is True else named_inputs(model, verify)
+        self.outputs = execute(model, self.inputs)
+
+    def remember(self, model: ir.Model) -> None:
+        if self.inputs is not None:
+            self.before = model.clone()
+
+    def check(self, model: ir.Model, function: Pass) -> str | None:
+        if self.inputs is None:
+            return None
+        outputs, fed = self._execute(model, function)
+        if same_outputs(self.outputs, outputs):
+            return "equal bits"
+        bound = bound_of(function)
+        result = compare(self.before, model, fed, bound)
+        if result.difference is None and bound is None:
+            raise VerificationError(f"pass {name_of(function)}: outputs differ; no tensor named alike does before them")
+        if result.difference is not None:
+            raise VerificationError(_message(function, result.difference))
+        self.outputs = outputs
+        moved = f"; {result.behind_quantizer} behind a rounding" if result.behind_quantizer else ""
+        return f"{result.within_bound} tensors within {bound.ulp:g} ulp of their largest magnitude{moved}"
+
+    def _execute(self, model: ir.Model, function: Pass):
+        try:
+            return execute(model, self.inputs), self.inputs
+        except UnsupportedError as error:
+            raise VerificationError(
+                f"pass {name_of(function)}: the model before it executes, the one after it does not: {error}"
+            ) from error
+
+
+def _refuse_random(model: ir.Model) -> None:
+    random = [rewriting.label(node) for node in model.graph.all_nodes() if rewriting.is_op(node, *rewriting.RANDOM)]
+    if random:
+        raise OptionError(f"verify: {', '.join(random)} give other values each time; leave verify out")
+
+
+def _message(function: Pass, found) -> str:
+    bound = bound_of(function)
+    expected = f"within {bound.ulp:g} ulp ({bound.reason})" if bound else "bit-equal"
+    distance = f" ({found.distance:.3g} ulp of the largest magnitude)" if found.distance is not None else ""
+    return (
+        f"pass {name_of(function)}: tensor {found.tensor!r} of node {found.node!r} should be {expected}: "
+        f"{found.detail}{distance}. The caller's model is unchanged; leave the pass out with passes=[...] to go on"
+    )
+
+
+def named_inputs(model: ir.Model, inputs) -> dict[str, np.ndarray]:
+    """Inputs by name from a mapping, a tuple in graph order or one array; types as the graph says."""
+    wanted = {value.name: value for value in graph_inputs(model)}
+    if not isinstance(inputs, Mapping):
+        inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        if len(inputs) != len(wanted):
+            raise ShapeError(f"verify: {len(inputs)} inputs given, the graph takes {len(wanted)}: {', '.join(wanted)}")
+        inputs = dict(zip(wanted, inputs, strict=True))
+    if set(inputs) != set(wanted):
+        raise ShapeError(f"verify: inputs {sorted(inputs)} given, the graph takes {sorted(wanted)}")
+    return {
+        name: np.asarray(array, wanted[name].dtype.numpy() if wanted[name].dtype else None)
+        for name, array in inputs.items()
+    }
+
+
+class _Stages:
+    def __init__(self, folder: str | os.PathLike | None):
+        self.folder, self.count = Path(folder) if folder is not None else None, 0
+        if self.folder is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputFileError(f"cannot save stages in {self.folder}: {error.strerror}") from error
+
+    def save(self, model: ir.Model, name: str) -> str | None:
+        if self.folder is None:
+            return None
+        self.count += 1
+        return str(files.save(model, self.folder / f"{self.count:02d}_{name}.onnx"))

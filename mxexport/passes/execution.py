@@ -1,0 +1,144 @@
+"""Runs models of any size for verification: plain kernels, no fusion, one thread, so that equal graphs give equal bits.
+
+onnxruntime's own optimizer would fuse what stands side by side (MatMul and Add, Conv and BatchNormalization) and so
+make an exact pass look inexact; weights packed ahead of time are summed in another order than others.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+
+from mxexport import graph, runtime
+from mxexport.errors import OptionError, UnsupportedError
+from mxexport.ops import qonnx_general
+from mxexport.passes import rewriting
+
+_IN_MEMORY = 256_000_000
+_OPEN_BATCH, _OPEN_LENGTH = 2, 4
+_NUMPY_TYPES = {
+    "FLOAT",
+    "DOUBLE",
+    "FLOAT16",
+    "BOOL",
+    "INT8",
+    "INT16",
+    "INT32",
+    "INT64",
+    "UINT8",
+    "UINT16",
+    "UINT32",
+    "UINT64",
+}
+
+
+def random_inputs(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded inputs for a model. Open dimensions get small sizes, equal names equal sizes; integers are 0 or 1.
+
+    Raises:
+        OptionError: an input whose shape or type is not known, or is no plain number.
+    """
+    rng, sizes = np.random.default_rng(seed), {}
+    fed = {}
+    for value in graph_inputs(model):
+        if value.shape is None or value.dtype is None or value.dtype.name not in _NUMPY_TYPES:
+            found = "no shape" if value.shape is None else f"type {value.dtype}"
+            raise OptionError(
+                f"verify: input {value.name!r} has {found}; give the inputs yourself: verify={{name: array}}"
+            )
+        shape = tuple(
+            d if isinstance(d, int) else sizes.setdefault(str(d), _OPEN_LENGTH if i else _OPEN_BATCH)
+            for i, d in enumerate(value.shape)
+        )
+        dtype = value.dtype.numpy()
+        if np.issubdtype(dtype, np.floating):
+            fed[value.name] = rng.standard_normal(shape).astype(dtype)
+        else:
+            fed[value.name] = rng.integers(0, 2, shape).astype(dtype)
+    return fed
+
+
+def graph_inputs(model: ir.Model) -> list[ir.Value]:
+    """The inputs a caller must give: those that are not initializers."""
+    return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+
+
+def execute(
+    model: ir.Model, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+) -> dict[str, np.ndarray]:
+    """Tensor name -> array in onnxruntime, for the graph outputs or the tensors asked for. The model stays as it is.
+
+    Raises:
+        UnsupportedError: the runtime refuses the model or the inputs.
+    """
+    runnable = _with_bodies(model)
+    if any(rewriting.is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
+        return _in_qonnx(runnable, inputs, outputs)
+    if outputs is not None:
+        values = {v.name: v for node in runnable.graph for v in node.outputs}
+        runnable.graph.outputs[:] = [values[name] for name in outputs]
+    try:
+        session = _session(runnable)
+        names = [value.name for value in runnable.graph.outputs]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # onnxruntime's own exceptions have no common base
+        reason = str(error).splitlines()[0]
+        raise UnsupportedError(f"verify: onnxruntime cannot execute the model: {reason}") from error
+
+
+def _with_bodies(model: ir.Model) -> ir.Model:
+    copy, seen = model.clone(), set()
+    for node in copy.graph.all_nodes():  # onnxruntime refuses a name twice, onnx does not
+        node.name = "" if node.name in seen else node.name
+        seen.add(node.name)
+    graph.attach_functions(copy)
+    if any(
+        node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
+        for node in copy.graph.all_nodes()
+    ):
+        graph.attach_standard_functions(copy)
+    return copy
+
+
+def session_options() -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
+def _session(model: ir.Model) -> onnxruntime.InferenceSession:
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    providers = ["CPUExecutionProvider"]
+    outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
+    if size < _IN_MEMORY and not outside:
+        return onnxruntime.InferenceSession(
+            graph.to_proto(model).SerializeToString(), session_options(), providers=providers
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.data")
+        return onnxruntime.InferenceSession(path, session_options(), providers=providers)
+
+
+def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:
+    """QONNX operators without a body of ours (Trunc) are known to qonnx only."""
+    model.graph.inputs[:] = graph_inputs(model)
+    for node in model.graph:
+        if rewriting.is_qonnx(node):
+            node.domain = qonnx_general.DOMAIN
+    proto: onnx.ModelProto = graph.to_proto(model)
+    try:
+        return runtime.run_qonnx(proto, dict(inputs), list(outputs) if outputs is not None else None)
+    except Exception as error:  # qonnx raises whatever its numpy code does
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"verify: qonnx cannot execute the model: {reason}") from error

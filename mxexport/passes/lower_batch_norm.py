@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.passes import rewriting as rw
+from mxexport.passes.exactness import approximate
+from mxexport.passes.outcome import Outcome
+
+_PARAMETERS = ("scale", "bias", "mean", "variance")
+
+
+@approximate(ulp=256, reason="the two channel constants are rounded once each, and so is their product with x")
+def lower_batch_norm(model: ir.Model) -> Outcome:
+    """BatchNormalization(x) -> Add(Mul(x, a), b)  when scale, bias, mean and variance are constants.
+
+    a = scale / sqrt(variance + epsilon), b = bias - mean * a, computed in float64 and rounded once to x's type. The
+    bound holds while means stay within some ten standard deviations: a sum loses the bits its terms cancel.
+    """
+    outcome, names = Outcome(), None
+    for graph, node in rw.nodes(model):
+        if not rw.is_op(node, "BatchNormalization"):
+            continue
+        reason = _why_not(node)
+        if reason:
+            outcome.declined.append((rw.label(node), reason))
+            continue
+        names = names or rw.Names(model)
+        _lower(graph, node, names)
+        outcome.changed.append(f"{rw.label(node)}: BatchNormalization as Mul and Add")
+    return outcome
+
+
+def _why_not(node: ir.Node) -> str | None:
+    if rw.attribute(node, "training_mode", 0):
+        return "it is in training mode: its mean and variance come from the batch; export the model in eval mode"
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        return "its running statistics are used; export the model in eval mode"
+    for name, value in zip(_PARAMETERS, node.inputs[1:], strict=True):
+        if rw.constant(value) is None:
+            return f"its {name} {value.name!r} is not a constant"
+    if rw.rank(node.inputs[0]) is None:
+        return "the rank of its input is not known; infer shapes first"
+    scale, _, _, variance = (rw.constant(v) for v in node.inputs[1:5])
+    if not np.all(variance.astype(np.float64) + rw.attribute(node, "epsilon", 1e-5) > 0):
+        return "a variance plus epsilon is not positive"
+    return None
+
+
+def _lower(graph: ir.Graph, node: ir.Node, names: rw.Names) -> None:
+    x, y, base = node.inputs[0], node.outputs[0], node.name or node.outputs[0].name
+    scale, bias, mean, variance = (rw.constant(v).astype(np.float64) for v in node.inputs[1:5])
+    factor = scale / np.sqrt(variance + rw.attribute(node, "epsilon", 1e-5))
+    offset = bias - mean * factor
+    dtype = (x.dtype or node.inputs[1].dtype).numpy()
+    shape = (-1, *(1,) * (rw.rank(x) - 2))
+    constants = [
+        rw.add_initializer(
+            graph, names.unique(f"{base}.{name}"), array.astype(dtype).reshape(shape if rw.rank(x) > 1 else -1)
+        )
+        for name, array in (("factor", factor), ("offset", offset))
+    ]
+    scaled = names.unique(f"{base}.scaled")
+    mul = rw.make_node("Mul", [x, constants[0]], base, scaled, y)
+    shifted = names.unique(f"{base}.shifted")
+    add = rw.make_node("Add", [mul.outputs[0], constants[1]], shifted, shifted, y)
+    graph.insert_before(node, [mul, add])
+    rw.replace_output(y, add.outputs[0])
+    graph.remove(node, safe=True)

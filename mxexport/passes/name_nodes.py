@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import re
+
+import onnx_ir as ir
+
+from mxexport.passes import rewriting
+from mxexport.passes.outcome import Outcome
+
+
+def name_nodes(model: ir.Model) -> Outcome:
+    """unnamed or doubly named node, unnamed tensor -> one with a name of its own  when it has none.
+
+    A node takes the name of the module its weight belongs to (`fc1.weight` -> `fc1`), else its operator's.
+    """
+    outcome = Outcome()
+    taken = {node.name for node in model.graph.all_nodes() if node.name}
+    names, seen, counts = None, set(), {}
+    for _, node in rewriting.nodes(model):
+        if not node.name or node.name in seen:
+            old = node.name or "unnamed"
+            node.name = _unique(_wanted(node), taken, counts)
+            outcome.changed.append(f"{old} {node.op_type}: {node.name}")
+        seen.add(node.name)
+        for i, value in enumerate(node.outputs):
+            if value.name is None:
+                names = names or rewriting.Names(model)
+                value.name = names.unique(node.name if i == 0 else f"{node.name}.{i}")
+                outcome.changed.append(f"{node.name} output {i}: {value.name}")
+    return outcome
+
+
+def _wanted(node: ir.Node) -> str:
+    for value in node.inputs:
+        if value is not None and value.is_initializer() and "." in (value.name or ""):
+            suffix = "_quant" if rewriting.is_quantizer(node) else ""
+            return value.name + suffix if suffix else value.name.rpartition(".")[0]
+    if node.name:  # a second node of the same name
+        return node.name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.op_type).lower()
+
+
+def _unique(name: str, taken: set[str], counts: dict[str, int]) -> str:
+    candidate = name
+    while candidate in taken:
+        counts[name] = counts.get(name, 0) + 1
+        candidate = f"{name}_{counts[name]}"
+    taken.add(candidate)
+    return candidate

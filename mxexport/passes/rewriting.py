@@ -1,0 +1,145 @@
+"""What several passes need to look at and rewrite a graph; each costs as much as the nodes it touches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.ops import DOMAIN, qonnx_general
+
+QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
+QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
+QONNX_ONLY = {"Quant", "BipolarQuant", "Trunc"}  # no standard operator goes by these names
+RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+STANDARD_DOMAINS = {"", "ai.onnx"}
+
+
+def nodes(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:
+    """Every node of the main graph and of the graphs inside If, Loop and Scan, with its graph; functions stay as they
+    are. Safe against removing the node just given."""
+    for graph in list(model.graphs()):
+        for node in list(graph):
+            if node.graph is graph:
+                yield graph, node
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """A standard ONNX operator of one of the given types."""
+    return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types
+
+
+def is_qonnx(node: ir.Node | None) -> bool:
+    return node is not None and node.domain in QONNX_DOMAINS
+
+
+def is_quantizer(node: ir.Node | None) -> bool:
+    """Ours (packed weights included), QONNX's, QuantizeLinear and DequantizeLinear: what folding must never swallow."""
+    return (
+        (node is not None and node.domain == DOMAIN and "quant" in node.op_type.lower())
+        or (is_qonnx(node) and node.op_type in QONNX_QUANTIZERS)
+        or is_op(node, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
+    )
+
+
+def is_constant(value: ir.Value | None) -> bool:
+    """An initializer nobody can override: one that is also a graph input is only a default."""
+    return value is not None and value.const_value is not None and value.is_initializer() and not value.is_graph_input()
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind an initializer that is not a graph input, else None."""
+    return value.const_value.numpy() if is_constant(value) else None
+
+
+def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The shape where every dimension is known, else None."""
+    if value is None or value.shape is None or not value.shape.is_static():
+        return None
+    return tuple(value.shape.numpy())
+
+
+def rank(value: ir.Value | None) -> int | None:
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def attribute(node: ir.Node, name: str, default=None):
+    found = node.attributes.get(name)
+    return default if found is None else found.value
+
+
+class Names:
+    """Hands out names no value of the model has yet; made once per pass."""
+
+    def __init__(self, model: ir.Model):
+        self.taken = {
+            value.name
+            for graph in model.graphs()
+            for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
+            for value in values
+        }
+
+    def unique(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self.taken:
+            candidate, count = f"{name}_{count}", count + 1
+        self.taken.add(candidate)
+        return candidate
+
+
+def add_initializer(graph: ir.Graph, name: str, array: np.ndarray | ir.TensorProtocol) -> ir.Value:
+    """A new initializer; `name` must be free."""
+    tensor = ir.tensor(array) if isinstance(array, np.ndarray) else array
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def make_node(
+    op_type: str, inputs: list, name: str, output: str, like: ir.Value | None = None, **attributes
+) -> ir.Node:
+    """A standard node with one output called `output`, of the type and shape of `like`."""
+    node = ir.node(op_type, inputs, attributes, name=name)
+    node.outputs[0].name = output
+    if like is not None:
+        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
+    return node
+
+
+def why_not_bypass(old: ir.Value, new: ir.Value) -> str | None:
+    """Why uses of `old` cannot simply become uses of `new`; None when they can.
+
+    A graph output keeps its name, so the value that takes its place must be free to be renamed: made by a node of
+    the same graph and not an output itself.
+    """
+    if not old.is_graph_output():
+        return None
+    if new.producer() is None or new.producer().graph is not old.graph:
+        return f"it makes the graph output {old.name!r} from an input, an initializer or an outer graph's tensor"
+    if new.is_graph_output():
+        return f"it makes a second graph output, {old.name!r}, of the graph output {new.name!r}"
+    return None
+
+
+def bypass(old: ir.Value, new: ir.Value) -> None:
+    """Let every user of `old` take `new`; a graph output keeps its name. Ask `why_not_bypass` first."""
+    name, output = old.name, old.is_graph_output()
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if output:
+        old.name = f"{name}_bypassed"
+        new.name = name
+
+
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """`new`, fresh from a node made by a pass, takes the name, type, shape and users of `old`."""
+    new.shape, new.type = old.shape or new.shape, old.type or new.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name, old.name = old.name, f"{old.name}_replaced"
+
+
+def label(node: ir.Node) -> str:
+    """How a report names a node: its name, or its type and what it makes."""
+    if node.name:
+        return node.name
+    return f"{node.op_type} -> {', '.join(v.name or '?' for v in node.outputs)}"
