@@ -77,9 +77,18 @@ def carry_ints(values: np.ndarray, zero: np.ndarray | None, element: IntElement,
     for dtype in offered(native_opset):
         bits, signed = INT_TYPES.get(dtype, (0, False))
         low, high = type_range(dtype) if bits else (0, -1)
-        if bits >= element.bits and signed == element.signed and low <= every.min(initial=0) and every.max(initial=0) <= high:
+        if (
+            bits >= element.bits
+            and signed == element.signed
+            and low <= every.min(initial=0)
+            and every.max(initial=0) <= high
+        ):
             as_type = dtype.numpy()
-            return dtype, values.astype(np.int32).astype(as_type), None if zero is None else zero.astype(np.int32).astype(as_type)
+            return (
+                dtype,
+                values.astype(np.int32).astype(as_type),
+                None if zero is None else zero.astype(np.int32).astype(as_type),
+            )
     return None
 
 

@@ -53,7 +53,11 @@ def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
         done.append((node.name, node.op_type))
         node.overload = f"call{i}"  # one body per call: names, and inputs that only some calls give
         model.functions[node.op_identifier()] = ir.Function(
-            node.domain, node.op_type, node.overload, graph=function.graph, attributes=list(function.attributes.values())
+            node.domain,
+            node.op_type,
+            node.overload,
+            graph=function.graph,
+            attributes=list(function.attributes.values()),
         )
     inline_functions(model)
     for domain in {node.domain for node in calls} | set(OURS):

@@ -111,7 +111,9 @@ def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model,
     inputs = [values.add_initializer(g, f"{stem}_codes", typed, dtype), scale]
     if zero and zero[0] is not None:
         inputs.append(values.add_initializer(g, f"{stem}_zeros", zero[0].reshape(_scale_shape(codes)), dtype))
-    attributes = {"axis": codes.axis, "block_size": codes.group_size} if codes.value.ndim != 1 or codes.scale.size != 1 else {}
+    attributes = (
+        {"axis": codes.axis, "block_size": codes.group_size} if codes.value.ndim != 1 or codes.scale.size != 1 else {}
+    )
     if scale.dtype == _T.FLOAT8E8M0:
         attributes["output_dtype"] = _T.FLOAT
     _replace(node, [ir.node("DequantizeLinear", inputs, attributes, name=node.name)])
@@ -146,7 +148,9 @@ def _table_or_floats(node: ir.Node, codes: values.ConstantCodes, model: ir.Model
         return f"{name} stored as float32 values: no element codes give the same bits"
     index = np.searchsorted(bits, np.ascontiguousarray(codes.elements).view(np.uint32)).astype(np.uint8)
     positions = np.arange(codes.value.shape[codes.axis], dtype=np.int64) // codes.group_size
-    cast = ir.node("Cast", [values.add_initializer(g, f"{stem}_codes", index)], {"to": _T.INT32}, name=f"{node.name}/Cast")
+    cast = ir.node(
+        "Cast", [values.add_initializer(g, f"{stem}_codes", index)], {"to": _T.INT32}, name=f"{node.name}/Cast"
+    )
     table = values.add_initializer(g, f"{stem}_table", bits.view(np.float32))
     look_up = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{node.name}/Gather")
     scale = values.add_initializer(g, f"{stem}_scales", codes.scale)
@@ -171,7 +175,9 @@ def _convert_activation(node: ir.Node, model: ir.Model, native: int | None, name
     made = [ir.node("QuantizeLinear", [x, scale], where | {"output_dtype": dtype}, name=f"{node.name}/QuantizeLinear")]
     if integer and (limits := int_range(a["bit_width"], a["signed"], a["narrow"])) != carriers.type_range(dtype):
         ends = [
-            values.add_initializer(model.graph, f"{dtype.name.lower()}_{v}".replace("-", "minus_"), np.array(v, dtype.numpy()))
+            values.add_initializer(
+                model.graph, f"{dtype.name.lower()}_{v}".replace("-", "minus_"), np.array(v, dtype.numpy())
+            )
             for v in limits
         ]
         made.append(ir.node("Clip", [made[-1].outputs[0], *ends], name=f"{node.name}/Clip"))

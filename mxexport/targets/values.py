@@ -133,8 +133,6 @@ def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataTyp
             return g.initializers[candidate]
         candidate, count = f"{name}_{count}", count + 1
     tensor.name = candidate
-    value = ir.Value(
-        name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     g.register_initializer(value)
     return value
