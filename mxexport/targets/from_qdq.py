@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 
 from mxexport import graph, groups
 from mxexport.errors import FormatError, ShapeError
-from mxexport.formats import FloatElement, IntElement, get_format
+from mxexport.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
 from mxexport.targets import Converted, carriers, values
@@ -56,6 +56,8 @@ def convert(model: ir.Model) -> Converted:
                 notes.append((node.name or node.outputs[0].name, _convert_dequantizer(node, result)))
             except (_Declined, ShapeError) as reason:
                 notes.append((node.name or node.outputs[0].name, f"left as it is: {reason}"))
+        if node.domain == "" and node.op_type == "Mul" and (note := _convert_table(node, result)):
+            notes.append((node.name, note))
     common.RemoveUnusedNodesPass()(result)
     graph.attach_functions(result)
     return Converted(result, notes)
@@ -64,15 +66,16 @@ def convert(model: ir.Model) -> Converted:
 def _convert_dequantizer(node: ir.Node, model: ir.Model) -> str:
     codes = values.constant_array(node.inputs[0])
     op_type, inputs, attributes = (_activation if codes is None else _weight)(node, codes, model.graph)
+    return _put(node, _nan_guard(node, inputs[0]) or node, op_type, inputs, attributes, model)
+
+
+def _put(node: ir.Node, last: ir.Node, op_type: str, inputs: list, attributes: dict, model: ir.Model) -> str:
+    """Put a node of ours in place of `last` under the name of `node`; what it is, for the notes."""
     made = ir.node(op_type, inputs, attributes, domain=DOMAIN, name=node.name or node.outputs[0].name)
-    made.metadata_props.update(node.metadata_props)
-    last = _nan_guard(node, inputs[0]) or node
     ir.convenience.replace_nodes_and_values(node.graph, last, [last], [made], last.outputs, made.outputs)
     model.opset_imports[DOMAIN] = VERSION
-    try:
+    with contextlib.suppress(FormatError):
         made.metadata_props[graph.FORMAT_KEY] = graph.quantizer_format(made).name
-    except FormatError:
-        made.metadata_props.pop(graph.FORMAT_KEY, None)
     return f"{op_type}, {made.metadata_props.get(graph.FORMAT_KEY, 'a format without a name')}"
 
 
@@ -93,36 +96,66 @@ def _weight(node: ir.Node, codes: np.ndarray, g: ir.Graph):
     with np.errstate(all="ignore"):
         weight = np.float32(elements - z) * s
     where = {"axis": axis, "group_size": grouping.group_size}
-    op_type, of_element = _of_element(node, dtype, elements)
     arrays = [weight, grouping.scale] + ([] if zero is None else [zero])
-    (again,) = OPERATORS[op_type].reference(*arrays, **where, **of_element)
-    if not equal_bits(again, weight).all():
-        raise _Declined(
-            f"quantizing its values anew gives other bits at {int((~equal_bits(again, weight)).sum())} places"
-        )
     stem = (node.inputs[0].name or node.name or "weight").removesuffix("_codes")
     names = (stem, f"{stem}_scale", f"{stem}_zero_point")
-    inputs = [values.add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
-    return op_type, inputs, where | of_element
+    where = {"axis": axis, "group_size": grouping.group_size}
+    for op_type, of_element in _of_element(node, _named_element(node), dtype, elements):
+        if _gives_itself(op_type, arrays, where | of_element):
+            inputs = [values.add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
+            return op_type, inputs, where | of_element
+    raise _Declined("quantizing its values anew gives other bits")
 
 
-def _of_element(node: ir.Node, dtype: ir.DataType, elements: np.ndarray) -> tuple[str, dict]:
-    """The operator and its element attributes: the format that metadata names where its values fit, else the type's."""
-    named = None
+def _gives_itself(op_type: str, arrays: list[np.ndarray], attributes: dict) -> bool:
+    (again,) = OPERATORS[op_type].reference(*arrays, **attributes)
+    return bool(equal_bits(again, arrays[0]).all())
+
+
+def _named_element(node: ir.Node) -> Element | None:
     with contextlib.suppress(FormatError):
-        named = get_format(node.metadata_props.get(graph.FORMAT_KEY, "")).element
+        return get_format(node.metadata_props.get(graph.FORMAT_KEY, "")).element
+    return None
+
+
+def _of_element(node: ir.Node, named: Element | None, dtype: ir.DataType, elements: np.ndarray):
+    """(operator, element attributes) to try: the format that metadata names first, then the stored type's own."""
     if dtype in carriers.FLOAT_ELEMENTS:
         own = carriers.FLOAT_ELEMENTS[dtype]
-        element = named if isinstance(named, FloatElement) else own
-        return "MXFloatQuant", MXFloatQuant.attributes_of(element)
+        tried = [named, own] if isinstance(named, FloatElement) else [own]
+        return [("MXFloatQuant", MXFloatQuant.attributes_of(element)) for element in tried]
     bits, signed = carriers.INT_TYPES[dtype]
-    attributes = GroupwiseQuant.attributes_of(IntElement(bits, signed))
-    if isinstance(named, IntElement) and named.signed == signed:
-        attributes = GroupwiseQuant.attributes_of(named)
-    low, high = int_range(**attributes)
-    if elements.size and (elements.min() < low or elements.max() > high):
-        attributes = GroupwiseQuant.attributes_of(IntElement(bits, signed)) | {"narrow": 0}
-    return "GroupwiseQuant", attributes
+    tried = [named] if isinstance(named, IntElement) and named.signed == signed else []
+    choices = [GroupwiseQuant.attributes_of(element) for element in [*tried, IntElement(bits, signed)]]
+    return [("GroupwiseQuant", a) for a in (*choices, choices[-1] | {"narrow": 0})]
+
+
+def _convert_table(node: ir.Node, model: ir.Model) -> str | None:
+    """Mul(Gather(table, codes), Gather(scale, groups)) of `qdq`, for elements that no ONNX type holds.
+
+    None where the node is something else, or its values are not those of the format that its metadata names.
+    """
+    element = _named_element(node)
+    makers = [value.producer() for value in node.inputs]
+    if not isinstance(element, FloatElement) or any(m is None or m.op_type != "Gather" for m in makers):
+        return None
+    look_up, expand = makers
+    axis = expand.attributes.get_int("axis", 0)
+    table, index, scale, positions = (values.constant_array(v) for v in (*look_up.inputs, *expand.inputs))
+    if any(a is None for a in (table, index, scale, positions)) or look_up.attributes.get_int("axis", 0) != 0:
+        return None
+    size = get_format(node.metadata_props[graph.FORMAT_KEY]).group_size or positions.size
+    attributes = {"axis": axis, "group_size": size} | MXFloatQuant.attributes_of(element)
+    shape = groups.contracted_shape(index.shape, axis, size)
+    if scale.shape != shape or (positions != np.arange(index.shape[axis]) // size).any():
+        return None
+    with np.errstate(all="ignore"):
+        weight = table[index] * np.take(scale, positions, axis=axis)
+    if not _gives_itself("MXFloatQuant", [weight, scale], attributes):
+        return None
+    stem = node.name.removesuffix("_quant")
+    inputs = [values.add_initializer(model.graph, n, a) for n, a in ((stem, weight), (f"{stem}_scale", scale))]
+    return _put(node, node, "MXFloatQuant", inputs, attributes, model)
 
 
 # --- activations ----------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
         if array is None or node.op_type == "Identity":
             return array
         to = ir.DataType(node.attributes["to"].value)
-        return array.astype(np.float32) if to == ir.DataType.FLOAT else None
+        return array.astype(to.numpy()) if to in (ir.DataType.FLOAT, ir.DataType.INT32) else None
     if node.domain == DOMAIN and node.op_type in OPERATORS:
         results = evaluate(node)
         return None if results is None else results[node.outputs.index(value)]
