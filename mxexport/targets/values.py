@@ -38,8 +38,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     if node is None:
         return None
     if node.domain == "" and node.op_type == "Constant":
-        tensor = ir.convenience.get_const_tensor(value)
-        return None if tensor is None else tensor.numpy()
+        return _constant_node(node)
     if node.domain == "" and node.op_type in ("Cast", "Identity"):
         array = constant_array(node.inputs[0])
         if array is None or node.op_type == "Identity":
@@ -50,6 +49,16 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
         results = evaluate(node)
         return None if results is None else results[node.outputs.index(value)]
     return None
+
+
+def _constant_node(node: ir.Node) -> np.ndarray | None:
+    ((name, attribute),) = node.attributes.items()
+    if attribute.is_ref() or "string" in name:
+        return None
+    if name == "value":
+        return attribute.value.numpy()
+    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    return np.array(attribute.value, kind[name]) if name in kind else None
 
 
 def evaluate(node: ir.Node) -> tuple[np.ndarray, ...] | None:
