@@ -37,11 +37,16 @@ MODELS = {
     "products": (Products, torch.randn(2, 5, 40)),
     "attention": (lambda: SelfAttention(batch_first=True), torch.randn(2, 7, 64)),
 }
-FORMATS = [("mxfp4_e2m1", "mxint8"), ("mxint4", "mxfp6_e3m2"), ("uint4_g32", "mxfp8_e4m3")]
+PAIRS = {
+    "digits": [("mxfp4_e2m1", "mxint8"), ("mxint4", "mxfp6_e3m2")],
+    "language": [("mxint4", "mxfp8_e4m3"), ("uint4_g32", "uint8_g32")],
+    "residual": [("mxfp6_e2m3", "mxint8")],
+    "products": [("mxint8", "mxfp8_e5m2")],
+    "attention": [("uint4_g32", "mxfp8_e4m3"), ("mxint4", "mxfp4_e2m1")],
+}
 
 
-@pytest.mark.parametrize("formats", FORMATS, ids="-".join)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "formats"), [(name, pair) for name, pairs in PAIRS.items() for pair in pairs])
 def test_network_to_standard_onnx_and_back(name, formats, tmp_path):
     torch.manual_seed(0)
     make, x = MODELS[name]
