@@ -1,0 +1,264 @@
+"""QONNX -> standard ONNX: QuantizeLinear, DequantizeLinear and standard operators only, the same bits.
+
+    weights      codes -> DequantizeLinear(codes, scale[, zero_point])
+    activations  QuantizeLinear -> [Clip] -> DequantizeLinear where that gives the same bits, else the standard
+                 operators of our function bodies; scales found at run time always are the latter
+
+Blocked DequantizeLinear came with opset 21, FLOAT4E2M1 with 23, FLOAT8E8M0 with 24, INT2 with 25 (onnx operators,
+DequantizeLinear). Two details decide what QuantizeLinear may carry: it adds the zero point after rounding, we before,
+so asymmetric activations stay standard operators; and an integer has no NaN, so NaN is put back where the scale does
+not hold it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from mxexport import graph
+from mxexport.errors import OptionError, UnsupportedError
+from mxexport.numerics import int_range
+from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.targets import Converted, carriers, inlining, values
+
+LOWEST_OPSET, HIGHEST_OPSET = 21, 25
+_T = ir.DataType
+
+
+def convert(model: ir.Model, opset: int | None = None) -> Converted:
+    """`model` without any operator or function of ours, at `opset` (default: the model's own, at least 21).
+
+    The default runs in onnxruntime. An explicit opset of 24 or more stores FLOAT4E2M1 and FLOAT8E8M0 (25: INT2), which
+    onnxruntime 1.32 does not run on the CPU. Notes say for every quantizer how it is carried.
+
+    Raises:
+        OptionError: an opset that is not an integer, below the model's own, or outside 21 .. 25.
+        UnsupportedError: operators of ours or of QONNX that have no form in standard ONNX.
+    """
+    target = _check_opset(model, opset)
+    result = model.clone()
+    inlining.drop_our_functions(result)
+    inlining.inline_functions(result)
+    _raise_opset(result, target)
+    native = target if opset is not None and target >= carriers.NATIVE_OPSET else None
+    notes = [
+        (node.name, _convert_quantizer(node, result, native))
+        for node in list(result.graph.all_nodes())
+        if node.domain == DOMAIN and node.op_type in OPERATORS and "scale" in OPERATORS[node.op_type].inputs
+        if "Y" in OPERATORS[node.op_type].outputs
+    ]
+    _fold_constants(result)
+    standard = dict(inlining.inline_operators(result))
+    notes = [(name, note) for name, note in notes if note]
+    notes += [(name, f"{op} as standard operators") for name, op in standard.items() if name not in dict(notes)]
+    _clean(result)
+    return Converted(result, notes)
+
+
+def _check_opset(model: ir.Model, opset: int | None) -> int:
+    own = model.opset_imports.get("", 0)
+    if opset is None:
+        return max(own, LOWEST_OPSET)
+    if not isinstance(opset, int) or isinstance(opset, bool):
+        raise OptionError(f"convert --to qdq: opset is {opset!r}, expected an integer")
+    lowest = max(own, LOWEST_OPSET)
+    if opset != own and not lowest <= opset <= HIGHEST_OPSET or opset < lowest:
+        why = f"the model has opset {own}" if own > LOWEST_OPSET else "blocked DequantizeLinear came with 21"
+        raise OptionError(f"convert --to qdq: opset {opset}: expected {lowest} to {max(own, HIGHEST_OPSET)} ({why})")
+    return opset
+
+
+def _raise_opset(model: ir.Model, target: int) -> None:
+    from onnxscript import version_converter
+
+    if model.opset_imports[""] == target:
+        return
+    version_converter.convert_version(model, target)
+    if model.opset_imports[""] != target:
+        raise UnsupportedError(f"convert --to qdq: the model cannot be brought from its opset to {target}")
+
+
+# --- one quantizer --------------------------------------------------------------------------------------------
+
+
+def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None) -> str | None:
+    """Replace one node; what to say about it, or None where it stays for the inliner."""
+    name = values.format_name(node) or node.op_type
+    if graph.FORMAT_KEY not in node.metadata_props and name != node.op_type:
+        node.metadata_props[graph.FORMAT_KEY] = name
+    codes = values.constant_codes(node)
+    if codes is None:
+        return _convert_activation(node, model, native, name)
+    return _convert_weight(node, codes, model, native, name)
+
+
+def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, native: int | None, name: str) -> str:
+    element = values.element_of(node)
+    integers = "bit_width" in graph.attributes(node)
+    carried = None
+    if codes.exact and integers:
+        carried = carriers.carry_ints(codes.elements, codes.zero_point, element, native)
+    elif codes.exact and codes.zero_point is None:
+        carried = carriers.carry_floats(codes.elements, element, native)
+    stem = _stem(node)
+    if carried is None:
+        return _table_or_floats(node, codes, model, stem, name)
+    dtype, typed, *zero = carried
+    _note_type(model, dtype)
+    g = model.graph
+    scale, scale_note = _scale(g, model, codes, stem, native)
+    inputs = [values.add_initializer(g, f"{stem}_codes", typed, dtype), scale]
+    if zero and zero[0] is not None:
+        inputs.append(values.add_initializer(g, f"{stem}_zeros", zero[0].reshape(_scale_shape(codes)), dtype))
+    attributes = (
+        {"axis": codes.axis, "block_size": codes.group_size} if codes.value.ndim != 1 or codes.scale.size != 1 else {}
+    )
+    if scale.dtype == _T.FLOAT8E8M0:
+        attributes["output_dtype"] = _T.FLOAT
+    _replace(node, [ir.node("DequantizeLinear", inputs, attributes, name=node.name)])
+    bits = element.bits if element else carriers.bits_of(dtype)
+    more = carriers.bits_of(dtype) - bits
+    size = f": +{more} bit{'s' if more > 1 else ''} per element" if more else ""
+    return f"{name} carried in {dtype.name}{size}{scale_note}"
+
+
+def _scale(g, model, codes, stem, native) -> tuple[ir.Value, str]:
+    typed = carriers.e8m0(codes.scale) if native else None
+    if typed is None:
+        powers = graph.is_power_of_two(codes.scale)
+        note = "; scales below 2**-127 stay float32" if native and powers else ""
+        return values.add_initializer(g, f"{stem}_scales", codes.scale.reshape(_scale_shape(codes))), note
+    _note_type(model, _T.FLOAT8E8M0)
+    return values.add_initializer(g, f"{stem}_scales", typed.reshape(_scale_shape(codes)), _T.FLOAT8E8M0), ""
+
+
+def _scale_shape(codes: values.ConstantCodes) -> tuple[int, ...]:
+    """onnxruntime takes a scale of shape (1,) for a scalar and then refuses block_size: write a scalar."""
+    return () if codes.value.ndim == 1 and codes.scale.size == 1 else codes.scale.shape
+
+
+def _table_or_floats(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, stem: str, name: str) -> str:
+    """Elements no ONNX type holds: one byte each that indexes a table of values; contracted scales are gathered."""
+    bits = np.unique(np.ascontiguousarray(codes.elements).view(np.uint32))
+    g = model.graph
+    if not codes.exact or codes.zero_point is not None or bits.size > 256:
+        node.outputs[0].name, kept = f"{node.outputs[0].name}.replaced", node.outputs[0].name
+        _substitute(node, values.add_initializer(g, kept, codes.value))
+        return f"{name} stored as float32 values: no element codes give the same bits"
+    index = np.searchsorted(bits, np.ascontiguousarray(codes.elements).view(np.uint32)).astype(np.uint8)
+    positions = np.arange(codes.value.shape[codes.axis], dtype=np.int64) // codes.group_size
+    cast = ir.node(
+        "Cast", [values.add_initializer(g, f"{stem}_codes", index)], {"to": _T.INT32}, name=f"{node.name}/Cast"
+    )
+    table = values.add_initializer(g, f"{stem}_table", bits.view(np.float32))
+    look_up = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{node.name}/Gather")
+    scale = values.add_initializer(g, f"{stem}_scales", codes.scale)
+    where = values.add_initializer(g, f"{stem}_groups", positions)
+    expand = ir.node("Gather", [scale, where], {"axis": codes.axis}, name=f"{node.name}/Gather_1")
+    product = ir.node("Mul", [look_up.outputs[0], expand.outputs[0]], name=node.name)
+    _replace(node, [cast, look_up, expand, product])
+    return f"{name} carried in UINT8 through a table of {bits.size} values, as standard operators"
+
+
+def _convert_activation(node: ir.Node, model: ir.Model, native: int | None, name: str) -> str | None:
+    dtype = _activation_type(node, native)
+    x, scale = node.inputs[0], node.inputs[1]
+    if dtype is None or x.shape is None or len(x.shape) < 2:
+        return None
+    a, own_scale = graph.attributes(node), _scale_of_same_tensor(node)
+    integer = dtype in carriers.INT_TYPES
+    if dtype == _T.FLOAT4E2M1 and not own_scale:
+        return None  # NaN would become a zero
+    _note_type(model, dtype)
+    where = {"axis": a["axis"] % len(x.shape), "block_size": a["group_size"]}
+    made = [ir.node("QuantizeLinear", [x, scale], where | {"output_dtype": dtype}, name=f"{node.name}/QuantizeLinear")]
+    if integer and (limits := int_range(a["bit_width"], a["signed"], a["narrow"])) != carriers.type_range(dtype):
+        ends = [
+            values.add_initializer(
+                model.graph, f"{dtype.name.lower()}_{v}".replace("-", "minus_"), np.array(v, dtype.numpy())
+            )
+            for v in limits
+        ]
+        made.append(ir.node("Clip", [made[-1].outputs[0], *ends], name=f"{node.name}/Clip"))
+    made.append(ir.node("DequantizeLinear", [made[-1].outputs[0], scale], where, name=node.name))
+    dequantize = made[-1]
+    note = " -> ".join(n.op_type for n in made) + f" ({dtype.name})"
+    if integer and not own_scale:
+        odd = ir.node("IsNaN", [x], name=f"{node.name}/IsNaN")
+        made += [odd, ir.node("Where", [odd.outputs[0], x, dequantize.outputs[0]], name=f"{node.name}/Where")]
+        dequantize.outputs[0].name = f"{node.name}/DequantizeLinear"
+        note += ", NaN put back"
+    for n in made[:-1]:
+        n.outputs[0].name = n.outputs[0].name or n.name
+        n.outputs[0].shape = x.shape
+        kind = dtype if n.op_type in ("QuantizeLinear", "Clip") else _T.BOOL if n.op_type == "IsNaN" else _T.FLOAT
+        n.outputs[0].type = ir.TensorType(kind)
+    _replace(node, made, dequantize)
+    return f"{name}: {note}"
+
+
+def _activation_type(node: ir.Node, native: int | None) -> ir.DataType | None:
+    a = graph.attributes(node)
+    if node.op_type == "GroupwiseQuant":
+        if len(node.inputs) > 2 and node.inputs[2] is not None:
+            return None
+        return _T.INT8 if a["signed"] else _T.UINT8
+    if node.op_type == "MXFloatQuant" and a["signed"]:
+        return carriers.own_type(values.element_of(node), native)
+    return None
+
+
+def _scale_of_same_tensor(node: ir.Node) -> bool:
+    """True when the scale comes from the very groups it scales: a NaN among them then is a NaN scale."""
+    maker = node.inputs[1].producer()
+    return (
+        graph.is_ours(maker, graph.SCALES)
+        and maker.inputs[0] is node.inputs[0]
+        and all(graph.attributes(maker)[key] == graph.attributes(node)[key] for key in ("axis", "group_size"))
+    )
+
+
+# --- graph ----------------------------------------------------------------------------------------------------
+
+
+def _stem(node: ir.Node) -> str:
+    first = node.inputs[0]
+    return first.name if first is not None and first.name and graph.constant(first) is not None else node.name
+
+
+def _note_type(model: ir.Model, dtype: ir.DataType) -> None:
+    model.ir_version = max(model.ir_version, carriers.IR_VERSION.get(dtype, 10))
+
+
+def _replace(node: ir.Node, made: list[ir.Node], named: ir.Node | None = None) -> None:
+    """Put `made` where `node` stands; the last one takes over its outputs, `named` its metadata."""
+    named = named or made[-1]
+    named.metadata_props.update(node.metadata_props)
+    named.doc_string = node.doc_string
+    for n in made[:-1]:
+        n.outputs[0].name = n.outputs[0].name or n.name
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], made, node.outputs, made[-1].outputs)
+
+
+def _substitute(node: ir.Node, value: ir.Value) -> None:
+    ir.convenience.replace_all_uses_with(node.outputs[0], value, replace_graph_outputs=True)
+    node.graph.remove(node, safe=True)
+
+
+def _fold_constants(model: ir.Model) -> None:
+    """Scales and zero points that our operators compute from constants become initializers."""
+    for node in [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OPERATORS]:
+        results = values.evaluate(node)
+        for output, array in zip(node.outputs, results or (), strict=False):
+            name, output.name = output.name, f"{output.name}.folded"
+            made = values.add_initializer(model.graph, name, array)
+            ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
+        if results is not None:
+            node.graph.remove(node, safe=True)
+
+
+def _clean(model: ir.Model) -> None:
+    common.CommonSubexpressionEliminationPass()(model)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)

@@ -1,0 +1,147 @@
+"""Constants of a graph: initializers, Constant nodes and our operators on constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import graph, groups, numerics
+from mxexport.errors import FormatError, ShapeError, UnsupportedError
+from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatQuant
+
+
+@dataclass(frozen=True)
+class ConstantCodes:
+    """A constant tensor quantized by a node of ours: value = (elements - zero_point) * scale, bit for bit.
+
+    `elements` float32 of the tensor's shape (whole numbers for integer elements); `scale` and `zero_point` float32,
+    contracted; `value` float32, what the node computes. `exact` is False where no elements give back those bits.
+    """
+
+    elements: np.ndarray
+    scale: np.ndarray
+    zero_point: np.ndarray | None
+    axis: int
+    group_size: int
+    value: np.ndarray
+    exact: bool
+
+
+def constant_array(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind a value that depends on no input; None for anything else."""
+    known = graph.constant(value)
+    if known is not None or value is None:
+        return known
+    node = value.producer()
+    if node is None:
+        return None
+    if node.domain == "" and node.op_type == "Constant":
+        return _constant_node(node)
+    if node.domain == "" and node.op_type in ("Cast", "Identity"):
+        array = constant_array(node.inputs[0])
+        if array is None or node.op_type == "Identity":
+            return array
+        to = ir.DataType(node.attributes["to"].value)
+        return array.astype(to.numpy()) if to in (ir.DataType.FLOAT, ir.DataType.INT32) else None
+    if node.domain == DOMAIN and node.op_type in OPERATORS:
+        results = evaluate(node)
+        return None if results is None else results[node.outputs.index(value)]
+    return None
+
+
+def _constant_node(node: ir.Node) -> np.ndarray | None:
+    ((name, attribute),) = node.attributes.items()
+    if attribute.is_ref() or "string" in name:
+        return None
+    if name == "value":
+        return attribute.value.numpy()
+    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    return np.array(attribute.value, kind[name]) if name in kind else None
+
+
+def evaluate(node: ir.Node) -> tuple[np.ndarray, ...] | None:
+    """Outputs of a node of our domain whose inputs are all constant, else None."""
+    arrays = [constant_array(value) for value in node.inputs]
+    if any(array is None for array, value in zip(arrays, node.inputs, strict=True) if value is not None):
+        return None
+    arrays += [None] * (len(OPERATORS[node.op_type].inputs) - len(arrays))
+    try:
+        return OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
+    except ShapeError as error:
+        raise type(error)(f"node {node.name!r}: {error}") from None
+
+
+def constant_codes(node: ir.Node) -> ConstantCodes | None:
+    """The codes of a weight, from any operator of ours that quantizes or dequantizes with a `scale` input.
+
+    None where an input is computed at run time. Elements are found from the value and the scale, so operators that
+    keep packed codes need no case of their own.
+    """
+    results = evaluate(node)
+    if results is None:
+        return None
+    a, ports = graph.attributes(node), list(OPERATORS[node.op_type].inputs)
+    given = dict(zip(ports, map(constant_array, node.inputs), strict=False))
+    value, scale, zero = results[0], given["scale"], given.get("zero_point")
+    axis = groups.normalize_axis(a["axis"], value.ndim)
+    s = groups.expand(scale, axis, a["group_size"], value.shape[axis])
+    z = np.float32(0) if zero is None else groups.expand(zero, axis, a["group_size"], value.shape[axis])
+    with np.errstate(all="ignore"):
+        elements = np.where(value == 0, value, value / s)
+        if "exponent_bits" in a:
+            elements = numerics.round_to_float(elements, **{k: a[k] for k in _FLOAT_ATTRIBUTES if k in a})
+        else:
+            elements = np.rint(elements + z)
+        elements = np.where(np.isnan(s), z, elements).astype(np.float32)
+        exact = bool(_same(np.float32(elements - z) * s, value))
+    return ConstantCodes(elements, scale, zero, axis, a["group_size"], value, exact)
+
+
+_FLOAT_ATTRIBUTES = ("exponent_bits", "mantissa_bits", "exponent_bias", "max_val", "signed", "signed_zero")
+
+
+def element_of(node: ir.Node):
+    """The element format of a quantizing or dequantizing node of ours, None where no format has its attributes."""
+    a = graph.attributes(node)
+    try:
+        if "exponent_bits" in a:
+            return MXFloatQuant.element_of({"signed": 1, "signed_zero": 1} | a)
+        return GroupwiseQuant.element_of({"signed": 1} | a, False)
+    except (FormatError, KeyError):
+        return None
+
+
+def format_name(node: ir.Node) -> str | None:
+    """The format a node's metadata names, else the one its attributes describe."""
+    if graph.FORMAT_KEY in node.metadata_props:
+        return node.metadata_props[graph.FORMAT_KEY]
+    try:
+        return graph.quantizer_format(node).name
+    except (FormatError, UnsupportedError, KeyError):
+        return None
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """A new initializer under `name`, or `name_1`, ... where that is taken by another tensor."""
+    tensor = ir.tensor(array, dtype=dtype, name=name)
+    candidate, count = name, 1
+    while candidate in g.initializers:
+        known = g.initializers[candidate].const_value
+        if (
+            known is not None
+            and known.dtype == tensor.dtype
+            and tuple(known.shape) == array.shape
+            and known.tobytes() == tensor.tobytes()
+        ):
+            return g.initializers[candidate]
+        candidate, count = f"{name}_{count}", count + 1
+    tensor.name = candidate
+    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    g.register_initializer(value)
+    return value
