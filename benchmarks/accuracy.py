@@ -63,11 +63,15 @@ RECIPES = (
 
 @dataclass(frozen=True)
 class Row:
-    """Accuracy in percent. The float row's `qat` is the float network trained on for the same epochs."""
+    """Accuracy in percent: after training under the rules `floor` and `rceil`, and trained on under `floor`.
+
+    The float row's `qat` is the float network trained on for the same epochs.
+    """
 
     network: str
     format: str
     ptq: float
+    ptq_rceil: float
     qat: float
 
 
@@ -104,24 +108,32 @@ def measure(recipe: Recipe, train_set: Digits, test: Digits, formats: tuple[str,
     train(model, train_set, recipe.epochs, recipe.rate)
     rows = []
     for name in (FLOAT, *formats):
-        tuned = copy.deepcopy(model) if name == FLOAT else mx.quantize_model(copy.deepcopy(model), name, name).eval()
-        ptq = accuracy(tuned, test)
+        tuned = quantized(model, name, "floor")
+        ptq = [accuracy(tuned, test), accuracy(quantized(model, name, "rceil"), test)]
         train(tuned, train_set, recipe.qat_epochs, recipe.qat_rate)
-        rows.append(Row(recipe.title, name, ptq, accuracy(tuned, test)))
+        rows.append(Row(recipe.title, name, *ptq, accuracy(tuned, test)))
     return rows
+
+
+def quantized(model: nn.Module, name: str, scale_rule: str) -> nn.Module:
+    """A copy of `model` with every layer in the format `name`; a plain copy for float."""
+    if name == FLOAT:
+        return copy.deepcopy(model)
+    return mx.quantize_model(model, name, name, scale_rule=scale_rule).eval()
 
 
 def table(rows: list[Row]) -> str:
     """Markdown; differences in points from the float network that was quantized."""
     lines = [
-        "| network | format | bits per element | PTQ | to float | QAT | to float |",
-        "|---|---|---|---|---|---|---|",
+        "| network | format | bits per element | PTQ | to float | PTQ, rceil | to float | QAT | to float |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     reference = {row.network: row.ptq for row in rows if row.format == FLOAT}
     for row in rows:
         base = reference[row.network]
         bits = "32" if row.format == FLOAT else f"{mx.get_format(row.format).bits_per_element:g}"
-        cells = (row.network, f"`{row.format}`", bits, *_cells(row.ptq, base), *_cells(row.qat, base))
+        figures = (cell for value in (row.ptq, row.ptq_rceil, row.qat) for cell in _cells(value, base))
+        cells = (row.network, f"`{row.format}`", bits, *figures)
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -120,14 +120,15 @@ def test_documented_accuracy_covers_every_format_and_recipe(benchmark):
     assert [(row[0], row[1]) for row in rows] == expected
 
 
-def test_documented_8_and_6_bit_formats_are_within_half_a_point_of_float_after_qat(benchmark):
+def test_documented_8_and_6_bit_formats_are_within_half_a_point_of_float(benchmark):
     rows = documented_rows(benchmark)
     reference = {row[0]: float(row[3]) for row in rows if row[1] == benchmark.FLOAT}
     checked = [row for row in rows if row[1] in MX_FORMATS and row[1] != "mxfp4_e2m1"]
     assert len(checked) == 10
     for row in checked:
-        assert float(row[5]) >= reference[row[0]] - 0.5, row
-        assert float(row[6]) == pytest.approx(float(row[5]) - reference[row[0]], abs=0.01)
+        for after in (5, 7):  # PTQ that does not saturate, and QAT
+            assert float(row[after]) >= reference[row[0]] - 0.5, row
+            assert float(row[after + 1]) == pytest.approx(float(row[after]) - reference[row[0]], abs=0.01)
 
 
 def test_the_benchmark_measures_and_writes_its_table(benchmark, tmp_path):
