@@ -44,7 +44,7 @@ def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
     fed = {}
     for name, array in inputs.items():
         tensor = expected[name].type.tensor_type
-        fed[name] = np.ascontiguousarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        fed[name] = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
         dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
         fits = len(dims) == fed[name].ndim and all(
             d is None or d == n for d, n in zip(dims, fed[name].shape, strict=True)
