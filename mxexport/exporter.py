@@ -26,7 +26,14 @@ from mxexport.quant import QuantLayer
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
 LOWEST_OPSET, DEFAULT_OPSET, HIGHEST_OPSET = 18, 20, 26
-_TORCH_OPS = ("mx_scale", "mx_float_quant", "groupwise_scale", "groupwise_zero_point", "groupwise_quant")
+_TORCH_OPS = (
+    "mx_scale",
+    "nvfp4_scale",
+    "mx_float_quant",
+    "groupwise_scale",
+    "groupwise_zero_point",
+    "groupwise_quant",
+)
 _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
 
@@ -116,14 +123,15 @@ def _check(model: torch.nn.Module) -> None:
     ]
     if wrong:
         raise UnsupportedError("export: parameters of an unsupported dtype", wrong)
-    nvfp4 = [
-        (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
+    refused = [
+        (name, quantizer.not_exportable)
         for name, m in model.named_modules()
         if isinstance(m, QuantLayer)
-        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in m.quantizers().values())
+        for quantizer in m.quantizers().values()
+        if getattr(quantizer, "not_exportable", None)
     ]
-    if nvfp4:
-        raise UnsupportedError("export: formats without an operator", nvfp4)
+    if refused:
+        raise UnsupportedError("export: quantizers without an operator", refused)
 
 
 @contextlib.contextmanager
@@ -250,6 +258,9 @@ def _fold_weight_scales(model: ir.Model) -> None:
             continue
         (folded,) = OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
         suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
+        if node.op_type == "NVFP4Scale":
+            for quantizer, _ in node.outputs[0].uses():
+                quantizer.meta[graph.FORMAT_KEY] = "nvfp4"
         value = ir.Value(
             name=_unique(f"{node.inputs[0].name}_{suffix}", taken),  # a tied weight may have scales of two formats
             shape=ir.Shape(folded.shape),
@@ -345,7 +356,7 @@ def _describe(node: ir.Node) -> LayerReport:
         zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
         inputs = (weight, scale, zero) if node.op_type == "GroupwiseQuant" else (weight, scale)
         (quantized,) = OPERATORS[node.op_type].reference(*inputs, **graph.attributes(node))
-        scale_bytes = scale.size * (1 if fmt.is_mx else 4)
+        scale_bytes = scale.size * 4 if fmt.scale == "float32" else scale.size + 4 * (fmt.scale == "nvfp4")
         report["bytes"] = -(-weight.size * fmt.element.bits // 8) + scale_bytes
         report["sqnr_db"] = _sqnr(weight, quantized)
     return LayerReport(**report)

@@ -2,7 +2,7 @@
 
 Codes are packed LSB first along the group axis. Each group starts on a byte; a short last group is padded with code 0
 to a whole one. A tensor of K elements on the axis, n = ceil(K / G) groups and b bits packs to the same rank with
-n * ceil(G * b / 8) bytes on the axis. Eight codes fill b bytes exactly, so eight at a time pass through one 64-bit word.
+n * ceil(G * b / 8) bytes on the axis. Eight codes fill b bytes exactly, so eight at a time pass through a 64-bit word.
 """
 
 from __future__ import annotations

@@ -253,12 +253,6 @@ def test_half_precision_models_are_refused_by_name(tmp_path, dtype):
     assert not list(tmp_path.iterdir())
 
 
-def test_nvfp4_is_refused_wherever_it_hides(tmp_path):
-    for model in (nn.Sequential(mx.QuantReLU("nvfp4")), nn.Sequential(mx.QuantMatMul("nvfp4"))):
-        with pytest.raises(UnsupportedError, match="0: nvfp4 cannot be exported yet"):
-            mx.export(model, SEQUENCE, tmp_path / "m.onnx")
-
-
 def test_export_is_quiet(tmp_path, caplog):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -12,8 +12,8 @@ _LARGEST = float(numerics.NVFP4_SCALE.max_val)
 class NVFP4Scale(Operator):
     """NVFP4's scale in two levels, found at run time: scale = e4m3(amax / 6 * s_enc) * (1 / s_enc).
 
-    s_enc = min(6 * 448 / largest magnitude of X, 2**126), 1 for zeros; groups with NaN or Inf get a NaN scale and do not
-    count there. A group whose E4M3 scale rounds to zero has scale 0 and holds zeros.
+    s_enc = min(6 * 448 / largest magnitude of X, 2**126), 1 for zeros; groups with NaN or Inf get a NaN scale and do
+    not count there. A group whose E4M3 scale rounds to zero has scale 0 and holds zeros.
     """
 
     attributes = {"axis": AXIS, "group_size": GROUP_SIZE}
