@@ -22,6 +22,7 @@ from mxexport.errors import InputFileError, OptionError, UnsupportedError
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
+from mxexport.passes.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
@@ -76,22 +77,27 @@ def export(
     dynamic_batch: bool = True,
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
+    weights: str = "float",
 ) -> ExportReport:
     """Write `model` as QONNX to `path` and report every quantizer.
 
     `args`: example inputs, batch first; with `dynamic_batch` the first dimension of every tensor input stays open.
+    `weights`: "float" keeps trained values before their quantizers; "packed" stores element codes and one scale per
+    group (see `passes.fold_weights`; the same bits when run), and notes name every weight that stays float.
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
 
     Raises:
         UnsupportedError: no quantized layer, parameters that are not float32, or an operator torch cannot export.
         InputFileError: the directory of `path` does not exist.
-        OptionError: `opset` outside 18 .. 26.
+        OptionError: `opset` outside 18 .. 26, or `weights` neither "float" nor "packed".
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    if weights not in ("float", "packed"):
+        raise OptionError(f"weights {weights!r}: expected 'float' or 'packed'")
     args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
     model = from_brevitas(model, args) if is_brevitas(model) else model
     model = from_torchao(model) if is_torchao(model) else model
@@ -103,9 +109,10 @@ def export(
     graph.attach_standard_functions(ir_model)
     layers = [_describe(node) for node in ir_model.graph if graph.is_ours(node, graph.QUANTIZERS)]
     layers += [_describe_standard(node) for node in ir_model.graph if node.domain == qonnx_general.DOMAIN]
+    unpacked = _pack_weights(ir_model) if weights == "packed" else []
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.save(ir_model, path)
-    notes = [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
+    notes = [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())] + unpacked
     return ExportReport(str(path), opset, layers, notes)
 
 
@@ -270,6 +277,12 @@ def _fold_weight_scales(model: ir.Model) -> None:
         g.register_initializer(value)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         g.remove(node, safe=True)
+
+
+def _pack_weights(model: ir.Model) -> list[tuple[str, str]]:
+    """Weights as packed codes; those that stay float, each with the reason."""
+    weights = {node.name for node in model.graph if graph.is_quantized_constant(node)}
+    return [(name, f"weight stays float: {why}") for name, why in fold_weights(model).declined if name in weights]
 
 
 def _strip_torch_metadata_and_name(model: ir.Model) -> None:

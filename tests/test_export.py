@@ -16,7 +16,6 @@ from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import MX_FORMATS
 from mxexport.groups import contracted_shape
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the reference evaluator's
 
 

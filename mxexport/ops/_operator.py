@@ -136,6 +136,10 @@ class Operator(CustomOp):
         declared = [ir.Attr(name, _KINDS[a.kind].function, None) for name, a in cls.attributes.items()]
         proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
         proto.opset_import[0].version = opset
+        for node in proto.node:  # numbers only; names are a third of what a body takes in a file
+            node.ClearField("name")
+            for names in (node.input, node.output):
+                names[:] = [name.replace("val_", "v") for name in names]
         proto.doc_string = cls.summary()
         return proto
 

@@ -61,7 +61,7 @@ class GroupwiseDequant(Operator):
     @staticmethod
     def _negative_table(b):
         """float32 [256]: minus the value of every code; codes above bit_width bits do not occur."""
-        code, count = b.int(np.arange(256)), _body.int_pow2(b, b.attr("bit_width"))
+        code, count = b.Range(b.int(0), b.int(256), b.int(1)), _body.int_pow2(b, b.attr("bit_width"))
         negative = b.And(b.Equal(b.attr("signed"), b.int(1)), b.GreaterOrEqual(b.Add(code, code), count))
         return b.Cast(b.Sub(b.Where(negative, count, b.int(0)), code), to=ir.DataType.FLOAT)
 

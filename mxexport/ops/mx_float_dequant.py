@@ -60,7 +60,7 @@ class MXFloatDequant(Operator):
     def _table(b):
         """float32 [256]: the value of every code; codes of narrow formats repeat."""
         zero, one, hidden = b.int(0), b.int(1), _body.int_pow2(b, b.attr("mantissa_bits"))
-        code = b.int(np.arange(256))
+        code = b.Range(zero, b.int(256), one)
         half = _body.int_pow2(b, b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")))
         magnitude = b.Mod(code, half)
         field = b.Div(magnitude, hidden)

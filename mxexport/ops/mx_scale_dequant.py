@@ -26,6 +26,7 @@ class MXScaleDequant(Operator):
 
     @classmethod
     def body(cls, b, present):
-        exponents = b.Sub(b.int(np.arange(255) - 127), b.attr("frac_bits"))
+        codes = b.Range(b.int(0), b.int(255), b.int(1))
+        exponents = b.Sub(b.Sub(codes, b.int(127)), b.attr("frac_bits"))
         table = b.Concat(_body.pow2(b, exponents), b.const([np.nan]), axis=0)
         return {"scale": b.Gather(table, b.Cast(b.inputs["codes"], to=ir.DataType.INT32))}
