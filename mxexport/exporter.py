@@ -24,6 +24,7 @@ from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.model_file import write_model
 from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.passes.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
 
 __all__ = ["ExportReport", "LayerReport", "export"]
@@ -44,6 +45,7 @@ def export(
     input_names: list[str] | None = None,
     output_names: list[str] | None = None,
     external_data: bool | None = None,
+    weights: str = "float",
 ) -> ExportReport:
     """Write `model` as QONNX to `path` and report every quantizer.
 
@@ -61,18 +63,23 @@ def export(
             `{"tokens": {0: "batch", 1: "sequence"}}`; takes the place of `dynamic_batch`.
         input_names, output_names: names in the file, in order.
         external_data: keep tensors in `<name>.data` beside the file; None does so above 100 MB.
+        weights: "float" keeps trained values before their quantizers; "packed" stores element codes and one scale per
+            group (see `passes.fold_weights`; the same bits when run), and notes name every weight that stays float.
 
     Raises:
         UnsupportedError: no quantized layer, parameters that are neither float32 nor half precision, or an operator
             torch cannot export.
         InputFileError: the directory of `path` does not exist, or `path` cannot be written.
-        OptionError: `opset` outside 18 .. 26, or example inputs that `forward` does not take.
+        OptionError: `opset` outside 18 .. 26, example inputs that `forward` does not take, or `weights` neither
+            "float" nor "packed".
     """
     path = Path(path)
     if not path.parent.is_dir():
         raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
     if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
         raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    if weights not in ("float", "packed"):
+        raise OptionError(f"weights {weights!r}: expected 'float' or 'packed'")
     model = _converted(model, args, kwargs)
     _check(model)
     bound = bind(model, args, kwargs)
@@ -90,11 +97,13 @@ def export(
     name_everything(ir_model)
     graph.attach_standard_functions(ir_model)
     layers = describe_layers(ir_model)
+    unpacked = _pack_weights(ir_model) if weights == "packed" else []
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.attach_functions(ir_model)
     data_path = write_model(ir_model, path, external_data)
     notes = [("model", NOTE)] if carried else []
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
+    notes += unpacked
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
 
 
@@ -122,14 +131,15 @@ def _check(model: torch.nn.Module) -> None:
     ]
     if wrong:
         raise UnsupportedError("export: parameters of an unsupported dtype", wrong)
-    nvfp4 = [
-        (name, "nvfp4 cannot be exported yet: its scale has two levels; use mxfp4_e2m1")
+    refused = [
+        (name, quantizer.not_exportable)
         for name, m in model.named_modules()
         if isinstance(m, QuantLayer)
-        and any(getattr(q, "format", None) and q.format.scale == "nvfp4" for q in m.quantizers().values())
+        for quantizer in m.quantizers().values()
+        if getattr(quantizer, "not_exportable", None)
     ]
-    if nvfp4:
-        raise UnsupportedError("export: formats without an operator", nvfp4)
+    if refused:
+        raise UnsupportedError("export: quantizers without an operator", refused)
 
 
 # --- after tracing --------------------------------------------------------------------------------------------
@@ -147,6 +157,9 @@ def _fold_weight_scales(model: ir.Model) -> None:
             continue
         (folded,) = OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
         suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
+        if node.op_type == "NVFP4Scale":
+            for quantizer, _ in node.outputs[0].uses():
+                quantizer.meta[graph.FORMAT_KEY] = "nvfp4"
         value = ir.Value(
             name=names.unique(f"{node.inputs[0].name}_{suffix}"),  # a tied weight may have scales of two formats
             shape=ir.Shape(folded.shape),
@@ -156,3 +169,9 @@ def _fold_weight_scales(model: ir.Model) -> None:
         g.register_initializer(value)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         g.remove(node, safe=True)
+
+
+def _pack_weights(model: ir.Model) -> list[tuple[str, str]]:
+    """Weights as packed codes; those that stay float, each with the reason."""
+    weights = {node.name for node in model.graph if graph.is_quantized_constant(node)}
+    return [(name, f"weight stays float: {why}") for name, why in fold_weights(model).declined if name in weights]

@@ -11,12 +11,24 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
-from mxexport.formats import GroupFormat, find_format
+from mxexport.formats import Element, GroupFormat, find_format
 from mxexport.model_file import read_tensors, write_model
-from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for, qonnx_general
+from mxexport.ops import (
+    DOMAIN,
+    OPERATORS,
+    VERSION,
+    GroupwiseDequant,
+    GroupwiseQuant,
+    MXFloatDequant,
+    MXFloatQuant,
+    functions_for,
+    qonnx_general,
+)
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
-SCALES = {"MXScale", "GroupwiseScale"}
+DEQUANTIZERS = {"MXFloatDequant", "GroupwiseDequant"}  # packed weights
+SCALES = {"MXScale", "NVFP4Scale", "GroupwiseScale"}
+STORED_SCALES = {"MXScaleDequant", "NVFP4ScaleDequant"}  # scales of packed weights, one byte per group
 FORMAT_KEY = "mx_format"
 
 
@@ -97,7 +109,12 @@ def attach_standard_functions(model: ir.Model) -> None:
 
 def _unify_zero_points(model: ir.Model) -> None:
     """An ONNX function has one signature: beside asymmetric quantizers, symmetric ones get an explicit zero."""
-    quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {"GroupwiseQuant"})]
+    for op_type in ("GroupwiseQuant", "GroupwiseDequant"):
+        _unify_zero_points_of(op_type, model)
+
+
+def _unify_zero_points_of(op_type: str, model: ir.Model) -> None:
+    quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {op_type})]
     symmetric = [n for n in quantizers if len(n.inputs) < 3 or n.inputs[2] is None]
     if len(symmetric) == len(quantizers):
         return
@@ -151,19 +168,54 @@ def is_power_of_two(scale: np.ndarray) -> bool:
     return bool(((mantissa == 0.5) | np.isnan(scale)).all())
 
 
+def is_quantized_constant(node: ir.Node | None) -> bool:
+    """True for the node that makes a quantized weight: a quantizer of an initializer, or packed codes."""
+    if is_ours(node, DEQUANTIZERS):
+        return constant(node.inputs[0]) is not None
+    return is_ours(node, QUANTIZERS) and constant(node.inputs[0]) is not None
+
+
+def quantized_shape(node: ir.Node) -> ir.Shape | None:
+    """Shape of what a quantizer or dequantizer node puts out (None: not known)."""
+    return ir.Shape(attributes(node)["shape"]) if node.op_type in DEQUANTIZERS else node.inputs[0].shape
+
+
+def evaluate(value: ir.Value | None) -> np.ndarray | None:
+    """What a value is when our operators make it from initializers (packed weights, stored scales); else None."""
+    known = constant(value)
+    if known is not None or value is None:
+        return known
+    node = value.producer()
+    if node is None or node.domain != DOMAIN:
+        return None
+    arrays = [evaluate(v) for v in node.inputs]
+    if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
+        return None
+    results = OPERATORS[node.op_type].reference(*arrays, **attributes(node))
+    return results[node.outputs.index(value)]
+
+
 def quantizer_format(node: ir.Node) -> GroupFormat:
-    """The group format a quantizer node applies, from its attributes and the kind of its scale."""
-    a = attributes(node)
-    scale = node.inputs[1]
-    known = constant(scale)
-    if known is not None:
-        pow2 = is_power_of_two(known)
-    else:
-        pow2 = is_ours(scale.producer(), {"MXScale"})
-    if node.op_type == "GroupwiseQuant" and not a["signed"]:
+    """The group format of a quantizer or dequantizer node, from its attributes and the kind of its scale."""
+    a, kind = attributes(node), _scale_kind(node)
+    return find_format(_element(node.op_type, a, kind == "e8m0"), a["group_size"], kind)
+
+
+def _scale_kind(node: ir.Node) -> str:
+    known, producer = constant(node.inputs[1]), node.inputs[1].producer()
+    if "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY)):
+        return "nvfp4"  # once folded, its scale in two levels looks like any float scale
+    if is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
+        return "nvfp4"
+    pow2 = is_power_of_two(known) if known is not None else is_ours(producer, {"MXScale", "MXScaleDequant"})
+    if node.op_type.startswith("Groupwise") and not attributes(node)["signed"]:
         pow2 = False  # no MX format has unsigned elements, whatever the scale
-    if node.op_type == "MXFloatQuant":
-        element = MXFloatQuant.element_of(a)
-    else:
-        element = GroupwiseQuant.element_of(a, pow2)
-    return find_format(element, a["group_size"], "e8m0" if pow2 else "float32")
+    return "e8m0" if pow2 else "float32"
+
+
+def _element(op_type: str, a: dict, power_of_two: bool) -> Element:
+    if op_type == "MXFloatQuant":
+        return MXFloatQuant.element_of(a)
+    if op_type == "MXFloatDequant":
+        return MXFloatDequant.element_of(a)
+    return {"GroupwiseQuant": GroupwiseQuant, "GroupwiseDequant": GroupwiseDequant}[op_type].element_of(a, power_of_two)

@@ -20,9 +20,10 @@ def count_quantizer_differences(model: ir.Model, inputs, execute=runtime.run) ->
     """Node name -> values whose bits differ from the numpy reference given the very input the node saw.
 
     Runs the graph once in `execute` (`runtime.run`, `run_qonnx` or `run_reference`), asking for the input, scale and
-    output of every scale and quantizer node.
+    output of every scale, quantizer and dequantizer node.
     """
-    nodes = [n for n in model.graph if graph.is_ours(n, graph.QUANTIZERS | graph.SCALES | {"GroupwiseZeroPoint"})]
+    kinds = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+    nodes = [n for n in model.graph if graph.is_ours(n, kinds)]
     wanted = list(dict.fromkeys(v.name for n in nodes for v in (*n.inputs, *n.outputs) if v is not None))
     known = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}
     seen = known | _run_for(model, inputs, [name for name in wanted if name not in known], execute)

@@ -18,6 +18,8 @@ from mxexport.groups import contracted_shape
 from mxexport.quant import Quantizer
 from tests.helpers import assert_equal_bits, edge_values
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the reference evaluator's
+
 
 class Net(nn.Module):
     def __init__(self):
@@ -32,7 +34,7 @@ class Net(nn.Module):
         return self.head(self.body(self.pool(self.relu(self.conv(x))).flatten(1)))
 
 
-@pytest.fixture(scope="module", params=[*MX_FORMATS, ("int4_g16", "uint8_g32"), ("mxfp4_e2m1", None)], ids=str)
+@pytest.fixture(scope="module", params=[*MX_FORMATS, "nvfp4", ("int4_g16", "uint8_g32"), ("mxfp4_e2m1", None)], ids=str)
 def exported(request, tmp_path_factory):
     torch.manual_seed(0)
     formats = request.param if isinstance(request.param, tuple) else (request.param, request.param)
@@ -114,6 +116,17 @@ def test_outputs_agree_with_torch_up_to_accumulation_order(exported):
         assert close.mean() > 0.99 and np.abs(actual - expected).max() < 0.1
 
 
+@pytest.mark.parametrize("layer", [mx.QuantReLU("nvfp4"), mx.QuantConv2d(3, 4, 3, weight="nvfp4", activation="nvfp4")])
+def test_nvfp4_is_found_at_run_time_and_named(tmp_path, layer):
+    report = mx.export(nn.Sequential(layer), (torch.randn(2, 3, 12, 12),), tmp_path / "m.onnx")
+    assert {r.format for r in report.layers} == {"nvfp4"}
+    model = graph.load(tmp_path / "m.onnx")
+    assert [n.op_type for n in model.graph if graph.is_ours(n, graph.SCALES)] == ["NVFP4Scale"]
+    assert all(graph.quantizer_format(n).name == "nvfp4" for n in model.graph if graph.is_ours(n, graph.QUANTIZERS))
+    for execute in (runtime.run, runtime.run_qonnx):
+        assert not any(verification.count_quantizer_differences(model, inputs(), execute).values())
+
+
 @pytest.mark.parametrize("opset", [18, 20, 21, 25, 26])
 def test_opset_is_honoured(tmp_path, opset):
     """GELU is an operator from opset 20 on, and torch itself writes 25 at most."""
@@ -158,7 +171,6 @@ def test_refusals_are_clear_and_leave_nothing_behind(tmp_path):
         (model, "torch cannot export Unexportable"),
         (nn.Linear(4, 4), "no quantized layer"),
         (mx.quantize_model(nn.Linear(8, 8)).double(), "is torch.float64"),
-        (mx.quantize_model(nn.Linear(8, 8), "nvfp4", None), "two levels"),
     ):
         with pytest.raises(UnsupportedError, match=message):
             mx.export(bad, (torch.randn(2, 8),), path)

@@ -12,7 +12,6 @@ from torch import nn
 
 import mxexport as mx
 from mxexport import graph, ops, runtime, verification
-from mxexport.errors import UnsupportedError
 from mxexport.groups import contracted_shape
 from mxexport.quant import QuantLayer
 
@@ -256,12 +255,6 @@ def test_folded_batch_norm_leaves_no_trace_in_the_file(tmp_path):
     mx.export(mx.quantize_model(model, fold_batch_norm=True), (torch.randn(2, 3, 5, 5),), tmp_path / "m.onnx")
     kinds = [n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node]
     assert kinds.count("Conv") == 1 and "BatchNormalization" not in kinds
-
-
-def test_nvfp4_is_refused_wherever_it_hides(tmp_path):
-    for model in (nn.Sequential(mx.QuantReLU("nvfp4")), nn.Sequential(mx.QuantMatMul("nvfp4"))):
-        with pytest.raises(UnsupportedError, match="0: nvfp4 cannot be exported yet"):
-            mx.export(model, SEQUENCE, tmp_path / "m.onnx")
 
 
 def test_export_is_quiet(tmp_path, caplog):

@@ -237,7 +237,7 @@ def test_nvfp4_activations_run_in_torch_and_export_refuses_them(tmp_path):
     assert_equal_bits(ours[0].input_quant(x).numpy(), expected.numpy())
     product = nn.functional.linear(expected, model[0].weight.dequantize(), model[0].bias)
     assert_equal_bits(ours[0](x).detach().numpy(), product.detach().numpy())
-    with pytest.raises(UnsupportedError, match="0: nvfp4 cannot be exported yet"):
+    with pytest.raises(UnsupportedError, match="0: torchao's NVFP4 activations cannot be exported"):
         mx.export(model, (x,), tmp_path / "m.onnx")
     assert not (tmp_path / "m.onnx").exists()
 

@@ -12,7 +12,7 @@ from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_j
 
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
-    """List the quantizers of a file: format, shapes, contracted scales."""
+    """List the quantizers and packed weights of a file: format, shapes, contracted scales."""
     from mxexport import graph
 
     loaded = graph.load(model)
@@ -22,11 +22,11 @@ def info(model: ModelFile, as_json: AsJson = False) -> None:
             "op": node.op_type,
             "format": graph.quantizer_format(node).name,
             "axis": node.attributes["axis"].value,
-            "shape": str(node.inputs[0].shape),
+            "shape": str(graph.quantized_shape(node)),
             "scale_shape": str(node.inputs[1].shape),
         }
         for node in loaded.graph
-        if graph.is_ours(node, graph.QUANTIZERS)
+        if graph.is_ours(node, graph.QUANTIZERS | graph.DEQUANTIZERS)
     ]
     if as_json:
         print_json({"path": str(model), "opset": loaded.opset_imports.get(""), "quantizers": rows})

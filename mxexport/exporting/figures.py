@@ -42,7 +42,7 @@ def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: 
     inputs = (weight, scale, zero) if node.op_type == "GroupwiseQuant" else (weight, scale)
     a = graph.attributes(node)
     (quantized,) = OPERATORS[node.op_type].reference(*inputs, **a)
-    scale_bytes = scale.size * (1 if fmt.is_mx else 4)
+    scale_bytes = scale.size * 4 if fmt.scale == "float32" else scale.size + 4 * (fmt.scale == "nvfp4")
     return {
         "bytes": -(-weight.size * fmt.element.bits // 8) + scale_bytes,
         "sqnr_db": sqnr(weight, quantized),

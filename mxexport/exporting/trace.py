@@ -20,7 +20,14 @@ from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
-_TORCH_OPS = ("mx_scale", "mx_float_quant", "groupwise_scale", "groupwise_zero_point", "groupwise_quant")
+_TORCH_OPS = (
+    "mx_scale",
+    "nvfp4_scale",
+    "mx_float_quant",
+    "groupwise_scale",
+    "groupwise_zero_point",
+    "groupwise_quant",
+)
 _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
 _TALKATIVE = (

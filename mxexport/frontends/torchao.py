@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -119,6 +120,11 @@ class NVFP4Input(Quantizer):
 
     tensor_scale: Tensor | None = None
     dynamic: bool = True
+
+    not_exportable: ClassVar[str | None] = (
+        "torchao's NVFP4 activations cannot be exported: no operator finds their scale as torchao does; "
+        "quantize weights only (NVFP4WeightOnlyConfig), or the float model with mxexport.quantize_model(..., 'nvfp4')"
+    )
 
     def __call__(self, x: Tensor) -> Tensor:
         nvfp4 = _torchao().nvfp4_tensor

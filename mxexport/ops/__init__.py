@@ -14,22 +14,32 @@ from onnx import defs
 from mxexport.ops import qonnx_general
 from mxexport.ops._operator import DOMAIN, VERSION, Operator
 from mxexport.ops.eltwise import Eltwise
+from mxexport.ops.groupwise_dequant import GroupwiseDequant
 from mxexport.ops.groupwise_quant import GroupwiseQuant
 from mxexport.ops.groupwise_scale import GroupwiseScale
 from mxexport.ops.groupwise_zero_point import GroupwiseZeroPoint
+from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
 from mxexport.ops.mx_matmul import MXMatMul
 from mxexport.ops.mx_quantize import MXQuantize
 from mxexport.ops.mx_scale import MXScale
+from mxexport.ops.mx_scale_dequant import MXScaleDequant
+from mxexport.ops.nvfp4_scale import NVFP4Scale
+from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
 
 OPERATORS: dict[str, type[Operator]] = {
     op.op_type(): op
     for op in (
         MXScale,
+        NVFP4Scale,
         MXFloatQuant,
         GroupwiseScale,
         GroupwiseZeroPoint,
         GroupwiseQuant,
+        MXFloatDequant,
+        GroupwiseDequant,
+        MXScaleDequant,
+        NVFP4ScaleDequant,
         MXQuantize,
         MXMatMul,
         Eltwise,

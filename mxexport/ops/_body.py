@@ -40,11 +40,12 @@ class Body(Tape):
         return self.const(value, np.int64)
 
     def attr(self, name: str, kind: str = "i") -> ir.Value:
-        """Scalar value of the function attribute `name` (`i`: int64, `f`: float32)."""
+        """Value of the function attribute `name`: a scalar (`i`: int64, `f`: float32) or int64 numbers (`ints`)."""
         if name not in self._constants:
             field, of_type = {
                 "i": ("value_int", ir.AttributeType.INT),
                 "f": ("value_float", ir.AttributeType.FLOAT),
+                "ints": ("value_ints", ir.AttributeType.INTS),
             }[kind]
             self._constants[name] = self.op("Constant", (), {field: ir.RefAttr(field, name, of_type)})
         return self._constants[name]
@@ -73,7 +74,16 @@ def axis_length(b: Body, x: ir.Value) -> ir.Value:
 
 def expand(b: Body, contracted: ir.Value, x: ir.Value) -> ir.Value:
     """One entry per group -> one per element of `x` along `axis`."""
-    positions = b.Range(b.int(0), axis_length(b, x), b.int(1))
+    return _expand(b, contracted, axis_length(b, x))
+
+
+def expand_to_shape(b: Body, contracted: ir.Value) -> ir.Value:
+    """The same for a tensor whose shape is the attribute `shape`."""
+    return _expand(b, contracted, b.Gather(b.attr("shape", "ints"), b.attr("axis")))
+
+
+def _expand(b: Body, contracted: ir.Value, length: ir.Value) -> ir.Value:
+    positions = b.Range(b.int(0), length, b.int(1))
     axis = ir.RefAttr("axis", "axis", ir.AttributeType.INT)
     return b.Gather(contracted, b.Div(positions, b.attr("group_size")), axis=axis)
 
@@ -125,6 +135,51 @@ def group_amax(b: Body, x: ir.Value) -> tuple[ir.Value, ir.Value]:
     amax = b.ReduceMax(b.Where(odd, b.const(0), grouped), inner, keepdims=0)
     any_odd = b.ReduceMax(b.Cast(odd, to=ir.DataType.FLOAT), inner, keepdims=0)
     return amax, b.Greater(any_odd, b.const(0))
+
+
+def round_to_grid(b: Body, magnitude: ir.Value, mantissa_bits: ir.Value, bias: ir.Value) -> ir.Value:
+    """Non-negative float32 -> nearest value (ties to even) of a minifloat; the caller has clamped the largest."""
+    smallest_normal = pow2(b, b.Sub(b.int(1), bias))
+    exponent = floor_log2(b, b.Max(magnitude, smallest_normal))
+    step = pow2(b, b.Sub(exponent, mantissa_bits))
+    return b.Mul(b.Round(b.Div(magnitude, step)), step)
+
+
+# --- packed codes -----------------------------------------------------------------------------------------------
+
+
+def decode_packed(b: Body, codes: ir.Value, bits: ir.Value, table: ir.Value) -> ir.Value:
+    """Packed codes (uint8, see `mxexport.packing`) -> `table[code]` in the shape that the attribute `shape` gives.
+
+    A code lies in one byte or in two neighbours. As many steps as can be work on bytes: a runtime that folds
+    constants when it loads a file keeps every intermediate tensor.
+    """
+    one, eight, size = b.int(1), b.int(8), b.attr("group_size")
+    positions = b.Range(b.int(0), b.Gather(b.attr("shape", "ints"), b.attr("axis")), one)
+    group = b.Div(positions, size)
+    bit = b.Mul(b.Sub(positions, b.Mul(group, size)), bits)
+    byte = b.Div(bit, eight)
+    shift = b.Sub(bit, b.Mul(byte, eight))
+    bytes_per_group = b.Div(b.Add(b.Mul(size, bits), b.int(7)), eight)
+    first = b.Add(b.Mul(group, bytes_per_group), byte)
+    # Without a second byte the first serves again: what it adds is masked, or (shift 0) the first byte itself.
+    second = b.Add(first, b.Cast(b.Greater(b.Add(shift, bits), eight), to=ir.DataType.INT64))
+    axis = ir.RefAttr("axis", "axis", ir.AttributeType.INT)
+    low = b.BitShift(b.Gather(codes, first, axis=axis), _bytes_along_axis(b, shift), direction="RIGHT")
+    left = _bytes_along_axis(b, b.Mod(b.Sub(eight, shift), eight))
+    high = b.BitShift(b.Gather(codes, second, axis=axis), left, direction="LEFT")
+    mask = b.Cast(b.Sub(int_pow2(b, bits), one), to=ir.DataType.UINT8)
+    code = b.BitwiseAnd(b.BitwiseOr(low, high), mask)
+    return b.Gather(table, b.Cast(code, to=ir.DataType.INT32))
+
+
+def _bytes_along_axis(b: Body, numbers: ir.Value) -> ir.Value:
+    """One number per position on the group axis as uint8, broadcast over the other axes of `shape`."""
+    shape = b.attr("shape", "ints")
+    rank = b.Size(shape)
+    axis = b.Mod(b.Add(b.attr("axis"), rank), rank)
+    along = b.Where(b.Equal(b.Range(b.int(0), rank, b.int(1)), axis), b.int(-1), b.int(1))
+    return b.Reshape(b.Cast(numbers, to=ir.DataType.UINT8), along)
 
 
 # --- int64 ----------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Attribute:
-    """`kind` is `i` (int) or `f` (float), as qonnx names them. Every attribute is written on every node."""
+    """`kind` is `i` (int), `f` (float) or `ints`, as qonnx names them. Every attribute is written on every node."""
 
     kind: str
     meaning: str
@@ -37,8 +37,24 @@ class Port:
     optional: bool = False
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """One kind of attribute as onnx and onnx-ir name it, and the default qonnx asks for."""
+
+    schema: defs.OpSchema.AttrType
+    function: ir.AttributeType
+    default: object
+
+
+_KINDS = {
+    "i": _Kind(defs.OpSchema.AttrType.INT, ir.AttributeType.INT, 0),
+    "f": _Kind(defs.OpSchema.AttrType.FLOAT, ir.AttributeType.FLOAT, 0.0),
+    "ints": _Kind(defs.OpSchema.AttrType.INTS, ir.AttributeType.INTS, []),
+}
+
 AXIS = Attribute("i", "axis the groups run along, counted from the front")
 GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded")
+SHAPE = Attribute("ints", "shape of Y")
 
 Shape = tuple[int | str | None, ...] | None
 
@@ -88,7 +104,6 @@ class Operator(CustomOp):
             kind = option.Optional if p.optional else option.Single
             return defs.OpSchema.FormalParameter(name, f"tensor({p.dtype})", p.meaning, param_option=kind)
 
-        kinds = {"i": defs.OpSchema.AttrType.INT, "f": defs.OpSchema.AttrType.FLOAT}
         schema = defs.OpSchema(
             cls.op_type(),
             DOMAIN,
@@ -97,7 +112,7 @@ class Operator(CustomOp):
             inputs=[port(*item) for item in cls.inputs.items()],
             outputs=[port(*item) for item in cls.outputs.items()],
             attributes=[
-                defs.OpSchema.Attribute(name, kinds[a.kind], a.meaning, required=True)
+                defs.OpSchema.Attribute(name, _KINDS[a.kind].schema, a.meaning, required=True)
                 for name, a in cls.attributes.items()
             ],
         )
@@ -118,18 +133,20 @@ class Operator(CustomOp):
         """The function body for a model of `opset`. `present`: the inputs to declare (default: all)."""
         present = set(cls.inputs) if present is None else present
         b = Body(tuple(name for name in cls.inputs if name in present))
-        types = {"i": ir.AttributeType.INT, "f": ir.AttributeType.FLOAT}
-        declared = [ir.Attr(name, types[a.kind], None) for name, a in cls.attributes.items()]
+        declared = [ir.Attr(name, _KINDS[a.kind].function, None) for name, a in cls.attributes.items()]
         proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
         proto.opset_import[0].version = opset
+        for node in proto.node:  # numbers only; names are a third of what a body takes in a file
+            node.ClearField("name")
+            for names in (node.input, node.output):
+                names[:] = [name.replace("val_", "v") for name in names]
         proto.doc_string = cls.summary()
         return proto
 
     # --- derived: qonnx ---------------------------------------------------------------------------------------
 
     def get_nodeattr_types(self):
-        zero = {"i": 0, "f": 0.0}
-        return {name: (a.kind, True, zero[a.kind]) for name, a in self.attributes.items()}
+        return {name: (a.kind, True, _KINDS[a.kind].default) for name, a in self.attributes.items()}
 
     def node_attributes(self) -> dict:
         return {name: self.get_nodeattr(name) for name in self.attributes}

@@ -11,7 +11,8 @@ class MXFloatQuant(Operator):
     """Quantize-dequantize to a minifloat: Y = round(X / scale) * scale.
 
     Rounds to nearest even on the element's grid, keeps subnormals, saturates at max_val, keeps NaN and (where the
-    format has it) the sign of zero (OCP MX v1.0 sections 5.3 and 6.3).
+    format has it) the sign of zero (OCP MX v1.0 sections 5.3 and 6.3). Under a scale of zero everything finite or
+    infinite becomes zero.
     """
 
     attributes = {
@@ -39,21 +40,18 @@ class MXFloatQuant(Operator):
     def body(cls, b, present):
         x, zero = b.inputs["X"], b.const(0)
         scale = _body.expand(b, b.inputs["scale"], x)
-        # Where adds its two sides in onnxruntime, which turns -0 into +0: magnitudes here, the sign at the end.
+        # Where adds its two sides in onnxruntime, which turns -0 into +0: magnitudes here, the sign by a product.
         negative = b.Or(b.Less(x, zero), b.Less(b.Reciprocal(x), zero))
         v = _body.divide(b, b.Abs(x), scale)
         largest = b.attr("max_val", "f")
         saturated = b.Where(b.Less(v, largest), v, largest)
-        smallest_normal = _body.pow2(b, b.Sub(b.int(1), b.attr("exponent_bias")))
-        exponent = _body.floor_log2(b, b.Max(saturated, smallest_normal))
-        step = _body.pow2(b, b.Sub(exponent, b.attr("mantissa_bits")))
-        rounded = b.Mul(b.Round(b.Div(saturated, step)), step)
+        rounded = _body.round_to_grid(b, saturated, b.attr("mantissa_bits"), b.attr("exponent_bias"))
         signed = b.Equal(b.attr("signed"), b.int(1))
         rounded = b.Where(b.And(negative, b.Not(signed)), zero, rounded)
         zero_keeps_sign = b.Equal(b.attr("signed_zero"), b.int(1))
         keeps_sign = b.And(signed, b.Or(zero_keeps_sign, b.Greater(rounded, zero)))
-        signed_scale = b.Where(b.And(negative, keeps_sign), b.Neg(scale), scale)
-        return {"Y": b.Mul(b.Where(b.IsNaN(v), v, rounded), signed_scale)}
+        sign = b.Where(b.And(negative, keeps_sign), b.const(-1), b.const(1))
+        return {"Y": b.Mul(b.Mul(b.Where(b.IsNaN(v), v, rounded), sign), scale)}
 
     @classmethod
     def attributes_of(cls, element) -> dict[str, int | float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +33,9 @@ class Quantizer:
     scaling_per_output: str | None = None
     channel_axis: int = 0
     signed: bool = True
+
+    not_exportable: ClassVar[str | None] = None
+    """Why no ONNX operator computes what this quantizer does; None where one does."""
 
     def __post_init__(self):
         check_rule(self.scale_rule)
@@ -77,7 +81,7 @@ class Quantizer:
             bias = round_bias(f.element, self.scale_rule)
             return library.mx_scale(x, axis, size, f.element.emax, bias, f.step_frac_bits, 0, 254)
         if f.scale == "nvfp4":
-            return kernels.nvfp4_scale(x.detach(), axis, size)[0]
+            return library.nvfp4_scale(x, axis, size)
         if f.scale == "nested":
             return scaling.nested_scale(x, f, axis)
         return library.groupwise_scale(x, axis, size, self.levels, self.has_zero_point)

@@ -21,6 +21,11 @@ def mx_scale(
     return kernels.mx_scale(x, axis, group_size, emax, round_bias, frac_bits, code_min, code_max)
 
 
+@torch.library.custom_op("mxexport::nvfp4_scale", mutates_args=())
+def nvfp4_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
+    return kernels.nvfp4_scale(x, axis, group_size)[0]
+
+
 @torch.library.custom_op("mxexport::groupwise_scale", mutates_args=())
 def groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymmetric: bool) -> Tensor:
     return kernels.groupwise_scale(x, axis, group_size, levels, asymmetric)
@@ -99,6 +104,11 @@ def _(x, axis, group_size, *rest):
     return _fake_scale(x, axis, group_size)
 
 
+@nvfp4_scale.register_fake
+def _(x, axis, group_size):
+    return _fake_scale(x, axis, group_size)
+
+
 @groupwise_scale.register_fake
 def _(x, axis, group_size, *rest):
     return _fake_scale(x, axis, group_size)
@@ -141,7 +151,7 @@ def _remember_arity(ctx, inputs, output):
     ctx.arity = len(inputs)
 
 
-for _op in (mx_scale, groupwise_scale, groupwise_zero_point):
+for _op in (mx_scale, nvfp4_scale, groupwise_scale, groupwise_zero_point):
     _op.register_autograd(_no_gradient, setup_context=_remember_arity)
 
 

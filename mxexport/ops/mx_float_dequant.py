@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import groups, numerics, packing
+from mxexport.errors import FormatError
+from mxexport.formats import FloatElement
+from mxexport.ops import _body
+from mxexport.ops._operator import AXIS, GROUP_SIZE, SHAPE, Attribute, Operator, Port
+
+
+class MXFloatDequant(Operator):
+    """Packed minifloat codes -> values: Y = decode(code) * scale. Every code is decoded, Inf and NaN included.
+
+    codes has the rank of Y; on the axis it holds ceil(K / group_size) * ceil(group_size * bits / 8) bytes, elsewhere it
+    is as long as Y. Codes of bits = 1 + exponent_bits + mantissa_bits each are packed LSB first along the axis; every
+    group starts on a byte and the last group is padded to a whole one. A code is sign, exponent field and mantissa from
+    the most significant bit on; its magnitude is the code without the sign.
+    """
+
+    attributes = {
+        "axis": AXIS,
+        "group_size": GROUP_SIZE,
+        "exponent_bits": Attribute("i", "exponent bits of the element"),
+        "mantissa_bits": Attribute("i", "mantissa bits of the element"),
+        "exponent_bias": Attribute("i", "exponent bias of the element"),
+        "max_code": Attribute("i", "largest finite magnitude; those above are NaN"),
+        "has_inf": Attribute("i", "1: the magnitude after max_code is Inf"),
+        "signed_zero": Attribute("i", "0: the format has no -0 and its code is NaN (fnuz)"),
+        "shape": SHAPE,
+    }
+    inputs = {
+        "codes": Port("uint8", "packed codes"),
+        "scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, Y elsewhere"),
+    }
+    outputs = {"Y": Port("float", "dequantized values")}
+
+    @classmethod
+    def reference(cls, codes, scale, *, axis, group_size, shape, **described):
+        element, shape = cls.element_of(described), tuple(shape)
+        axis = groups.normalize_axis(axis, len(shape), cls.op_type())
+        groups.check_scale_shape(cls.op_type(), scale.shape, shape, axis, group_size)
+        packing.check_packed_shape(cls.op_type(), codes.shape, shape, element.bits, axis, group_size)
+        plain = packing.unpack_codes(codes, element.bits, axis, group_size, shape[axis])
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            return (numerics.decode(plain, element) * groups.expand(scale, axis, group_size, shape[axis]),)
+
+    @classmethod
+    def infer_shapes(cls, shapes, attributes):
+        return [tuple(attributes["shape"])]
+
+    @classmethod
+    def body(cls, b, present):
+        bits = b.Add(b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")), b.int(1))
+        values = _body.decode_packed(b, b.inputs["codes"], bits, cls._table(b))
+        return {"Y": b.Mul(values, _body.expand_to_shape(b, b.inputs["scale"]))}
+
+    @staticmethod
+    def _table(b):
+        """float32 [256]: the value of every code; codes of narrow formats repeat."""
+        zero, one, hidden = b.int(0), b.int(1), _body.int_pow2(b, b.attr("mantissa_bits"))
+        code = b.Range(zero, b.int(256), one)
+        half = _body.int_pow2(b, b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")))
+        magnitude = b.Mod(code, half)
+        field = b.Div(magnitude, hidden)
+        significand = b.Add(b.Mod(magnitude, hidden), b.Where(b.Greater(field, zero), hidden, zero))
+        exponent = b.Sub(b.Max(field, one), b.Add(b.attr("exponent_bias"), b.attr("mantissa_bits")))
+        value = b.Mul(b.Cast(significand, to=ir.DataType.FLOAT), _body.pow2(b, exponent))
+        last = b.Add(b.attr("max_code"), b.attr("has_inf"))
+        value = b.Where(b.Greater(magnitude, b.attr("max_code")), b.const(np.inf), value)
+        no_negative_zero = b.And(b.Equal(b.attr("signed_zero"), zero), b.Equal(code, half))
+        value = b.Where(b.Or(b.Greater(magnitude, last), no_negative_zero), b.const(np.nan), value)
+        # A product, because onnxruntime's Where adds its two sides and loses -0.
+        return b.Mul(value, b.Where(b.GreaterOrEqual(code, half), b.const(-1), b.const(1)))
+
+    @classmethod
+    def attributes_of(cls, element: FloatElement) -> dict[str, int]:
+        """The element attributes of a `formats.FloatElement`."""
+        return {
+            "exponent_bits": element.exponent_bits,
+            "mantissa_bits": element.mantissa_bits,
+            "exponent_bias": element.bias,
+            "max_code": element.max_code,
+            "has_inf": int(element.inf_code is not None),
+            "signed_zero": int(element.signed_zero),
+        }
+
+    @classmethod
+    def element_of(cls, attributes: dict) -> FloatElement:
+        """The element format that node attributes describe. Raises FormatError when no format has them."""
+        for specials in ("none", "nan", "ieee", "fnuz"):
+            element = FloatElement(attributes["exponent_bits"], attributes["mantissa_bits"], specials)
+            if all(attributes[name] == value for name, value in cls.attributes_of(element).items()):
+                return element
+        raise FormatError(f"no element format has the attributes {attributes}")

@@ -1,0 +1,206 @@
+"""Quantized weights as packed codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import graph, groups, numerics, packing
+from mxexport.errors import FormatError
+from mxexport.formats import GroupFormat
+from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant
+from mxexport.passes.outcome import Outcome
+from mxexport.verification import equal_bits
+
+
+def fold_weights(model: ir.Model) -> Outcome:
+    """Quant(weight, scale[, zero_point]) -> Dequant(packed codes, scale[, zero_point])  when all are constants.
+
+    The values keep their bits: each weight is decoded again and compared before anything changes. The tensor keeps its
+    name (`fc.weight_quant`); the node is called `fc.weight_dequant`, the codes `fc.weight_codes`. Power-of-two scales
+    are stored as E8M0 codes and those of nvfp4 as E4M3 codes, one byte per group, read by an operator that gives the
+    same float32 tensor. The float weight leaves the file unless something else reads it.
+    """
+    outcome = Outcome()
+    for node in list(model.graph):
+        if graph.is_ours(node, graph.QUANTIZERS):
+            try:
+                outcome.changed.append(_fold(model.graph, node))
+            except _Declined as reason:
+                outcome.declined.append((node.name, str(reason)))
+    return outcome
+
+
+class _Declined(Exception):
+    """Why a quantizer stays as it is."""
+
+
+def _fold(g: ir.Graph, node: ir.Node) -> str:
+    weight, scale, *zero_points = [value for value in node.inputs if value is not None]
+    arrays = _constants(node)
+    fmt, attributes = graph.quantizer_format(node), graph.attributes(node)
+    op, described = _dequantizer(fmt, attributes, arrays[0].shape)
+    axis, size = described["axis"], described["group_size"]
+    codes = packing.pack_codes(_codes(arrays, fmt, attributes), fmt.element.bits, axis, size)
+    (expected,) = OPERATORS[node.op_type].reference(*arrays, **attributes)
+    (decoded,) = op.reference(codes, *arrays[1:], **described)
+    _check_same(decoded, expected, fmt)
+
+    scale, how = _store_scale(g, scale, arrays, fmt, axis)
+    zero_points = [_settle(g, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
+    inputs = [_initializer(g, f"{weight.name}_codes", codes), scale, *zero_points]
+    name = _free_node_name(g, f"{node.name.removesuffix('_quant')}_dequant")
+    new = ir.node(op.op_type(), inputs, described, domain=DOMAIN, name=name, doc_string=node.doc_string)
+    new.metadata_props[graph.FORMAT_KEY] = fmt.name
+    ir.convenience.replace_nodes_and_values(g, node, [node], [new], node.outputs, new.outputs)
+    kept = "" if _drop_unused(g, weight) else f"; {weight.name} stays because {_readers(weight)}"
+    return f"{name}: {fmt.name}, {arrays[0].nbytes} -> {codes.nbytes} bytes of codes, {how} scales{kept}"
+
+
+# --- values -----------------------------------------------------------------------------------------------------
+
+
+def _constants(node: ir.Node) -> list[np.ndarray]:
+    """Weight, scale and (where there is one) zero point, all known before the model runs."""
+    arrays = []
+    for what, value in zip(("input", "scale", "zero point"), node.inputs, strict=False):
+        if value is None:
+            continue
+        array = graph.constant(value) if what == "input" else graph.evaluate(value)
+        if array is None:
+            raise _Declined(f"its {what} {value.name!r} is computed at run time; expected an initializer")
+        if value.is_graph_input():
+            raise _Declined(f"its {what} {value.name!r} is also an input of the graph; expected a plain initializer")
+        arrays.append(array)
+    return arrays
+
+
+def _dequantizer(fmt: GroupFormat, attributes: dict, shape: tuple[int, ...]):
+    """The operator that reads the codes, and its attributes."""
+    axis = groups.normalize_axis(attributes["axis"], len(shape))
+    common = {"axis": axis, "group_size": attributes["group_size"], "shape": list(shape)}
+    if fmt.is_float:
+        return MXFloatDequant, MXFloatDequant.attributes_of(fmt.element) | common
+    return GroupwiseDequant, {name: attributes[name] for name in ("bit_width", "signed")} | common
+
+
+def _codes(arrays: list[np.ndarray], fmt: GroupFormat, attributes: dict) -> np.ndarray:
+    """uint8 codes in the shape of the weight, rounded and clipped as the quantizer's attributes say."""
+    x, *contracted = arrays
+    axis = attributes["axis"]
+    scale, *zero = (groups.expand(c, axis, attributes["group_size"], x.shape[axis]) for c in contracted)
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore", under="ignore"):
+        v = np.where(scale == 0, np.copysign(np.float32(0), x), np.where(x == 0, x, x / scale))
+        if fmt.is_float:
+            return numerics.encode(v if attributes["signed"] else np.where(v <= 0, np.float32(0), v), fmt.element)
+        low, high = numerics.int_range(*(attributes[name] for name in ("bit_width", "signed", "narrow")))
+        q = np.clip(np.rint(v + zero[0] if zero else v), low, high)
+    return np.nan_to_num(q).astype(np.int16).astype(np.uint8)
+
+
+def _check_same(decoded: np.ndarray, expected: np.ndarray, fmt: GroupFormat) -> None:
+    differs = ~equal_bits(decoded, expected)
+    if differs.any():
+        where = tuple(int(i) for i in np.argwhere(differs)[0])
+        raise _Declined(
+            f"{int(differs.sum())} of {differs.size} quantized values are no {fmt.name} codes times scales, first "
+            f"{float(expected[where]):.9g} at {where} (codes would give {float(decoded[where]):.9g})"
+        )
+
+
+# --- the graph --------------------------------------------------------------------------------------------------
+
+
+def _store_scale(
+    g: ir.Graph, scale: ir.Value, arrays: list[np.ndarray], fmt: GroupFormat, axis: int
+) -> tuple[ir.Value, str]:
+    """The scale as the file keeps it, for everything that reads it, and in words how that is."""
+    if graph.is_ours(scale.producer(), graph.STORED_SCALES):
+        return scale, "stored"
+    if fmt.is_mx:
+        try:
+            codes = numerics.codes_from_scale(arrays[1], fmt.step_frac_bits)
+        except FormatError:  # powers of two that E8M0 does not reach
+            return _settle(g, scale, arrays[1]), "float32"
+        stored = [_initializer(g, f"{scale.name}_codes", codes)]
+        node = ir.node("MXScaleDequant", stored, {"frac_bits": fmt.step_frac_bits}, domain=DOMAIN)
+    elif fmt.scale == "nvfp4":
+        found, codes, tensor_scale = numerics.nvfp4_scale(arrays[0], axis, fmt.group_size)
+        if not equal_bits(found, arrays[1]).all():  # found from other values
+            return _settle(g, scale, arrays[1]), "float32"
+        stored = [
+            _initializer(g, f"{scale.name}_codes", codes),
+            _initializer(g, f"{scale.name}_tensor", np.array(tensor_scale, np.float32)),
+        ]
+        node = ir.node("NVFP4ScaleDequant", stored, domain=DOMAIN)
+    else:
+        return _settle(g, scale, arrays[1]), "float32"
+    node.name = _free_node_name(g, scale.name)
+    users = {user for user, _ in scale.uses()}
+    g.insert_before(next(n for n in g if n in users), node)
+    node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(arrays[1].shape)
+    name = scale.name
+    _replace(g, scale, node.outputs[0])
+    node.outputs[0].name = name
+    return node.outputs[0], {"MXScaleDequant": "E8M0", "NVFP4ScaleDequant": "E4M3"}[node.op_type]
+
+
+def _settle(g: ir.Graph, value: ir.Value, array: np.ndarray) -> ir.Value:
+    """A constant that operators of ours compute becomes an initializer; an initializer stays."""
+    if graph.constant(value) is not None or graph.is_ours(value.producer(), graph.STORED_SCALES):
+        return value
+    name, value.name = value.name, f"{value.name}_computed"  # the initializer takes the name
+    new = _initializer(g, name, array)
+    _replace(g, value, new)
+    return new
+
+
+def _replace(g: ir.Graph, old: ir.Value, new: ir.Value) -> None:
+    """`new` serves every reader of `old`, which goes."""
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    if old.producer() is None:
+        _drop_unused(g, old)
+    else:
+        g.remove(old.producer(), safe=True)
+
+
+def _drop_unused(g: ir.Graph, value: ir.Value) -> bool:
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return False
+    g.initializers.pop(value.name, None)
+    return True
+
+
+def _readers(value: ir.Value) -> str:
+    names = sorted({user.name or user.op_type for user, _ in value.uses()})
+    return f"{', '.join(names)} read{'s' * (len(names) == 1)} it" if names else "it is an input or output of the graph"
+
+
+def _initializer(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer; a tied weight that was folded the same way before shares its own."""
+    array = np.ascontiguousarray(array) if array.ndim else array
+    candidate, count = name, 1
+    while candidate in g.initializers or candidate in _names(g):
+        known = graph.constant(g.initializers.get(candidate))
+        if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
+            return g.initializers[candidate]
+        candidate, count = f"{name}_{count}", count + 1
+    value = ir.Value(
+        name=candidate,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
+        const_value=ir.tensor(array),
+    )
+    g.register_initializer(value)
+    return value
+
+
+def _names(g: ir.Graph) -> set[str]:
+    return {value.name for node in g for value in node.outputs} | {value.name for value in g.inputs}
+
+
+def _free_node_name(g: ir.Graph, name: str) -> str:
+    taken, candidate, count = {node.name for node in g}, name, 1
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    return candidate
