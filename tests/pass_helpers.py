@@ -118,6 +118,18 @@ def apply(function, model: ir.Model, seed: int = 0):
     return outcome
 
 
+def apply_within(function, model: ir.Model, bound: float, seed: int = 0):
+    """Like `apply` for a pass that rounds: outputs within `bound` (absolute)."""
+    assert function.bound.reason and function.bound.ulp
+    inputs = random_inputs(model, seed)
+    before = outputs_of(model, inputs)
+    outcome = function(model)
+    for name, array in outputs_of(model, inputs).items():
+        assert np.abs(array.astype(np.float64) - before[name]).max() <= bound, name
+    check_shapes(model, inputs)
+    return outcome
+
+
 def same_bits(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> None:
     assert list(before) == list(after)
     for name, array in before.items():
