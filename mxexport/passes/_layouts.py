@@ -34,7 +34,7 @@ def move_quantizer_behind(
             editor, weight, values(weight.values), [parameters(p) for p in weight.parameters], axis=axis
         )
     else:
-        reason = _why_not(quantizer)
+        reason = why_not_found_anew(quantizer)
         if reason:
             return reason
         made = _requantize(editor, quantizer, layout, axis, parameters)
@@ -49,7 +49,8 @@ def _others(quantizer: ir.Node, layout: ir.Node) -> str:
     return ", ".join(dict.fromkeys(names)) or "an output of the graph"
 
 
-def _why_not(quantizer: ir.Node) -> str | None:
+def why_not_found_anew(quantizer: ir.Node, shared: bool = False) -> str | None:
+    """Why scale and zero point cannot be made once more for a rearranged input; `shared`: others may use them, too."""
     x, made_here = quantizer.inputs[0], {quantizer}
     for value in quantizer.inputs[1:]:
         if value is None or constant(value) is not None:
@@ -58,7 +59,7 @@ def _why_not(quantizer: ir.Node) -> str | None:
         if not graph.is_ours(producer, _COMPUTED) or producer.inputs[0] is not x:
             return f"its scale `{value.name}` is not found from its own input"
         made_here.add(producer)
-    for node in made_here - {quantizer}:
+    for node in set() if shared else made_here - {quantizer}:
         if node.outputs[0].is_graph_output() or not set(node.outputs[0].consumers()) <= made_here:
             return f"its scale `{node.outputs[0].name}` is used elsewhere, too"
     return None
@@ -80,11 +81,11 @@ def _requantize(editor: Editor, quantizer: ir.Node, layout: ir.Node, axis: int, 
         if known is not None:
             replaced[value] = editor.constant(value.name, relayout(known))
         else:
-            replaced[value] = _again(editor, value.producer(), replaced, axis, layout)
-    return _again(editor, quantizer, replaced, axis, layout)
+            replaced[value] = again(editor, value.producer(), replaced, axis, layout)
+    return again(editor, quantizer, replaced, axis, layout)
 
 
-def _again(editor: Editor, node: ir.Node, replaced: dict, axis: int, before: ir.Node) -> ir.Value:
+def again(editor: Editor, node: ir.Node, replaced: dict, axis: int, before: ir.Node) -> ir.Value:
     """`node` with its inputs replaced and its groups along `axis`."""
     attributes = graph.attributes(node) | {"axis": axis}
     inputs = [replaced[v] for v in node.inputs]
