@@ -143,3 +143,12 @@ def test_any_layout_keeps_its_bits(data):
             break
     else:
         raise AssertionError("no fixed point")
+
+
+def test_names_survive():
+    b = Build(x=("N", 40))
+    model = b.model(b.op("MatMul", b.inputs[0], b.op("Transpose", b.weight(array(8, 40), "mxint8", 1, "fc"), name="t")))
+    apply(fold_transposes, model)
+    assert [n.name for n in model.graph] == ["fc.weight_quant", "matmul5"]
+    assert [n.outputs[0].name for n in model.graph] == ["fc.weight_quant", "matmul5"]
+    assert set(model.graph.initializers) == {"fc.weight", "fc.scale"}

@@ -78,7 +78,8 @@ def test_depthwise_and_transposed_weights_are_declined():
     outcome = apply(pad_groups, model)
     assert not outcome.changed
     assert dict(outcome.declined) == {
-        "depthwise": "groups of `d.weight_quant` not padded: its 8 convolution groups would each need padding of their own",
+        "depthwise": "groups of `d.weight_quant` not padded: its 8 convolution groups would each need padding of their "
+        "own",
         "fc": "groups of `w.weight_quant` not padded: run fold_transposes first",
     }
     fold_transposes(model)

@@ -217,7 +217,7 @@ def test_a_qonnx_quant_with_groups_becomes_ours():
     b, y = qonnx_model(groups.expand(q.scale, 1, 16, 40))
     model = b.model(y)
     assert apply(contract_scales, model).changed
-    quant = node_named(model, "w_1")
+    quant = node_named(model, "w")
     assert (quant.op_type, quant.attributes["group_size"].value, quant.attributes["axis"].value) == (
         "GroupwiseQuant", 16, 1,
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -19,13 +20,14 @@ class Editor:
     def __init__(self, model: ir.Model):
         self.model = model
         self.outcome = Outcome()
-        self._taken = {
+        self._made: list[tuple[ir.Node | ir.Value, str]] = []
+        self._owners = Counter(
             value.name
             for graph in model.graphs()
             for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
             for value in values
-        }
-        self._taken.update(node.name for graph in model.graphs() for node in graph if node.name)
+        )
+        self._owners.update(node.name for graph in model.graphs() for node in graph)
 
     def nodes(self) -> Iterator[ir.Node]:
         """Every node outside functions, in graph order. Nodes inserted behind the current one are met, too."""
@@ -40,9 +42,9 @@ class Editor:
 
     def name(self, wanted: str) -> str:
         candidate, count = wanted, 1
-        while candidate in self._taken:
+        while self._owners[candidate]:
             candidate, count = f"{wanted}_{count}", count + 1
-        self._taken.add(candidate)
+        self._owners[candidate] += 1
         return candidate
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
@@ -55,6 +57,7 @@ class Editor:
             const_value=ir.tensor(array),
         )
         self.model.graph.register_initializer(value)
+        self._made.append((value, name))
         return value
 
     def node(
@@ -74,6 +77,8 @@ class Editor:
         made = ir.node(op_type, inputs, attributes, domain=domain, name=self.name(name))
         output = made.outputs[0]
         output.name = made.name
+        self._owners[made.name] += 1  # as a node and as a value
+        self._made.append((made, name))
         if like is not None:
             output.type = like.type
             output.shape = ir.Shape(shape) if shape is not None else like.shape
@@ -91,8 +96,8 @@ class Editor:
         for user, index in kept:
             user.replace_input_with(index, old)
         if is_output:
-            old.name = self.name(f"{name}_before")
-            new.name = name
+            self._owners[new.name] -= 1
+            old.name, new.name = self.name(f"{name}_before"), name
 
     def drop(self, node: ir.Node) -> None:
         """Remove a node nobody uses, and then the nodes before it that nobody uses any more."""
@@ -101,9 +106,40 @@ class Editor:
             dead = pending.pop()
             if dead.graph is None or any(v.uses() or v.is_graph_output() for v in dead.outputs):
                 continue
-            producers = [v.producer() for v in dead.inputs if v is not None and v.producer() is not None]
+            inputs = [v for v in dead.inputs if v is not None]  # removing the node empties them
             dead.graph.remove(dead, safe=True)
-            pending.extend(producers)
+            self._owners.subtract([dead.name, *(v.name for v in dead.outputs)])
+            for value in inputs:
+                self._forget(value)
+            pending.extend(v.producer() for v in inputs if v.producer() is not None)
+
+    def replace_input(self, node: ir.Node, index: int, value: ir.Value) -> None:
+        """Like `replace_input_with`; an initializer nobody uses any more leaves the graph."""
+        old = node.inputs[index]
+        node.replace_input_with(index, value)
+        self._forget(old)
+
+    def _forget(self, value: ir.Value | None) -> None:
+        if value is None or not value.is_initializer() or value.uses():
+            return
+        if not value.is_graph_input() and not value.is_graph_output():
+            del value.graph.initializers[value.name]
+            self._owners[value.name] -= 1
+
+    def finish(self) -> Outcome:
+        """The outcome. What the pass made takes the names it asked for where their owners are gone by now."""
+        for made, wanted in self._made:
+            alive = made.graph is not None and made.name != wanted
+            if not alive or self._owners[wanted]:
+                continue
+            output = made.outputs[0] if isinstance(made, ir.Node) else made
+            if not output.is_graph_output():
+                self._owners[output.name] -= 1
+                output.name = self.name(wanted)
+            if output is not made:
+                self._owners.update({wanted: 1, made.name: -1})
+                made.name = wanted
+        return self.outcome
 
 
 def label(node: ir.Node) -> str:

@@ -32,7 +32,7 @@ def absorb_affines(model: ir.Model) -> Outcome:
             editor.declined(site.multiply, f"not absorbed: {found}")
         else:
             absorb(editor, site, *found)
-    return editor.outcome
+    return editor.finish()
 
 
 def _rescaled(site: Site) -> tuple[np.ndarray, np.ndarray] | str:

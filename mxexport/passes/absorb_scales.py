@@ -24,7 +24,7 @@ def absorb_scales(model: ir.Model) -> Outcome:
             continue
         scale = site.weight.parameters[0]
         absorb(editor, site, site.weight.values * site.factor, scale * site.factor)
-    return editor.outcome
+    return editor.finish()
 
 
 def _why_not(site: Site) -> str | None:

@@ -33,7 +33,7 @@ def contract_scales(model: ir.Model) -> Outcome:
             continue
         if verdict:
             editor.declined(node, verdict)
-    return editor.outcome
+    return editor.finish()
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _contract_ours(editor: Editor, node: ir.Node) -> str | None:
         if not np.array_equal(_expanded(p.array, axis, size), p.array, equal_nan=True):
             return f"`{p.value.name}` varies inside groups of {size} on axis {axis}"
     for p in wide:
-        node.replace_input_with(p.index, editor.constant(p.value.name, _contracted(p.array, axis, size)))
+        editor.replace_input(node, p.index, editor.constant(p.value.name, _contracted(p.array, axis, size)))
     node.attributes["group_size"] = ir.AttrInt64("group_size", size)
     editor.changed(f"scale of `{label(node)}` contracted to groups of {size} on axis {axis}")
     return None
@@ -107,7 +107,7 @@ def _contract_qonnx(editor: Editor, node: ir.Node) -> str | None:
         for p in parameters:
             if p.array.shape == shape:
                 narrow = p.array[tuple(slice(0, 1) if axis in flat else slice(None) for axis in range(len(shape)))]
-                node.replace_input_with(p.index, editor.constant(p.value.name, narrow))
+                editor.replace_input(node, p.index, editor.constant(p.value.name, narrow))
         editor.changed(f"scale of `{label(node)}` contracted: it does not vary along axis {', '.join(map(str, flat))}")
         return None
     sizes = {axis: _common_size(parameters, axis, n) for axis, n in enumerate(shape)}

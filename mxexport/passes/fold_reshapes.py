@@ -31,7 +31,7 @@ def fold_reshapes(model: ir.Model) -> Outcome:
             editor.declined(node, f"not folded into `{target}`: {found}")
         else:
             editor.changed(f"{node.op_type} `{name}` folded into `{target}`: groups run along axis {found}")
-    return editor.outcome
+    return editor.finish()
 
 
 def _fold(editor: Editor, quantizer: ir.Node, node: ir.Node) -> int | str:

@@ -23,7 +23,7 @@ def fold_transposes(model: ir.Model) -> Outcome:
             source = None if node is None else node.inputs[0].producer()
         if graph.is_ours(source, graph.QUANTIZERS):
             _fold(editor, source, node)
-    return editor.outcome
+    return editor.finish()
 
 
 def _perm(node: ir.Node) -> list[int] | None:

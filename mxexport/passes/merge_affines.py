@@ -24,7 +24,7 @@ def merge_affines(model: ir.Model) -> Outcome:
         pending = [node]
         while pending:  # every merge takes a node away, so this is linear
             pending.extend(_merge(editor, pending.pop()))
-    return editor.outcome
+    return editor.finish()
 
 
 def _merge(editor: Editor, first: ir.Node | None) -> list[ir.Node | None]:

@@ -31,7 +31,7 @@ def merge_quantizers(model: ir.Model) -> Outcome:
             editor.take_over(old, new)
         editor.changed(f"{node.op_type} `{label(node)}` equals `{label(kept)}`")
         editor.drop(node)
-    return editor.outcome
+    return editor.finish()
 
 
 def _is_qonnx(node: ir.Node) -> bool:

@@ -19,7 +19,7 @@ def move_scales(model: ir.Model) -> Outcome:
     for node in editor.nodes():
         if node.graph is not None:
             mover.visit(node)
-    return editor.outcome
+    return editor.finish()
 
 
 class _Mover:
@@ -82,7 +82,7 @@ class _Mover:
         for index, multiply in batch.items():
             node.replace_input_with(index, constant_operand(multiply)[0])
         for index, array in move.constants.items():
-            node.replace_input_with(index, self.editor.constant(f"{label(node)}_operand", array))
+            self.editor.replace_input(node, index, self.editor.constant(f"{label(node)}_operand", array))
         if move.factor is not None:
             self.multiply_behind(node, move.factor)
         for multiply in batch.values():

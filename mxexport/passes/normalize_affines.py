@@ -25,4 +25,4 @@ def normalize_affines(model: ir.Model) -> Outcome:
         editor.take_over(node.outputs[0], made)
         editor.changed(f"{node.op_type} `{label(node)}` is {op_type} by a constant")
         editor.drop(node)
-    return editor.outcome
+    return editor.finish()

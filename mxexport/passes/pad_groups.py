@@ -37,7 +37,7 @@ def pad_groups(model: ir.Model) -> Outcome:
         reason = _why_not(node, weight) or _pad(editor, node, weight, padded)
         if reason:
             editor.declined(node, f"groups of `{name}` not padded: {reason}")
-    return editor.outcome
+    return editor.finish()
 
 
 def _short(weight: Weight) -> int:

@@ -39,7 +39,7 @@ def remove_requantization(model: ir.Model) -> Outcome:
         editor.take_over(second.outputs[0], first.outputs[0])
         editor.changed(f"{second.op_type} `{label(second)}` requantized `{label(first)}` to the same values")
         editor.drop(second)
-    return editor.outcome
+    return editor.finish()
 
 
 def _why_not(first: ir.Node, second: ir.Node) -> str | None:
