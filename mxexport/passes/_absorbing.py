@@ -67,7 +67,7 @@ def _site(multiply: ir.Node, product: ir.Node, weight: Weight, c: np.ndarray) ->
 def absorb(editor: Editor, site: Site, values: np.ndarray, scale: np.ndarray) -> None:
     """Put `values` and `scale` into the weight and take the Mul out."""
     weight, product = site.weight, site.product
-    made = replace_weight(editor, weight, values, [scale, *weight.parameters[1:]])
+    made = replace_weight(editor, weight, values, [scale, *weight.parameters[1:]], suffix="scaled")
     product.replace_input_with(1, made)
     editor.take_over(site.multiply.outputs[0], product.outputs[0])
     editor.changed(f"Mul `{label(site.multiply)}` absorbed by the scale of `{label(weight.node)}`")

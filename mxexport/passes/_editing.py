@@ -15,19 +15,23 @@ _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
 
 
 class Editor:
-    """One pass at work on one model: hands out free names and collects the outcome. Made once per pass."""
+    """One pass at work on one model: hands out free names and collects the outcome. Made once per pass.
+
+    A tensor's name stands for its value: what a pass makes has a name of its own, unless it `take_over`s another's.
+    Nodes and initializers get the names they ask for where the former owners are gone in the end (`finish`).
+    """
 
     def __init__(self, model: ir.Model):
         self.model = model
         self.outcome = Outcome()
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
-        self._owners = Counter(
+        self._values = Counter(
             value.name
             for graph in model.graphs()
             for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
             for value in values
         )
-        self._owners.update(node.name for graph in model.graphs() for node in graph)
+        self._nodes = Counter(node.name for graph in model.graphs() for node in graph)
 
     def nodes(self) -> Iterator[ir.Node]:
         """Every node outside functions, in graph order. Nodes inserted behind the current one are met, too."""
@@ -40,18 +44,19 @@ class Editor:
     def declined(self, node: ir.Node, reason: str) -> None:
         self.outcome.declined.append((label(node), reason))
 
-    def name(self, wanted: str) -> str:
+    def _free(self, wanted: str, owners: Counter) -> str:
+        """`wanted`, numbered where anything has or had that name."""
         candidate, count = wanted, 1
-        while self._owners[candidate]:
+        while candidate in owners:
             candidate, count = f"{wanted}_{count}", count + 1
-        self._owners[candidate] += 1
+        owners[candidate] += 1
         return candidate
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """A new initializer of the main graph (seen from subgraphs, too)."""
         array = np.ascontiguousarray(array) if array.ndim else array
         value = ir.Value(
-            name=self.name(name),
+            name=self._free(name, self._values),
             shape=ir.Shape(array.shape),
             type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
             const_value=ir.tensor(array),
@@ -67,6 +72,7 @@ class Editor:
         attributes: Mapping | None = None,
         *,
         name: str,
+        output: str | None = None,
         like: ir.Value | None = None,
         shape=None,
         domain: str = "",
@@ -74,30 +80,35 @@ class Editor:
         after: ir.Node | None = None,
     ) -> ir.Value:
         """The output of a new node with one output, of the type of `like` and of `shape` (default: that of `like`)."""
-        made = ir.node(op_type, inputs, attributes, domain=domain, name=self.name(name))
-        output = made.outputs[0]
-        output.name = made.name
-        self._owners[made.name] += 1  # as a node and as a value
+        made = ir.node(op_type, inputs, attributes, domain=domain, name=self._free(name, self._nodes))
+        value = made.outputs[0]
+        value.name = self._free(output or name, self._values)
         self._made.append((made, name))
         if like is not None:
-            output.type = like.type
-            output.shape = ir.Shape(shape) if shape is not None else like.shape
+            value.type = like.type
+            value.shape = ir.Shape(shape) if shape is not None else like.shape
         if before is not None:
             before.graph.insert_before(before, made)
         else:
             after.graph.insert_after(after, made)
-        return output
+        return value
 
     def take_over(self, old: ir.Value, new: ir.Value, keep: tuple[ir.Node, ...] = ()) -> None:
-        """Users of `old`, but for the nodes `keep`, use `new`; a graph output keeps its name."""
-        name, is_output = old.name, old.is_graph_output()
+        """Users of `old`, but for the nodes `keep`, use `new`, which has the same value and takes its name."""
         kept = [use for use in old.uses() if use.node in keep]
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         for user, index in kept:
             user.replace_input_with(index, old)
-        if is_output:
-            self._owners[new.name] -= 1
-            old.name, new.name = self.name(f"{name}_before"), name
+        self._values[new.name] -= 1
+        name = old.name
+        old.name, new.name = self._free(f"{name}_before", self._values), name
+
+    def merge(self, old: ir.Value, new: ir.Value) -> None:
+        """Users of `old` use `new`, which has the same value and keeps its name unless `old` is a graph output."""
+        if old.is_graph_output():
+            self.take_over(old, new)
+        else:
+            old.replace_all_uses_with(new)
 
     def drop(self, node: ir.Node) -> None:
         """Remove a node nobody uses, and then the nodes before it that nobody uses any more."""
@@ -108,7 +119,8 @@ class Editor:
                 continue
             inputs = [v for v in dead.inputs if v is not None]  # removing the node empties them
             dead.graph.remove(dead, safe=True)
-            self._owners.subtract([dead.name, *(v.name for v in dead.outputs)])
+            self._nodes[dead.name] -= 1
+            self._values.subtract(v.name for v in dead.outputs)
             for value in inputs:
                 self._forget(value)
             pending.extend(v.producer() for v in inputs if v.producer() is not None)
@@ -124,20 +136,14 @@ class Editor:
             return
         if not value.is_graph_input() and not value.is_graph_output():
             del value.graph.initializers[value.name]
-            self._owners[value.name] -= 1
+            self._values[value.name] -= 1
 
     def finish(self) -> Outcome:
         """The outcome. What the pass made takes the names it asked for where their owners are gone by now."""
         for made, wanted in self._made:
-            alive = made.graph is not None and made.name != wanted
-            if not alive or self._owners[wanted]:
-                continue
-            output = made.outputs[0] if isinstance(made, ir.Node) else made
-            if not output.is_graph_output():
-                self._owners[output.name] -= 1
-                output.name = self.name(wanted)
-            if output is not made:
-                self._owners.update({wanted: 1, made.name: -1})
+            owners = self._nodes if isinstance(made, ir.Node) else self._values
+            if made.graph is not None and made.name != wanted and not owners[wanted]:
+                owners.update({wanted: 1, made.name: -1})
                 made.name = wanted
         return self.outcome
 

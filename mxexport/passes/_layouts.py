@@ -31,7 +31,7 @@ def move_quantizer_behind(
     weight = weight_of(layout.inputs[0])
     if weight is not None:
         made = replace_weight(
-            editor, weight, values(weight.values), [parameters(p) for p in weight.parameters], axis=axis
+            editor, weight, values(weight.values), [parameters(p) for p in weight.parameters], "moved", axis=axis
         )
     else:
         reason = why_not_found_anew(quantizer)
@@ -69,8 +69,8 @@ def _requantize(editor: Editor, quantizer: ir.Node, layout: ir.Node, axis: int, 
     old_x = quantizer.inputs[0]
     operands = list(layout.inputs[1:])
     x = editor.node(
-        layout.op_type, [old_x, *operands], dict(layout.attributes), name=label(layout), like=layout.outputs[0],
-        before=layout,
+        layout.op_type, [old_x, *operands], dict(layout.attributes), name=label(layout),
+        output=f"{old_x.name}_{layout.op_type.lower()}", like=layout.outputs[0], before=layout,
     )  # fmt: skip
     x.shape = layout.outputs[0].shape
     replaced: dict[ir.Value | None, ir.Value | None] = {None: None, old_x: x}
@@ -90,7 +90,10 @@ def again(editor: Editor, node: ir.Node, replaced: dict, axis: int, before: ir.N
     attributes = graph.attributes(node) | {"axis": axis}
     inputs = [replaced[v] for v in node.inputs]
     like = node.outputs[0]
-    made = editor.node(node.op_type, inputs, attributes, name=label(node), like=like, domain=DOMAIN, before=before)
+    made = editor.node(
+        node.op_type, inputs, attributes, name=label(node), output=f"{like.name}_moved", like=like, domain=DOMAIN,
+        before=before,
+    )  # fmt: skip
     shape = None if inputs[0].shape is None else list(inputs[0].shape)
     if shape is not None and node.op_type in _COMPUTED:
         length = shape[axis]

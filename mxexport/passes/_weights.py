@@ -41,14 +41,18 @@ def weight_of(value: ir.Value | None) -> Weight | None:
 
 
 def replace_weight(
-    editor: Editor, weight: Weight, values: np.ndarray, parameters: list[np.ndarray], **attributes
+    editor: Editor, weight: Weight, values: np.ndarray, parameters: list[np.ndarray], suffix: str, **attributes
 ) -> ir.Value:
-    """The output of a new quantizer with these arrays, standing before the old one; users are not touched."""
+    """The output of a new quantizer with these arrays, standing before the old one; users are not touched.
+
+    The node keeps its name; the tensor, which has other values, gets one with `suffix`.
+    """
     old = weight.node
     names = [v.name for v in old.inputs if v is not None]
     inputs = [editor.constant(n, a) for n, a in zip(names, (values, *parameters), strict=True)]
     made = editor.node(
-        old.op_type, inputs, weight.attributes | attributes, name=label(old), like=old.outputs[0],
+        old.op_type, inputs, weight.attributes | attributes, name=label(old),
+        output=f"{old.outputs[0].name}_{suffix}", like=old.outputs[0],
         shape=values.shape, domain=DOMAIN, before=old,
     )  # fmt: skip
     copy_description(old, made.producer())

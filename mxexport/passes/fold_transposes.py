@@ -55,7 +55,7 @@ def _compose(editor: Editor, first: ir.Node, second: ir.Node) -> ir.Node | None:
     perm, x = [inner[i] for i in outer], first.inputs[0]
     output = second.outputs[0]
     if perm == sorted(perm) and not output.is_graph_output():
-        editor.take_over(output, x)
+        editor.merge(output, x)
         editor.changed(f"Transpose `{label(first)}` and `{label(second)}` cancel")
         editor.drop(second)
         return None

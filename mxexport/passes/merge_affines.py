@@ -50,7 +50,9 @@ def _merge(editor: Editor, first: ir.Node | None) -> list[ir.Node | None]:
         return []
     if pair == ("Add", "Mul"):
         shape = None if x.shape is None else _broadcast(x, c)
-        x = editor.node("Mul", [x, _operand(second)], name=label(second), like=x, shape=shape, before=second)
+        x = editor.node(
+            "Mul", [x, _operand(second)], name=f"{label(second)}_product", like=x, shape=shape, before=second
+        )
     constant = editor.constant(f"{label(second)}_operand", combined)
     op_type = "Add" if pair == ("Add", "Mul") else second.op_type
     merged = editor.node(op_type, [x, constant], name=label(second), like=second.outputs[0], after=second)

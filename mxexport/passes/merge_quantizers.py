@@ -28,7 +28,7 @@ def merge_quantizers(model: ir.Model) -> Outcome:
             editor.declined(node, f"it equals `{label(kept)}`, but makes an output of the graph")
             continue
         for old, new in zip(node.outputs, kept.outputs, strict=True):
-            editor.take_over(old, new)
+            editor.merge(old, new)
         editor.changed(f"{node.op_type} `{label(node)}` equals `{label(kept)}`")
         editor.drop(node)
     return editor.finish()

@@ -81,7 +81,7 @@ def _pad(editor: Editor, node: ir.Node, weight: Weight, padded: dict) -> str | N
             return found
         padded[key] = found
     widths = [(0, missing if i == weight.axis else 0) for i in range(weight.values.ndim)]
-    made = replace_weight(editor, weight, np.pad(weight.values, widths), weight.parameters)
+    made = replace_weight(editor, weight, np.pad(weight.values, widths), weight.parameters, suffix="padded")
     node.replace_input_with(1, made)
     old = node.inputs[0].producer()
     node.replace_input_with(0, padded[key])

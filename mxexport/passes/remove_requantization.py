@@ -36,7 +36,7 @@ def remove_requantization(model: ir.Model) -> Outcome:
         if reason:
             editor.declined(second, f"requantization of `{label(first)}` kept: {reason}")
             continue
-        editor.take_over(second.outputs[0], first.outputs[0])
+        editor.merge(second.outputs[0], first.outputs[0])
         editor.changed(f"{second.op_type} `{label(second)}` requantized `{label(first)}` to the same values")
         editor.drop(second)
     return editor.finish()
