@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -145,8 +146,6 @@ def test_a_whole_block_ends_with_one_scale():
 
 
 def test_a_subgraph_keeps_the_scale_of_the_outer_graph():
-    import onnx_ir as ir
-
     b = Build(x=(2, 4))
     x = b.op("Mul", b.inputs[0], f32(0.5), name="scale")
     branches = {}
@@ -156,6 +155,36 @@ def test_a_subgraph_keeps_the_scale_of_the_outer_graph():
         branches[name] = ir.Graph([], node.outputs, nodes=[node], name=name)
     model = b.model(b.op("If", np.array(True), name="if", **branches))
     assert not apply(move_scales, model).changed
+
+
+@pytest.mark.parametrize("fmt", ["mxfp8_e4m3", "mxfp4_e2m1", "mxint8"])
+def test_a_power_of_two_passes_a_quantizer_that_finds_its_scale(fmt):
+    b = Build(x=("N", 40))
+    x = b.quant(b.op("Mul", b.inputs[0], f32(0.125), name="scale"), fmt, 1, "q")
+    model = b.model(b.op("MatMul", x, array(40, 3)), b.op("Relu", x))
+    assert len(apply(move_scales, model).changed) == 3
+    assert producer_chain(model.graph.outputs[0])[0] == producer_chain(model.graph.outputs[1])[0] == "Mul"
+    assert [n.name for n in model.graph if n.domain] == ["q_scale", "q"]
+    assert not apply(move_scales, model).changed
+
+
+@pytest.mark.parametrize("scale", [f32(0.3), f32(-2), np.exp2(np.arange(40)).astype(f32)])
+def test_other_factors_stay_in_front_of_a_quantizer(scale):
+    b = Build(x=("N", 40))
+    model = b.model(b.quant(b.op("Mul", b.inputs[0], scale, name="scale"), "mxint8", 1, "q"))
+    outcome = apply(move_scales, model)
+    assert not outcome.changed and "its codes would change" in outcome.declined[0][1]
+
+
+def test_a_calibrated_or_constant_scale_does_not_follow():
+    b = Build(x=(2, 40))
+    x = b.op("Mul", b.inputs[0], f32(0.5), name="scale")
+    known, found = b.quant(x, "mxint8", 1, "a", b.const(np.ones((2, 2), f32))), b.quant(x, "mxint8", 1, "b")
+    found.producer().inputs[1].producer().attributes["code_max"] = ir.AttrInt64("code_max", 130)
+    outcome = apply(move_scales, b.model(known, found))
+    assert not outcome.changed
+    assert ["constant" in reason for _, reason in outcome.declined] == [True, False]
+    assert "calibrated to a range" in outcome.declined[1][1]
 
 
 STEPS = [
@@ -173,6 +202,7 @@ STEPS = [
     lambda b, x: b.op("Add", x, b.op("Relu", x)),
     lambda b, x: b.op("Add", b.op("Mul", x, f32(2)), b.op("Mul", b.op("Neg", x), f32(2))),
     lambda b, x: b.op("Sub", x, b.inputs[0]),
+    lambda b, x: b.quant(x, "mxint8", 1, f"q{b.count}"),
 ]
 
 

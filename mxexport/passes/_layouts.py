@@ -13,7 +13,8 @@ from mxexport.passes._editing import Editor, constant, label, sole_user
 from mxexport.passes._weights import copy_description, replace_weight, weight_of
 
 Relayout = Callable[[np.ndarray], np.ndarray]
-_COMPUTED = graph.SCALES | {"GroupwiseZeroPoint"}
+FOUND = graph.SCALES | {"GroupwiseZeroPoint"}
+"""Operators that find scale and zero point at run time."""
 
 
 def move_quantizer_behind(
@@ -56,7 +57,7 @@ def why_not_found_anew(quantizer: ir.Node, shared: bool = False) -> str | None:
         if value is None or constant(value) is not None:
             continue
         producer = value.producer()
-        if not graph.is_ours(producer, _COMPUTED) or producer.inputs[0] is not x:
+        if not graph.is_ours(producer, FOUND) or producer.inputs[0] is not x:
             return f"its scale `{value.name}` is not found from its own input"
         made_here.add(producer)
     for node in set() if shared else made_here - {quantizer}:
@@ -95,7 +96,7 @@ def again(editor: Editor, node: ir.Node, replaced: dict, axis: int, before: ir.N
         before=before,
     )  # fmt: skip
     shape = None if inputs[0].shape is None else list(inputs[0].shape)
-    if shape is not None and node.op_type in _COMPUTED:
+    if shape is not None and node.op_type in FOUND:
         length = shape[axis]
         shape[axis] = -(-length // attributes["group_size"]) if isinstance(length, int) else None
     made.shape = None if shape is None else ir.Shape(shape)
