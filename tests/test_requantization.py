@@ -138,6 +138,13 @@ def test_requantization_that_may_change_values_stays(case):
     assert "requantization of `first` kept" in outcome.declined[0][1] and reason in outcome.declined[0][1]
 
 
+def test_two_outputs_stay_two():
+    b = Build(x=(2, 70))
+    first = b.quant(b.inputs[0], "mxint8", 1, "first")
+    outcome = apply(remove_requantization, b.model(first, b.quant(first, "mxint8", 1, "second")))
+    assert not outcome.changed and "make outputs of the graph" in outcome.declined[0][1]
+
+
 def test_a_rule_that_rounds_up_goes_only_where_nothing_overflows():
     for code_max, changes in ((254, 0), (246, 1)):
         b = Build(x=("N", 70))
@@ -194,6 +201,18 @@ def test_a_file_that_breaks_the_contract_is_mended():
     model = b.model(y)
     assert contract_scales(model).changed
     assert np.array_equal(graph.constant(node_named(model, "w").inputs[1]), q.scale)
+
+
+def test_zero_points_are_contracted_with_their_scale():
+    q = numerics.quantize(array(6, 40), "uint4_g8", 1)
+    scale, zero = (groups.expand(p, 1, 8, 40) for p in (q.scale, q.zero_point))
+    b = Build(x=("N", 6))
+    weight = b.op("GroupwiseQuant", array(6, 40), scale, zero, name="w", domain=DOMAIN, axis=1, group_size=1,
+                  bit_width=4, signed=0, narrow=0)  # fmt: skip
+    model = b.model(b.op("MatMul", b.inputs[0], weight))
+    assert apply(contract_scales, model).changed
+    found = [graph.constant(v) for v in node_named(model, "w").inputs[1:]]
+    assert np.array_equal(found[0], q.scale) and np.array_equal(found[1], q.zero_point)
 
 
 def test_a_scale_that_varies_inside_a_group_is_left_alone():

@@ -69,7 +69,10 @@ def _why_not_same_scale(first: ir.Node, a: dict) -> str | None:
     if known is not None and (np.isnan(known) | (known >= _SMALLEST_NORMAL)).all():
         return None
     if graph.is_ours(scale, {"MXScale"}) or (known is not None and graph.is_power_of_two(known)):
-        element = MXFloatQuant.element_of(a)
+        try:
+            element = MXFloatQuant.element_of(a)
+        except FormatError as error:
+            return str(error)
         if element.frac_bits <= _FRACTION_BITS_OF_THE_LOWEST:
             return None
     return "its scales may be subnormal float32 values, where an element times the scale is rounded"
