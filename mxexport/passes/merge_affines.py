@@ -23,7 +23,7 @@ def merge_affines(model: ir.Model) -> Outcome:
     editor = Editor(model)
     for node in list(editor.nodes()):
         pending = [node]
-        while pending:  # every merge takes a node away, so this is linear
+        while pending:  # linear: a merge takes a node away, and an Add that passes a Mul meets the next affine
             pending.extend(_merge(editor, pending.pop()))
     return editor.finish()
 

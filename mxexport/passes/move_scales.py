@@ -125,7 +125,9 @@ def why_not_quantizer(node: ir.Node, multiply: ir.Node) -> str | None:
         users = node.outputs[0].consumers()
         alone = all(graph.is_ours(u, FOUND | graph.QUANTIZERS) and u.inputs[0] is scaled for u in users)
         return None if alone and node.inputs[0] is scaled else "its scale serves another tensor"
-    c = constant_operand(multiply)[1]
+    x, c = constant_operand(multiply)
+    if x.shape is None or c.ndim > len(x.shape):
+        return "the scale may have more dimensions than what it scales"
     if node.inputs[0] is not scaled or c.size > 1 or not is_exact_factor(c) or not (c > 0).all():
         return "its codes would change: only a single positive power of two passes a quantizer"
     if any(v is not None and constant(v) is not None for v in node.inputs[1:]):
