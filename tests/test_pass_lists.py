@@ -21,7 +21,8 @@ ROUNDING = {merge_affines, absorb_affines, pad_groups, contract_scales}
 EXACT = [p for p in FOLD + STREAMLINE if p not in ROUNDING]
 FORMATS = ("mxint8_g4", "mxfp8_e4m3_g4", "mxfp4_e2m1_g8")
 KINDS = (
-    "scale", "scale", "channels", "add", "quant", "quant", "transpose", "reshape", "residual", "matmul", "relu", "divide",
+    "scale", "scale", "channels", "add", "quant", "quant", "transpose", "reshape", "residual", "matmul", "relu",
+    "divide",
 )  # fmt: skip
 f32 = np.float32
 
