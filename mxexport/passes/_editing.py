@@ -25,6 +25,7 @@ class Editor:
         self.model = model
         self.outcome = Outcome()
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
+        self._asked: dict[str, str] = {}  # node name given for now -> name asked for
         self._values = Counter(
             value.name
             for graph in model.graphs()
@@ -80,9 +81,12 @@ class Editor:
         after: ir.Node | None = None,
     ) -> ir.Value:
         """The output of a new node with one output, of the type of `like` and of `shape` (default: that of `like`)."""
+        output = output or name
+        name = self._asked.get(name, name)
         made = ir.node(op_type, inputs, attributes, domain=domain, name=self._free(name, self._nodes))
+        self._asked[made.name] = name
         value = made.outputs[0]
-        value.name = self._free(output or name, self._values)
+        value.name = self._free(output, self._values)
         self._made.append((made, name))
         if like is not None:
             value.type = like.type

@@ -52,11 +52,12 @@ def _merge(editor: Editor, first: ir.Node | None) -> list[ir.Node | None]:
     if pair == ("Add", "Mul"):
         shape = None if x.shape is None else _broadcast(x, c)
         x = editor.node(
-            "Mul", [x, _operand(second)], name=f"{label(second)}_product", like=x, shape=shape, before=second
-        )
+            "Mul", [x, _operand(second)], name=label(second), output=f"{label(second)}_product", like=x, shape=shape,
+            before=second,
+        )  # fmt: skip
     constant = editor.constant(f"{label(second)}_operand", combined)
-    op_type = "Add" if pair == ("Add", "Mul") else second.op_type
-    merged = editor.node(op_type, [x, constant], name=label(second), like=second.outputs[0], after=second)
+    last = first if pair == ("Add", "Mul") else second  # the operator that stands last keeps its name
+    merged = editor.node(last.op_type, [x, constant], name=label(last), like=second.outputs[0], after=second)
     editor.take_over(second.outputs[0], merged)
     exact = pair == ("Mul", "Mul") and (is_exact_factor(a) or is_exact_factor(c))
     editor.changed(f"{first.op_type} `{label(first)}` merged with {second.op_type} `{label(second)}`"
