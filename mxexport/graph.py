@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import GroupFormat, find_format
+from mxexport.model_reader import read_model
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, functions_for, qonnx_general
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
@@ -21,14 +22,12 @@ _PROTO_LIMIT = 1_800_000_000  # protobuf refuses 2 GiB; leave room for everythin
 
 
 def load(path: str | os.PathLike) -> ir.Model:
-    """Read an ONNX file. Raises InputFileError when it is missing or not an ONNX model."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputFileError(f"no such file: {path}")
-    try:
-        return ir.load(path)
-    except Exception as error:  # the parsers below raise their own types
-        raise InputFileError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
+    """Read an ONNX file; tensors in data files are mapped, not copied.
+
+    Raises:
+        InputFileError: missing, not an ONNX model, or tensors whose data are not where and what the file says.
+    """
+    return read_model(path)
 
 
 def save(model: ir.Model, path: str | os.PathLike) -> Path:
