@@ -29,11 +29,13 @@ _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16} | {
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What onnxruntime gets: a proto (or the path of a file), and large initializers as arrays."""
+    """What onnxruntime gets: a proto, or the file it stands for, and where large initializers lie: in the data files
+    of a directory, or in memory."""
 
     proto: onnx.ModelProto
     arrays: dict[str, ir.TensorProtocol] = field(default_factory=dict)
     path: Path | None = None
+    data_directory: Path | None = None
 
 
 def load_proto(model: ModelLike) -> onnx.ModelProto:
@@ -97,6 +99,23 @@ def _set_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
     made = [onnx.ValueInfoProto.FromString(known[n].SerializeToString()) if n in known else None for n in names]
     del g.output[:]
     g.output.extend(m or onnx.ValueInfoProto(name=n) for m, n in zip(made, names, strict=True))
+    _prune(g, set(names))
+
+
+def _prune(g: onnx.GraphProto, needed: set[str]) -> None:
+    """Leave out nodes that nothing in `needed` comes from: a quantized weight costs no run of the whole network."""
+    for i in reversed(range(len(g.node))):
+        if needed.isdisjoint(g.node[i].output):
+            del g.node[i]
+        else:
+            needed.update(_reads(g.node[i]))
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names of all tensors a node reads, those that its subgraphs take from outside included."""
+    graphs = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else ()), *a.graphs)]
+    inner = {name for g in graphs for n in g.node for name in _reads(n)} | {o.name for g in graphs for o in g.output}
+    return {name for name in node.input if name} | inner
 
 
 # --- onnxruntime ----------------------------------------------------------------------------------------------
@@ -132,7 +151,11 @@ def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
     elif not isinstance(model, ir.Model):
         if outputs is None:
             return _Prepared(_without_data(read_proto(model)), path=Path(model))
-        model = graph.load(model)
+        proto = read_proto(model)
+        if proto.ByteSize() < 1 << 30:
+            _set_outputs(proto, outputs)
+            return _Prepared(proto, data_directory=Path(model).absolute().parent)
+        model = ir.from_proto(proto)
     proto, arrays = _skeleton(model)
     if outputs is not None:
         _set_outputs(proto, outputs)
@@ -164,6 +187,11 @@ def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProt
             model.graph.initializers[name].const_value = tensor
 
 
+def outline(model: ir.Model) -> onnx.ModelProto:
+    """The proto of a model with references in place of its large initializers: names, shapes and types."""
+    return _skeleton(model)[0]
+
+
 def _shareable(dtype: ir.DataType) -> bool:
     return dtype in _NOT_IN_NUMPY.values() or (dtype != ir.DataType.STRING and dtype.numpy().kind in "fiub")
 
@@ -175,7 +203,11 @@ def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSe
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if prepared.arrays:
         values = [_ort_value(tensor.numpy(), tensor.dtype) for tensor in prepared.arrays.values()]
-        options.add_external_initializers(list(prepared.arrays), [value._ortvalue for value in values])
+        options.add_external_initializers(list(prepared.arrays), values)
+    if prepared.data_directory:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(prepared.data_directory)
+        )
     disabled = list(DISABLED_OPTIMIZERS) if prepared.proto.functions else []
     source = str(prepared.path) if prepared.path else prepared.proto.SerializeToString()
     session = onnxruntime.InferenceSession(

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from mxexport.cli import demo, files, hardware
+from mxexport.cli import demo, files, hardware, verify
 from mxexport.cli._common import notes
 from mxexport.errors import MissingToolError, MXExportError
 
@@ -18,6 +18,7 @@ COMMANDS = (
     demo.demo,
     files.info,
     files.run,
+    verify.verify,
     hardware.compile,
     hardware.simulate,
     hardware.synth,
