@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, console, load_array
+from mxexport.cli._common import AsJson, console, load_inputs
 from mxexport.errors import VerificationError
 
 
@@ -43,9 +43,3 @@ def verify(
         console.print(str(result), highlight=False, markup=False, soft_wrap=True)
     if not result:
         raise VerificationError(f"{a} and {b} differ, first in tensor {result.first_difference.name!r}")
-
-
-def load_inputs(path: Path):
-    """One array from .npy, arrays by name from .npz."""
-    loaded = load_array(path)
-    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
