@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.formats import Element, GroupFormat, find_format
 from mxexport.model_file import read_tensors, write_model
+from mxexport.model_reader import read_model
 from mxexport.ops import (
     DOMAIN,
     OPERATORS,
@@ -33,14 +34,12 @@ FORMAT_KEY = "mx_format"
 
 
 def load(path: str | os.PathLike) -> ir.Model:
-    """Read an ONNX file. Raises InputFileError when it is missing or not an ONNX model."""
-    path = Path(path)
-    if not path.is_file():
-        raise InputFileError(f"no such file: {path}")
-    try:
-        return ir.load(path)
-    except Exception as error:  # the parsers below raise their own types
-        raise InputFileError(f"{path} is not a readable ONNX model: {str(error).splitlines()[0]}") from error
+    """Read an ONNX file; tensors in data files are mapped, not copied.
+
+    Raises:
+        InputFileError: missing, not an ONNX model, or tensors whose data are not where and what the file says.
+    """
+    return read_model(path)
 
 
 def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None = None) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,47 +13,70 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import graph
-from mxexport.errors import InputFileError, ShapeError
+from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
+from mxexport.model_reader import read_proto
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 
+DISABLED_OPTIMIZERS = ("ConstantFolding",)
+"""onnxruntime would compute every quantized weight when it loads a file and keep the steps, at several times the memory
+and time of the first run. Quantizers keep their bits; a product may sum in another order, because onnxruntime packs
+only constant weights."""
+_LARGE = 1 << 20  # bytes from which an initializer is handed to onnxruntime as it lies in memory
+_NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16} | {
+    f"tensor(float8{kind})": ir.DataType[f"FLOAT8{kind.upper()}"] for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")
+}
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What onnxruntime gets: a proto, or the file it stands for, and where large initializers lie: in the data files
+    of a directory, or in memory."""
+
+    proto: onnx.ModelProto
+    arrays: dict[str, ir.TensorProtocol] = field(default_factory=dict)
+    path: Path | None = None
+    data_directory: Path | None = None
+
 
 def load_proto(model: ModelLike) -> onnx.ModelProto:
-    """A model proto from a path, a proto or an onnx-ir model. Raises InputFileError for a bad file."""
+    """A whole model proto from a path, a proto or an onnx-ir model. Raises InputFileError for a bad file."""
     if isinstance(model, onnx.ModelProto):
         return model
     if isinstance(model, ir.Model):
         return graph.to_proto(model)
-    if not Path(model).is_file():
-        raise InputFileError(f"no such file: {model}")
     return graph.to_proto(graph.load(model))
 
 
 def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
     """Inputs by name from a dict, a tuple in graph order or a single array, checked against the graph.
 
+    Graph inputs that have an initializer may be left out of a dict.
+
     Raises:
         ShapeError: wrong number of inputs, unknown names, or a shape the graph does not take.
     """
-    expected = {i.name: i for i in proto.graph.input}
+    declared = {i.name: i for i in proto.graph.input}
+    optional = {i.name for i in proto.graph.initializer}
+    expected = [name for name in declared if name not in optional]
     if not isinstance(inputs, dict):
         inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
         if len(inputs) != len(expected):
             raise ShapeError(f"{len(inputs)} inputs given, the graph takes {len(expected)}: {', '.join(expected)}")
         inputs = dict(zip(expected, inputs, strict=True))
-    if set(inputs) != set(expected):
+    if not set(expected) <= set(inputs) <= set(declared):
         raise ShapeError(f"inputs {sorted(inputs)} given, the graph takes {sorted(expected)}")
-    fed = {}
-    for name, array in inputs.items():
-        tensor = expected[name].type.tensor_type
-        fed[name] = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-        fits = len(dims) == fed[name].ndim and all(
-            d is None or d == n for d, n in zip(dims, fed[name].shape, strict=True)
-        )
-        if not fits:
-            shown = tuple("?" if d is None else d for d in dims)
-            raise ShapeError(f"input {name!r} has shape {fed[name].shape}, the graph takes {shown}")
+    return {name: _feed(name, array, declared[name]) for name, array in inputs.items()}
+
+
+def _feed(name: str, array, declared: onnx.ValueInfoProto) -> np.ndarray:
+    tensor = declared.type.tensor_type
+    fed = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
+    dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+    fits = len(dims) == fed.ndim and all(d is None or d == n for d, n in zip(dims, fed.shape, strict=True))
+    if not fits and tensor.HasField("shape"):
+        shown = tuple("?" if d is None else d for d in dims)
+        raise ShapeError(f"input {name!r} has shape {fed.shape}, the graph takes {shown}")
     return fed
 
 
@@ -61,11 +86,40 @@ def with_outputs(proto: onnx.ModelProto, names: list[str] | None) -> onnx.ModelP
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    known = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output, *proto.graph.input)}
-    del copy.graph.output[:]
-    for name in names:
-        copy.graph.output.append(known.get(name) or onnx.ValueInfoProto(name=name))
+    _set_outputs(copy, names)
     return copy
+
+
+def _set_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
+    g = proto.graph
+    known = {v.name: v for v in (*g.value_info, *g.output, *g.input)}
+    there = {o for n in g.node for o in n.output} | {v.name for v in (*g.input, *g.initializer, *g.output)}
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
+    made = [onnx.ValueInfoProto.FromString(known[n].SerializeToString()) if n in known else None for n in names]
+    del g.output[:]
+    g.output.extend(m or onnx.ValueInfoProto(name=n) for m, n in zip(made, names, strict=True))
+    _prune(g, set(names))
+
+
+def _prune(g: onnx.GraphProto, needed: set[str]) -> None:
+    """Leave out nodes that nothing in `needed` comes from: a quantized weight costs no run of the whole network."""
+    for i in reversed(range(len(g.node))):
+        if needed.isdisjoint(g.node[i].output):
+            del g.node[i]
+        else:
+            needed.update(_reads(g.node[i]))
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Names of all tensors a node reads, those that its subgraphs take from outside included."""
+    graphs = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else ()), *a.graphs)]
+    inner = {name for g in graphs for n in g.node for name in _reads(n)} | {o.name for g in graphs for o in g.output}
+    return {name for name in node.input if name} | inner
+
+
+# --- onnxruntime ----------------------------------------------------------------------------------------------
 
 
 def run(
@@ -74,16 +128,123 @@ def run(
     """Execute in onnxruntime on the CPU; output name -> array.
 
     `outputs` asks for tensors by name, intermediate ones included. `flush_denormals` sets flush-to-zero, which
-    onnxruntime then keeps for the whole process.
+    onnxruntime then keeps for the whole process. A path is opened by onnxruntime itself, so files of any size do.
+
+    Raises:
+        InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError: onnxruntime refuses the model or fails.
     """
-    proto = with_outputs(load_proto(model), outputs)
+    prepared = _prepare(model, outputs)
+    fed = feeds(prepared.proto, inputs)
+    try:
+        return _execute(_open(prepared, flush_denormals), fed)
+    except Exception as error:  # onnxruntime has an exception type for each of its status codes
+        if not type(error).__module__.startswith("onnxruntime"):
+            raise
+        raise UnsupportedError(f"onnxruntime: {str(error).splitlines()[0]}") from error
+
+
+def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
+    if isinstance(model, onnx.ModelProto):
+        if model.ByteSize() < 1 << 30:
+            return _Prepared(with_outputs(model, outputs))
+        model = ir.from_proto(model)  # too large to be copied or handed over as one message
+    elif not isinstance(model, ir.Model):
+        if outputs is None:
+            return _Prepared(_without_data(read_proto(model)), path=Path(model))
+        proto = read_proto(model)
+        if proto.ByteSize() < 1 << 30:
+            _set_outputs(proto, outputs)
+            return _Prepared(proto, data_directory=Path(model).absolute().parent)
+        model = ir.from_proto(proto)
+    proto, arrays = _skeleton(model)
+    if outputs is not None:
+        _set_outputs(proto, outputs)
+    return _Prepared(proto, arrays)
+
+
+def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
+    for tensor in proto.graph.initializer:
+        if tensor.HasField("raw_data"):
+            tensor.ClearField("raw_data")
+    return proto
+
+
+def _skeleton(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, ir.TensorProtocol]]:
+    """The proto with references in place of large initializers, and these. Nothing large is copied."""
+    large = {
+        name: value.const_value
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.nbytes >= _LARGE and _shareable(value.const_value.dtype)
+    }
+    try:
+        for name, tensor in large.items():
+            model.graph.initializers[name].const_value = ir.ExternalTensor(
+                "given", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=name
+            )
+        return ir.to_proto(model), large
+    finally:
+        for name, tensor in large.items():
+            model.graph.initializers[name].const_value = tensor
+
+
+def outline(model: ir.Model) -> onnx.ModelProto:
+    """The proto of a model with references in place of its large initializers: names, shapes and types."""
+    return _skeleton(model)[0]
+
+
+def _shareable(dtype: ir.DataType) -> bool:
+    return dtype in _NOT_IN_NUMPY.values() or (dtype != ir.DataType.STRING and dtype.numpy().kind in "fiub")
+
+
+def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if flush_denormals:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in proto.graph.output]
-    return dict(zip(names, session.run(names, feeds(proto, inputs)), strict=True))
+    if prepared.arrays:
+        values = [_ort_value(tensor.numpy(), tensor.dtype) for tensor in prepared.arrays.values()]
+        options.add_external_initializers(list(prepared.arrays), values)
+    if prepared.data_directory:
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(prepared.data_directory)
+        )
+    disabled = list(DISABLED_OPTIMIZERS) if prepared.proto.functions else []
+    source = str(prepared.path) if prepared.path else prepared.proto.SerializeToString()
+    session = onnxruntime.InferenceSession(
+        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    )
+    session.mxexport_keeps = values if prepared.arrays else ()  # onnxruntime reads them where they lie
+    return session
+
+
+def _ort_value(array: np.ndarray, dtype: ir.DataType) -> onnxruntime.OrtValue:
+    array = np.require(array, requirements=["C", "ALIGNED"])
+    if dtype in _NOT_IN_NUMPY.values():
+        plain = array.view(np.uint16 if array.itemsize == 2 else np.uint8)
+        return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(plain, int(dtype))
+    return onnxruntime.OrtValue.ortvalue_from_numpy(array)
+
+
+def _execute(session: onnxruntime.InferenceSession, fed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    names = [output.name for output in session.get_outputs()]
+    types = {i.name: i.type for i in session.get_inputs()}
+    if not _NOT_IN_NUMPY.keys() & {*types.values(), *(o.type for o in session.get_outputs())}:
+        return dict(zip(names, session.run(names, fed), strict=True))
+    values = {name: _ort_value(a, _NOT_IN_NUMPY.get(types[name], ir.DataType.UNDEFINED)) for name, a in fed.items()}
+    return dict(zip(names, map(_to_numpy, session.run_with_ort_values(names, values)), strict=True))
+
+
+def _to_numpy(value: onnxruntime.OrtValue) -> np.ndarray:
+    dtype = _NOT_IN_NUMPY.get(value.data_type())
+    if dtype is None:
+        return value.numpy()
+    array = np.empty(value.shape(), dtype.numpy())
+    ctypes.memmove(array.ctypes.data, value.data_ptr(), array.nbytes)
+    return array
+
+
+# --- the other executors --------------------------------------------------------------------------------------
 
 
 def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
@@ -107,16 +268,33 @@ def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dic
     return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
 
 
+EXECUTORS = {"onnxruntime": run, "qonnx": run_qonnx, "reference": run_reference}
+
+
+def find_executor(name: str):
+    """The function of an executor. Raises OptionError for an unknown name."""
+    if name not in EXECUTORS:
+        raise OptionError(f"executor {name!r}: expected one of {', '.join(EXECUTORS)}")
+    return EXECUTORS[name]
+
+
 def with_static_shapes(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
     """A copy with the graph inputs at the given shapes and every tensor's shape inferred anew.
 
     Function bodies are left out: shapes then come from our operators' own inference, for every output.
+
+    Raises:
+        InputFileError: the model is too large for ONNX's shape inference (2 GiB).
     """
+    if proto.ByteSize() >= 2**31 - 1:
+        raise InputFileError("qonnx needs ONNX's shape inference, which takes models below 2 GiB; use onnxruntime")
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.graph.value_info[:]
     del copy.functions[:]
     for value in copy.graph.input:
+        if value.name not in shapes:
+            continue
         del value.type.tensor_type.shape.dim[:]
         for size in shapes[value.name]:
             value.type.tensor_type.shape.dim.add(dim_value=size)

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from mxexport.cli import clean, convert, demo, export, files, hardware
+from mxexport.cli import clean, convert, demo, export, files, hardware, verify
 from mxexport.cli._common import notes
 from mxexport.errors import MissingToolError, MXExportError
 
@@ -20,6 +20,7 @@ COMMANDS = (
     clean.clean,
     files.info,
     files.run,
+    verify.verify,
     convert.convert,
     hardware.compile,
     hardware.simulate,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Annotated
+from zipfile import BadZipFile
 
 import typer
 from rich.console import Console
@@ -31,5 +32,11 @@ def load_array(path: Path):
         raise InputFileError(f"no such file: {path}")
     try:
         return np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise InputFileError(f"{path} is not a .npy array: {error}") from error
+    except (ValueError, EOFError, OSError, BadZipFile) as error:
+        raise InputFileError(f"{path} is not a .npy array or .npz file of numbers: {error}") from error
+
+
+def load_inputs(path: Path):
+    """One array from .npy, arrays by name from .npz."""
+    loaded = load_array(path)
+    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json
+from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json
+from mxexport.errors import InputFileError
 
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
@@ -41,25 +43,53 @@ def info(model: ModelFile, as_json: AsJson = False) -> None:
 
 def run(
     model: ModelFile,
-    inputs: Annotated[Path, typer.Argument(help="Input of the first graph input, as .npy.")],
-    out: Annotated[Path, typer.Option(help="Where the first output goes, as .npy.")] = Path("output.npy"),
+    inputs: Annotated[Path, typer.Argument(help="The one input as .npy, or several by name as .npz.")],
+    out: Annotated[
+        Path, typer.Option(help="Where the first output goes as .npy; all outputs by name where it ends in .npz.")
+    ] = Path("output.npy"),
+    output_dir: Annotated[Path | None, typer.Option(help="Write every output as .npy into this directory.")] = None,
+    outputs: Annotated[str | None, typer.Option(help="Tensors to compute, commas between; inner ones, too.")] = None,
     executor: Annotated[str, typer.Option(help="onnxruntime, qonnx or reference.")] = "onnxruntime",
     as_json: AsJson = False,
 ) -> None:
     """Execute a file on given inputs."""
-    import numpy as np
-
     from mxexport import runtime
 
-    executors = {"onnxruntime": runtime.run, "qonnx": runtime.run_qonnx, "reference": runtime.run_reference}
-    if executor not in executors:
-        raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(executors)}")
-    results = executors[executor](model, load_array(inputs))
-    np.save(out, next(iter(results.values())))
-    summary = {name: {"shape": list(a.shape), "dtype": str(a.dtype)} for name, a in results.items()}
+    if executor not in runtime.EXECUTORS:
+        raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(runtime.EXECUTORS)}")
+    execute = runtime.find_executor(executor)
+    results = execute(model, load_inputs(inputs), outputs.split(",") if outputs else None)
+    paths = _write(results, out, output_dir)
+    summary = {
+        name: {"shape": list(a.shape), "dtype": str(a.dtype), "path": paths[name]} for name, a in results.items()
+    }
     if as_json:
-        print_json({"outputs": summary, "path": str(out)})
-    else:
-        for name, item in summary.items():
-            console.print(f"{name}: {item['dtype']} {item['shape']}", highlight=False)
-        console.print(f"first output: {out}", highlight=False)
+        print_json({"outputs": summary, "path": next(iter(paths.values()))})
+        return
+    for name, item in summary.items():
+        written = f" in {item['path']}" if item["path"] else ""
+        console.print(
+            f"{name}: {item['dtype']} {item['shape']}{written}", highlight=False, markup=False, soft_wrap=True
+        )
+
+
+def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | None]:
+    """Output name -> file it went to (None: to none). Types numpy has no name for are written as float32, exactly."""
+    import numpy as np
+
+    plain = {n: a if a.dtype.kind in "biufSU" else a.astype(np.float32) for n, a in results.items()}
+    try:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            paths = {name: str(directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.npy") for name in plain}
+            for name, path in paths.items():
+                np.save(path, plain[name])
+            return paths
+        if out.suffix == ".npz":
+            np.savez(out, **plain)
+            return dict.fromkeys(plain, str(out))
+        first = next(iter(plain))
+        np.save(out, plain[first])
+        return dict.fromkeys(plain) | {first: str(out)}
+    except OSError as error:
+        raise InputFileError(f"cannot write {error.filename or out}: {error.strerror or error}") from error

@@ -1,0 +1,145 @@
+"""Reads ONNX files that nobody vouches for: every tensor is checked, tensors in data files are mapped, not copied."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from mxexport.errors import InputFileError
+
+_PACKED_BITS = (2, 4, 6)
+
+
+def read_proto(path: str | os.PathLike) -> onnx.ModelProto:
+    """The model at `path`, checked; tensors in data files stay references.
+
+    Raises:
+        InputFileError: missing, not an ONNX model, or a tensor whose data are not where and what the file says; data
+            files must lie in the directory of the model, symbolic links followed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputFileError(f"no such file: {path}")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # the parsers below raise their own types
+        raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
+    if not proto.ir_version or not proto.HasField("graph"):
+        raise InputFileError(f"{path} is not a readable ONNX model: it holds no graph")
+    for tensor in _tensors(proto):
+        _check(tensor, path)
+    return proto
+
+
+def read_model(path: str | os.PathLike) -> ir.Model:
+    """The same as an onnx-ir model. Tensors in data files are read-only views of the mapped files: what is never
+    looked at is never read, and a file that is later replaced by another of its name stays the one that was read."""
+    path = Path(path)
+    proto = read_proto(path)
+    try:
+        model = ir.serde.deserialize_model(proto)
+    except Exception as error:
+        raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
+    files: dict[str, np.ndarray] = {}
+    for g in model.graphs():
+        ir.external_data.set_base_dir(g, path.parent.absolute())
+        for value in g.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _mapped(value.const_value, files)
+    return model
+
+
+def _mapped(tensor: ir.ExternalTensor, files: dict[str, np.ndarray]) -> ir.TensorProtocol:
+    """One map per file: a map per tensor would need a file descriptor each."""
+    shape, size = tensor.shape.numpy(), tensor.nbytes
+    if tensor.path not in files and size:
+        files[tensor.path] = np.memmap(tensor.path, np.uint8, "r").view(np.ndarray)
+    start = tensor.offset or 0
+    data = files[tensor.path][start : start + size] if size else np.empty(0, np.uint8)
+    common = {"name": tensor.name, "doc_string": tensor.doc_string}
+    if tensor.dtype.bitwidth in _PACKED_BITS:
+        return ir.PackedTensor(data, tensor.dtype, shape=shape, **common)
+    array = data.view(np.dtype(tensor.dtype.numpy()).newbyteorder("<")).reshape(shape)
+    return ir.Tensor(array, tensor.dtype, **common)
+
+
+# --- checks ---------------------------------------------------------------------------------------------------
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from _graph_tensors(proto.graph)
+    for function in proto.functions:
+        yield from _node_tensors(function.node)
+
+
+def _graph_tensors(g: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from g.initializer
+    for sparse in g.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(g.node)
+
+
+def _node_tensors(nodes) -> Iterator[onnx.TensorProto]:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for g in (attribute.g, *attribute.graphs):
+                yield from _graph_tensors(g)
+
+
+def _check(tensor: onnx.TensorProto, path: Path) -> None:
+    where = f"{path}: tensor {tensor.name!r}"
+    external = tensor.data_location == onnx.TensorProto.EXTERNAL
+    if not external and not tensor.HasField("raw_data"):
+        return
+    if any(d < 0 for d in tensor.dims):
+        raise InputFileError(f"{where} has a negative dimension: {list(tensor.dims)}")
+    try:
+        bits = ir.DataType(tensor.data_type).bitwidth
+    except (TypeError, ValueError):
+        raise InputFileError(f"{where} has an element type that cannot be stored so: {tensor.data_type}") from None
+    size = -(-math.prod(tensor.dims) * bits // 8)
+    if external:
+        _check_external(tensor, size, path, where)
+    elif len(tensor.raw_data) != size:
+        raise InputFileError(f"{where} holds {len(tensor.raw_data)} bytes, its shape and type need {size}")
+
+
+def _check_external(tensor: onnx.TensorProto, size: int, path: Path, where: str) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    data = _inside(entries.get("location", ""), path.parent, where)
+    try:
+        offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))
+    except ValueError:
+        raise InputFileError(f"{where}: offset or length is not a number: {entries}") from None
+    if length != size:
+        raise InputFileError(f"{where}: {length} bytes in {data}, its shape and type need {size}")
+    available = data.stat().st_size
+    if offset < 0 or offset + size > available:
+        raise InputFileError(f"{where}: bytes {offset} to {offset + size} of {data}, which has {available}")
+
+
+def _inside(location: str, directory: Path, where: str) -> Path:
+    parts = PureWindowsPath(location)  # understands both kinds of separators
+    if not location or "\0" in location or parts.is_absolute() or parts.drive or parts.root or ".." in parts.parts:
+        raise InputFileError(f"{where}: data file {location!r}; expected a path inside the directory of the model")
+    data, base = (directory / location).resolve(), directory.resolve()
+    if not data.is_relative_to(base):
+        raise InputFileError(f"{where}: data file {location!r} is a link out of {base}; copy the file there")
+    if not data.is_file():
+        raise InputFileError(f"{where}: no such data file: {data}")
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
