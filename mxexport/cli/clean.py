@@ -22,6 +22,7 @@ def clean(
     save_stages: Annotated[Path | None, typer.Option(help="Directory for the graph after every pass.")] = None,
     shapes: Annotated[str | None, typer.Option(help="batch=1, or input=1x3x224x224; several with commas.")] = None,
     check: Annotated[str | None, typer.Option(help="Then list what dataflow, hls4ml, finn or qdq cannot take.")] = None,
+    pack: Annotated[bool, typer.Option("--pack", help="Store quantized weights as packed codes.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
@@ -35,7 +36,9 @@ def clean(
         raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
     fixed = parse_shapes(shapes) if shapes else None
     with notes.status("cleaning") as status:
-        report = clean_file(model, out, verify=verify, save_stages=save_stages, shapes=fixed, progress=status.update)
+        report = clean_file(
+            model, out, verify=verify, save_stages=save_stages, shapes=fixed, pack=pack, progress=status.update
+        )
     if as_json:
         print_json(json.loads(report.to_json()))
     else:

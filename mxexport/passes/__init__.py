@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+from mxexport.passes.absorb_affines import absorb_affines
+from mxexport.passes.absorb_scales import absorb_scales
 from mxexport.passes.check import check
 from mxexport.passes.cleaning import CleanReport, clean
+from mxexport.passes.contract_scales import contract_scales
 from mxexport.passes.deduplicate_initializers import deduplicate_initializers
 from mxexport.passes.driver import Record, run_passes
 from mxexport.passes.exactness import approximate, bound_of
 from mxexport.passes.extract_conv_bias import extract_conv_bias
 from mxexport.passes.fix_shapes import fix_shapes
 from mxexport.passes.fold_constants import fold_constants
+from mxexport.passes.fold_reshapes import fold_reshapes
+from mxexport.passes.fold_transposes import fold_transposes
 from mxexport.passes.fold_weight_transposes import fold_weight_transposes
+from mxexport.passes.fold_weights import fold_weights
 from mxexport.passes.infer_shapes import infer_shapes
 from mxexport.passes.lower_batch_norm import lower_batch_norm
+from mxexport.passes.merge_affines import merge_affines
+from mxexport.passes.merge_quantizers import merge_quantizers
+from mxexport.passes.merge_residual_quantizers import merge_residual_quantizers
+from mxexport.passes.move_scales import move_scales
 from mxexport.passes.name_nodes import name_nodes
+from mxexport.passes.normalize_affines import normalize_affines
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.pad_groups import pad_groups
 from mxexport.passes.qonnx_interop import QONNX_CLEANUP, as_transformation, qonnx_cleanup, qonnx_pass
 from mxexport.passes.remove_constant_inputs import remove_constant_inputs
 from mxexport.passes.remove_dead_nodes import remove_dead_nodes
 from mxexport.passes.remove_identities import remove_identities
+from mxexport.passes.remove_requantization import remove_requantization
 from mxexport.passes.split_gemm import split_gemm
 from mxexport.passes.unify_qonnx_domains import unify_qonnx_domains
 
@@ -41,8 +54,25 @@ CLEAN = (
 )
 """TIDY, and few operators in place of many: the compound ones as MatMul, Mul and Add, each within its bound."""
 
-FOLD = ()
-STREAMLINE = ()
+FOLD = (
+    merge_quantizers,
+    contract_scales,
+    fold_transposes,
+    fold_reshapes,
+    merge_residual_quantizers,
+    remove_requantization,
+)
+"""Scales contracted, quantizers merged, layouts folded into codes and scales: every MX code stays."""
+
+STREAMLINE = (
+    normalize_affines,
+    move_scales,
+    absorb_scales,
+    merge_affines,
+    absorb_affines,
+)
+"""Factors and offsets moved together and absorbed where that is exact or within the bound of the pass."""
+
 PIPELINE = (*CLEAN, *FOLD, *STREAMLINE)
 """What `mx.clean` runs."""
 
@@ -55,24 +85,37 @@ __all__ = [
     "CleanReport",
     "Outcome",
     "Record",
+    "absorb_affines",
+    "absorb_scales",
     "approximate",
     "as_transformation",
     "bound_of",
     "check",
     "clean",
+    "contract_scales",
     "deduplicate_initializers",
     "extract_conv_bias",
     "fix_shapes",
     "fold_constants",
+    "fold_reshapes",
+    "fold_transposes",
     "fold_weight_transposes",
+    "fold_weights",
     "infer_shapes",
     "lower_batch_norm",
+    "merge_affines",
+    "merge_quantizers",
+    "merge_residual_quantizers",
+    "move_scales",
     "name_nodes",
+    "normalize_affines",
+    "pad_groups",
     "qonnx_cleanup",
     "qonnx_pass",
     "remove_constant_inputs",
     "remove_dead_nodes",
     "remove_identities",
+    "remove_requantization",
     "run_passes",
     "split_gemm",
     "unify_qonnx_domains",

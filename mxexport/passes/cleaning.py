@@ -15,7 +15,7 @@ import onnx_ir as ir
 from mxexport.errors import InputFileError
 from mxexport.passes import files, rewriting
 from mxexport.passes.collector import collector_paused
-from mxexport.passes.driver import Pass, Verify, run_passes
+from mxexport.passes.driver import Pass, Record, Verify, run_passes
 from mxexport.passes.fix_shapes import fix_shapes
 
 _LOWEST_IR = 8
@@ -58,12 +58,14 @@ def clean(
     save_stages: str | os.PathLike | None = None,
     shapes: Mapping[str, int | Sequence[int]] | None = None,
     passes: Iterable[Pass] | None = None,
+    pack: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> CleanReport:
     """Write `source` (a file, a proto or an onnx-ir model, left as it is) to `path` after running `passes` on it.
 
     `shapes` fixes open dimensions first: {"batch": 1} or {"input": (1, 784)}. `passes`: default
-    `mxexport.passes.PIPELINE`. `verify` and `save_stages` as in `run_passes`.
+    `mxexport.passes.PIPELINE`. `pack`: then store quantized weights as packed codes (other passes look for quantizers,
+    so this comes last). `verify` and `save_stages` as in `run_passes`.
 
     Raises:
         InputFileError: `source` is missing or unreadable, or the directory of `path` does not exist.
@@ -79,25 +81,30 @@ def clean(
     before, fixed = census(model), 0
     if shapes:
         fixed = len(fix_shapes(model, shapes).changed)
-    record = run_passes(model, _default() if passes is None else passes, verify, save_stages, progress)
-    del model
+    steps = []
+    for phase in _phases(passes, pack):
+        saved = sum(step.stage is not None for step in steps)
+        record = run_passes(model, phase, verify, save_stages, progress, saved)
+        model, steps = record.model, steps + record.steps
+    total = Record(model, steps)
     with collector_paused():
-        files.save(record.model, path)
+        files.save(model, path)
     return CleanReport(
         str(path),
         before,
-        census(record.model),
-        ({"fix_shapes": fixed} if fixed else {}) | record.changed,
-        record.declined,
-        [(step.name, step.verified) for step in record.steps if step.verified],
-        [step.stage for step in record.steps if step.stage],
+        census(model),
+        ({"fix_shapes": fixed} if fixed else {}) | total.changed,
+        total.declined,
+        [(step.name, step.verified) for step in steps if step.verified],
+        [step.stage for step in steps if step.stage],
     )
 
 
-def _default() -> tuple[Pass, ...]:
-    from mxexport.passes import PIPELINE
+def _phases(passes: Iterable[Pass] | None, pack: bool) -> list[tuple[Pass, ...]]:
+    from mxexport.passes import PIPELINE, fold_weights
 
-    return PIPELINE
+    phases = [PIPELINE if passes is None else tuple(passes)]
+    return [*phases, (fold_weights,)] if pack else phases
 
 
 def load(source: Source) -> ir.Model:

@@ -67,6 +67,7 @@ def run_passes(
     verify: Verify = None,
     save_stages: str | os.PathLike | None = None,
     progress: Callable[[str], None] | None = None,
+    stages_before: int = 0,
 ) -> Record:
     """Run `passes` in order, again and again until a whole round changes nothing. `model` itself stays as it is.
 
@@ -81,7 +82,7 @@ def run_passes(
     with collector_paused():
         record = Record(model.clone())
     checker = _Checker(record.model, verify)
-    stages = _Stages(save_stages)
+    stages = _Stages(save_stages, stages_before)
     passes = list(passes)
     version, seen = 0, [-1] * len(passes)  # the version of the model that each pass last left unchanged
     for number in range(1, _ROUNDS + 1):
@@ -196,8 +197,8 @@ def named_inputs(model: ir.Model, inputs) -> dict[str, np.ndarray]:
 
 
 class _Stages:
-    def __init__(self, folder: str | os.PathLike | None):
-        self.folder, self.count = Path(folder) if folder is not None else None, 0
+    def __init__(self, folder: str | os.PathLike | None, before: int = 0):
+        self.folder, self.count = Path(folder) if folder is not None else None, before
         if self.folder is not None:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
