@@ -10,20 +10,25 @@ import onnx_ir as ir
 from mxexport import graph, groups
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import MXFloatQuant
-from mxexport.targets._integers import constant_value
+from mxexport.targets._integers import Grid, constant_value
 from mxexport.targets._quantizers import add_constant
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A groupwise weight, element by element: codes (integers) * 2**exponents, and the group each belongs to."""
+    """A groupwise weight, element by element: codes (int64) * steps (float64), and the group each belongs to."""
 
     codes: np.ndarray
-    exponents: np.ndarray
+    steps: np.ndarray
     group: np.ndarray
 
     def transpose(self, order=None) -> Parts:
-        return Parts(*(a.transpose(order) for a in (self.codes, self.exponents, self.group)))
+        return Parts(*(a.transpose(order) for a in (self.codes, self.steps, self.group)))
+
+    @property
+    def grid(self) -> Grid:
+        """The codes alone."""
+        return Grid(0, int(np.abs(self.codes).max(initial=0)))
 
 
 def fix_batch(model: ir.Model, batch: int | None) -> None:
@@ -45,7 +50,8 @@ def open_gemm(node: ir.Node) -> ir.Node:
     """Gemm(x, W, b) -> Add(MatMul(x, W'), b); gives the MatMul. Raises UnsupportedError for other Gemms."""
     a = {name: node.attributes[name].value if name in node.attributes else default for name, default in _GEMM.items()}
     if a["alpha"] != 1 or a["beta"] != 1 or a["transA"]:
-        raise UnsupportedError(f"Gemm with alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}; expected 1, 1, 0")
+        found = f"alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}"
+        raise UnsupportedError(f"it is a Gemm with {found}; expected 1, 1, 0")
     g, x, weight = node.graph, *node.inputs[:2]
     if a["transB"]:
         turn = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{node.name}_weight")
@@ -78,7 +84,7 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def weight_parts(value: ir.Value) -> Parts | None:
-    """Codes and exponents of an operand behind a quantizer of ours with power-of-two scales; else None."""
+    """Codes and steps of a constant operand behind a quantizer of ours without zero points; else None."""
     node = value.producer()
     if node is not None and node.domain == "" and node.op_type == "Transpose":
         parts = weight_parts(node.inputs[0])
@@ -87,16 +93,16 @@ def weight_parts(value: ir.Value) -> Parts | None:
         return None
     x, scale, quantized = (constant_value(v) for v in (*node.inputs[:2], node.outputs[0]))
     zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
-    if quantized is None or not graph.is_power_of_two(scale) or np.isnan(scale).any() or np.any(zero or 0):
+    if quantized is None or not np.isfinite(scale).all() or (zero is not None and zero.any()):
         return None
     a = graph.attributes(node)
     fraction = MXFloatQuant.element_of(a).frac_bits if node.op_type == "MXFloatQuant" else 0
     axis = groups.normalize_axis(a["axis"], x.ndim)
-    steps = groups.expand(scale, axis, a["group_size"], x.shape[axis]).astype(np.float64)
-    codes = (quantized / steps * 2.0**fraction).astype(np.int64)
+    steps = groups.expand(scale, axis, a["group_size"], x.shape[axis]) * 2.0 ** np.float64(-fraction)
+    codes = np.rint(quantized / steps).astype(np.int64)
     index = np.arange(x.shape[axis]) // a["group_size"]
     index = index.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    return Parts(codes, np.frexp(steps)[1] - 1 - fraction, np.broadcast_to(index, x.shape))
+    return Parts(codes, steps, np.broadcast_to(index, x.shape))
 
 
 def extract_conv_bias(node: ir.Node) -> None:

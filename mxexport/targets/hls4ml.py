@@ -137,7 +137,7 @@ def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None
     node = open_gemm(node) if node.op_type == "Gemm" else node
     weight, grid, (fold, most) = constant_value(node.inputs[1]), grid_of(weight), limits
     parts = weight_parts(node.inputs[1]) if node.op_type == "MatMul" and weight.ndim == 2 else None
-    grouped = parts is not None and (parts.group == parts.group[:, :1]).all() and _codes_grid(parts).bits < grid.bits
+    grouped = parts is not None and _can_split(parts) and parts.grid.bits < grid.bits
     if fold == "wide" or (fold == "auto" and grid.bits <= most) or not grouped:
         if grid.bits > most:
             how = "" if grouped else "; powers of two as scales, in a linear layer, could stay apart by group"
@@ -146,11 +146,12 @@ def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None
         notes.append((name, f"weights are {grid.bits}-bit integers times 2**{grid.exponent} (wide fold)"))
         return
     count = _split_groups(node, parts)
-    notes.append((name, f"weights are {_codes_grid(parts).bits}-bit codes, {count} products summed (groups)"))
+    notes.append((name, f"weights are {parts.grid.bits}-bit codes, {count} products summed (groups)"))
 
 
-def _codes_grid(parts: Parts) -> Grid:
-    return Grid(0, int(np.abs(parts.codes).max(initial=0)))
+def _can_split(parts: Parts) -> bool:
+    """Groups run along the axis summed over, and their steps are powers of two."""
+    return bool((parts.group == parts.group[:, :1]).all() and (np.frexp(parts.steps)[0] == 0.5).all())
 
 
 def _split_groups(node: ir.Node, parts: Parts) -> int:
@@ -159,12 +160,12 @@ def _split_groups(node: ir.Node, parts: Parts) -> int:
     Groups whose exponents agree share a product: hls4ml fails where it adds two products with equal factors.
     """
     total = None
-    exponents, which = np.unique(parts.exponents, axis=0, return_inverse=True)
+    exponents, which = np.unique(np.frexp(parts.steps)[1] - 1, axis=0, return_inverse=True)
     for i, row in enumerate(exponents):
         name = f"{node.name}_part{i}"
         codes = np.where((which.reshape(-1) == i)[:, None], parts.codes, 0).astype(np.float32)
         steps = np.ldexp(np.float32(1), row).astype(np.float32)
-        weight = add_constant_on_grid(node, codes, f"{name}_codes", _codes_grid(parts))
+        weight = add_constant_on_grid(node, codes, f"{name}_codes", parts.grid)
         scale = add_constant_on_grid(node, steps, f"{name}_steps", grid_of(steps))
         term = _insert(node, "MatMul", [node.inputs[0], weight], f"{name}_product")
         term = _insert(node, "Mul", [term, scale], f"{name}_scaled")
@@ -204,10 +205,8 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
             bias = on_step
         grid = grid_of(bias)
         if grid.bits > most:
-            raise UnsupportedError(
-                f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}; round_bias=True rounds it to "
-                "the step of the product"
-            )
+            way_out = "round_bias=True rounds it to the step of the product"
+            raise UnsupportedError(f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}; {way_out}")
         node.replace_input_with(i, add_constant_on_grid(node, bias, f"{node.name}_constant", grid))
 
 

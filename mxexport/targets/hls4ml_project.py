@@ -59,7 +59,7 @@ def default_precision(path: str | os.PathLike) -> str:
     model = graph.load(path)
     known = grids(model)
     if not known:
-        raise UnsupportedError(f"{path}: no tensor of known type; convert the file first: mxexport.convert(..., to='hls4ml')")
+        raise UnsupportedError(f"{path}: no tensor of known type; convert it first: mxexport.convert(..., to='hls4ml')")
     fraction = max(0, *(-grid.exponent for grid in known.values()))
     whole = max(1, *(grid.bits + grid.exponent for grid in known.values())) + 1
     return f"fixed<{whole + fraction},{whole}>"
