@@ -99,7 +99,9 @@ def test_exported_network_equals_onnxruntime_at_every_quantizer(tmp_path):
 
 
 @needs_finn_base
-@pytest.mark.parametrize("bits, fields, signed", [(4, 8, True), (5, 3, True), (8, 4, False), (6, 7, False), (8, 1, True)])
+@pytest.mark.parametrize(
+    "bits, fields, signed", [(4, 8, True), (5, 3, True), (8, 4, False), (6, 7, False), (8, 1, True)]
+)
 def test_memory_images_equal_those_of_finn_base(tmp_path, bits, fields, signed):
     low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1)) if signed else (0, 2**bits)
     words = np.random.default_rng(bits).integers(low, high, (20, fields))

@@ -24,11 +24,8 @@ def grids(model: ir.Model) -> dict[ir.Value, Grid]:
     for node in model.graph:
         if not node.outputs:
             continue
-        constant = constant_value(node.outputs[0])
-        if constant is not None:
-            found = grid_of(constant) if np.issubdtype(constant.dtype, np.floating) else None
-        else:
-            found = _grid_after(node, known)
+        out = node.outputs[0]
+        found = _grid_after(node, known) if constant_value(out) is None else _constant_grid(out)
         if found is not None:
             known[node.outputs[0]] = found
     return known
@@ -83,4 +80,5 @@ def _sum(a: Grid, b: Grid) -> Grid:
 
 def _constant_grid(value: ir.Value | None) -> Grid | None:
     array = constant_value(value)
-    return None if array is None or not np.issubdtype(array.dtype, np.floating) else grid_of(array)
+    known = array is not None and np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
+    return grid_of(array) if known else None

@@ -52,7 +52,7 @@ def read_activation(node: ir.Node) -> Uniform:
         )
     scale, zero = (constant_value(v) for v in (*node.inputs[1:3], None)[:2])
     if scale is None:
-        found = "Expand" if (producer := node.inputs[1].producer()) is None else producer.op_type
+        found = "a graph input" if (producer := node.inputs[1].producer()) is None else producer.op_type
         raise UnsupportedError(f"its scale is found at run time ({found}); {_STATIC}")
     if zero is None and len(node.inputs) > 2 and node.inputs[2] is not None:
         raise UnsupportedError(f"its zero point is found at run time; {_STATIC}")
@@ -83,9 +83,7 @@ def add_constant(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     while candidate in taken:
         candidate, count = f"{name}_{count}", count + 1
     tensor = ir.tensor(np.asarray(array), name=candidate)
-    value = ir.Value(
-        name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     g.register_initializer(value)
     return value
 

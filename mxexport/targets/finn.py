@@ -22,8 +22,12 @@ from mxexport.targets._quantizers import Uniform, add_constant, add_quant, is_qu
 from mxexport.targets.finn_check import check_finn
 
 OPSET, IR_VERSION = 17, 8
+_MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 _WHOLE = (
-    ("model", "not tested in FINN, which cannot be installed beside mxexport; check_finn holds its published conditions"),
+    (
+        "model",
+        "not tested in FINN, which cannot be installed beside mxexport; check_finn holds its published conditions",
+    ),
     ("model", "FINN's thresholds round ties up where Quant rounds them to even: codes may differ at exact ties"),
 )
 
@@ -67,12 +71,31 @@ def _replace_activation(node: ir.Node, _limit: int, notes: list) -> None:
     if not is_quantizer(node) or constant_value(node.inputs[0]) is not None:
         return
     found = read_activation(node)
+    _move_up(node)
     before = node.inputs[0].producer()
     if before is not None and before.domain == "" and before.op_type == "Relu" and found.signed:
         found = Uniform(found.scale, found.bits - 1, False, False)  # the same codes: none is negative
     made = add_quant(node, node.inputs[0], node.name, found.scale, found.bits, found.signed, found.narrow)
     replace_value(node.outputs[0], made)
     node.graph.remove(node, safe=True)
+
+
+def _move_up(node: ir.Node) -> None:
+    """MaxPool(x) -> Quant becomes Quant(x) -> MaxPool, likewise for what only moves values.
+
+    FINN joins a Relu with the Quant directly behind it. With one step per tensor both orders give the same codes.
+    """
+    g = node.graph
+    while (mover := node.inputs[0].producer()) is not None and mover.domain == "" and mover.op_type in _MOVERS:
+        if len(mover.outputs) > 1 or mover.outputs[0].is_graph_output() or len(mover.outputs[0].uses()) > 1:
+            return
+        x, moved, out = mover.inputs[0], mover.outputs[0], node.outputs[0]
+        g.remove(node)
+        g.insert_before(mover, node)
+        replace_value(out, moved)
+        node.replace_input_with(0, x)
+        mover.replace_input_with(0, out)
+        out.name, out.shape, out.type = f"{moved.name}_codes", x.shape, x.type
 
 
 def _replace_weight(node: ir.Node, most: int, notes: list) -> None:

@@ -43,9 +43,7 @@ def is_installed() -> bool:
         return False
 
 
-def run_finn_base(
-    model: runtime.ModelLike, inputs, outputs: list[str] | None = None
-) -> dict[str, np.ndarray]:
+def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute node by node in finn-base, our operators through wrappers; output name -> array.
 
     Open dimensions are fixed first. `outputs` asks for tensors by name, intermediate ones included.

@@ -45,6 +45,8 @@ def _check_node(node: ir.Node) -> list[str]:
         return [f"FINN has no streaming unit for {node.op_type}; end the model before it or replace it"]
     if node.op_type in {"MatMul", "Conv"}:
         return _check_product(node)
+    if node.op_type == "Relu" and {user.op_type for user, _ in node.outputs[0].uses()} != {"Quant"}:
+        return ["a Relu becomes thresholds only together with the Quant directly behind it; quantize its output"]
     return []
 
 
@@ -80,7 +82,8 @@ def _check_weight(node: ir.Node) -> list[str]:
 
 def _check_activation(node: ir.Node) -> list[str]:
     found = []
-    signed, narrow = (bool(node.attributes[n].value) for n in ("signed", "narrow"))
+    defaults = {"signed": 1, "narrow": 0}
+    signed, narrow = (node.attributes[n].value if n in node.attributes else defaults[n] for n in defaults)
     before = node.inputs[0].producer()
     after_relu = before is not None and before.op_type == "Relu"
     bits = int(constant_value(node.inputs[3]).flat[0])

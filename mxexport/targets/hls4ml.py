@@ -11,7 +11,12 @@ import re
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass, ShapeInferencePass
+from onnx_ir.passes.common import (
+    LiftConstantsToInitializersPass,
+    RemoveUnusedNodesPass,
+    RemoveUnusedOpsetsPass,
+    ShapeInferencePass,
+)
 
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
@@ -27,8 +32,11 @@ from mxexport.targets._quantizers import (
 )
 
 FOLDS = ("auto", "wide", "groups")
-_EXACT = {"MatMul", "Gemm", "Conv", "Add", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose"}
-_FREE = {"Identity", "Constant", "Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast", "Dropout"}
+_EXACT = {
+    "MatMul", "Gemm", "Conv", "Mul", "Add", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Identity",
+    "Dropout", "Constant",
+}  # fmt: skip
+_SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
 
 def convert(
@@ -58,12 +66,14 @@ def convert(
     fix_batch(work, batch)
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
-    problems = [*_unknown_operators(work), *_replace_activations(work)]
+    problems = _replace_activations(work)
     limits = (fold, max_weight_bits)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_weight, node, limits, notes))]
     bias = (max_bias_bits, round_bias)
     known = grids(work)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_bias, node, known, bias, notes))]
+    RemoveUnusedNodesPass()(work)
+    problems += _unknown_operators(work, _EXACT | (_SHAPES if problems else set()))
     problems += _products_of_anything(work)
     if problems:
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", problems)
@@ -206,7 +216,9 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
         grid = grid_of(bias)
         if grid.bits > most:
             way_out = "round_bias=True rounds it to the step of the product"
-            raise UnsupportedError(f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}; {way_out}")
+            raise UnsupportedError(
+                f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}; {way_out}"
+            )
         node.replace_input_with(i, add_constant_on_grid(node, bias, f"{node.name}_constant", grid))
 
 
@@ -222,12 +234,12 @@ def _step_of_sum(node: ir.Node, bias_at: int, known: dict) -> int | None:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
-def _unknown_operators(model: ir.Model) -> list[tuple[str, str]]:
+def _unknown_operators(model: ir.Model, exact: set[str]) -> list[tuple[str, str]]:
     return [
         (node.name, f"hls4ml does not compute {node.op_type} exactly, or not at all; end the model before it")
         for node in model.graph
         if not (is_quantizer(node) or graph.is_ours(node, graph.SCALES | {"GroupwiseZeroPoint"}))
-        and (node.domain != "" or node.op_type not in _EXACT | _FREE)
+        and (node.domain != "" or node.op_type not in exact)
     ]
 
 
@@ -256,7 +268,7 @@ def _widths(model: ir.Model) -> list[tuple[str, str]]:
 
 
 def _finish(model: ir.Model) -> None:
-    RemoveUnusedNodesPass()(model)
+    LiftConstantsToInitializersPass()(model)
     model.functions.clear()
     _name_for_cpp(model)
     graph.attach_standard_functions(model)
