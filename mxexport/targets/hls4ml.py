@@ -22,7 +22,7 @@ from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
-from mxexport.targets._integers import Grid, constant_value, grid_of
+from mxexport.targets._integers import constant_value, grid_of
 from mxexport.targets._layers import Parts, fix_batch, open_gemm, replace_value, weight_parts
 from mxexport.targets._quantizers import (
     add_constant_on_grid,
