@@ -1,0 +1,121 @@
+"""Layers with weights as MatMul, Conv and Add of constants; shared by the integer targets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import graph, groups
+from mxexport.errors import OptionError, UnsupportedError
+from mxexport.ops import MXFloatQuant
+from mxexport.targets._integers import Grid, constant_value
+from mxexport.targets._quantizers import add_constant
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A groupwise weight, element by element: codes (int64) * steps (float64), and the group each belongs to."""
+
+    codes: np.ndarray
+    steps: np.ndarray
+    group: np.ndarray
+
+    def transpose(self, order=None) -> Parts:
+        return Parts(*(a.transpose(order) for a in (self.codes, self.steps, self.group)))
+
+    @property
+    def grid(self) -> Grid:
+        """The codes alone."""
+        return Grid(0, int(np.abs(self.codes).max(initial=0)))
+
+
+def fix_batch(model: ir.Model, batch: int | None) -> None:
+    """Give open first dimensions of inputs and outputs the size `batch`, and forget the shapes in between."""
+    if batch is None:
+        return
+    if not isinstance(batch, int) or batch < 1:
+        raise OptionError(f"batch is {batch!r}; expected a positive integer, or None to leave it open")
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        if value.shape is not None and len(value.shape) and not isinstance(value.shape[0], int):
+            value.shape = ir.Shape([batch, *value.shape.dims[1:]])
+    for node in model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+
+
+def open_gemm(node: ir.Node) -> ir.Node:
+    """Gemm(x, W, b) -> Add(MatMul(x, W'), b); gives the MatMul. Raises UnsupportedError for other Gemms."""
+    a = {name: node.attributes[name].value if name in node.attributes else default for name, default in _GEMM.items()}
+    if a["alpha"] != 1 or a["beta"] != 1 or a["transA"]:
+        found = f"alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}"
+        raise UnsupportedError(f"it is a Gemm with {found}; expected 1, 1, 0")
+    g, x, weight = node.graph, *node.inputs[:2]
+    if a["transB"]:
+        turn = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{node.name}_weight")
+        turn.outputs[0].name = turn.name
+        g.insert_before(node, turn)
+        weight = turn.outputs[0]
+    product = ir.node("MatMul", [x, weight], name=node.name)
+    g.insert_before(node, product)
+    out, made = node.outputs[0], product.outputs[0]
+    made.shape, made.type = out.shape, out.type
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None:
+        addition = ir.node("Add", [made, bias], name=f"{node.name}_bias")
+        g.insert_before(node, addition)
+        made.name, made = f"{node.name}_product", addition.outputs[0]
+    replace_value(out, made)
+    g.remove(node, safe=True)
+    return product
+
+
+_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Use `new` wherever `old` was used, graph outputs included, under the name of `old`."""
+    new.shape, new.type = old.shape, old.type
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    name, old.name = old.name, f"{old.name}_replaced"
+    new.name = name
+
+
+def weight_parts(value: ir.Value) -> Parts | None:
+    """Codes and steps of a constant operand behind a quantizer of ours without zero points; else None."""
+    node = value.producer()
+    if node is not None and node.domain == "" and node.op_type == "Transpose":
+        parts = weight_parts(node.inputs[0])
+        return parts and parts.transpose(node.attributes["perm"].value if "perm" in node.attributes else None)
+    if not graph.is_ours(node, graph.QUANTIZERS):
+        return None
+    x, scale, quantized = (constant_value(v) for v in (*node.inputs[:2], node.outputs[0]))
+    zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    if quantized is None or not np.isfinite(scale).all() or (zero is not None and zero.any()):
+        return None
+    a = graph.attributes(node)
+    fraction = MXFloatQuant.element_of(a).frac_bits if node.op_type == "MXFloatQuant" else 0
+    axis = groups.normalize_axis(a["axis"], x.ndim)
+    steps = groups.expand(scale, axis, a["group_size"], x.shape[axis]) * 2.0 ** np.float64(-fraction)
+    codes = np.rint(quantized / steps).astype(np.int64)
+    index = np.arange(x.shape[axis]) // a["group_size"]
+    index = index.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    return Parts(codes, steps, np.broadcast_to(index, x.shape))
+
+
+def extract_conv_bias(node: ir.Node) -> None:
+    """Conv(x, W, b) -> Add(Conv(x, W), b [1, O, 1, ...])."""
+    bias = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    if bias is None:
+        return
+    g, out = node.graph, node.outputs[0]
+    addition = ir.node("Add", [out, out], name=f"{node.name}_bias")
+    g.insert_after(node, addition)
+    replace_value(out, addition.outputs[0])
+    shape = (1, -1, *[1] * (constant_value(node.inputs[1]).ndim - 2))
+    addition.replace_input_with(0, out)
+    addition.replace_input_with(1, add_constant(g, f"{node.name}_bias_value", bias.reshape(shape)))
+    out.name = f"{node.name}_product"
+    node.resize_inputs(2)

@@ -1,0 +1,118 @@
+"""Quantizers with one step, zero point 0: what integer toolflows take. Reading ours, writing QONNX's `Quant`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import graph
+from mxexport.errors import UnsupportedError
+from mxexport.ops import qonnx_general
+from mxexport.targets._integers import Grid, constant_value
+
+_STATIC = (
+    "give the layer constant activation scales: mxexport.quant.activation_quantizer(..., source='static', "
+    "scaling_per_output='tensor'), run data through the model, freeze_scales(model), then export"
+)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Integers of `bits` bits times `scale`; `narrow` leaves the most negative one unused."""
+
+    scale: np.float32
+    bits: int
+    signed: bool = True
+    narrow: bool = True
+
+    @property
+    def grid(self) -> Grid | None:
+        """None where the scale is no power of two."""
+        mantissa, exponent = math.frexp(float(self.scale))
+        if mantissa != 0.5:
+            return None
+        magnitude = 2 ** (self.bits - self.signed) - (0 if self.signed and not self.narrow else 1)
+        return Grid(exponent - 1, magnitude, self.signed)
+
+
+def is_quantizer(node: ir.Node) -> bool:
+    standard = node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
+    return standard or graph.is_ours(node, graph.QUANTIZERS)
+
+
+def read_activation(node: ir.Node) -> Uniform:
+    """What an activation quantizer does, as one step. Raises UnsupportedError with the reason where it has none."""
+    if node.op_type not in ("GroupwiseQuant", "Quant"):
+        kind = graph.quantizer_format(node).element.name if graph.is_ours(node, graph.QUANTIZERS) else node.op_type
+        raise UnsupportedError(
+            f"{kind} activations are not evenly spaced, the target takes integers; use an integer format such as mxint8"
+        )
+    scale, zero = (constant_value(v) for v in (*node.inputs[1:3], None)[:2])
+    if scale is None:
+        found = "a graph input" if (producer := node.inputs[1].producer()) is None else producer.op_type
+        raise UnsupportedError(f"its scale is found at run time ({found}); {_STATIC}")
+    if zero is None and len(node.inputs) > 2 and node.inputs[2] is not None:
+        raise UnsupportedError(f"its zero point is found at run time; {_STATIC}")
+    if zero is not None and np.any(zero):
+        raise UnsupportedError("its zero point is not 0; use a signed format, or signed=False after a ReLU")
+    if not (np.isfinite(scale).all() and scale.size and (scale == scale.flat[0]).all()):
+        raise UnsupportedError(f"it has {np.unique(scale).size} different scales, expected one; {_STATIC}")
+    if node.op_type == "Quant":
+        return _read_standard(node, np.float32(scale.flat[0]))
+    a = graph.attributes(node)
+    signed = bool(a["signed"])
+    return Uniform(np.float32(scale.flat[0]), a["bit_width"], signed, signed and bool(a["narrow"]))
+
+
+def _read_standard(node: ir.Node, scale: np.float32) -> Uniform:
+    bits = constant_value(node.inputs[3])
+    a = {name: attribute.value for name, attribute in node.attributes.items()}
+    if bits is None or bits.size != 1 or bits.flat[0] != int(bits.flat[0]):
+        raise UnsupportedError("its bit width is not one constant whole number")
+    if (mode := a.get("rounding_mode", "ROUND")) != "ROUND":
+        raise UnsupportedError(f"its rounding mode is {mode}, expected ROUND")
+    return Uniform(scale, int(bits.flat[0]), bool(a.get("signed", 1)), bool(a.get("narrow", 0)))
+
+
+def add_constant(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer, float32 unless the array says otherwise; every node gets its own."""
+    taken, candidate, count = g.initializers, name, 1
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    tensor = ir.tensor(np.asarray(array), name=candidate)
+    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    g.register_initializer(value)
+    return value
+
+
+def add_quant(
+    before: ir.Node, x: ir.Value, name: str, scale: np.ndarray, bits: int, signed: bool, narrow: bool
+) -> ir.Value:
+    """`Quant(x)` inserted before the node `before`; `scale` broadcasts to x."""
+    g = before.graph
+    inputs = [
+        x,
+        add_constant(g, f"{name}_scale", np.asarray(scale, np.float32)),
+        add_constant(g, f"{name}_zero", np.float32(0)),
+        add_constant(g, f"{name}_bits", np.float32(bits)),
+    ]
+    node = ir.node(
+        "Quant",
+        inputs,
+        {"signed": int(signed), "narrow": int(narrow), "rounding_mode": "ROUND"},
+        domain=qonnx_general.DOMAIN,
+        name=name,
+    )
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = name, x.shape, x.type
+    g.insert_before(before, node)
+    return node.outputs[0]
+
+
+def add_constant_on_grid(before: ir.Node, array: np.ndarray, name: str, grid: Grid) -> ir.Value:
+    """A constant of values on `grid`, with the `Quant` that says so and changes none of them."""
+    value = add_constant(before.graph, f"{name}_values", array)
+    scale = np.ldexp(np.float32(1), grid.exponent)
+    return add_quant(before, value, name, scale, grid.bits, grid.signed, False)

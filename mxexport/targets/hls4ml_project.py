@@ -1,0 +1,76 @@
+"""From a file made by `convert(..., to="hls4ml")` to an hls4ml project with types wide enough for every value."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+
+from mxexport import graph
+from mxexport.errors import MissingToolError, UnsupportedError
+from mxexport.targets._fixed import grids
+
+_CHANNELS = {"Conv", "MaxPool"}
+
+
+def project(
+    path: str | os.PathLike,
+    output_dir: str | os.PathLike,
+    *,
+    input_type: tuple[int, int] = (32, 16),
+    backend: str = "Vitis",
+    **options,
+):
+    """The hls4ml `ModelGraph` of a converted file, ready for `compile()` (C simulation, g++ only) and `predict(x)`.
+
+    input_type: (bits, fraction bits) of the model's inputs; finer values are cut off before the first quantizer.
+    Models with convolutions are turned to channels last by qonnx; their inputs and outputs keep their layout.
+    `options` go to `hls4ml.converters.convert_from_onnx_model`.
+
+    Raises:
+        MissingToolError: hls4ml is not installed.
+        UnsupportedError: a tensor whose type is not known: the file was not converted for hls4ml.
+    """
+    try:
+        import hls4ml
+    except ModuleNotFoundError as error:
+        raise MissingToolError("hls4ml is not installed; pip install hls4ml==1.3.0") from error
+    default = default_precision(path)
+    bits, fraction = input_type
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints every layer, twice
+        warnings.simplefilter("ignore")
+        model = _prepared(path)
+        config = hls4ml.utils.config_from_onnx_model(
+            model, granularity="name", backend=backend, default_precision=default
+        )
+        for value in model.graph.input:
+            config["LayerName"][value.name]["Precision"] = {"result": f"fixed<{bits},{bits - fraction}>"}
+        return hls4ml.converters.convert_from_onnx_model(
+            model, output_dir=str(output_dir), backend=backend, hls_config=config, **options
+        )
+
+
+def default_precision(path: str | os.PathLike) -> str:
+    """hls4ml's name of a fixed-point type that holds every value of a converted file.
+
+    hls4ml gives it to layers whose type it does not derive; its own default, 16 bits, would cut off values there.
+    """
+    model = graph.load(path)
+    known = grids(model)
+    if not known:
+        raise UnsupportedError(f"{path}: no tensor of known type; convert it first: mxexport.convert(..., to='hls4ml')")
+    fraction = max(0, *(-grid.exponent for grid in known.values()))
+    whole = max(1, *(grid.bits + grid.exponent for grid in known.values())) + 1
+    return f"fixed<{whole + fraction},{whole}>"
+
+
+def _prepared(path: str | os.PathLike):
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
+    from qonnx.util.cleanup import cleanup_model
+
+    model = ModelWrapper(str(path))
+    if any(node.op_type in _CHANNELS for node in model.graph.node):
+        model = cleanup_model(cleanup_model(model).transform(ConvertToChannelsLastAndClean()))
+    return model
