@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One process per core; the suite is CPU bound.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint finn-base clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -18,6 +18,10 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/quantize.py
 
+# The adapter's other executor: an old source package that plain pip cannot install.
+finn-base:
+	.ci/install-finn-base $(BIN)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 
@@ -26,6 +30,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { $(PYTHON) -m pip install --user virtualenv && $(PYTHON) -m virtualenv $(VENV); }
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	.ci/install-finn-base $(BIN)
 	touch $@
 
 clean:
