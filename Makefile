@@ -17,6 +17,9 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/quantize.py
+	$(BIN)/python benchmarks/export.py
+	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/scale.py
 
 # The adapter's other executor: an old source package that plain pip cannot install.
 finn-base:

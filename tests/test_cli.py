@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import mxexport as mx
+from mxexport.cli import COMMANDS
 
 
 def run(*arguments, **environment) -> subprocess.CompletedProcess:
@@ -40,7 +41,7 @@ def files(tmp_path_factory):
 def test_help_names_every_command():
     done = run("--help")
     assert done.returncode == 0
-    for command in ("demo", "info", "run", "compile", "simulate", "synth", "report"):
+    for command in (function.__name__ for function in COMMANDS):
         assert command in done.stdout
         assert run(command, "--help").returncode == 0
 

@@ -40,6 +40,38 @@ def test_first_example_runs(tmp_path):
     assert "torch.Size([8, 10])" in done.stdout or "(8, 10)" in done.stdout
 
 
+PRELUDE = """
+import torch, mxexport as mx
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2 = torch.nn.Linear(40, 64), torch.nn.Linear(64, 40)
+    def forward(self, x):
+        return x + self.fc2(torch.relu(self.fc1(x)))
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks, self.head = torch.nn.ModuleList([Block(), Block()]), torch.nn.Linear(40, 5)
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+model, example = Net(), torch.randn(3, 40)
+inputs = example.numpy()
+"""
+
+
+def test_examples_of_quantizers_and_files_run(tmp_path):
+    sections = [README.split(f"## {name}\n")[1].split("\n## ")[0] for name in ("Quantizers", "Files and passes")]
+    specs, files = (re.search(r"```python\n(.*?)```", section, re.DOTALL)[1] for section in sections)
+    calibrate, check = "qmodel(example)\nmx.freeze_scales(qmodel)", "print(mx.verify('model.onnx', 'qdq.onnx'))"
+    code = "\n".join([PRELUDE, specs, calibrate, files, check])
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("equal"), done.stdout
+    assert {"model.onnx", "clean.onnx", "qdq.onnx"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_every_file_of_the_map_exists():
     table = README.split("## The files in reading order")[1].split("Design notes")[0]
     for cell in re.findall(r"^\| (.*?) \|", table, re.MULTILINE):

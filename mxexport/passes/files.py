@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph
+from mxexport import graph, model_file
 from mxexport.errors import InputFileError
 
 _HERE = "<this file>"
@@ -28,7 +28,6 @@ _LENGTH_DELIMITED = 2
 _FIXED = {1: 8, 5: 4}
 _LEFT_IN_FILE = 4096
 """Bytes; smaller tensors are read at once."""
-_PROTO_LIMIT = 1_800_000_000
 
 
 # --- reading --------------------------------------------------------------------------------------------------
@@ -152,11 +151,11 @@ def _read_varint(data, position: int) -> tuple[int, int]:
 def save(model: ir.Model, path: str | os.PathLike) -> Path:
     """As `graph.save`: function bodies attached, whole or absent. `model` stays as it is.
 
-    Models over the protobuf limit keep their tensors in `<name>.data` beside the file.
+    Tensors of more than `EXTERNAL_ABOVE` bytes in all lie in `<name>.data` beside the file.
     """
     path, copy = Path(path), model.clone()
     size = sum(v.const_value.nbytes for v in copy.graph.initializers.values() if v.const_value is not None)
-    if size >= _PROTO_LIMIT:
+    if size > model_file.EXTERNAL_ABOVE or model_file.data_path(path).exists():
         return graph.save(copy, path)
     graph.attach_functions(copy)
     tensors = {name: v.const_value for name, v in copy.graph.initializers.items() if v.const_value is not None}
