@@ -179,30 +179,37 @@ def _quantize_slab(x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None
     if mask is not None:
         inside = (v <= p.limit).flatten(1, 2)[:, :length]
         mask.copy_(_pack(inside))
-    v.clamp_(max=p.max_val)
-    _round(v, p)
-    v.mul_(down).copysign_(grouped)
     if p.integer:
-        v.add_(0.0)
-    values.copy_(v.flatten(1, 2)[:, :length])
+        v.copysign_(grouped).clamp_(-p.max_val, p.max_val)
+    else:
+        v.clamp_(max=p.max_val)
+    _round(v, p)
+    whole = length == v.shape[1] * v.shape[2] and values.dtype == torch.float32
+    out = values.view(v.shape) if whole else v
+    if p.integer:
+        torch.mul(v, down, out=out)
+    else:
+        torch.copysign(v.mul_(down), grouped, out=out)
+    if not whole:
+        values.copy_(v.flatten(1, 2)[:, :length])
 
 
 def _reciprocals(codes: Tensor, emax: int) -> tuple[Tensor, ...]:
-    """Factors of 2**(127 - code), none of them subnormal: code 254 occurs only where emax is 0."""
+    """Factors of 2**(127 - code), none of them subnormal: code 254 occurs only where emax is 0, and hardly ever."""
     exponent = 254 - codes  # biased: power_of_two(exponent) = 2**(127 - code)
-    if emax > 0:
+    if emax > 0 or (codes.device.type == "cpu" and int(codes.max()) < 254):  # elsewhere looking costs a wait
         return (kernels.power_of_two(exponent),)
     half = (exponent + 127) >> 1
     return kernels.power_of_two(half), kernels.power_of_two(exponent + 127 - half)
 
 
 def _round(v: Tensor, p: MXSpec) -> None:
-    """Round magnitudes to the element grid in place.
+    """Round magnitudes (integers: with their sign) to the element grid in place; integers lose the sign of zero.
 
-    Adding and taking away the power of two whose last bit weighs one step rounds to nearest even.
+    Adding and taking away a number whose last bit weighs one step rounds to nearest even.
     """
     if p.integer:
-        one_binade = 2.0 ** (23 - p.mantissa_bits)
+        one_binade = 1.5 * 2.0 ** (23 - p.mantissa_bits)
         v.add_(one_binade).sub_(one_binade)
         return
     binade = (v.view(torch.int32) & _INF_BITS).clamp_(min=(p.emin + 127) << 23).view(torch.float32)
