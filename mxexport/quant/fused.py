@@ -20,7 +20,7 @@ from mxexport.quant import kernels, native
 
 _MAGNITUDE = 0x7FFFFFFF
 _INF_BITS = 0x7F800000
-SLAB = 1 << 16  # elements that fit the second-level cache of a processor with their intermediate results
+SLAB = 1 << 17  # elements whose intermediate results stay in the caches, and enough to pay for the calls
 DEVICE_SLAB = 1 << 24  # on other devices a slab only bounds the memory of the intermediate results
 
 

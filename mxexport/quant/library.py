@@ -185,6 +185,7 @@ groupwise_quant.register_autograd(_straight_through, setup_context=_int_setup)
 def _fused_setup(ctx, inputs, output):
     _, scale, mask = output
     ctx.mark_non_differentiable(scale, mask)
+    ctx.set_materialize_grads(False)  # or zeros are made for the scale and the mask
     ctx.save_for_backward(mask)
     ctx.arity = len(inputs)
 
