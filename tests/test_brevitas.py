@@ -28,6 +28,7 @@ from tests.helpers import assert_equal_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
+ALL_WEIGHTS = GROUP_WEIGHTS | PLAIN_WEIGHTS
 E4M3 = {"weight_quant": GROUP_WEIGHTS["mx_e4m3"], "input_quant": GROUP_ACTIVATIONS["mx_e4m3"]}
 INT8 = {"weight_quant": mx_quant_ocp.MXInt8Weight, "input_quant": mx_quant_ocp.MXInt8Act}
 PLAIN = {
@@ -105,6 +106,16 @@ def test_weights_without_groups_keep_their_bits(name):
     layer = qnn.QuantLinear(70, 9, weight_quant=PLAIN_WEIGHTS[name])
     converted = assert_converts(layer, rows(4, 70))
     assert_same_bits(layer.quant_weight(), converted.quant_weight())
+
+
+@pytest.mark.parametrize("name", [name for name in ALL_WEIGHTS if "_mse" in name])
+def test_searched_scales_convert_before_the_model_has_run(name):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(qnn.QuantLinear(70, 8, bias=True, weight_quant=ALL_WEIGHTS[name])).eval(), rows(3, 70)
+    modes = {id(m): m.local_loss_mode for m in model.modules() if hasattr(m, "local_loss_mode")}
+    converted = mx.from_brevitas(model, (x,))
+    assert modes == {id(m): m.local_loss_mode for m in model.modules() if hasattr(m, "local_loss_mode")} != {}
+    assert_same_bits(model(x), converted(x))
 
 
 def test_learned_scales_are_read_not_recomputed():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import types
 import warnings
 
 import torch
@@ -61,16 +62,34 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
 
 def _copy(model: nn.Module) -> nn.Module:
     """An eval copy that makes quant tensors: an export of Brevitas that failed leaves a model in another mode."""
+    copied: dict[int, object] = {}
     try:
-        working = copy.deepcopy(model).eval()
+        working = copy.deepcopy(model, copied).eval()
     except Exception as error:  # deepcopy fails in as many ways as there are attributes
         raise UnsupportedError(f"from_brevitas: the model cannot be copied: {error}") from error
     for module in working.modules():
+        _rebind_closures(module, copied)
         if getattr(module, "_export_mode", False):
             module.export_mode = False
         if getattr(module, "skip_create_quant_tensor", False):
             module.skip_create_quant_tensor = False
     return working
+
+
+def _rebind_closures(module: nn.Module, copied: dict[int, object]) -> None:
+    """Let functions that a copied module holds reach the copies: deepcopy leaves what they close over as it was.
+
+    Brevitas' MSE search switches its proxy to another mode through such functions; the switched proxy would be that of
+    the user's model, and the copy would search without end.
+    """
+    for name, function in list(vars(module).items()):
+        if isinstance(function, types.FunctionType) and function.__closure__:
+            cells = (cell.cell_contents for cell in function.__closure__)
+            closure = tuple(types.CellType(copied.get(id(held), held)) for held in cells)
+            rebound = types.FunctionType(
+                function.__code__, function.__globals__, function.__name__, function.__defaults__, closure
+            )
+            setattr(module, name, rebound)
 
 
 def _require_brevitas() -> None:
