@@ -288,7 +288,7 @@ def test_fold_weight_transposes_swaps_axis_and_scale():
     node = made.graph[0]
     assert op_types(made) == ["GroupwiseQuant", "MatMul"] and node.attributes["axis"].value == 0
     assert made.graph.initializers["w"].const_value.shape == (70, 5)
-    assert made.graph.initializers["s"].const_value.shape == (3, 5)
+    assert made.graph.initializers["s_transposed"].const_value.shape == (3, 5)
 
 
 def test_fold_weight_transposes_takes_qonnx_quant_and_any_permutation():

@@ -102,11 +102,9 @@ _SIDE = object()  # a node beside the stream: a weight quantizer, a scale
 
 
 def _step(node: ir.Node, stream: ir.Value, steps: list[Step]):
-    if graph.is_ours(node, {"MXScale"}):
+    if graph.is_ours(node, {"MXScale"} | graph.STORED_SCALES) or graph.is_quantized_constant(node):
         return _SIDE
     if graph.is_ours(node, graph.QUANTIZERS):
-        if graph.constant(node.inputs[0]) is not None:
-            return _SIDE
         return _activation(node, stream)
     if node.op_type == "Transpose" and _weight_quantizer(node.inputs[0]) is not None:
         return _SIDE
@@ -179,9 +177,7 @@ def _mx_format(node: ir.Node) -> GroupFormat:
 
 def _weight_quantizer(value: ir.Value | None) -> ir.Node | None:
     node = value.producer() if value is not None else None
-    if graph.is_ours(node, graph.QUANTIZERS) and graph.constant(node.inputs[0]) is not None:
-        return node
-    return None
+    return node if graph.is_quantized_constant(node) else None
 
 
 def _matmul(node: ir.Node, stream: ir.Value, steps: list[Step]) -> MatMul:
@@ -220,7 +216,9 @@ def _matmul(node: ir.Node, stream: ir.Value, steps: list[Step]) -> MatMul:
 def _weights(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.ndarray, np.ndarray]:
     """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
     fmt = _mx_format(quantizer)
-    weight, scale = graph.constant(quantizer.inputs[0]), graph.constant(quantizer.inputs[1])
+    packed = graph.is_ours(quantizer, graph.DEQUANTIZERS)
+    weight = graph.evaluate(quantizer.outputs[0] if packed else quantizer.inputs[0])
+    scale = graph.evaluate(quantizer.inputs[1])
     axis = groups.normalize_axis(quantizer.attributes["axis"].value, weight.ndim)
     if axis != reduction_axis:
         raise _Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")
@@ -228,7 +226,7 @@ def _weights(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.n
     if not np.isfinite(scale).all():
         raise _Refused("the weight holds NaN or Inf")
     scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)
-    codes = numerics.element_codes(weight, scale, None, fmt, axis)
+    codes = numerics.element_codes(weight, scale, None, fmt, axis)  # of packed weights: the codes they hold
     codes = groups.from_groups(codes, axis, weight.shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:

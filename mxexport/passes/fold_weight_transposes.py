@@ -83,7 +83,9 @@ def _transposed_parameter(graph: ir.Graph, value: ir.Value, perm: Sequence[int],
     swapped = _transposed(array, perm)
     if len(value.uses()) > 1 or value.is_graph_output():  # others still read it as it is
         return rw.add_initializer(graph, names.unique(f"{value.name}_transposed"), swapped)
-    value.const_value, value.shape = ir.tensor(swapped), ir.Shape(swapped.shape)
+    # Stages are compared by name, and a packed weight's scale is a tensor of the graph: another value, another name.
+    value.name = names.unique(f"{value.name}_transposed")
+    value.const_value, value.shape = ir.tensor(swapped, name=value.name), ir.Shape(swapped.shape)
     return value
 
 

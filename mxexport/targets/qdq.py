@@ -96,6 +96,8 @@ def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None) -> st
 def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, native: int | None, name: str) -> str:
     element = values.element_of(node)
     integers = "bit_width" in graph.attributes(node)
+    transposed = native is None and _is_matrix_of_matmul(node, codes)
+    codes = codes.transposed() if transposed else codes
     carried = None
     if codes.exact and integers:
         carried = carriers.carry_ints(codes.elements, codes.zero_point, element, native)
@@ -116,11 +118,26 @@ def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model,
     )
     if scale.dtype == _T.FLOAT8E8M0:
         attributes["output_dtype"] = _T.FLOAT
-    _replace(node, [ir.node("DequantizeLinear", inputs, attributes, name=node.name)])
+    made = [ir.node("DequantizeLinear", inputs, attributes, name=node.name)]
+    if transposed:
+        made[0].outputs[0].name = f"{node.outputs[0].name}_transposed"
+        made.append(ir.node("Transpose", made[0].outputs, {"perm": [1, 0]}, name=f"{node.name}_transposed"))
+    _replace(node, made, named=made[0])
     bits = element.bits if element else carriers.bits_of(dtype)
     more = carriers.bits_of(dtype) - bits
     size = f": +{more} bit{'s' if more > 1 else ''} per element" if more else ""
     return f"{name} carried in {dtype.name}{size}{scale_note}"
+
+
+def _is_matrix_of_matmul(node: ir.Node, codes: values.ConstantCodes) -> bool:
+    """Where the groups of a matrix run along the axis that MatMul sums over, as its operators have it.
+
+    Behind a DequantizeLinear like that, onnxruntime puts its own MatMulNBits, which rounds the other operand to 8 bits;
+    behind a Transpose it does not.
+    """
+    if codes.value.ndim != 2 or codes.axis != 0:
+        return False
+    return any(user.op_type in ("MatMul", "Gemm") and index == 1 for user, index in node.outputs[0].uses())
 
 
 def _scale(g, model, codes, stem, native) -> tuple[ir.Value, str]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, groups, numerics
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
-from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatQuant
+from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,12 @@ class ConstantCodes:
     group_size: int
     value: np.ndarray
     exact: bool
+
+    def transposed(self) -> ConstantCodes:
+        """The same for the transposed matrix: its groups run along the other axis."""
+        parts = {name: getattr(self, name) for name in ("elements", "scale", "zero_point", "value")}
+        swapped = {name: None if part is None else np.ascontiguousarray(part.T) for name, part in parts.items()}
+        return replace(self, **swapped, axis=1 - self.axis)
 
 
 def constant_array(value: ir.Value | None) -> np.ndarray | None:
@@ -91,7 +97,7 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
     with np.errstate(all="ignore"):
         elements = np.where(value == 0, value, value / s)
         if "exponent_bits" in a:
-            elements = numerics.round_to_float(elements, **{k: a[k] for k in _FLOAT_ATTRIBUTES if k in a})
+            elements = numerics.round_to_float(elements, **_rounding(node, a))
         else:
             elements = np.rint(elements + z)
         elements = np.where(np.isnan(s), z, elements).astype(np.float32)
@@ -99,13 +105,20 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
     return ConstantCodes(elements, scale, zero, axis, a["group_size"], value, exact)
 
 
-_FLOAT_ATTRIBUTES = ("exponent_bits", "mantissa_bits", "exponent_bias", "max_val", "signed", "signed_zero")
+def _rounding(node: ir.Node, a: dict) -> dict:
+    """The arguments of `numerics.round_to_float` that a node's attributes describe."""
+    if node.op_type == MXFloatDequant.op_type():
+        a = MXFloatQuant.attributes_of(MXFloatDequant.element_of(a))
+    names = ("exponent_bits", "mantissa_bits", "exponent_bias", "max_val", "signed", "signed_zero")
+    return {name: a[name] for name in names}
 
 
 def element_of(node: ir.Node):
     """The element format of a quantizing or dequantizing node of ours, None where no format has its attributes."""
     a = graph.attributes(node)
     try:
+        if node.op_type == MXFloatDequant.op_type():
+            return MXFloatDequant.element_of(a)
         if "exponent_bits" in a:
             return MXFloatQuant.element_of({"signed": 1, "signed_zero": 1} | a)
         return GroupwiseQuant.element_of({"signed": 1} | a, False)
