@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import onnxruntime
 from mxexport import graph
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
+from mxexport.ops import DOMAIN
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 
@@ -257,15 +259,41 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
 
 
 def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Execute node by node in qonnx, our operators through their CustomOp classes. Open dimensions are fixed first."""
+    """Execute node by node in qonnx, our operators through their CustomOp classes. Open dimensions are fixed first.
+
+    Raises:
+        UnsupportedError: operators of other domains than ONNX's, QONNX's and ours; qonnx would import them as modules.
+    """
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
 
     proto = load_proto(model)
+    check_domains(proto)
     fed = feeds(proto, inputs)
     wrapper = ModelWrapper(with_static_shapes(proto, {name: array.shape for name, array in fed.items()}))
     context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
     return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
+
+
+_QONNX_DOMAINS = re.compile(r"(|ai\.onnx(\.ml)?|onnx\.brevitas|qonnx\.custom_op\.\w+|" + re.escape(DOMAIN) + ")")
+
+
+def check_domains(proto: onnx.ModelProto) -> None:
+    """Raise UnsupportedError for a domain that qonnx would have to import: a file must not choose what Python runs."""
+    nodes = ((node.name or node.op_type, node.domain) for node in _all_nodes(proto.graph))
+    foreign = [(name, domain) for name, domain in nodes if not _QONNX_DOMAINS.fullmatch(domain)]
+    if foreign:
+        why = "domain {!r} is neither ONNX's, QONNX's nor ours"
+        problems = [(f"node {name!r}", why.format(domain)) for name, domain in foreign]
+        raise UnsupportedError("qonnx takes an operator's domain for a Python module to import", problems)
+
+
+def _all_nodes(graph_proto: onnx.GraphProto):
+    for node in graph_proto.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
+                yield from _all_nodes(inner)
 
 
 EXECUTORS = {"onnxruntime": run, "qonnx": run_qonnx, "reference": run_reference}

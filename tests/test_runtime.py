@@ -14,7 +14,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport import graph, runtime
-from mxexport.errors import InputFileError, OptionError, ShapeError
+from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
 from tests.helpers import assert_equal_bits
 
 
@@ -200,3 +200,21 @@ def test_saving_over_the_file_that_was_loaded(tmp_path):
     write_external(tmp_path / "m.onnx")
     graph.save(graph.load(tmp_path / "m.onnx"), tmp_path / "m.onnx")
     assert_equal_bits(np.array(graph.load(tmp_path / "m.onnx").graph.initializers["w"].const_value.numpy()), WEIGHT)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_qonnx_imports_no_module_that_a_file_names(tmp_path, monkeypatch, nested):
+    """qonnx looks an operator up in the Python module called like its domain."""
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
+    foreign = helper.make_node("Op", ["x"], ["y"], name="odd", domain="stranger")
+    if nested:
+        condition = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.array(True)))
+        branch = helper.make_graph([foreign], "branch", [], [y])
+        nodes = [condition, helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)]
+    else:
+        nodes = [foreign]
+    model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(UnsupportedError, match="node 'odd': domain 'stranger'"):
+        runtime.run_qonnx(model, np.ones(2, np.float32))

@@ -22,6 +22,7 @@ from mxexport.passes.remove_constant_inputs import remove_constant_inputs
 from mxexport.passes.remove_dead_nodes import remove_dead_nodes
 from mxexport.passes.remove_identities import remove_identities
 from mxexport.passes.unify_qonnx_domains import unify_qonnx_domains
+from mxexport.runtime import check_domains
 
 _PROTO_LIMIT = 1 << 31
 
@@ -55,6 +56,7 @@ def qonnx_pass(transformation: Transformation, bound: Bound | None = None) -> Pa
 
     def apply(model: ir.Model) -> Outcome:
         before = _without_bodies(model)
+        check_domains(before)
         wrapper = ModelWrapper(before, make_deepcopy=True)
         try:
             after = wrapper.transform(transformation).model
