@@ -82,7 +82,10 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def attach_functions(model: ir.Model) -> None:
-    """Put exactly the function bodies that the graph needs into the model, for the model's own opset."""
+    """Put exactly the function bodies that the graph needs into the model, for the model's own opset.
+
+    Nodes that compute from constants alone move to the front, see `_constants_first`.
+    """
     opset = model.opset_imports[""]
     _unify_zero_points(model)
     protos = [ir.serde.serialize_node(node) for node in model.graph.all_nodes() if node.domain == DOMAIN]
@@ -93,6 +96,24 @@ def attach_functions(model: ir.Model) -> None:
         model.functions[loaded.identifier()] = loaded
     if protos:
         model.opset_imports[DOMAIN] = VERSION
+        _constants_first(model.graph)
+
+
+def _constants_first(g: ir.Graph) -> None:
+    """Move nodes that read nothing but initializers, or each other, to the front; order is otherwise kept.
+
+    onnxruntime walks back from the outputs and runs a node's later inputs first: a weight's quantizer in front of the
+    activations runs just before its use, one behind them before the whole network, and all weights are live at once.
+    """
+    nodes, known, early = list(g), {id(value) for value in g.initializers.values()}, []
+    for node in nodes:
+        holds_graph = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+        if not holds_graph and all(value is None or id(value) in known for value in node.inputs):
+            early.append(node)
+            known.update(map(id, node.outputs))
+    if early and early != nodes[: len(early)]:
+        g.remove(early)
+        g.insert_before(next(iter(g)), early)
 
 
 def attach_standard_functions(model: ir.Model) -> None:

@@ -23,7 +23,8 @@ ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 DISABLED_OPTIMIZERS = ("ConstantFolding",)
 """onnxruntime would compute every quantized weight when it loads a file and keep the steps, at several times the memory
 and time of the first run. Quantizers keep their bits; a product may sum in another order, because onnxruntime packs
-only constant weights."""
+only constant weights. Beside it, `enable_mem_reuse` is off: onnxruntime would hold the buffers of one weight's
+quantizer for every later weight of the same shape, and so those of all shapes at once. See docs/running.md."""
 _LARGE = 1 << 20  # bytes from which an initializer is handed to onnxruntime as it lies in memory
 _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16} | {
     f"tensor(float8{kind})": ir.DataType[f"FLOAT8{kind.upper()}"] for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")
@@ -211,6 +212,8 @@ def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSe
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(prepared.data_directory)
         )
+    if prepared.proto.functions:
+        options.enable_mem_reuse = False
     disabled = list(DISABLED_OPTIMIZERS) if prepared.proto.functions else []
     source = str(prepared.path) if prepared.path else prepared.proto.SerializeToString()
     session = onnxruntime.InferenceSession(

@@ -1,0 +1,89 @@
+"""The settings of `runtime.run` that keep memory low are in force, and change no bit of a packed model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import mxexport as mx
+from mxexport import graph, runtime
+from tests.helpers import assert_equal_bits
+
+X = np.random.default_rng(0).standard_normal((3, 64), np.float32)
+
+
+@pytest.fixture(scope="module", params=["float", "packed"])
+def path(request, tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
+    path = tmp_path_factory.mktemp(request.param) / "model.onnx"
+    model = mx.quantize_model(net, "mxfp4_e2m1", "mxfp8_e4m3")
+    mx.export(model, torch.from_numpy(X), path, weights=request.param)
+    return path
+
+
+def constant_only(proto: onnx.ModelProto) -> list[bool]:
+    """Per node: does it compute from initializers alone?"""
+    known, found = {i.name for i in proto.graph.initializer} | {""}, []
+    for node in proto.graph.node:
+        found.append(known.issuperset(node.input))
+        if found[-1]:
+            known.update(node.output)
+    return found
+
+
+def test_run_sets_the_documented_options(path, monkeypatch):
+    seen = []
+    session = onnxruntime.InferenceSession
+
+    def spy(source, options, **kwargs):
+        seen.append((options.enable_mem_reuse, kwargs["disabled_optimizers"]))
+        return session(source, options, **kwargs)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
+    for model in (path, graph.load(path), onnx.load(path)):
+        runtime.run(model, X)
+    assert seen == [(False, ["ConstantFolding"])] * 3
+
+
+def test_settings_keep_every_quantized_weight(path):
+    names = [n.output[0] for n, c in zip(onnx.load(path).graph.node, constant_only(onnx.load(path)), strict=True) if c]
+    proto = runtime.with_outputs(onnx.load(path), names)
+    plain = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = plain.run(names, {plain.get_inputs()[0].name: X})
+    ours = runtime.run(path, X, names)
+    assert len(names) >= 3
+    for name, array in zip(names, expected, strict=True):
+        assert_equal_bits(ours[name], array, name)
+
+
+def test_weights_are_computed_from_the_front_of_the_file(path, tmp_path):
+    flags = constant_only(onnx.load(path))
+    assert any(flags) and flags == sorted(flags, reverse=True)
+    model = graph.load(path)
+    nodes = list(model.graph)
+    activation = nodes[sum(flags)]
+    model.graph.remove(activation)
+    model.graph.insert_before(nodes[0], activation)
+    assert next(iter(model.graph)) is activation
+    graph.save(model, tmp_path / "again.onnx")
+    again = onnx.load(tmp_path / "again.onnx")
+    assert constant_only(again) == flags
+    onnx.checker.check_model(again)
+    assert_equal_bits(*(next(iter(runtime.run(p, X).values())) for p in (tmp_path / "again.onnx", path)))
+
+
+def test_the_documented_snippet_runs(path, monkeypatch):
+    monkeypatch.chdir(path.parent)
+    text = (Path(__file__).parents[1] / "docs" / "running.md").read_text()
+    (snippet,) = [s for s in re.findall(r"```python\n(.*?)```", text, re.S) if "InferenceSession" in s]
+    scope = {"x": X}
+    exec(compile(snippet, "docs/running.md", "exec"), scope)
+    assert_equal_bits(scope["outputs"][0], next(iter(runtime.run(path, X).values())))
