@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mxexport import fixedpoint, ops, packing
-from mxexport.formats import get_format, round_bias
+from mxexport.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
 OPSET = 20
@@ -27,8 +27,8 @@ def edges(rank: int = 2) -> np.ndarray:
     special = np.array([1, np.nan, 2, 3, 0.5, np.inf, -1, -2, 0.25, -np.inf])
     huge = np.array([3.4e38, -3.4e38, 1e30, -1.0, 0, 1, 2, 3, 4, 5])
     ramp = np.arange(-5, 5) * 0.3125
-    x = np.array([np.zeros(10), np.full(10, -0.0), np.arange(10) * 1e-41, below, special, huge, ramp], np.float32)[1:]
-    x = np.where((np.arange(10) % 3 == 0) & (x == 0), np.float32(0), x)
+    zeros = np.where(np.arange(10) < 4, 0.0, -0.0)
+    x = np.array([zeros, np.arange(10) * 1e-41, below, special, huge, ramp], np.float32)
     return x if rank == 2 else np.stack([x, x[::-1]], axis=-1).reshape((1,) * (rank - 3) + (6, 10, 2))
 
 
@@ -46,6 +46,15 @@ def _minifloats() -> list[Case]:
             ("MXFloatDequant", name, *_packed(fmt.element.bits, ops.MXFloatDequant.attributes_of(fmt.element))),
         ]
     return cases
+
+
+def _fnuz() -> list[Case]:
+    element, common = FloatElement(4, 3, "fnuz"), {"axis": 1, "group_size": 4}
+    (scale,) = ops.GroupwiseScale.reference(edges(), **common, levels=float(element.max_val), asymmetric=0)
+    return [
+        ("MXFloatQuant", "e4m3_fnuz", [edges(), scale], common | ops.MXFloatQuant.attributes_of(element)),
+        ("MXFloatDequant", "e4m3_fnuz", *_packed(8, ops.MXFloatDequant.attributes_of(element))),
+    ]
 
 
 def _scale_attributes(fmt, rule: str = "floor") -> dict:
@@ -82,7 +91,9 @@ def _integers() -> list[Case]:
 
 def _scales() -> list[Case]:
     codes, common = np.arange(256, dtype=np.uint8).reshape(4, 64), {"axis": 1, "group_size": 4}
-    cases = [("MXScaleDequant", f"frac_bits_{n}", [codes], {"frac_bits": n}) for n in (0, 6)]
+    step = common | _scale_attributes(get_format("mxint8_g4"), "ceil")
+    cases = [("MXScale", "int8_ceil", [edges()], step)]
+    cases += [("MXScaleDequant", f"frac_bits_{n}", [codes], {"frac_bits": n}) for n in (0, 6)]
     cases += [("NVFP4Scale", f"rank_{rank}", [edges(rank)], common) for rank in (2, 3)]
     tensor_scales = {"one": 1.0, "subnormal": 1e-40}
     return cases + [
@@ -110,7 +121,7 @@ def _dataflow() -> list[Case]:
 
 
 def cases() -> list[Case]:
-    return _minifloats() + _integers() + _scales() + _dataflow()
+    return _minifloats() + _fnuz() + _integers() + _scales() + _dataflow()
 
 
 def model_of(op_type: str, arrays: list[np.ndarray], results: tuple, attributes: dict) -> onnx.ModelProto:
