@@ -26,7 +26,14 @@ def specification(op: type[Operator]) -> str:
     if rtl:
         lines += ["", "## Hardware", "", "SystemVerilog in `rtl/`, bit-exact with the reference; shared cells are in "]
         lines[-1] += "`ops/common/rtl`: " + ", ".join(f"`{name}`" for name in rtl) + "."
+    lines += _vectors(op)
     return "\n".join([*lines, "", NOTE, ""])
+
+
+def _vectors(op: type[Operator]) -> list[str]:
+    cases = sorted(p.parent.name for p in (ROOT / op.op_type() / "vectors").glob("*/model.onnx"))
+    text = "`vectors/` holds inputs and outputs in the layout of ONNX's node tests, written by docs/update_vectors.py: "
+    return ["", "## Test vectors", "", text + ", ".join(f"`{name}`" for name in cases) + "."] if cases else []
 
 
 def main() -> None:
