@@ -31,8 +31,9 @@ def specification(op: type[Operator]) -> str:
 
 
 def _vectors(op: type[Operator]) -> list[str]:
-    cases = sorted(p.parent.name for p in (ROOT / op.op_type() / "vectors").glob("*/model.onnx"))
-    text = "`vectors/` holds inputs and outputs in the layout of ONNX's node tests, written by docs/update_vectors.py: "
+    cases = sorted(p.parent.name.removeprefix("test_") for p in (ROOT / op.op_type() / "vectors").glob("*/model.onnx"))
+    text = "`vectors/` holds inputs and outputs in the layout of ONNX's node tests (`vectors/test_<case>`), written by "
+    text += "docs/update_vectors.py: "
     return ["", "## Test vectors", "", text + ", ".join(f"`{name}`" for name in cases) + "."] if cases else []
 
 

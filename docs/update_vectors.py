@@ -145,7 +145,7 @@ def write(root: Path) -> None:
     for op_type, name, arrays, attributes in cases():
         with np.errstate(all="ignore"):
             results = ops.OPERATORS[op_type].reference(*arrays, **attributes)
-        data = root / op_type / "vectors" / name / "test_data_set_0"
+        data = root / op_type / "vectors" / f"test_{name}" / "test_data_set_0"
         data.mkdir(parents=True)
         model = model_of(op_type, arrays, results, attributes)
         (data.parent / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))

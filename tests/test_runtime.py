@@ -14,6 +14,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport import graph, runtime
+from mxexport.cli._common import load_inputs
+from mxexport.cli.files import _file_names
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
 from tests.helpers import assert_equal_bits
 
@@ -200,6 +202,16 @@ def test_saving_over_the_file_that_was_loaded(tmp_path):
     write_external(tmp_path / "m.onnx")
     graph.save(graph.load(tmp_path / "m.onnx"), tmp_path / "m.onnx")
     assert_equal_bits(np.array(graph.load(tmp_path / "m.onnx").graph.initializers["w"].const_value.numpy()), WEIGHT)
+
+
+def test_arrays_with_code_in_them_are_refused_by_name(tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.array([object()], dtype=object))
+    with pytest.raises(InputFileError, match="x.npz is not a .npy array or .npz file of numbers"):
+        load_inputs(tmp_path / "x.npz")
+
+
+def test_outputs_never_share_a_file():
+    assert _file_names(["a/b", "a_b", "a:b"]) == {"a/b": "a_b.npy", "a_b": "a_b_1.npy", "a:b": "a_b_2.npy"}
 
 
 @pytest.mark.parametrize("nested", [False, True])

@@ -56,3 +56,20 @@ def test_the_files_are_what_the_script_writes(tmp_path):
     )
     assert sorted(written) == sorted(kept)
     assert [p for p in written if written[p] != kept[p]] == [], "run python docs/update_vectors.py"
+
+
+def test_onnx_backend_runner_loads_and_passes_them():
+    """The road of `onnx.backend.test`: its loader finds the cases, its comparison accepts what onnxruntime gives."""
+    from onnx.backend.test.loader import load_model_tests
+    from onnx.backend.test.runner import Runner
+
+    found = 0
+    for op_type in ops.OPERATORS:
+        for case in load_model_tests(data_dir=str(ROOT / "ops" / op_type), kind="vectors"):
+            model = onnx.load(f"{case.model_dir}/model.onnx")
+            inputs, outputs = (load(Path(case.model_dir) / "model.onnx", side) for side in ("input", "output"))
+            given = dict(zip([i.name for i in model.graph.input], inputs, strict=True))
+            with np.errstate(all="ignore"):  # it subtracts infinities
+                Runner.assert_similar_outputs(outputs, list(runtime.run(model, given).values()), rtol=0, atol=0)
+            found += 1
+    assert found == len(MODELS)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +75,16 @@ def run(
         )
 
 
+def _file_names(names: Iterable[str]) -> dict[str, str]:
+    """A .npy file for every output, no two the same: `a/b` and `a_b` become `a_b.npy` and `a_b_1.npy`."""
+    files: dict[str, str] = {}
+    for name in names:
+        stem = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+        candidates = (f"{stem}{f'_{i}' if i else ''}.npy" for i in itertools.count())
+        files[name] = next(candidate for candidate in candidates if candidate not in files.values())
+    return files
+
+
 def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | None]:
     """Output name -> file it went to (None: to none). Types numpy has no name for are written as float32, exactly."""
     import numpy as np
@@ -81,7 +93,7 @@ def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | 
     try:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
-            paths = {name: str(directory / f"{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.npy") for name in plain}
+            paths = {name: str(directory / file) for name, file in _file_names(plain).items()}
             for name, path in paths.items():
                 np.save(path, plain[name])
             return paths
