@@ -16,9 +16,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
 
 bench: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnxslim
 	$(BIN)/python benchmarks/quantize.py
 	$(BIN)/python benchmarks/export.py
-	$(BIN)/python benchmarks/passes.py
+	$(BIN)/python benchmarks/passes.py --peers
 	$(BIN)/python benchmarks/scale.py
 
 # The adapter's other executor: an old source package that plain pip cannot install.
