@@ -190,9 +190,7 @@ def is_power_of_two(scale: np.ndarray) -> bool:
 
 def is_quantized_constant(node: ir.Node | None) -> bool:
     """True for the node that makes a quantized weight: a quantizer of an initializer, or packed codes."""
-    if is_ours(node, DEQUANTIZERS):
-        return constant(node.inputs[0]) is not None
-    return is_ours(node, QUANTIZERS) and constant(node.inputs[0]) is not None
+    return is_ours(node, QUANTIZERS | DEQUANTIZERS) and constant(node.inputs[0]) is not None
 
 
 def quantized_shape(node: ir.Node) -> ir.Shape | None:

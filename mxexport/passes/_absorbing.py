@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.passes._editing import Editor, aligned, constant_operand, is_op, label, sole_user
+from mxexport.passes._editing import Editor, aligned, constant_operand, sole_user
 from mxexport.passes._weights import Weight, replace_weight, weight_of
+from mxexport.passes.rewriting import is_op, label
 
 
 @dataclass(frozen=True)

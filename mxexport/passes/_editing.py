@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import label
 
-STANDARD_DOMAINS = {"", "ai.onnx"}
 _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
 
 
@@ -152,16 +152,6 @@ class Editor:
         return self.outcome
 
 
-def label(node: ir.Node) -> str:
-    """How a report names a node: its name, or its type and what it makes."""
-    return node.name or f"{node.op_type} -> {', '.join(v.name or '?' for v in node.outputs)}"
-
-
-def is_op(node: ir.Node | None, *op_types: str) -> bool:
-    """A standard ONNX operator of one of the given types."""
-    return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types
-
-
 def constant(value: ir.Value | None) -> np.ndarray | None:
     """The array of an initializer nobody can override, or of a Constant node; else None."""
     if value is None or value.is_graph_input():
@@ -180,11 +170,6 @@ def constant_operand(node: ir.Node) -> tuple[ir.Value, np.ndarray] | None:
         return None
     known, variable = (known_b, a) if known_a is None else (known_a, b)
     return (variable, known) if known.dtype == np.float32 else None
-
-
-def attribute(node: ir.Node, name: str, default=None):
-    found = node.attributes.get(name)
-    return default if found is None else found.value
 
 
 def dims(value: ir.Value) -> list[int | None] | None:

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN, OPERATORS
-from mxexport.passes._editing import Editor, constant, label
+from mxexport.passes._editing import Editor, constant
+from mxexport.passes.rewriting import label
 
 
 @dataclass(frozen=True)

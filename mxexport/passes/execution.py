@@ -22,20 +22,24 @@ from mxexport.passes import rewriting
 
 _IN_MEMORY = 256_000_000
 _OPEN_BATCH, _OPEN_LENGTH = 2, 4
-_NUMPY_TYPES = {
-    "FLOAT",
-    "DOUBLE",
-    "FLOAT16",
-    "BOOL",
-    "INT8",
-    "INT16",
-    "INT32",
-    "INT64",
-    "UINT8",
-    "UINT16",
-    "UINT32",
-    "UINT64",
+NUMPY_TYPES = {
+    ir.DataType[name]
+    for name in [
+        "FLOAT",
+        "DOUBLE",
+        "FLOAT16",
+        "BOOL",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+    ]
 }
+"""Element types that numpy has, too: inputs and folded constants are of these."""
 
 
 def random_inputs(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
@@ -47,7 +51,7 @@ def random_inputs(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
     rng, sizes = np.random.default_rng(seed), {}
     fed = {}
     for value in graph_inputs(model):
-        if value.shape is None or value.dtype is None or value.dtype.name not in _NUMPY_TYPES:
+        if value.shape is None or value.dtype is None or value.dtype not in NUMPY_TYPES:
             found = "no shape" if value.shape is None else f"type {value.dtype}"
             raise OptionError(
                 f"verify: input {value.name!r} has {found}; give the inputs yourself: verify={{name: array}}"

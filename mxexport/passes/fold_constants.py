@@ -8,7 +8,7 @@ import onnxruntime
 from mxexport.graph import is_ours
 from mxexport.ops import DOMAIN, VERSION, functions_for
 from mxexport.passes import rewriting as rw
-from mxexport.passes.execution import session_options
+from mxexport.passes.execution import NUMPY_TYPES, session_options
 from mxexport.passes.outcome import Outcome
 
 SIZE_LIMIT = 1 << 20
@@ -16,23 +16,6 @@ SIZE_LIMIT = 1 << 20
 
 _GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike", "Gather"}
 _OWN_SCALES = {"MXScale", "GroupwiseScale", "GroupwiseZeroPoint"}
-_TYPES = {
-    ir.DataType[name]
-    for name in [
-        "FLOAT",
-        "DOUBLE",
-        "FLOAT16",
-        "BOOL",
-        "INT8",
-        "INT16",
-        "INT32",
-        "INT64",
-        "UINT8",
-        "UINT16",
-        "UINT32",
-        "UINT64",
-    ]
-}
 
 
 def fold_constants(model: ir.Model) -> Outcome:
@@ -96,7 +79,9 @@ def _why_not(model: ir.Model, node: ir.Node) -> str | None:
     output = next((v for v in node.outputs if v.is_graph_output()), None)
     if output is not None:
         return f"it makes the graph output {output.name!r}"
-    odd = next((v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype and v.dtype not in _TYPES), None)
+    odd = next(
+        (v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype and v.dtype not in NUMPY_TYPES), None
+    )
     if odd is not None:
         return f"onnxruntime takes no {odd.dtype} from outside ({odd.name!r})"
     return _too_large(node)

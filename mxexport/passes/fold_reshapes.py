@@ -5,10 +5,11 @@ from math import prod
 import onnx_ir as ir
 
 from mxexport import graph, groups
-from mxexport.passes._editing import Editor, dims, is_op, label, static_shape
+from mxexport.passes._editing import Editor, dims, static_shape
 from mxexport.passes._layouts import move_quantizer_behind
 from mxexport.passes._weights import weight_of
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import is_op, label
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 

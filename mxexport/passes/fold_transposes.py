@@ -3,9 +3,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.passes._editing import Editor, attribute, is_op, label
+from mxexport.passes._editing import Editor
 from mxexport.passes._layouts import move_quantizer_behind
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import attribute, is_op, label
 
 
 def fold_transposes(model: ir.Model) -> Outcome:

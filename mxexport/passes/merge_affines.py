@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.passes._editing import Editor, constant_operand, is_exact_factor, is_op, label, sole_user
+from mxexport.passes._editing import Editor, constant_operand, is_exact_factor, sole_user
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import is_op, label
 
 
 @approximate(

@@ -4,8 +4,9 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN, qonnx_general
-from mxexport.passes._editing import Editor, constant, label
+from mxexport.passes._editing import Editor, constant
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import label
 
 _OURS = graph.QUANTIZERS | graph.SCALES | {"GroupwiseZeroPoint"}
 _SMALL = 64

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, groups, numerics
+from mxexport.comparison import equal_bits
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
 
@@ -101,7 +102,7 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
         else:
             elements = np.rint(elements + z)
         elements = np.where(np.isnan(s), z, elements).astype(np.float32)
-        exact = bool(_same(np.float32(elements - z) * s, value))
+        exact = bool(equal_bits(np.float32(elements - z) * s, value).all())
     return ConstantCodes(elements, scale, zero, axis, a["group_size"], value, exact)
 
 
@@ -134,10 +135,6 @@ def format_name(node: ir.Node) -> str | None:
         return graph.quantizer_format(node).name
     except (FormatError, UnsupportedError, KeyError):
         return None
-
-
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return bool(((a.view(np.uint32) == b.view(np.uint32)) | (np.isnan(a) & np.isnan(b))).all())
 
 
 def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
