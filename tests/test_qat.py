@@ -1,4 +1,4 @@
-"""Training: straight-through gradients under autocast, checkpointing, compilation, data parallelism, half precision."""
+"""Training: straight-through gradients under autocast, checkpointing, compilation, half precision."""
 
 from __future__ import annotations
 
@@ -244,41 +244,3 @@ def test_state_dicts_go_round(tmp_path):
     fresh.load_state_dict(torch.load(tmp_path / "state.pt"))
     x = torch.randn(2, 3, 12, 12)
     assert torch.equal(fresh.eval()(x), model.eval()(x))
-
-
-# --- two processes --------------------------------------------------------------------------------------------
-
-
-def _work(rank: int, store: str, out: str) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4)), *FORMATS)
-    parallel = nn.parallel.DistributedDataParallel(model)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    for x, y in _batches():
-        optimizer.zero_grad()
-        nn.functional.mse_loss(parallel(x[rank::2]), y[rank::2]).backward()
-        optimizer.step()
-    torch.save(model.state_dict(), f"{out}.{rank}")
-    torch.distributed.destroy_process_group()
-
-
-def _batches():
-    generator = torch.Generator().manual_seed(3)
-    return [(torch.randn(8, 40, generator=generator), torch.randn(8, 4, generator=generator)) for _ in range(3)]
-
-
-def test_data_parallel_training_equals_training_on_the_whole_batch(tmp_path):
-    torch.multiprocessing.spawn(_work, (str(tmp_path / "store"), str(tmp_path / "state")), nprocs=2)
-    states = [torch.load(tmp_path / f"state.{rank}") for rank in range(2)]
-    torch.manual_seed(0)
-    model = mx.quantize_model(nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4)), *FORMATS)
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    for x, y in _batches():
-        optimizer.zero_grad()
-        nn.functional.mse_loss(model(x), y).backward()
-        optimizer.step()
-    for name, value in model.state_dict().items():
-        assert torch.equal(states[0][name], states[1][name])
-        torch.testing.assert_close(states[0][name], value, rtol=1e-4, atol=1e-5)
