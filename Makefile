@@ -13,7 +13,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 bench: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnxslim
