@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import median
 
 import torch
 
@@ -20,21 +21,20 @@ def keep_freed_memory() -> bool:
 
 
 def ratios(functions: dict[str, Callable[[], object]], x: torch.Tensor, seconds: float = 1.5) -> dict[str, float]:
-    """Shortest time of every function over the shortest of a copy of `x` into memory that is there already.
+    """Median time of every function over that of `x.clone()`, a copy into a new tensor: all of them return one.
 
     Each function takes turns with the copy, `seconds` long and five turns at least: what slows the machine down hits
-    both. The first call of each (compilation, page faults) does not count.
+    both, and both get their memory from the same allocator. The first call of each (compilation) does not count.
     """
-    target = torch.empty_like(x)
-    copy, best = float("inf"), {}
+    found = {}
     for name, function in functions.items():
-        function(), target.copy_(x)
-        best[name], turns, end = float("inf"), 0, time.perf_counter() + seconds
-        while turns < 5 or time.perf_counter() < end:
-            copy = min(copy, _time(lambda: target.copy_(x)))
-            best[name] = min(best[name], _time(function))
-            turns += 1
-    return {name: value / copy for name, value in best.items()}
+        function()
+        copies, times, end = [], [], time.perf_counter() + seconds
+        while len(times) < 5 or time.perf_counter() < end:
+            copies.append(_time(x.clone))
+            times.append(_time(function))
+        found[name] = median(times) / median(copies)
+    return found
 
 
 def _time(function: Callable[[], object]) -> float:

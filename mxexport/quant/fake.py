@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -180,7 +180,7 @@ class Quantizer:
             return values.permute(back), scale.permute(back)
         with_mask = torch.is_grad_enabled() and x.requires_grad
         return library.mx_quantize_dequantize(
-            x, self.axis % x.ndim, self.format.group_size, *astuple(self.spec), with_mask
+            x, self.axis % x.ndim, self.format.group_size, *self.spec.numbers, with_mask
         )[:2]
 
 

@@ -43,6 +43,12 @@ class MXSpec:
     integer: bool
 
     @property
+    def numbers(self) -> tuple:
+        """The fields in their order, as the operator takes them."""
+        shared = (self.emax, self.round_bias, self.frac_bits, self.code_min, self.code_max)
+        return *shared, self.mantissa_bits, self.emin, self.max_val, self.integer
+
+    @property
     def limit(self) -> float:
         """Largest magnitude that keeps its gradient: half a step beyond the last integer still rounds to it."""
         return self.max_val + (2.0 ** -(self.mantissa_bits + 1) if self.integer else 0.0)
