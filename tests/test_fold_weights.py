@@ -167,13 +167,21 @@ def test_values_that_codes_cannot_hold_stay_with_a_reason():
     assert graph.to_proto(model).SerializeToString() == before
 
 
-def test_run_time_inputs_and_scales_stay(tmp_path):
+def test_quantizers_of_activations_are_no_matter_of_this_pass(tmp_path):
     model = mx.quantize_model(nn.Sequential(nn.Linear(40, 4)), None, "mxint8")
     mx.export(model, (torch.randn(2, 40),), tmp_path / "m.onnx")
     loaded = graph.load(tmp_path / "m.onnx")
     outcome = fold_weights(loaded)
-    assert not outcome.modified and [name for name, _ in outcome.declined] == ["0.input_quant"]
-    assert "computed at run time; expected an initializer" in outcome.declined[0][1]
+    assert not outcome.modified and not outcome.declined
+
+
+def test_a_weight_whose_scale_is_computed_from_an_input_stays():
+    model = weight_model(quantizer("mxint8", np.ones((2, 32), np.float32)))
+    scale = next(n for n in model.graph if n.name == "w_quant").inputs[1]
+    model.graph.inputs.append(ir.Value(name="s", type=ir.TensorType(ir.DataType.FLOAT), shape=scale.shape))
+    next(n for n in model.graph if n.name == "w_quant").replace_input_with(1, model.graph.inputs[-1])
+    ((name, reason),) = fold_weights(model).declined
+    assert name == "w_quant" and "its scale 's' is computed at run time; expected an initializer" in reason
 
 
 def test_an_initializer_that_a_caller_may_replace_stays():

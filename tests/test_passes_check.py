@@ -104,10 +104,15 @@ def test_command_shows_before_and_after(file, tmp_path):
 
 
 def test_command_gives_json_and_checks(file, tmp_path):
-    result = run(file, tmp_path / "c.onnx", "--json", "--check", "dataflow")
+    result = run(file, tmp_path / "c.onnx", "--float-weights", "--json", "--check", "dataflow")
     assert result.returncode == 3 and "node 'p' (Softmax)" in result.stderr
     report = json.loads(result.stdout)
     assert report["before"]["operators"]["Identity"] == 1 and report["after"]["nodes"] == report["before"]["nodes"] - 1
+
+
+def test_command_packs_weights(file, tmp_path):
+    report = json.loads(run(file, tmp_path / "c.onnx", "--json").stdout)
+    assert report["changed"]["fold_weights"] >= 1 and report["after"]["bytes"] < 0.5 * report["before"]["bytes"]
 
 
 def test_command_explains_mistakes(file, tmp_path):

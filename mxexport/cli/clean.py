@@ -22,7 +22,9 @@ def clean(
     save_stages: Annotated[Path | None, typer.Option(help="Directory for the graph after every pass.")] = None,
     shapes: Annotated[str | None, typer.Option(help="batch=1, or input=1x3x224x224; several with commas.")] = None,
     check: Annotated[str | None, typer.Option(help="Then list what dataflow, hls4ml, finn or qdq cannot take.")] = None,
-    pack: Annotated[bool, typer.Option("--pack", help="Store quantized weights as packed codes.")] = False,
+    pack: Annotated[
+        bool, typer.Option("--pack/--float-weights", help="Quantized weights as packed codes, or as they are.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""

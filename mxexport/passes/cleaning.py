@@ -58,14 +58,14 @@ def clean(
     save_stages: str | os.PathLike | None = None,
     shapes: Mapping[str, int | Sequence[int]] | None = None,
     passes: Iterable[Pass] | None = None,
-    pack: bool = False,
+    pack: bool | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> CleanReport:
     """Write `source` (a file, a proto or an onnx-ir model, left as it is) to `path` after running `passes` on it.
 
     `shapes` fixes open dimensions first: {"batch": 1} or {"input": (1, 784)}. `passes`: default
-    `mxexport.passes.PIPELINE`. `pack`: then store quantized weights as packed codes (other passes look for quantizers,
-    so this comes last). `verify` and `save_stages` as in `run_passes`.
+    `mxexport.passes.PIPELINE`. `pack`: store quantized weights as packed codes in the end (last, because other passes
+    look for quantizers); None: unless `passes` are given. `verify` and `save_stages` as in `run_passes`.
 
     Raises:
         InputFileError: `source` is missing or unreadable, or the directory of `path` does not exist.
@@ -100,11 +100,11 @@ def clean(
     )
 
 
-def _phases(passes: Iterable[Pass] | None, pack: bool) -> list[tuple[Pass, ...]]:
+def _phases(passes: Iterable[Pass] | None, pack: bool | None) -> list[tuple[Pass, ...]]:
     from mxexport.passes import PIPELINE, fold_weights
 
     phases = [PIPELINE if passes is None else tuple(passes)]
-    return [*phases, (fold_weights,)] if pack else phases
+    return [*phases, (fold_weights,)] if pack or (pack is None and passes is None) else phases
 
 
 def load(source: Source) -> ir.Model:

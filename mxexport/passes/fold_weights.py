@@ -16,6 +16,7 @@ from mxexport.verification import equal_bits
 def fold_weights(model: ir.Model) -> Outcome:
     """Quant(weight, scale[, zero_point]) -> Dequant(packed codes, scale[, zero_point])  when all are constants.
 
+    A weight is an initializer; quantizers of what is computed at run time are no matter of this pass.
     The values keep their bits: each weight is decoded again and compared before anything changes. The tensor keeps its
     name (`fc.weight_quant`); the node is called `fc.weight_dequant`, the codes `fc.weight_codes`. Power-of-two scales
     are stored as E8M0 codes and those of nvfp4 as E4M3 codes, one byte per group, read by an operator that gives the
@@ -23,7 +24,7 @@ def fold_weights(model: ir.Model) -> Outcome:
     """
     outcome = Outcome()
     for node in list(model.graph):
-        if graph.is_ours(node, graph.QUANTIZERS):
+        if graph.is_ours(node, graph.QUANTIZERS) and graph.constant(node.inputs[0]) is not None:
             try:
                 outcome.changed.append(_fold(model.graph, node))
             except _Declined as reason:
