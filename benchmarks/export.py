@@ -1,9 +1,9 @@
-"""How long `mxexport.export` takes, as a multiple of torch's own export of the float model.
+"""How long `mxexport.export` takes, as a multiple of torch's own export of the float model, and how small files get.
 
     python benchmarks/export.py [--layers 12] [--repeat 3] [--json]
 
 Both sides export the same transformer, once before the clock starts; each round times one after the other, and the
-ratio is that of the fastest rounds.
+ratio is that of the fastest rounds. Sizes are those of whole files with packed weights: graph, biases and norms count.
 """
 
 from __future__ import annotations
@@ -17,9 +17,13 @@ import warnings
 from pathlib import Path
 
 import torch
+from common import verdict
 from torch import nn
 
 import mxexport as mx
+from mxexport.formats import MX_FORMATS, get_format
+
+RATIO, SIZE = 1.5, 1.04
 
 
 class Attention(nn.Module):
@@ -86,6 +90,22 @@ def measure(layers: int, repeat: int) -> dict:
     return {"layers": layers, "parameters": parameters, "float_s": plain, "mxexport_s": ours, "ratio": ours / plain}
 
 
+def packed_sizes(layers: int) -> dict[str, tuple[float, float]]:
+    """Format -> (bits per quantized weight of the whole packed file, bits of an element and its share of a scale)."""
+    tokens, sizes = torch.randint(0, 512, (2, 32)), {}
+    for name in MX_FORMATS:
+        model = mx.quantize_model(Transformer(layers).eval(), name, "mxfp8_e4m3")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            mx.export(model, (tokens,), path, weights="packed", external_data=False)
+            weights = sum(
+                m.weight.numel() for m in model.modules() if isinstance(m, (mx.QuantLinear, mx.QuantEmbedding))
+            )
+            fmt = get_format(name)
+            sizes[name] = (8 * path.stat().st_size / weights, fmt.element.bits + 8 / fmt.group_size)
+    return sizes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=12)
@@ -94,14 +114,16 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    result = measure(options.layers, options.repeat)
+    result = measure(options.layers, options.repeat) | {"bits_per_weight": packed_sizes(options.layers)}
     if options.json:
         print(json.dumps(result, indent=2))
         return
     print(f"{result['layers']} layers, {result['parameters'] / 1e6:.1f}M parameters")
     print(f"torch.onnx.export, float model: {result['float_s']:.2f} s")
     print(f"mxexport.export, quantized:     {result['mxexport_s']:.2f} s")
-    print(f"ratio: {result['ratio']:.2f}")
+    print(f"ratio: {verdict(result['ratio'], RATIO)}")
+    for name, (bits, ideal) in result["bits_per_weight"].items():
+        print(f"{name}: {bits:.3f} bits per weight, {verdict(bits / ideal, SIZE)} of {ideal}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Memory of large models: `python benchmarks/scale.py [--large]`, each step in a process of its own.
 
 100 million parameters: onnxruntime with the MX file, of float and of packed weights, against its float twin, each with
-its weights in a data file. `--large`: 600 million parameters (over
-2 GB of float32) through export, load, save and verify. Figures are peaks of resident memory.
+its weights in a data file. `--large`: 600 million parameters (over 2 GB of float32) through export, clean and verify.
+Figures are peaks of resident memory.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def export_float(width: int, blocks: int, path: str) -> None:
     torch.onnx.export(build(width, blocks), (torch.zeros(2, TOKENS, width),), path, dynamo=True, verbose=False)
 
 
-def load_save(path: str, copy: str) -> None:
-    from mxexport import graph
+def clean(path: str, cleaned: str) -> None:
+    import mxexport as mx
 
-    graph.save(graph.load(path), copy)
+    mx.clean(path, cleaned)
 
 
 def run(path: str) -> None:
@@ -77,7 +77,7 @@ def verify(a: str, b: str) -> None:
     result.raise_if_different()
 
 
-STEPS = {f.__name__: f for f in (export_mx, export_float, load_save, run, verify)}
+STEPS = {f.__name__: f for f in (export_mx, export_float, clean, run, verify)}
 
 
 def peak_gb(step: str, *arguments) -> float:
@@ -107,7 +107,7 @@ def main(large: bool) -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         a, b = Path(name) / "a.onnx", Path(name) / "b.onnx"
-        steps = {"export_mx": (*LARGE, a), "load_save": (a, b), "run": (a,), "verify": (a, b)}
+        steps = {"export_mx": (*LARGE, a), "clean": (a, b), "run": (a,), "verify": (a, b)}
         for step, arguments in steps.items():
             peak = verdict(peak_gb(step, *arguments), LARGE_GB)
             console.print(f"600M parameters, {step}: GB of memory, at most {LARGE_GB}: {peak}")
