@@ -11,9 +11,10 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
-from mxexport.formats import Element, GroupFormat, find_format
+from mxexport.formats import Element, GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, write_model
 from mxexport.model_reader import read_model
+from mxexport.numerics import power_of_two_exponents
 from mxexport.ops import (
     DOMAIN,
     OPERATORS,
@@ -184,8 +185,7 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 def is_power_of_two(scale: np.ndarray) -> bool:
     """True when every scale is NaN or a power of two."""
-    mantissa, _ = np.frexp(scale)
-    return bool(((mantissa == 0.5) | np.isnan(scale)).all())
+    return bool((power_of_two_exponents(scale)[1] | np.isnan(scale)).all())
 
 
 def is_quantized_constant(node: ir.Node | None) -> bool:
@@ -221,10 +221,10 @@ def quantizer_format(node: ir.Node) -> GroupFormat:
 
 def _scale_kind(node: ir.Node) -> str:
     known, producer = constant(node.inputs[1]), node.inputs[1].producer()
-    if "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY)):
-        return "nvfp4"  # once folded, its scale in two levels looks like any float scale
-    if is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
-        return "nvfp4"
+    # Once folded, a scale in two levels looks like any float scale; and so it does in groups that nvfp4 does not have.
+    named = "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY))
+    if named or is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
+        return "nvfp4" if attributes(node)["group_size"] == get_format("nvfp4").group_size else "float32"
     pow2 = is_power_of_two(known) if known is not None else is_ours(producer, {"MXScale", "MXScaleDequant"})
     if node.op_type.startswith("Groupwise") and not attributes(node)["signed"]:
         pow2 = False  # no MX format has unsigned elements, whatever the scale

@@ -47,10 +47,10 @@ class GroupwiseQuant(Operator):
         half = b.Mul(codes, b.const(0.5))
         low = b.Where(signed, b.Sub(narrow, half), zero)
         high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
-        q = b.Clip(b.Round(v), low, high)
-        q = b.Where(b.Equal(q, zero), zero, q)  # -0 has no integer code
-        q = b.Where(b.IsNaN(v), v, q)
-        return {"Y": b.Mul(q if z is None else b.Sub(q, z), scale)}
+        q = b.Where(b.IsNaN(v), v, b.Clip(b.Round(v), low, high))
+        # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where q or the scale is 0.
+        z_less_q = b.Neg(q) if z is None else b.Sub(z, q)
+        return {"Y": b.Sub(zero, b.Mul(z_less_q, scale))}
 
     @classmethod
     def attributes_of(cls, element) -> dict[str, int]:
