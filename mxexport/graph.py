@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError, UnsupportedError
-from mxexport.formats import Element, GroupFormat, find_format, get_format
+from mxexport.formats import GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, write_model
 from mxexport.model_reader import read_model
 from mxexport.numerics import power_of_two_exponents
@@ -19,10 +19,6 @@ from mxexport.ops import (
     DOMAIN,
     OPERATORS,
     VERSION,
-    GroupwiseDequant,
-    GroupwiseQuant,
-    MXFloatDequant,
-    MXFloatQuant,
     functions_for,
     qonnx_general,
 )
@@ -216,7 +212,7 @@ def evaluate(value: ir.Value | None) -> np.ndarray | None:
 def quantizer_format(node: ir.Node) -> GroupFormat:
     """The group format of a quantizer or dequantizer node, from its attributes and the kind of its scale."""
     a, kind = attributes(node), _scale_kind(node)
-    return find_format(_element(node.op_type, a, kind == "e8m0"), a["group_size"], kind)
+    return find_format(OPERATORS[node.op_type].element_of(a, kind == "e8m0"), a["group_size"], kind)
 
 
 def _scale_kind(node: ir.Node) -> str:
@@ -229,11 +225,3 @@ def _scale_kind(node: ir.Node) -> str:
     if node.op_type.startswith("Groupwise") and not attributes(node)["signed"]:
         pow2 = False  # no MX format has unsigned elements, whatever the scale
     return "e8m0" if pow2 else "float32"
-
-
-def _element(op_type: str, a: dict, power_of_two: bool) -> Element:
-    if op_type == "MXFloatQuant":
-        return MXFloatQuant.element_of(a)
-    if op_type == "MXFloatDequant":
-        return MXFloatDequant.element_of(a)
-    return {"GroupwiseQuant": GroupwiseQuant, "GroupwiseDequant": GroupwiseDequant}[op_type].element_of(a, power_of_two)

@@ -3,22 +3,18 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport import groups, numerics
-from mxexport.formats import IntElement
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
+from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._operator import Attribute, Port
 
 
-class GroupwiseQuant(Operator):
+class GroupwiseQuant(IntegerOperator):
     """Integer quantize-dequantize: Y = (clip(rne(X / scale + zero_point), lo, hi) - zero_point) * scale + 0.
 
     MX integers are this operator with a power-of-two step. `narrow` leaves the most negative code unused.
     """
 
-    attributes = {
-        "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "bit_width": Attribute("i", "bits of one integer code, 2 to 8"),
-        "signed": Attribute("i", "1: two's complement; 0: unsigned"),
+    attributes = IntegerOperator.element_attributes | {
         "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)"),
     }
     inputs = {
@@ -56,9 +52,3 @@ class GroupwiseQuant(Operator):
     def attributes_of(cls, element) -> dict[str, int]:
         """The element attributes of a `formats.IntElement`."""
         return {"bit_width": element.bits, "signed": int(element.signed), "narrow": int(element.signed)}
-
-    @classmethod
-    def element_of(cls, attributes: dict, power_of_two: bool) -> IntElement:
-        """The element format that node attributes describe; MX integers carry bit_width - 2 fraction bits."""
-        bits, signed = attributes["bit_width"], bool(attributes["signed"])
-        return IntElement(bits, signed, frac_bits=bits - 2 if power_of_two and signed else 0)
