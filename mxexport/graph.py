@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.errors import InputFileError, MXExportError
 from mxexport.formats import GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, write_model
 from mxexport.model_reader import read_model
@@ -160,12 +160,14 @@ def _unify_zero_points_of(op_type: str, model: ir.Model) -> None:
 
 
 def attributes(node: ir.Node) -> dict:
-    """Attribute values of a node of our domain; raises UnsupportedError when one is missing."""
-    declared = OPERATORS[node.op_type].attributes
-    missing = sorted(set(declared) - set(node.attributes))
-    if missing:
-        raise UnsupportedError(f"node {node.name!r} ({node.op_type}) lacks the attribute {', '.join(missing)}")
-    return {name: node.attributes[name].value for name in declared}
+    """Attribute values of a node of our domain; raises FormatError when one is missing or outside its range."""
+    operator = OPERATORS[node.op_type]
+    found = {name: node.attributes[name].value for name in operator.attributes if name in node.attributes}
+    try:
+        operator.check([], found)
+    except MXExportError as error:
+        raise type(error)(f"node {node.name!r}: {error}") from None
+    return found
 
 
 def is_ours(node: ir.Node | None, op_types: set[str]) -> bool:

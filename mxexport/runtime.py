@@ -17,6 +17,7 @@ import onnxruntime
 from mxexport import graph
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
+from mxexport.ops import check_nodes
 from mxexport.qonnx_guard import guarded_copy
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
@@ -140,9 +141,11 @@ def run(
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: onnxruntime refuses the model or fails.
     """
     prepared = _prepare(model, outputs)
+    check_nodes(prepared.proto)
     fed = feeds(prepared.proto, inputs)
     try:
         return _execute(_open(prepared, flush_denormals), fed)
@@ -262,11 +265,13 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: the evaluator refuses the model or fails.
     """
     from onnx.reference import ReferenceEvaluator
 
     proto = with_outputs(load_proto(model), outputs)
+    check_nodes(proto)
     fed, names = feeds(proto, inputs), [output.name for output in proto.graph.output]
     with our_errors("onnx's reference evaluator"):
         return dict(zip(names, ReferenceEvaluator(proto).run(names, fed), strict=True))
@@ -277,12 +282,14 @@ def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dic
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: the file would make qonnx run more than its graph (see `qonnx_guard`), or qonnx fails.
     """
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
 
     proto = load_proto(model)
+    check_nodes(proto)
     fed = feeds(proto, inputs)
     if outputs is not None:
         _check_names(proto.graph, outputs)

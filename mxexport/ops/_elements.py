@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from mxexport.errors import FormatError
 from mxexport.formats import FloatElement, IntElement
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator
+from mxexport.ops._attributes import AXIS, GROUP_SIZE, Attribute
+from mxexport.ops._operator import Operator
 
 
 class IntegerOperator(Operator):
@@ -13,8 +14,8 @@ class IntegerOperator(Operator):
     element_attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "bit_width": Attribute("i", "bits of one integer code, 2 to 8"),
-        "signed": Attribute("i", "1: two's complement; 0: unsigned"),
+        "bit_width": Attribute("i", "bits of one integer code", 2, 8),
+        "signed": Attribute("i", "1: two's complement; 0: unsigned", 0, 1),
     }
 
     @classmethod
@@ -30,10 +31,10 @@ class FloatOperator(Operator):
     element_attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "exponent_bits": Attribute("i", "exponent bits of the element"),
-        "mantissa_bits": Attribute("i", "mantissa bits of the element"),
-        "exponent_bias": Attribute("i", "exponent bias of the element"),
-        "signed_zero": Attribute("i", "0: the format has no -0, whose code is NaN (fnuz)"),
+        "exponent_bits": Attribute("i", "exponent bits of the element", 1, 8),
+        "mantissa_bits": Attribute("i", "mantissa bits of the element", 0, 23),
+        "exponent_bias": Attribute("i", "exponent bias of the element", -126, 127),
+        "signed_zero": Attribute("i", "0: the format has no -0, whose code is NaN (fnuz)", 0, 1),
     }
 
     @classmethod

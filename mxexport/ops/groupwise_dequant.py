@@ -5,8 +5,9 @@ import onnx_ir as ir
 
 from mxexport import groups, packing
 from mxexport.ops import _body
+from mxexport.ops._attributes import SHAPE
 from mxexport.ops._elements import IntegerOperator
-from mxexport.ops._operator import SHAPE, Port
+from mxexport.ops._operator import Port
 
 
 class GroupwiseDequant(IntegerOperator):
@@ -26,16 +27,18 @@ class GroupwiseDequant(IntegerOperator):
     outputs = {"Y": Port("float", "dequantized values")}
 
     @classmethod
-    def reference(cls, codes, scale, zero_point=None, *, axis, group_size, bit_width, signed, shape):
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        cls.check_packed(whole, given, attributes["bit_width"], attributes)
+
+    @classmethod
+    def compute(cls, codes, scale, zero_point=None, *, axis, group_size, bit_width, signed, shape):
         shape = tuple(shape)
         axis = groups.normalize_axis(axis, len(shape), cls.op_type())
-        groups.check_scale_shape(cls.op_type(), scale.shape, shape, axis, group_size)
-        packing.check_packed_shape(cls.op_type(), codes.shape, shape, bit_width, axis, group_size)
         q = packing.unpack_codes(codes, bit_width, axis, group_size, shape[axis]).astype(np.float32)
         if signed:
             q -= np.float32(2**bit_width) * (q >= 2 ** (bit_width - 1))
         if zero_point is not None:
-            groups.check_scale_shape(cls.op_type(), zero_point.shape, shape, axis, group_size, "zero_point")
             q = q - groups.expand(zero_point, axis, group_size, shape[axis])
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             return (q * groups.expand(scale, axis, group_size, shape[axis]) + np.float32(0),)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport import groups, numerics
+from mxexport import numerics
 from mxexport.ops import _body
+from mxexport.ops._attributes import Attribute
 from mxexport.ops._elements import IntegerOperator
-from mxexport.ops._operator import Attribute, Port
+from mxexport.ops._operator import Port
 
 
 class GroupwiseQuant(IntegerOperator):
@@ -15,7 +16,7 @@ class GroupwiseQuant(IntegerOperator):
     """
 
     attributes = IntegerOperator.element_attributes | {
-        "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)"),
+        "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)", 0, 1),
     }
     inputs = {
         "X": Port("float", "values"),
@@ -25,8 +26,7 @@ class GroupwiseQuant(IntegerOperator):
     outputs = {"Y": Port("float", "dequantized values, shape of X")}
 
     @classmethod
-    def reference(cls, x, scale, zero_point=None, *, axis, group_size, **element):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, zero_point=None, *, axis, group_size, **element):
         return (numerics.groupwise_quant(x, scale, zero_point, axis, group_size, **element),)
 
     @classmethod

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-from mxexport import groups, numerics
+from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, GROUP_SIZE, LARGEST, POSITIVE, Attribute
+from mxexport.ops._operator import Operator, Port, contracted
 
 
 class GroupwiseZeroPoint(Operator):
@@ -11,14 +12,13 @@ class GroupwiseZeroPoint(Operator):
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "levels": Attribute("f", "largest code, 2**bits - 1"),
+        "levels": Attribute("f", "largest code, 2**bits - 1", POSITIVE, LARGEST),
     }
     inputs = {"X": Port("float", "values"), "scale": Port("float", "contracted scale")}
     outputs = {"zero_point": Port("float", "whole values, shaped like scale")}
 
     @classmethod
-    def reference(cls, x, scale, *, axis, group_size, levels):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, *, axis, group_size, levels):
         return (numerics.groupwise_zero_point(x, scale, axis, group_size, levels),)
 
     @classmethod

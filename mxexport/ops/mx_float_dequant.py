@@ -5,8 +5,9 @@ import onnx_ir as ir
 
 from mxexport import groups, numerics, packing
 from mxexport.ops import _body
+from mxexport.ops._attributes import SHAPE, Attribute
 from mxexport.ops._elements import FloatOperator
-from mxexport.ops._operator import SHAPE, Attribute, Port
+from mxexport.ops._operator import Port
 
 
 class MXFloatDequant(FloatOperator):
@@ -19,8 +20,8 @@ class MXFloatDequant(FloatOperator):
     """
 
     attributes = FloatOperator.element_attributes | {
-        "max_code": Attribute("i", "largest finite magnitude; those above are NaN"),
-        "has_inf": Attribute("i", "1: the magnitude after max_code is Inf"),
+        "max_code": Attribute("i", "largest finite magnitude; those above are NaN", 0, 127),
+        "has_inf": Attribute("i", "1: the magnitude after max_code is Inf", 0, 1),
         "shape": SHAPE,
     }
     inputs = {
@@ -30,11 +31,15 @@ class MXFloatDequant(FloatOperator):
     outputs = {"Y": Port("float", "dequantized values")}
 
     @classmethod
-    def reference(cls, codes, scale, *, axis, group_size, shape, **described):
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        bits = 1 + attributes["exponent_bits"] + attributes["mantissa_bits"]
+        cls.check_packed(whole, given, bits, attributes)
+
+    @classmethod
+    def compute(cls, codes, scale, *, axis, group_size, shape, **described):
         element, shape = cls.element_of(described), tuple(shape)
         axis = groups.normalize_axis(axis, len(shape), cls.op_type())
-        groups.check_scale_shape(cls.op_type(), scale.shape, shape, axis, group_size)
-        packing.check_packed_shape(cls.op_type(), codes.shape, shape, element.bits, axis, group_size)
         plain = packing.unpack_codes(codes, element.bits, axis, group_size, shape[axis])
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             return (numerics.decode(plain, element) * groups.expand(scale, axis, group_size, shape[axis]),)

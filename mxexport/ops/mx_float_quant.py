@@ -1,9 +1,10 @@
 from __future__ import annotations
 
-from mxexport import groups, numerics
+from mxexport import numerics
 from mxexport.ops import _body
+from mxexport.ops._attributes import LARGEST, POSITIVE, Attribute
 from mxexport.ops._elements import FloatOperator
-from mxexport.ops._operator import Attribute, Port
+from mxexport.ops._operator import Port
 
 
 class MXFloatQuant(FloatOperator):
@@ -15,8 +16,8 @@ class MXFloatQuant(FloatOperator):
     """
 
     attributes = FloatOperator.element_attributes | {
-        "max_val": Attribute("f", "largest finite value of the element"),
-        "signed": Attribute("i", "0: negative values become 0 (after ReLU)"),
+        "max_val": Attribute("f", "largest finite value of the element", POSITIVE, LARGEST),
+        "signed": Attribute("i", "0: negative values become 0 (after ReLU)", 0, 1),
     }
     inputs = {
         "X": Port("float", "values"),
@@ -25,8 +26,7 @@ class MXFloatQuant(FloatOperator):
     outputs = {"Y": Port("float", "dequantized values, shape of X")}
 
     @classmethod
-    def reference(cls, x, scale, *, axis, group_size, **element):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, *, axis, group_size, **element):
         return (numerics.mx_float_quant(x, scale, axis, group_size, **element),)
 
     @classmethod
