@@ -131,10 +131,12 @@ def groupwise_range_scale(x: np.ndarray, axis: int, group_size: int, levels: int
 
 
 def groupwise_zero_point(x: np.ndarray, scale: np.ndarray, axis: int, group_size: int, levels: int) -> np.ndarray:
-    """Zero point clip(rne(-min / scale), 0, levels) per group: float32 with whole values, shaped like the scale."""
+    """Zero point clip(rne(-min / scale), 0, levels) per group: float32 with whole values, shaped like the scale.
+
+    0 where the scale is not finite; else NaN for a group with NaN.
+    """
     low, _ = group_range(x, axis, group_size)
-    with np.errstate(invalid="ignore"):
-        zero = np.clip(np.rint(-low / as_float32(scale)), 0, levels) + np.float32(0)
+    zero = np.clip(np.rint(_divide(-low, as_float32(scale))), 0, levels) + np.float32(0)
     return np.where(np.isfinite(scale), zero, np.float32(0)).astype(np.float32)
 
 

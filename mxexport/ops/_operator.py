@@ -157,7 +157,7 @@ class Operator(CustomOp):
         found = {name: ctx.get_attribute(name) for name in cls.attributes}
         attributes = {name: _value(a) for name, a in found.items() if a is not None}
         shapes = [read_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
-        cls.check(shapes, attributes)
+        cls.check(shapes[:1], attributes)  # a scale of one per element stays for the pass that contracts it
         inferred = cls.infer_shapes(shapes, attributes) if shapes[0] is not None else [None] * len(cls.outputs)
         ports = list(cls.outputs.values())
         for i in range(ctx.get_num_outputs()):
@@ -188,7 +188,7 @@ class Operator(CustomOp):
 
     def make_shape_compatible_op(self, model):
         shapes = [tuple(model.get_tensor_shape(name)) if name else None for name in self.onnx_node.input]
-        self.check(shapes, self.node_attributes())
+        self.check(shapes[:1], self.node_attributes())
         inferred = self.infer_shapes(shapes, self.node_attributes())
         # A stand-in node may have one output only; further shapes are set on the model directly.
         for name, shape in list(zip(self.onnx_node.output, inferred, strict=False))[1:]:
