@@ -158,7 +158,8 @@ class Operator(CustomOp):
         attributes = {name: _value(a) for name, a in found.items() if a is not None}
         shapes = [read_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
         cls.check(shapes[:1], attributes)  # a scale of one per element stays for the pass that contracts it
-        inferred = cls.infer_shapes(shapes, attributes) if shapes[0] is not None else [None] * len(cls.outputs)
+        known = shapes[0] is not None or "shape" in attributes
+        inferred = cls.infer_shapes(shapes, attributes) if known else [None] * len(cls.outputs)
         ports = list(cls.outputs.values())
         for i in range(ctx.get_num_outputs()):
             ctx.set_output_type(i, _make_type(ports[i].dtype, inferred[i]))
