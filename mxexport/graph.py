@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError, MXExportError
+from mxexport.errors import InputFileError
 from mxexport.formats import GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, write_model
 from mxexport.model_reader import read_model
@@ -22,6 +22,7 @@ from mxexport.ops import (
     functions_for,
     qonnx_general,
 )
+from mxexport.ops._checking import naming
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
 DEQUANTIZERS = {"MXFloatDequant", "GroupwiseDequant"}  # packed weights
@@ -160,13 +161,11 @@ def _unify_zero_points_of(op_type: str, model: ir.Model) -> None:
 
 
 def attributes(node: ir.Node) -> dict:
-    """Attribute values of a node of our domain; raises FormatError when one is missing or outside its range."""
+    """Attribute values of a node of our domain; raises UnsupportedError when one is missing or outside its range."""
     operator = OPERATORS[node.op_type]
     found = {name: node.attributes[name].value for name in operator.attributes if name in node.attributes}
-    try:
+    with naming(node.name):
         operator.check([], found)
-    except MXExportError as error:
-        raise type(error)(f"node {node.name!r}: {error}") from None
     return found
 
 

@@ -141,7 +141,7 @@ def run(
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
-        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: onnxruntime refuses the model or fails.
     """
     prepared = _prepare(model, outputs)
@@ -265,7 +265,7 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
-        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: the evaluator refuses the model or fails.
     """
     from onnx.reference import ReferenceEvaluator
@@ -282,7 +282,7 @@ def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dic
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
-        FormatError, ShapeError: an operator of ours with attributes or scales that make no sense.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: the file would make qonnx run more than its graph (see `qonnx_guard`), or qonnx fails.
     """
     from qonnx.core.modelwrapper import ModelWrapper

@@ -66,7 +66,7 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
 
 
 def check_nodes(proto: onnx.ModelProto) -> None:
-    """Raise FormatError or ShapeError for the first node of ours whose attributes or inputs make no sense."""
+    """Raise UnsupportedError or ShapeError for the first node of ours whose attributes or inputs make no sense."""
     _checking.check_nodes(proto, OPERATORS)
 
 

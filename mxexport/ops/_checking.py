@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import onnx
 
-from mxexport.errors import MXExportError
+from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.ops._operator import DOMAIN, Operator, Shape, read_shape
 
 
 def check_nodes(proto: onnx.ModelProto, operators: Mapping[str, type[Operator]]) -> None:
-    """Raise FormatError or ShapeError for the first node of ours whose attributes or inputs make no sense.
+    """Raise UnsupportedError or ShapeError for the first node of ours whose attributes or inputs make no sense.
 
     A body computes something from nearly any attribute and any scale that is long enough. Shapes are taken from inputs
     and initializers; what a file says of the tensors between is nobody's word.
@@ -22,7 +23,16 @@ def check_nodes(proto: onnx.ModelProto, operators: Mapping[str, type[Operator]])
         if node.domain != DOMAIN or node.op_type not in operators:
             continue
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        try:
+        with naming(node.name or node.output[0]):
             operators[node.op_type].check([shapes.get(name) for name in node.input], attributes)
-        except MXExportError as error:
-            raise type(error)(f"node {node.name or node.output[0]!r}: {error}") from None
+
+
+@contextlib.contextmanager
+def naming(node: str) -> Iterator[None]:
+    """Puts the node's name in front of what `Operator.check` says; attributes in a file make it unsupported."""
+    try:
+        yield
+    except ShapeError as error:
+        raise type(error)(f"node {node!r}: {error}") from None
+    except FormatError as error:
+        raise UnsupportedError(f"node {node!r}: {error}") from None
