@@ -23,7 +23,7 @@ class Attribute:
     def range(self) -> str:
         """The bounds in words."""
         if self.high == math.inf:
-            return "any number" if self.low == -math.inf else f"at least {self.low:g}"
+            return "any" if self.low == -math.inf else f"at least {self.low:g}"
         return f"{self.low:.9g} to {self.high:.9g}"
 
     def allows(self, value) -> bool:

@@ -90,8 +90,8 @@ class Operator(CustomOp):
             if name not in attributes:
                 raise FormatError(f"{cls.op_type()} lacks the attribute {name}; write every attribute on the node")
             if not declared.allows(attributes[name]):
-                found = attributes[name]
-                raise FormatError(f"{cls.op_type()}: attribute {name} is {found}; expected {declared.range()}")
+                wanted = f"{'a number' if declared.kind == 'f' else 'whole'}, {declared.range()}"
+                raise FormatError(f"{cls.op_type()}: attribute {name} is {attributes[name]!r}; expected {wanted}")
         given = dict(zip(cls.inputs, shapes, strict=False))
         whole = attributes.get("shape", shapes[0] if shapes else None)
         if "group_size" in attributes:
