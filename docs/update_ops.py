@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, Operator
+from mxexport.ops._attributes import Attribute
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
 _KINDS = {"i": "int", "f": "float", "ints": "ints"}
@@ -15,8 +16,8 @@ def specification(op: type[Operator]) -> str:
     summary = "\n".join(line.strip() for line in op.summary().splitlines())
     lines = [f"# {op.op_type()}", "", summary, "", f"Domain `{DOMAIN}`, version {VERSION}.", "", "## Attributes"]
     lines += ["", "All are written on every node." if op.attributes else "None."]
-    lines += ["", "| name | type | meaning |", "|---|---|---|"] if op.attributes else []
-    lines += [f"| `{name}` | {_KINDS[a.kind]} | {a.meaning} |" for name, a in op.attributes.items()]
+    lines += ["", "| name | type | range | meaning |", "|---|---|---|---|"] if op.attributes else []
+    lines += [f"| `{name}` | {_KINDS[a.kind]} | {_range(name, a)} | {a.meaning} |" for name, a in op.attributes.items()]
     for title, ports in (("Inputs", op.inputs), ("Outputs", op.outputs)):
         lines += ["", f"## {title}", "", "| name | type | meaning |", "|---|---|---|"]
         for name, port in ports.items():
@@ -28,6 +29,11 @@ def specification(op: type[Operator]) -> str:
         lines[-1] += "`ops/common/rtl`: " + ", ".join(f"`{name}`" for name in rtl) + "."
     lines += _vectors(op)
     return "\n".join([*lines, "", NOTE, ""])
+
+
+def _range(name: str, attribute: Attribute) -> str:
+    others = {"axis": "-rank to rank - 1", "group_size": "at least 1", "shape": "at least 0 each"}
+    return others.get(name) or attribute.range()
 
 
 def _vectors(op: type[Operator]) -> list[str]:

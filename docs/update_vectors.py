@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mxexport import fixedpoint, ops, packing
+from mxexport import fixedpoint, groups, ops, packing
 from mxexport.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
@@ -21,107 +21,195 @@ OPSET = 20
 Case = tuple[str, str, list[np.ndarray], dict]  # operator, name of the case, inputs, attributes
 
 
-def edges(rank: int = 2) -> np.ndarray:
-    """Float32 [6, 10], or [6, 10, 2] and [1, 6, 10, 2]: zeros, -0, subnormals, just below 2**k, huge, NaN and Inf."""
+# --- inputs ---------------------------------------------------------------------------------------------------
+
+LAYOUTS = {"last": 1, "first": 0, "middle": 1, "from_back": -2}  # the axis that holds the ten values of each row
+EDGE_SCALES = (0.0, np.nan, 2.0**-149, 2.0**-127, 1.0, 0.3, 2.0**127, np.inf, 3.0e38)
+
+
+def edges(layout: str = "last") -> np.ndarray:
+    """Seven rows of ten float32 values, laid out as [7, 10], [10, 7], [7, 10, 2] or [1, 7, 10, 2].
+
+    Zeros, -0, subnormals, just below 2**k, huge, NaN and Inf, ties, and magnitudes that reach every subnormal element.
+    """
     below = np.nextafter(np.exp2(np.arange(-4, 6)).astype(np.float32), np.float32(0))
     special = np.array([1, np.nan, 2, 3, 0.5, np.inf, -1, -2, 0.25, -np.inf])
     huge = np.array([3.4e38, -3.4e38, 1e30, -1.0, 0, 1, 2, 3, 4, 5])
     ramp = np.arange(-5, 5) * 0.3125
+    fading = 1.75 * (-0.125) ** np.arange(10)
     zeros = np.where(np.arange(10) < 4, 0.0, -0.0)
-    x = np.array([zeros, np.arange(10) * 1e-41, below, special, huge, ramp], np.float32)
-    return x if rank == 2 else np.stack([x, x[::-1]], axis=-1).reshape((1,) * (rank - 3) + (6, 10, 2))
+    x = np.array([zeros, np.arange(10) * 1e-41, below, special, huge, ramp, fading], np.float32)
+    if layout in ("last", "first"):
+        return x if layout == "last" else np.ascontiguousarray(x.T)
+    both = np.stack([x, x[::-1]], axis=-1)
+    return both if layout == "middle" else both[None]
+
+
+def _grouped(layout: str) -> dict:
+    return {"axis": LAYOUTS[layout], "group_size": 4}
+
+
+def _edge_scales(shape: tuple[int, ...], layout: str, group_size: int = 4) -> np.ndarray:
+    """Scales that nobody would choose: they are inputs, and files of others hold what they hold."""
+    return np.resize(np.float32(EDGE_SCALES), groups.contracted_shape(shape, LAYOUTS[layout], group_size))
+
+
+def _packed(bits: int, element: dict, layout: str = "middle", zero_point: bool = False, odd: bool = False) -> tuple:
+    """Inputs and attributes of a decoder: every code at least once, the last group short. `odd`: scales of any kind."""
+    axis = LAYOUTS[layout]
+    shape = {"last": (2, 129), "first": (129, 2), "middle": (2, 65, 2), "from_back": (1, 2, 65, 2)}[layout]
+    codes = (np.arange(np.prod(shape)) % 2**bits).astype(np.uint8).reshape(shape)
+    contracted = groups.contracted_shape(shape, axis, 4)
+    plain = np.exp2(np.arange(np.prod(contracted)) % 7 - 3.0).astype(np.float32).reshape(contracted)
+    scale = _edge_scales(shape, layout) if odd else plain
+    arrays = [packing.pack_codes(codes, bits, axis, 4), scale] + ([np.full_like(scale, 3)] if zero_point else [])
+    return arrays, element | _grouped(layout) | {"shape": list(shape)}
+
+
+# --- cases ----------------------------------------------------------------------------------------------------
 
 
 def _minifloats() -> list[Case]:
-    cases = []
-    for name, rank in (("e4m3", 2), ("e5m2", 2), ("e3m2", 3), ("e2m3", 4), ("e2m1", 2)):
-        bits = {"e4m3": 8, "e5m2": 8, "e3m2": 6, "e2m3": 6, "e2m1": 4}[name]
-        fmt, x, axis = get_format(f"mxfp{bits}_{name}_g4"), edges(rank), max(rank - 2, 1)
-        common = {"axis": axis, "group_size": 4}
-        scale_attributes = common | _scale_attributes(fmt)
-        (scale,) = ops.MXScale.reference(x, **scale_attributes)
+    cases, bits = [], {"e4m3": 8, "e5m2": 8, "e3m2": 6, "e2m3": 6, "e2m1": 4}
+    layouts = {"e4m3": "last", "e5m2": "first", "e3m2": "middle", "e2m3": "from_back", "e2m1": "last"}
+    for name, layout in layouts.items():
+        fmt, x, common = get_format(f"mxfp{bits[name]}_{name}_g4"), edges(layout), _grouped(layout)
+        (scale,) = ops.MXScale.reference(x, **common, **_scale_attributes(fmt))
+        element, packed = ops.MXFloatQuant.attributes_of(fmt.element), ops.MXFloatDequant.attributes_of(fmt.element)
         cases += [
-            ("MXScale", name, [x], scale_attributes),
-            ("MXFloatQuant", name, [x, scale], common | ops.MXFloatQuant.attributes_of(fmt.element)),
-            ("MXFloatDequant", name, *_packed(fmt.element.bits, ops.MXFloatDequant.attributes_of(fmt.element))),
+            ("MXScale", name, [x], common | _scale_attributes(fmt)),
+            ("MXFloatQuant", name, [x, scale], common | element),
+            ("MXFloatQuant", f"{name}_any_scale", [x, _edge_scales(x.shape, layout)], common | element),
+            ("MXFloatDequant", name, *_packed(bits[name], packed, layout)),
+            ("MXFloatDequant", f"{name}_any_scale", *_packed(bits[name], packed, layout, odd=True)),
+        ]
+    return cases + _unsigned(edges("first"))
+
+
+def _unsigned(x: np.ndarray) -> list[Case]:
+    """Attributes that no MX format has: no negative values, no -0."""
+    cases, common = [], _grouped("first")
+    for name, changes in (("unsigned", {"signed": 0}), ("no_negative_zero", {"signed_zero": 0})):
+        for element in (FloatElement(2, 1), FloatElement(4, 3, "nan")):
+            attributes = common | ops.MXFloatQuant.attributes_of(element) | changes
+            cases.append(("MXFloatQuant", f"{element.name}_{name}", [x, _edge_scales(x.shape, "first")], attributes))
+    return cases
+
+
+def _float_scaled() -> list[Case]:
+    """Elements under float32 scales: fnuz, OCP with its special values, and without any."""
+    cases = []
+    for name, layout in {
+        "float_fnuz_e4m3": "last", "float_fnuz_e5m2": "middle", "float_ocp_e5m2": "from_back", "float_e4m3": "first",
+    }.items():  # fmt: skip
+        element, x, common = get_format(f"{name}_g4").element, edges(layout), _grouped(layout)
+        case = f"{element.name}_fnuz" if "fnuz" in name else name
+        levels = common | {"levels": float(element.max_val), "asymmetric": 0}
+        (scale,) = ops.GroupwiseScale.reference(x, **levels)
+        cases += [
+            ("GroupwiseScale", case, [x], levels),
+            ("MXFloatQuant", case, [x, scale], common | ops.MXFloatQuant.attributes_of(element)),
+            ("MXFloatDequant", case, *_packed(8, ops.MXFloatDequant.attributes_of(element), layout)),
         ]
     return cases
 
 
-def _fnuz() -> list[Case]:
-    element, common = FloatElement(4, 3, "fnuz"), {"axis": 1, "group_size": 4}
-    (scale,) = ops.GroupwiseScale.reference(edges(), **common, levels=float(element.max_val), asymmetric=0)
-    return [
-        ("MXFloatQuant", "e4m3_fnuz", [edges(), scale], common | ops.MXFloatQuant.attributes_of(element)),
-        ("MXFloatDequant", "e4m3_fnuz", *_packed(8, ops.MXFloatDequant.attributes_of(element))),
-    ]
-
-
-def _scale_attributes(fmt, rule: str = "floor") -> dict:
+def _scale_attributes(fmt, rule: str = "floor", code_min: int = 0, code_max: int = 254) -> dict:
     rounding = {"emax": fmt.element.emax, "round_bias": round_bias(fmt.element, rule)}
-    return rounding | {"frac_bits": fmt.step_frac_bits, "code_min": 0, "code_max": 254}
-
-
-def _packed(bits: int, element: dict, zero_point: bool = False) -> tuple[list[np.ndarray], dict]:
-    """Inputs and attributes of a decoder: every code once, on the inner axis of rank 3, last group short."""
-    codes = (np.arange(260) % 2**bits).astype(np.uint8).reshape(2, 65, 2)
-    scale = np.exp2(np.arange(2 * 17 * 2) % 7 - 3.0).astype(np.float32).reshape(2, 17, 2)
-    arrays = [packing.pack_codes(codes, bits, 1, 4), scale] + ([np.full_like(scale, 3)] if zero_point else [])
-    return arrays, element | {"axis": 1, "group_size": 4, "shape": [2, 65, 2]}
+    return rounding | {"frac_bits": fmt.step_frac_bits, "code_min": code_min, "code_max": code_max}
 
 
 def _integers() -> list[Case]:
     cases = []
-    for name, bits, signed, rank in (("int8", 8, 1, 2), ("int4", 4, 1, 3), ("uint4_zero_point", 4, 0, 2)):
-        x, axis, levels = edges(rank), 1, float(2**bits - 1 if not signed else 2 ** (bits - 1) - 1)
-        common = {"axis": axis, "group_size": 4}
+    kinds = {"int8": (8, 1, "last"), "int4": (4, 1, "middle"), "int2": (2, 1, "from_back"),
+             "uint4_zero_point": (4, 0, "last"), "uint8_zero_point": (8, 0, "first")}  # fmt: skip
+    for name, (bits, signed, layout) in kinds.items():
+        x, levels = edges(layout), float(2**bits - 1 if not signed else 2 ** (bits - 1) - 1)
+        common, element = _grouped(layout), {"bit_width": bits, "signed": signed}
         ranged = common | {"levels": levels}
         (scale,) = ops.GroupwiseScale.reference(x, **ranged, asymmetric=1 - signed)
         (zero,) = ops.GroupwiseZeroPoint.reference(x, scale, **ranged)
-        element = {"bit_width": bits, "signed": signed}
-        arrays = [x, scale] if signed else [x, scale, zero]
+        odd = _edge_scales(x.shape, layout)
+        (odd_zero,) = ops.GroupwiseZeroPoint.reference(x, odd, **ranged)
         cases += [
             ("GroupwiseScale", name, [x], ranged | {"asymmetric": 1 - signed}),
             ("GroupwiseZeroPoint", name, [x, scale], ranged),
-            ("GroupwiseQuant", name, arrays, common | element | {"narrow": signed}),
-            ("GroupwiseDequant", name, *_packed(bits, element, not signed)),
+            ("GroupwiseZeroPoint", f"{name}_any_scale", [x, odd], ranged),
+            ("GroupwiseDequant", name, *_packed(bits, element, layout, not signed)),
+            ("GroupwiseDequant", f"{name}_any_scale", *_packed(bits, element, layout, not signed, odd=True)),
         ]
-    return cases
+        for case, arrays in ((name, [x, scale, zero]), (f"{name}_any_scale", [x, odd, odd_zero])):
+            attributes = common | element | {"narrow": signed}
+            cases.append(("GroupwiseQuant", case, arrays[: 3 - signed], attributes))
+    wide = _grouped("first") | {"bit_width": 8, "signed": 1, "narrow": 0}
+    step, x = np.full((3, 7), 2.0**-6, np.float32), edges("first")
+    return [*cases, ("GroupwiseQuant", "int8_not_narrow", [x, step], wide)]
 
 
 def _scales() -> list[Case]:
-    codes, common = np.arange(256, dtype=np.uint8).reshape(4, 64), {"axis": 1, "group_size": 4}
-    step = common | _scale_attributes(get_format("mxint8_g4"), "ceil")
-    cases = [("MXScale", "int8_ceil", [edges()], step)]
-    cases += [("MXScaleDequant", f"frac_bits_{n}", [codes], {"frac_bits": n}) for n in (0, 6)]
-    cases += [("NVFP4Scale", f"rank_{rank}", [edges(rank)], common) for rank in (2, 3)]
-    tensor_scales = {"one": 1.0, "subnormal": 1e-40}
+    cases, codes, layouts = [], np.arange(256, dtype=np.uint8).reshape(4, 64), list(LAYOUTS)
+    for i, name in enumerate(("mxfp8_e4m3", "mxfp6_e2m3", "mxfp4_e2m1", "mxint8")):
+        for j, rule in enumerate(("ceil", "even", "rceil")):
+            layout, fmt = layouts[(i + j) % 4], get_format(f"{name}_g4")
+            case = f"{fmt.element.name}_{rule}"
+            cases.append(("MXScale", case, [edges(layout)], _grouped(layout) | _scale_attributes(fmt, rule)))
+    clamped = _grouped("middle") | _scale_attributes(get_format("mxint8_g4"), "floor", 120, 130)
+    cases += [("MXScale", "int8_clamped", [edges("middle")], clamped)]
+    cases += [("MXScaleDequant", f"frac_bits_{n}", [codes], {"frac_bits": n}) for n in (0, 6, 22)]
+    cases += [("NVFP4Scale", f"rank_{edges(k).ndim}", [edges(k)], _grouped(k)) for k in ("last", "middle", "from_back")]
+    cases += [("NVFP4Scale", "first_axis", [edges("first")], _grouped("first"))]
+    cases += [("NVFP4Scale", "no_specials", [edges()[[0, 5, 6]]], {"axis": 1, "group_size": 16})]
+    tensor_scales = {"one": 1.0, "subnormal": 1e-40, "zero": 0.0, "largest": 3.4e38, "nan": np.nan}
     return cases + [
         ("NVFP4ScaleDequant", name, [codes, np.array(s, np.float32)], {}) for name, s in tensor_scales.items()
     ]
 
 
+def _wide(layout: str = "last") -> np.ndarray:
+    """Four rows of seven wide integers: zeros, small, large, and bits below every rounding point."""
+    rows = [[0] * 7, [1, -1, 2, 3, -7, 0, 5], [2**40, -(2**40), 2**33 - 1, 1, 0, 9, -4]]
+    x = np.array([*rows, [2**61 + 1, -(2**61) - 3, 3 * 2**20 + 1, 5 * 2**36, -(7 * 2**57), 2**62 - 1, 1]], np.int64)
+    if layout in ("last", "first"):
+        return x if layout == "last" else np.ascontiguousarray(x.T)
+    both = np.stack([x, -x[::-1]], axis=-1)
+    return both if layout == "middle" else both[None]
+
+
 def _dataflow() -> list[Case]:
-    x = np.array([[0] * 7, [1, -1, 2, 3, -7, 0, 5], [2**40, -(2**40), 2**33 - 1, 1, 0, 9, -4]], np.int64)
-    cases = [("Eltwise", f"relu_{r}", [x], {"relu": r, "width": 64, "lsb_exp": -3}) for r in (0, 1)]
-    for name in ("mxfp4_e2m1", "mxfp8_e4m3", "mxint8"):
+    cases = [("Eltwise", f"relu_{r}", [_wide()], {"relu": r, "width": 64, "lsb_exp": -3}) for r in (0, 1)]
+    cases += [("Eltwise", "rank_4", [_wide("from_back")], {"relu": 1, "width": 64, "lsb_exp": 0})]
+    quantizers = [(name, "last", "floor") for name in ("mxfp4_e2m1", "mxfp8_e4m3", "mxint8")]
+    quantizers += [("mxfp8_e5m2", "middle", "ceil"), ("mxfp6_e3m2", "from_back", "even"),
+                   ("mxfp6_e2m3", "first", "rceil"), ("mxint8", "middle", "even")]  # fmt: skip
+    for name, layout, rule in quantizers:
         element = get_format(name).element
-        attributes = {"axis": 1, "group_size": 4, "width": 63, "lsb_exp": -40, "emax": element.emax}
-        attributes |= fixedpoint.element_parameters(element) | {"round_bias": round_bias(element, "floor")}
-        cases.append(("MXQuantize", name, [x], attributes | {"code_min": 100, "code_max": 140}))
-    for name, e, m in (("e2m1", 2, 1), ("e3m2", 3, 2)):
-        n = 2 ** (1 + e + m)
-        codes = [(np.arange(rows * 7) * step % n).astype(np.uint8).reshape(rows, 7) for rows, step in ((3, 3), (2, 5))]
-        scales = [np.array([[120, 121]] * rows, np.uint8) for rows in (3, 2)]
-        arrays = [codes[0], scales[0], codes[1], scales[1], np.array([-9, 1000], np.int64)]
-        kinds = {f"{s}_{k}_bits": v for s in "xw" for k, v in (("exponent", e), ("mantissa", m))}
+        attributes = _grouped(layout) | {"width": 63, "lsb_exp": -40, "emax": element.emax}
+        attributes |= fixedpoint.element_parameters(element) | {"round_bias": round_bias(element, rule)}
+        case = name if layout == "last" else f"{name}_{layout}_axis_{rule}"
+        cases.append(("MXQuantize", case, [_wide(layout)], attributes | {"code_min": 100, "code_max": 140}))
+    return cases + _products()
+
+
+def _products() -> list[Case]:
+    cases = []
+    for x_name, w_name in (("e2m1", "e2m1"), ("e3m2", "e3m2"), ("int8", "int8"), ("e4m3", "e4m3"), ("int8", "e2m3")):
+        arrays, kinds = [], {}
+        for side, name, rows, step in (("x", x_name, 3, 3), ("w", w_name, 2, 5)):
+            e, m = (0, 6) if name == "int8" else (int(name[1]), int(name[3]))
+            count = 2 ** (1 + e + m + (e == 0))
+            codes = (np.arange(rows * 39) * step % count).astype(np.uint8).reshape(rows, 39)  # 39: a short last group
+            scales = (120 + np.arange(rows * 10) % 3).astype(np.uint8).reshape(rows, 10)
+            arrays += [codes, scales]
+            kinds |= {f"{side}_exponent_bits": e, f"{side}_mantissa_bits": m}
+        bias = np.array([-9, 1000], np.int64)
         shared = {"group_size": 4, "scale_offset": 240, "width": 60, "lsb_exp": 0}
-        cases.append(("MXMatMul", name, arrays, kinds | shared))
+        case = x_name if x_name == w_name else f"{x_name}_{w_name}"
+        cases.append(("MXMatMul", case, [*arrays, bias], kinds | shared))
     return cases
 
 
 def cases() -> list[Case]:
-    return _minifloats() + _fnuz() + _integers() + _scales() + _dataflow()
+    return _minifloats() + _float_scaled() + _integers() + _scales() + _dataflow()
 
 
 def model_of(op_type: str, arrays: list[np.ndarray], results: tuple, attributes: dict) -> onnx.ModelProto:

@@ -332,11 +332,17 @@ def round_bias(element: Element, rule: str) -> int:
 
 
 def find_format(element: Element, group_size: int, scale: ScaleKind) -> GroupFormat:
-    """The group format with these parts, under its canonical name (the inverse of `get_format`)."""
+    """The group format with these parts, under its canonical name (the inverse of `get_format`).
+
+    Raises:
+        FormatError: scales of nvfp4 in groups of another size than its own.
+    """
     for fmt in _NAMED.values():
         if fmt.element == element and fmt.scale == scale:
             if group_size == fmt.group_size:
                 return fmt
+            if not fmt.is_mx:
+                raise FormatError(f"format {fmt.name} has groups of {fmt.group_size}; there is none of {group_size}")
             return GroupFormat(f"{fmt.name}_g{group_size}", element, group_size, scale)
     if scale == "e8m0" and isinstance(element, IntElement):
         return get_format(f"mx{element.name}_g{group_size}")

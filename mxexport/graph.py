@@ -10,21 +10,19 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError, UnsupportedError
-from mxexport.formats import Element, GroupFormat, find_format
+from mxexport.errors import InputFileError
+from mxexport.formats import GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, write_model
 from mxexport.model_reader import read_model
+from mxexport.numerics import power_of_two_exponents
 from mxexport.ops import (
     DOMAIN,
     OPERATORS,
     VERSION,
-    GroupwiseDequant,
-    GroupwiseQuant,
-    MXFloatDequant,
-    MXFloatQuant,
     functions_for,
     qonnx_general,
 )
+from mxexport.ops._checking import naming
 
 QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
 DEQUANTIZERS = {"MXFloatDequant", "GroupwiseDequant"}  # packed weights
@@ -163,12 +161,12 @@ def _unify_zero_points_of(op_type: str, model: ir.Model) -> None:
 
 
 def attributes(node: ir.Node) -> dict:
-    """Attribute values of a node of our domain; raises UnsupportedError when one is missing."""
-    declared = OPERATORS[node.op_type].attributes
-    missing = sorted(set(declared) - set(node.attributes))
-    if missing:
-        raise UnsupportedError(f"node {node.name!r} ({node.op_type}) lacks the attribute {', '.join(missing)}")
-    return {name: node.attributes[name].value for name in declared}
+    """Attribute values of a node of our domain; raises UnsupportedError when one is missing or outside its range."""
+    operator = OPERATORS[node.op_type]
+    found = {name: node.attributes[name].value for name in operator.attributes if name in node.attributes}
+    with naming(node.name):
+        operator.check([], found)
+    return found
 
 
 def is_ours(node: ir.Node | None, op_types: set[str]) -> bool:
@@ -184,8 +182,7 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
 
 def is_power_of_two(scale: np.ndarray) -> bool:
     """True when every scale is NaN or a power of two."""
-    mantissa, _ = np.frexp(scale)
-    return bool(((mantissa == 0.5) | np.isnan(scale)).all())
+    return bool((power_of_two_exponents(scale)[1] | np.isnan(scale)).all())
 
 
 def is_quantized_constant(node: ir.Node | None) -> bool:
@@ -216,24 +213,16 @@ def evaluate(value: ir.Value | None) -> np.ndarray | None:
 def quantizer_format(node: ir.Node) -> GroupFormat:
     """The group format of a quantizer or dequantizer node, from its attributes and the kind of its scale."""
     a, kind = attributes(node), _scale_kind(node)
-    return find_format(_element(node.op_type, a, kind == "e8m0"), a["group_size"], kind)
+    return find_format(OPERATORS[node.op_type].element_of(a, kind == "e8m0"), a["group_size"], kind)
 
 
 def _scale_kind(node: ir.Node) -> str:
     known, producer = constant(node.inputs[1]), node.inputs[1].producer()
-    if "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY)):
-        return "nvfp4"  # once folded, its scale in two levels looks like any float scale
-    if is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
-        return "nvfp4"
+    # Once folded, a scale in two levels looks like any float scale; and so it does in groups that nvfp4 does not have.
+    named = "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY))
+    if named or is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
+        return "nvfp4" if attributes(node)["group_size"] == get_format("nvfp4").group_size else "float32"
     pow2 = is_power_of_two(known) if known is not None else is_ours(producer, {"MXScale", "MXScaleDequant"})
     if node.op_type.startswith("Groupwise") and not attributes(node)["signed"]:
         pow2 = False  # no MX format has unsigned elements, whatever the scale
     return "e8m0" if pow2 else "float32"
-
-
-def _element(op_type: str, a: dict, power_of_two: bool) -> Element:
-    if op_type == "MXFloatQuant":
-        return MXFloatQuant.element_of(a)
-    if op_type == "MXFloatDequant":
-        return MXFloatDequant.element_of(a)
-    return {"GroupwiseQuant": GroupwiseQuant, "GroupwiseDequant": GroupwiseDequant}[op_type].element_of(a, power_of_two)

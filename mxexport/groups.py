@@ -27,10 +27,27 @@ def group_count(length: int, group_size: int) -> int:
     return -(-length // group_size)
 
 
-def contracted_shape(shape: tuple[int, ...], axis: int, group_size: int) -> tuple[int, ...]:
-    """Shape of the scale of a tensor of `shape`: the axis holds one entry per group."""
+def contracted_shape(shape: tuple, axis: int, group_size: int) -> tuple:
+    """Shape of the scale of a tensor of `shape`: the axis holds one entry per group.
+
+    Open lengths (a name or None, as in ONNX) stay as they are; on the axis they give None.
+    """
     axis = normalize_axis(axis, len(shape))
-    return (*shape[:axis], group_count(shape[axis], group_size), *shape[axis + 1 :])
+    length = shape[axis]
+    count = group_count(1 if is_open(length) else length, group_size)
+    return (*shape[:axis], None if is_open(length) else count, *shape[axis + 1 :])
+
+
+def is_open(length) -> bool:
+    """True for a length that is not known yet."""
+    return length is None or isinstance(length, str)
+
+
+def fits(found: tuple, expected: tuple) -> bool:
+    """Whether two shapes may be the same; open lengths fit any other."""
+    return len(found) == len(expected) and all(
+        is_open(a) or is_open(b) or a == b for a, b in zip(found, expected, strict=True)
+    )
 
 
 def grouped_shape(shape: tuple[int, ...], axis: int, group_size: int) -> tuple[int, ...]:
@@ -65,12 +82,12 @@ def expand(contracted: np.ndarray, axis: int, group_size: int, length: int) -> n
 
 
 def check_scale_shape(
-    where: str, scale_shape: tuple[int, ...], x_shape: tuple[int, ...], axis: int, group_size: int, what: str = "scale"
+    where: str, scale_shape: tuple, x_shape: tuple, axis: int, group_size: int, what: str = "scale"
 ) -> None:
-    """Raise ScaleShapeError unless `scale_shape` is the contracted shape of `x_shape`."""
+    """Raise ScaleShapeError unless `scale_shape` is the contracted shape of `x_shape`; open lengths fit."""
     axis = normalize_axis(axis, len(x_shape), where)
     expected = contracted_shape(tuple(x_shape), axis, group_size)
-    if tuple(scale_shape) == expected:
+    if fits(tuple(scale_shape), expected):
         return
     hint = ""
     if tuple(scale_shape) == tuple(x_shape):

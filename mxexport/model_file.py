@@ -1,4 +1,4 @@
-"""Writes an ONNX file and the file of its tensors: both whole or both as they were before."""
+"""Writes an ONNX file and the file of its tensors: both whole or both as they were before. Other files likewise."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
     stale = not external_data and _refers_to(path, data.name)
     _put_standard_opset_first(model)
     try:
-        with _staging(path) as staged:
+        with staging(path) as staged:
             # Tensors in a file of their own may lie in the very file that is replaced: both forms read them.
             if external_data:
                 ir.save(model, staged / path.name, external_data=data.name)
@@ -47,7 +47,7 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
                 ir.save(model, staged / path.name)
             external_data = external_data and (staged / data.name).exists()  # tensors may all be small
             names = [data.name] if external_data else []
-            _replace(staged, path.parent, [*names, path.name])
+            replace_files(staged, path.parent, [*names, path.name])
         if stale:
             data.unlink(missing_ok=True)
     except OSError as error:
@@ -96,7 +96,7 @@ def _refers_to(path: Path, data_name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _staging(path: Path) -> Iterator[Path]:
+def staging(path: Path) -> Iterator[Path]:
     """A hidden directory beside `path`, on the same file system, gone afterwards."""
     directory = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -116,7 +116,7 @@ def _keep(file: Path, other: Path) -> None:
         shutil.copy2(file, other)
 
 
-def _replace(staged: Path, target: Path, names: list[str]) -> None:
+def replace_files(staged: Path, target: Path, names: list[str]) -> None:
     """Move files into `target`; if one cannot be moved, those moved before go back to what they were."""
     done: list[str] = []
     try:

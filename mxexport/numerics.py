@@ -29,6 +29,7 @@ from mxexport.formats import (
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
 _INF_BITS = np.int32(0x7F800000)
+_NAN_BITS = np.int32(0x7FC00000)
 NVFP4_SCALE = FloatElement(4, 3, "nan")
 
 
@@ -62,26 +63,40 @@ def group_amax(x: np.ndarray, axis: int, group_size: int) -> np.ndarray:
 
 
 def scale_from_codes(codes: np.ndarray, frac_bits: int = 0) -> np.ndarray:
-    """E8M0 codes -> float32 2**(code - 127 - frac_bits); code 255 -> NaN. Exact, subnormal results included."""
-    exponents = np.asarray(codes).astype(np.int32) - E8M0_BIAS - frac_bits
-    scale = np.ldexp(np.float32(1), np.minimum(exponents, 127)).astype(np.float32)
-    return np.where(np.asarray(codes) == E8M0_NAN, np.float32(np.nan), scale)
+    """E8M0 codes -> float32 2**(code - 127 - frac_bits); code 255 -> NaN. Exact, subnormal results included.
+
+    On the bits, as the inverse below: neither may depend on whether the process flushes subnormals to zero.
+    """
+    codes = np.asarray(codes)
+    field = np.minimum(codes.astype(np.int32), E8M0_MAX) - frac_bits
+    subnormal = np.int32(1) << np.clip(field + 22, 0, 22)
+    bits = np.where(codes == E8M0_NAN, _NAN_BITS, np.where(field > 0, field << 23, subnormal))
+    return np.where(field < -22, np.int32(0), bits).astype(np.int32).view(np.float32)
 
 
 def codes_from_scale(scale: np.ndarray, frac_bits: int = 0) -> np.ndarray:
     """Inverse of `scale_from_codes`. Raises FormatError for a scale that is not a power of two E8M0 can hold."""
-    scale = as_float32(scale)
-    mantissa, exponent = np.frexp(scale)
-    codes = exponent.astype(np.int32) - 1 + E8M0_BIAS + frac_bits
-    nan = np.isnan(scale)
-    bad = ~nan & ((mantissa != 0.5) | (codes < 0) | (codes > E8M0_MAX))
+    exponents, exact = power_of_two_exponents(scale)
+    codes, nan = exponents + E8M0_BIAS + frac_bits, np.isnan(scale)
+    bad = ~nan & (~exact | (codes < 0) | (codes > E8M0_MAX))
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         raise FormatError(
-            f"scale {float(scale[where]):.9g} at {where} is not one of the powers of two E8M0 can hold "
-            f"(2**{-E8M0_BIAS - frac_bits} .. 2**{127 - frac_bits}); {int(bad.sum())} of {scale.size} scales are not"
+            f"scale {float(as_float32(scale)[where]):.9g} at {where} is not one of the powers of two E8M0 can hold "
+            f"(2**{-E8M0_BIAS - frac_bits} .. 2**{127 - frac_bits}); {int(bad.sum())} of {bad.size} scales are not"
         )
     return np.where(nan, E8M0_NAN, codes).astype(np.uint8)
+
+
+def power_of_two_exponents(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(e, whether x is 2**e) of float32 `x`, subnormals included; e has no meaning where x is no power of two."""
+    x = as_float32(x)
+    bits = np.ascontiguousarray(x).view(np.int32).reshape(x.shape)
+    field, mantissa = bits >> 23, bits & 0x7FFFFF
+    single = (mantissa & (mantissa - 1) == 0) & (mantissa != 0)
+    exact = (bits > 0) & (bits < _INF_BITS) & np.where(field > 0, mantissa == 0, single)
+    subnormal = np.frexp(np.maximum(mantissa, 1).astype(np.float64))[1] - 150
+    return np.where(field > 0, field - 127, subnormal), exact
 
 
 def mx_scale(
@@ -116,10 +131,12 @@ def groupwise_range_scale(x: np.ndarray, axis: int, group_size: int, levels: int
 
 
 def groupwise_zero_point(x: np.ndarray, scale: np.ndarray, axis: int, group_size: int, levels: int) -> np.ndarray:
-    """Zero point clip(rne(-min / scale), 0, levels) per group: float32 with whole values, shaped like the scale."""
+    """Zero point clip(rne(-min / scale), 0, levels) per group: float32 with whole values, shaped like the scale.
+
+    0 where the scale is not finite; else NaN for a group with NaN.
+    """
     low, _ = group_range(x, axis, group_size)
-    with np.errstate(invalid="ignore"):
-        zero = np.clip(np.rint(-low / as_float32(scale)), 0, levels) + np.float32(0)
+    zero = np.clip(np.rint(_divide(-low, as_float32(scale))), 0, levels) + np.float32(0)
     return np.where(np.isfinite(scale), zero, np.float32(0)).astype(np.float32)
 
 
@@ -335,7 +352,7 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
     scale_codes = zero_point = tensor_scale = None
     if fmt.is_mx:
         scale_codes = scale_codes_of_amax(group_amax(x, axis, fmt.group_size), fmt.element.emax, bias)
-        scale = scale_from_codes(scale_codes, fmt.step_frac_bits)  # 0 for code 0 under flush-to-zero
+        scale = scale_from_codes(scale_codes, fmt.step_frac_bits)
     elif fmt.scale == "nvfp4":
         scale, scale_codes, tensor_scale = nvfp4_scale(x, axis, fmt.group_size)
     else:

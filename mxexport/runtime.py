@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +15,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import graph
-from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
+from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
-from mxexport.ops import DOMAIN
+from mxexport.ops import check_nodes
+from mxexport.qonnx_guard import guarded_copy
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 
@@ -95,15 +97,19 @@ def with_outputs(proto: onnx.ModelProto, names: list[str] | None) -> onnx.ModelP
 
 def _set_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
     g = proto.graph
+    _check_names(g, names)
     known = {v.name: v for v in (*g.value_info, *g.output, *g.input)}
-    there = {o for n in g.node for o in n.output} | {v.name for v in (*g.input, *g.initializer, *g.output)}
-    unknown = [name for name in names if name not in there]
-    if unknown:
-        raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
     made = [onnx.ValueInfoProto.FromString(known[n].SerializeToString()) if n in known else None for n in names]
     del g.output[:]
     g.output.extend(m or onnx.ValueInfoProto(name=n) for m, n in zip(made, names, strict=True))
     _prune(g, set(names))
+
+
+def _check_names(g: onnx.GraphProto, names: list[str]) -> None:
+    there = {o for n in g.node for o in n.output} | {v.name for v in (*g.input, *g.initializer, *g.output)}
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
 
 
 def _prune(g: onnx.GraphProto, needed: set[str]) -> None:
@@ -135,9 +141,11 @@ def run(
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: onnxruntime refuses the model or fails.
     """
     prepared = _prepare(model, outputs)
+    check_nodes(prepared.proto)
     fed = feeds(prepared.proto, inputs)
     try:
         return _execute(_open(prepared, flush_denormals), fed)
@@ -253,50 +261,54 @@ def _to_numpy(value: onnxruntime.OrtValue) -> np.ndarray:
 
 
 def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Execute in onnx's ReferenceEvaluator, function bodies included."""
+    """Execute in onnx's ReferenceEvaluator, function bodies included.
+
+    Raises:
+        InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
+        UnsupportedError: the evaluator refuses the model or fails.
+    """
     from onnx.reference import ReferenceEvaluator
 
     proto = with_outputs(load_proto(model), outputs)
-    names = [output.name for output in proto.graph.output]
-    return dict(zip(names, ReferenceEvaluator(proto).run(names, feeds(proto, inputs)), strict=True))
+    check_nodes(proto)
+    fed, names = feeds(proto, inputs), [output.name for output in proto.graph.output]
+    with our_errors("onnx's reference evaluator"):
+        return dict(zip(names, ReferenceEvaluator(proto).run(names, fed), strict=True))
 
 
 def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute node by node in qonnx, our operators through their CustomOp classes. Open dimensions are fixed first.
 
     Raises:
-        UnsupportedError: operators of other domains than ONNX's, QONNX's and ours; qonnx would import them as modules.
+        InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
+        UnsupportedError: the file would make qonnx run more than its graph (see `qonnx_guard`), or qonnx fails.
     """
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
 
     proto = load_proto(model)
-    check_domains(proto)
+    check_nodes(proto)
     fed = feeds(proto, inputs)
-    wrapper = ModelWrapper(with_static_shapes(proto, {name: array.shape for name, array in fed.items()}))
-    context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
+    if outputs is not None:
+        _check_names(proto.graph, outputs)
+    with our_errors("qonnx"):
+        wrapper = ModelWrapper(with_static_shapes(proto, {name: array.shape for name, array in fed.items()}))
+        context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
     return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
 
 
-_QONNX_DOMAINS = re.compile(r"(|ai\.onnx(\.ml)?|onnx\.brevitas|qonnx\.custom_op\.\w+|" + re.escape(DOMAIN) + ")")
-
-
-def check_domains(proto: onnx.ModelProto) -> None:
-    """Raise UnsupportedError for a domain that qonnx would have to import: a file must not choose what Python runs."""
-    nodes = ((node.name or node.op_type, node.domain) for node in _all_nodes(proto.graph))
-    foreign = [(name, domain) for name, domain in nodes if not _QONNX_DOMAINS.fullmatch(domain)]
-    if foreign:
-        why = "domain {!r} is neither ONNX's, QONNX's nor ours"
-        problems = [(f"node {name!r}", why.format(domain)) for name, domain in foreign]
-        raise UnsupportedError("qonnx takes an operator's domain for a Python module to import", problems)
-
-
-def _all_nodes(graph_proto: onnx.GraphProto):
-    for node in graph_proto.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _all_nodes(inner)
+@contextlib.contextmanager
+def our_errors(executor: str) -> Iterator[None]:
+    """Executors written in Python raise whatever numpy and their own code do; ours name what went wrong."""
+    try:
+        yield
+    except MXExportError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"{executor} cannot execute the model: {reason}") from error
 
 
 EXECUTORS = {"onnxruntime": run, "qonnx": run_qonnx, "reference": run_reference}
@@ -316,13 +328,12 @@ def with_static_shapes(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]
 
     Raises:
         InputFileError: the model is too large for ONNX's shape inference (2 GiB).
+        UnsupportedError: a file that qonnx must not have, see `qonnx_guard`.
     """
     if proto.ByteSize() >= 2**31 - 1:
         raise InputFileError("qonnx needs ONNX's shape inference, which takes models below 2 GiB; use onnxruntime")
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = guarded_copy(proto)
     del copy.graph.value_info[:]
-    del copy.functions[:]
     for value in copy.graph.input:
         if value.name not in shapes:
             continue

@@ -1,8 +1,11 @@
 """Claims about mxexport.formats: what parses, what a name means, and the derived constants."""
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 import mxexport
+from mxexport import graph, ops
 from mxexport.errors import FormatError
 from mxexport.formats import (
     MX_FORMATS,
@@ -14,6 +17,7 @@ from mxexport.formats import (
     get_format,
     round_bias,
 )
+from tests.helpers import single_node_model
 
 NAMED = [  # name, element bits, group size, scale kind
     ("mxfp8_e4m3", 8, 32, "e8m0"),
@@ -158,6 +162,23 @@ def test_a_canonical_name_parses_to_the_same_format():
 def test_find_format_inverts_get_format(name):
     fmt = get_format(name)
     assert find_format(fmt.element, fmt.group_size, fmt.scale) == fmt
+
+
+def test_nvfp4_has_one_group_size_whichever_way_it_is_asked_for():
+    with pytest.raises(FormatError, match="nvfp4 has groups of 16; there is none of 8"):
+        find_format(FloatElement(2, 1), 8, "nvfp4")
+    with pytest.raises(FormatError, match="unknown format 'nvfp4_g8'"):
+        get_format("nvfp4_g8")
+    x = np.ones((2, 16), np.float32)
+    for group_size, name in ((16, "nvfp4"), (8, "float_e2m1_g8")):
+        common = {"axis": 1, "group_size": group_size}
+        attributes = common | ops.MXFloatQuant.attributes_of(FloatElement(2, 1))
+        scale = np.ones((2, 16 // group_size), np.float32)
+        made = ir.from_proto(single_node_model("MXFloatQuant", [x, scale], attributes))
+        node = made.graph[0]
+        made.graph.insert_before(node, ir.node("NVFP4Scale", [node.inputs[0]], common, domain=ops.DOMAIN))
+        node.replace_input_with(1, made.graph[0].outputs[0])
+        assert graph.quantizer_format(node) == get_format(name)
 
 
 def test_a_group_format_passes_through():

@@ -5,6 +5,8 @@ Left out of the comparison with torchao 0.18, with the reason:
 - Inf: it gives a finite code where DESIGN wants 255 (the whole group NaN).
 """
 
+import subprocess
+import sys
 from fractions import Fraction
 
 import ml_dtypes
@@ -155,6 +157,23 @@ def test_codes_from_scale_inverts_scale_from_codes(frac_bits):
 def test_codes_from_scale_refuses_what_e8m0_cannot_hold(bad):
     with pytest.raises(FormatError, match=r"at \(1, 2\) is not one of the powers of two E8M0 can hold .*1 of 6 scales"):
         numerics.codes_from_scale(np.array([[1, 1, 1], [1, 1, bad]], np.float32))
+
+
+def test_scales_and_codes_are_exact_under_flush_to_zero():
+    script = """
+import numpy as np, torch
+from mxexport import graph, numerics
+expected = {n: numerics.scale_from_codes(np.arange(255), n) for n in (0, 6, 22)}
+assert torch.set_flush_denormal(True)
+for n, scale in expected.items():
+    assert (scale.view(np.int32) == numerics.scale_from_codes(np.arange(255), n).view(np.int32)).all()
+    assert numerics.codes_from_scale(scale, n).tolist() == list(range(255)) and graph.is_power_of_two(scale)
+assert not graph.is_power_of_two(np.array([3], np.int32).view(np.float32))
+q = numerics.quantize(np.zeros((1, 32), np.float32), "mxint8")
+assert numerics.codes_from_scale(q.scale, 6).tolist() == [[0]]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_codes_from_scale_refuses_a_step_above_the_range_of_its_format():

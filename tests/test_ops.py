@@ -122,6 +122,15 @@ def test_unsigned_minifloat_clamps_at_zero():
     assert_equal_bits(y, np.array([[0, 0, 0, 0, 3, 6]], np.float32))
 
 
+def test_integers_have_no_negative_zero():
+    x = np.float32([[-5.0, -0.0, 0.0, 5.0, -np.inf, np.inf], [-0.1, -0.0, -1e-45, -0.4, 0.4, 0.1]])
+    scale, zero = np.float32([[0.0], [1.0]]), np.float32([[0.0], [3.0]])
+    attributes = {"axis": 1, "group_size": 6, "bit_width": 8, "signed": 1, "narrow": 1}
+    for arrays in ([x, scale], [x, scale, zero]):
+        (y,) = check_all_executors("GroupwiseQuant", arrays, attributes)
+        assert not y.any() and not np.signbit(y).any()
+
+
 @pytest.mark.parametrize("rule", SCALE_RULES)
 @pytest.mark.parametrize("name", MX_FORMATS)
 def test_dataflow_quantizer_equals_everywhere(name, rule):

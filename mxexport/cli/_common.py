@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
-from zipfile import BadZipFile
+from typing import Annotated, BinaryIO
+from zipfile import BadZipFile, ZipFile
 
 import typer
 from rich.console import Console
@@ -44,3 +44,41 @@ def load_array(path: Path):
     if isinstance(loaded, dict):
         raise InputFileError(f"{path} holds {len(loaded)} arrays; expected a .npy file of one")
     return loaded
+
+
+def npy_path(out: Path) -> Path:
+    """`out` with the ending that numpy gives a file of one array."""
+    return out if out.suffix == ".npy" else out.with_name(f"{out.name}.npy")
+
+
+def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
+    """File name -> array (.npy), or arrays by name (.npz); all are whole, or what stood there before stays.
+
+    Raises InputFileError when they cannot be written. `make`: make the directory first.
+    """
+    from mxexport.model_file import replace_files, staging
+
+    try:
+        if make:
+            directory.mkdir(parents=True, exist_ok=True)
+        with staging(directory / "outputs") as staged:
+            for file, content in files.items():
+                with (staged / file).open("wb") as stream:
+                    _write_array(stream, content)
+            replace_files(staged, directory, list(files))
+    except OSError as error:
+        where = directory / next(iter(files)) if len(files) == 1 else directory
+        raise InputFileError(f"cannot write {where}: {error.strerror or error}") from error
+
+
+def _write_array(stream: BinaryIO, content) -> None:
+    """As np.save and np.savez, which takes no array called `file`."""
+    import numpy as np
+
+    if not isinstance(content, dict):
+        np.lib.format.write_array(stream, content, allow_pickle=False)
+        return
+    with ZipFile(stream, "w") as archive:
+        for name, array in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)

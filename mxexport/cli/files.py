@@ -11,8 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json
-from mxexport.errors import InputFileError
+from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, npy_path, print_json, save_arrays
 
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
@@ -86,22 +85,21 @@ def _file_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | None]:
-    """Output name -> file it went to (None: to none). Types numpy has no name for are written as float32, exactly."""
+    """Output name -> file it went to (None: to none). Types numpy has no name for are written as float32, exactly.
+
+    All files are whole, or (InputFileError) what stood there before stays.
+    """
     import numpy as np
 
     plain = {n: a if a.dtype.kind in "biufSU" else a.astype(np.float32) for n, a in results.items()}
-    try:
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            paths = {name: str(directory / file) for name, file in _file_names(plain).items()}
-            for name, path in paths.items():
-                np.save(path, plain[name])
-            return paths
-        if out.suffix == ".npz":
-            np.savez(out, **plain)
-            return dict.fromkeys(plain, str(out))
+    if directory is None and out.suffix == ".npz":
+        save_arrays(out.parent, {out.name: plain})
+        return dict.fromkeys(plain, str(out))
+    if directory is None:
         first = next(iter(plain))
-        np.save(out, plain[first])
+        out = npy_path(out)
+        save_arrays(out.parent, {out.name: plain[first]})
         return dict.fromkeys(plain) | {first: str(out)}
-    except OSError as error:
-        raise InputFileError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+    files = _file_names(plain)
+    save_arrays(directory, {file: plain[name] for name, file in files.items()}, make=True)
+    return {name: str(directory / file) for name, file in files.items()}

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import defs
 
-from mxexport.ops import qonnx_general
+from mxexport.ops import _checking, qonnx_general
 from mxexport.ops._operator import DOMAIN, VERSION, Operator
 from mxexport.ops.eltwise import Eltwise
 from mxexport.ops.groupwise_dequant import GroupwiseDequant
@@ -65,4 +65,9 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
     return [OPERATORS[op_type].function(opset, present[op_type]) for op_type in OPERATORS if op_type in present]
 
 
-__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "functions_for", "qonnx_general"]
+def check_nodes(proto: onnx.ModelProto) -> None:
+    """Raise UnsupportedError or ShapeError for the first node of ours whose attributes or inputs make no sense."""
+    _checking.check_nodes(proto, OPERATORS)
+
+
+__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "check_nodes", "functions_for", "qonnx_general"]

@@ -12,20 +12,13 @@ from onnx import defs
 from qonnx.core.datatype import DataType
 from qonnx.custom_op.base import CustomOp
 
-from mxexport import groups
-from mxexport.errors import MXExportError
+from mxexport import groups, packing
+from mxexport.errors import FormatError, MXExportError, ShapeError
+from mxexport.ops._attributes import Attribute
 from mxexport.ops._body import Body
 
 DOMAIN = "mxexport.ops"
 VERSION = 1
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """`kind` is `i` (int), `f` (float) or `ints`, as qonnx names them. Every attribute is written on every node."""
-
-    kind: str
-    meaning: str
 
 
 @dataclass(frozen=True)
@@ -52,17 +45,13 @@ _KINDS = {
     "ints": _Kind(defs.OpSchema.AttrType.INTS, ir.AttributeType.INTS, []),
 }
 
-AXIS = Attribute("i", "axis the groups run along, counted from the front")
-GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded")
-SHAPE = Attribute("ints", "shape of Y")
-
 Shape = tuple[int | str | None, ...] | None
 
 
 class Operator(CustomOp):
     """Base of all operators; subclasses fill in the class attributes and three functions.
 
-    `reference(*arrays, **attributes)` is the numpy meaning, `body(b)` the same in standard ONNX operators,
+    `compute(*arrays, **attributes)` is the numpy meaning, `body(b)` the same in standard ONNX operators,
     `infer_shapes(shapes, attributes)` the output shapes. Everything else is derived.
     """
 
@@ -71,8 +60,14 @@ class Operator(CustomOp):
     outputs: ClassVar[dict[str, Port]]
 
     @classmethod
-    def reference(cls, *arrays: np.ndarray | None, **attributes) -> tuple[np.ndarray, ...]:
+    def compute(cls, *arrays: np.ndarray | None, **attributes) -> tuple[np.ndarray, ...]:
         raise NotImplementedError
+
+    @classmethod
+    def reference(cls, *arrays: np.ndarray | None, **attributes) -> tuple[np.ndarray, ...]:
+        """The numpy meaning, inputs and attributes checked. Raises as `check` does."""
+        cls.check([None if a is None else np.shape(a) for a in arrays], attributes)
+        return cls.compute(*arrays, **attributes)
 
     @classmethod
     def body(cls, b: Body, present: set[str]) -> dict[str, ir.Value]:
@@ -82,6 +77,44 @@ class Operator(CustomOp):
     @classmethod
     def infer_shapes(cls, shapes: list[Shape], attributes: dict) -> list[Shape]:
         return [shapes[0]]
+
+    @classmethod
+    def check(cls, shapes: list[Shape], attributes: dict) -> None:
+        """Raise unless attributes and input shapes make sense; open lengths and unknown shapes (None) do.
+
+        Raises:
+            FormatError: an attribute that is missing or outside its range.
+            ShapeError: axis, group size or an input that does not fit.
+        """
+        for name, declared in cls.attributes.items():
+            if name not in attributes:
+                raise FormatError(f"{cls.op_type()} lacks the attribute {name}; write every attribute on the node")
+            if not declared.allows(attributes[name]):
+                wanted = f"{'a number' if declared.kind == 'f' else 'whole'}, {declared.range()}"
+                raise FormatError(f"{cls.op_type()}: attribute {name} is {attributes[name]!r}; expected {wanted}")
+        given = dict(zip(cls.inputs, shapes, strict=False))
+        whole = attributes.get("shape", shapes[0] if shapes else None)
+        if "group_size" in attributes:
+            groups.group_count(1, attributes["group_size"])
+        if whole is not None:
+            cls.check_shapes(tuple(whole), {n: s for n, s in given.items() if s is not None}, attributes)
+
+    @classmethod
+    def check_shapes(cls, whole: tuple, given: dict[str, tuple], attributes: dict) -> None:
+        """Raise ShapeError where the known shapes of inputs do not fit; `whole` is the shape before grouping."""
+        if "axis" in attributes:
+            groups.normalize_axis(attributes["axis"], len(whole), cls.op_type())
+            for name in ("scale", "zero_point"):
+                if name in given:
+                    place = (attributes["axis"], attributes["group_size"])
+                    groups.check_scale_shape(cls.op_type(), given[name], whole, *place, name)
+
+    @classmethod
+    def check_packed(cls, whole: tuple, given: dict[str, tuple], bits: int, attributes: dict) -> None:
+        """Raise ShapeError unless the packed codes fit the shape of what they make."""
+        if not any(map(groups.is_open, given.get("codes", (None,)))):
+            place = (attributes["axis"], attributes["group_size"])
+            packing.check_packed_shape(cls.op_type(), given["codes"], whole, bits, *place)
 
     def output_datatypes(self) -> list:
         return [DataType["FLOAT32"]] * len(self.outputs)
@@ -121,9 +154,12 @@ class Operator(CustomOp):
 
     @classmethod
     def _infer(cls, ctx) -> None:
-        attributes = {name: _value(ctx.get_attribute(name)) for name in cls.attributes}
-        shapes = [_read_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
-        inferred = cls.infer_shapes(shapes, attributes) if shapes[0] is not None else [None] * len(cls.outputs)
+        found = {name: ctx.get_attribute(name) for name in cls.attributes}
+        attributes = {name: _value(a) for name, a in found.items() if a is not None}
+        shapes = [read_shape(ctx.get_input_type(i)) for i in range(ctx.get_num_inputs())]
+        cls.check(shapes[:1], attributes)  # a scale of one per element stays for the pass that contracts it
+        known = shapes[0] is not None or "shape" in attributes
+        inferred = cls.infer_shapes(shapes, attributes) if known else [None] * len(cls.outputs)
         ports = list(cls.outputs.values())
         for i in range(ctx.get_num_outputs()):
             ctx.set_output_type(i, _make_type(ports[i].dtype, inferred[i]))
@@ -153,6 +189,7 @@ class Operator(CustomOp):
 
     def make_shape_compatible_op(self, model):
         shapes = [tuple(model.get_tensor_shape(name)) if name else None for name in self.onnx_node.input]
+        self.check(shapes[:1], self.node_attributes())
         inferred = self.infer_shapes(shapes, self.node_attributes())
         # A stand-in node may have one output only; further shapes are set on the model directly.
         for name, shape in list(zip(self.onnx_node.output, inferred, strict=False))[1:]:
@@ -184,17 +221,27 @@ class Operator(CustomOp):
 
 def contracted(shape: Shape, attributes: dict) -> Shape:
     """Shape of one entry per group; a symbolic length stays unknown."""
-    axis = groups.normalize_axis(attributes["axis"], len(shape))
-    length = shape[axis]
-    count = groups.group_count(length, attributes["group_size"]) if isinstance(length, int) else None
-    return (*shape[:axis], count, *shape[axis + 1 :])
+    return groups.contracted_shape(shape, attributes["axis"], attributes["group_size"])
+
+
+def check_shape(where: str, name: str, found: tuple, expected: tuple) -> None:
+    """Raise ShapeError unless an input has the expected shape; open lengths fit."""
+    if not groups.fits(found, expected):
+        raise ShapeError(f"{where}: {name} has shape {found}, expected {expected}")
+
+
+def check_code_bits(where: str, exponent_bits: int, mantissa_bits: int) -> None:
+    """Raise FormatError for a dataflow element that does not fit a byte; integers have no exponent bits."""
+    bits = 1 + exponent_bits + mantissa_bits + (exponent_bits == 0)
+    if bits > 8:
+        raise FormatError(f"{where}: {exponent_bits} exponent and {mantissa_bits} mantissa bits; codes have at most 8")
 
 
 def _value(attribute: onnx.AttributeProto):
     return onnx.helper.get_attribute_value(attribute)
 
 
-def _read_shape(type_proto) -> Shape:
+def read_shape(type_proto) -> Shape:
     tensor = type_proto.tensor_type
     if not tensor.HasField("shape"):
         return None

@@ -3,22 +3,23 @@ from __future__ import annotations
 import numpy as np
 from qonnx.core.datatype import DataType
 
-from mxexport.ops._operator import Attribute, Operator, Port
+from mxexport.ops._attributes import LSB_EXP, WIDTH, Attribute
+from mxexport.ops._operator import Operator, Port
 
 
 class Eltwise(Operator):
     """Dataflow unit: element by element on wide integers (v * 2**lsb_exp). relu = 1: Y = max(X, 0). Exact."""
 
     attributes = {
-        "relu": Attribute("i", "1: negative values become 0"),
-        "width": Attribute("i", "bits of one value on the stream, sign included"),
-        "lsb_exp": Attribute("i", "exponent of the value's least significant bit"),
+        "relu": Attribute("i", "1: negative values become 0", 0, 1),
+        "width": WIDTH,
+        "lsb_exp": LSB_EXP,
     }
     inputs = {"X": Port("int64", "wide integers")}
     outputs = {"Y": Port("int64", "wide integers, same width and lsb_exp")}
 
     @classmethod
-    def reference(cls, x, *, relu, width, lsb_exp):
+    def compute(cls, x, *, relu, width, lsb_exp):
         return (np.maximum(x, 0) if relu else x,)
 
     @classmethod

@@ -4,12 +4,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import groups, packing
-from mxexport.formats import IntElement
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, SHAPE, Attribute, Operator, Port
+from mxexport.ops._attributes import SHAPE
+from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._operator import Port
 
 
-class GroupwiseDequant(Operator):
+class GroupwiseDequant(IntegerOperator):
     """Packed integer codes -> values: Y = (code - zero_point) * scale + 0. The most negative code is decoded, too.
 
     codes has the rank of Y; on the axis it holds ceil(K / group_size) * ceil(group_size * bit_width / 8) bytes,
@@ -17,13 +18,7 @@ class GroupwiseDequant(Operator):
     group is padded to a whole one.
     """
 
-    attributes = {
-        "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "bit_width": Attribute("i", "bits of one integer code, 2 to 8"),
-        "signed": Attribute("i", "1: two's complement; 0: unsigned"),
-        "shape": SHAPE,
-    }
+    attributes = IntegerOperator.element_attributes | {"shape": SHAPE}
     inputs = {
         "codes": Port("uint8", "packed codes"),
         "scale": Port("float", "contracted step: ceil(K / group_size) on the axis, Y elsewhere"),
@@ -32,16 +27,18 @@ class GroupwiseDequant(Operator):
     outputs = {"Y": Port("float", "dequantized values")}
 
     @classmethod
-    def reference(cls, codes, scale, zero_point=None, *, axis, group_size, bit_width, signed, shape):
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        cls.check_packed(whole, given, attributes["bit_width"], attributes)
+
+    @classmethod
+    def compute(cls, codes, scale, zero_point=None, *, axis, group_size, bit_width, signed, shape):
         shape = tuple(shape)
         axis = groups.normalize_axis(axis, len(shape), cls.op_type())
-        groups.check_scale_shape(cls.op_type(), scale.shape, shape, axis, group_size)
-        packing.check_packed_shape(cls.op_type(), codes.shape, shape, bit_width, axis, group_size)
         q = packing.unpack_codes(codes, bit_width, axis, group_size, shape[axis]).astype(np.float32)
         if signed:
             q -= np.float32(2**bit_width) * (q >= 2 ** (bit_width - 1))
         if zero_point is not None:
-            groups.check_scale_shape(cls.op_type(), zero_point.shape, shape, axis, group_size, "zero_point")
             q = q - groups.expand(zero_point, axis, group_size, shape[axis])
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             return (q * groups.expand(scale, axis, group_size, shape[axis]) + np.float32(0),)
@@ -64,9 +61,3 @@ class GroupwiseDequant(Operator):
         code, count = b.Range(b.int(0), b.int(256), b.int(1)), _body.int_pow2(b, b.attr("bit_width"))
         negative = b.And(b.Equal(b.attr("signed"), b.int(1)), b.GreaterOrEqual(b.Add(code, code), count))
         return b.Cast(b.Sub(b.Where(negative, count, b.int(0)), code), to=ir.DataType.FLOAT)
-
-    @classmethod
-    def element_of(cls, attributes: dict, power_of_two: bool) -> IntElement:
-        """The element format that node attributes describe; MX integers carry bit_width - 2 fraction bits."""
-        bits, signed = attributes["bit_width"], bool(attributes["signed"])
-        return IntElement(bits, signed, frac_bits=bits - 2 if power_of_two and signed else 0)

@@ -2,24 +2,21 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport import groups, numerics
-from mxexport.formats import IntElement
+from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
+from mxexport.ops._attributes import Attribute
+from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._operator import Port
 
 
-class GroupwiseQuant(Operator):
+class GroupwiseQuant(IntegerOperator):
     """Integer quantize-dequantize: Y = (clip(rne(X / scale + zero_point), lo, hi) - zero_point) * scale + 0.
 
     MX integers are this operator with a power-of-two step. `narrow` leaves the most negative code unused.
     """
 
-    attributes = {
-        "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "bit_width": Attribute("i", "bits of one integer code, 2 to 8"),
-        "signed": Attribute("i", "1: two's complement; 0: unsigned"),
-        "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)"),
+    attributes = IntegerOperator.element_attributes | {
+        "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)", 0, 1),
     }
     inputs = {
         "X": Port("float", "values"),
@@ -29,8 +26,7 @@ class GroupwiseQuant(Operator):
     outputs = {"Y": Port("float", "dequantized values, shape of X")}
 
     @classmethod
-    def reference(cls, x, scale, zero_point=None, *, axis, group_size, **element):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, zero_point=None, *, axis, group_size, **element):
         return (numerics.groupwise_quant(x, scale, zero_point, axis, group_size, **element),)
 
     @classmethod
@@ -47,18 +43,12 @@ class GroupwiseQuant(Operator):
         half = b.Mul(codes, b.const(0.5))
         low = b.Where(signed, b.Sub(narrow, half), zero)
         high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
-        q = b.Clip(b.Round(v), low, high)
-        q = b.Where(b.Equal(q, zero), zero, q)  # -0 has no integer code
-        q = b.Where(b.IsNaN(v), v, q)
-        return {"Y": b.Mul(q if z is None else b.Sub(q, z), scale)}
+        q = b.Where(b.IsNaN(v), v, b.Clip(b.Round(v), low, high))
+        # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where q or the scale is 0.
+        z_less_q = b.Neg(q) if z is None else b.Sub(z, q)
+        return {"Y": b.Sub(zero, b.Mul(z_less_q, scale))}
 
     @classmethod
     def attributes_of(cls, element) -> dict[str, int]:
         """The element attributes of a `formats.IntElement`."""
         return {"bit_width": element.bits, "signed": int(element.signed), "narrow": int(element.signed)}
-
-    @classmethod
-    def element_of(cls, attributes: dict, power_of_two: bool) -> IntElement:
-        """The element format that node attributes describe; MX integers carry bit_width - 2 fraction bits."""
-        bits, signed = attributes["bit_width"], bool(attributes["signed"])
-        return IntElement(bits, signed, frac_bits=bits - 2 if power_of_two and signed else 0)

@@ -4,7 +4,8 @@ import numpy as np
 
 from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, GROUP_SIZE, LARGEST, POSITIVE, Attribute
+from mxexport.ops._operator import Operator, Port, contracted
 
 
 class GroupwiseScale(Operator):
@@ -16,14 +17,14 @@ class GroupwiseScale(Operator):
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "levels": Attribute("f", "what amax maps to (largest element value); asymmetric: 2**bits - 1"),
-        "asymmetric": Attribute("i", "1: use the range max - min instead of the largest magnitude"),
+        "levels": Attribute("f", "what amax maps to, the largest element; asymmetric: 2**bits - 1", POSITIVE, LARGEST),
+        "asymmetric": Attribute("i", "1: use the range max - min instead of the largest magnitude", 0, 1),
     }
     inputs = {"X": Port("float", "values")}
     outputs = {"scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere")}
 
     @classmethod
-    def reference(cls, x, *, axis, group_size, levels, asymmetric):
+    def compute(cls, x, *, axis, group_size, levels, asymmetric):
         rule = numerics.groupwise_range_scale if asymmetric else numerics.groupwise_scale
         return (rule(x, axis, group_size, levels),)
 

@@ -1,24 +1,30 @@
 from __future__ import annotations
 
-from mxexport import groups, numerics
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, GROUP_SIZE, LARGEST, POSITIVE, Attribute
+from mxexport.ops._operator import Operator, Port, contracted
 
 
 class GroupwiseZeroPoint(Operator):
-    """Zero point of each group, found at run time: clip(rne(-min / scale), 0, levels); min is never above 0."""
+    """Zero point of each group, found at run time: clip(rne(-min / scale), 0, levels); min is never above 0.
+
+    0 where the scale is not finite; else NaN for a group with NaN. A zero min has the zero point 0 under any scale.
+    """
 
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "levels": Attribute("f", "largest code, 2**bits - 1"),
+        "levels": Attribute("f", "largest code, 2**bits - 1", POSITIVE, LARGEST),
     }
     inputs = {"X": Port("float", "values"), "scale": Port("float", "contracted scale")}
     outputs = {"zero_point": Port("float", "whole values, shaped like scale")}
 
     @classmethod
-    def reference(cls, x, scale, *, axis, group_size, levels):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, *, axis, group_size, levels):
         return (numerics.groupwise_zero_point(x, scale, axis, group_size, levels),)
 
     @classmethod
@@ -27,11 +33,12 @@ class GroupwiseZeroPoint(Operator):
 
     @classmethod
     def body(cls, b, present):
-        x, zero = b.inputs["X"], b.const(0)
-        clean = b.Where(b.Or(b.IsNaN(x), b.IsInf(x)), zero, x)
-        grouped, inner = _body.split_groups(b, clean)
-        low = b.Min(b.ReduceMin(grouped, inner, keepdims=0), zero)
-        scale = b.inputs["scale"]
-        safe = b.Where(b.IsNaN(scale), b.const(1), scale)
-        z = b.Clip(b.Round(b.Div(b.Abs(low), safe)), zero, b.attr("levels", "f"))
-        return {"zero_point": b.Where(b.IsNaN(scale), zero, z)}
+        x, scale, zero, one = b.inputs["X"], b.inputs["scale"], b.const(0), b.const(1)
+        grouped, inner = _body.split_groups(b, x)
+        nan = b.IsNaN(grouped)
+        low = b.Min(b.ReduceMin(b.Where(nan, zero, grouped), inner, keepdims=0), zero)
+        has_nan = b.Greater(b.ReduceMax(b.Cast(nan, to=ir.DataType.FLOAT), inner, keepdims=0), zero)
+        finite = b.Not(b.Or(b.IsNaN(scale), b.IsInf(scale)))
+        quotient = _body.divide(b, b.Abs(low), b.Where(finite, scale, one))
+        z = b.Clip(b.Round(quotient), zero, b.attr("levels", "f"))
+        return {"zero_point": b.Where(finite, b.Where(has_nan, b.const(np.nan), z), zero)}

@@ -4,13 +4,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import groups, numerics, packing
-from mxexport.errors import FormatError
-from mxexport.formats import FloatElement
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, SHAPE, Attribute, Operator, Port
+from mxexport.ops._attributes import SHAPE, Attribute
+from mxexport.ops._elements import FloatOperator
+from mxexport.ops._operator import Port
 
 
-class MXFloatDequant(Operator):
+class MXFloatDequant(FloatOperator):
     """Packed minifloat codes -> values: Y = decode(code) * scale. Every code is decoded, Inf and NaN included.
 
     codes has the rank of Y; on the axis it holds ceil(K / group_size) * ceil(group_size * bits / 8) bytes, elsewhere it
@@ -19,15 +19,9 @@ class MXFloatDequant(Operator):
     the most significant bit on; its magnitude is the code without the sign.
     """
 
-    attributes = {
-        "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "exponent_bits": Attribute("i", "exponent bits of the element"),
-        "mantissa_bits": Attribute("i", "mantissa bits of the element"),
-        "exponent_bias": Attribute("i", "exponent bias of the element"),
-        "max_code": Attribute("i", "largest finite magnitude; those above are NaN"),
-        "has_inf": Attribute("i", "1: the magnitude after max_code is Inf"),
-        "signed_zero": Attribute("i", "0: the format has no -0 and its code is NaN (fnuz)"),
+    attributes = FloatOperator.element_attributes | {
+        "max_code": Attribute("i", "largest finite magnitude; those above are NaN", 0, 127),
+        "has_inf": Attribute("i", "1: the magnitude after max_code is Inf", 0, 1),
         "shape": SHAPE,
     }
     inputs = {
@@ -37,11 +31,15 @@ class MXFloatDequant(Operator):
     outputs = {"Y": Port("float", "dequantized values")}
 
     @classmethod
-    def reference(cls, codes, scale, *, axis, group_size, shape, **described):
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        bits = 1 + attributes["exponent_bits"] + attributes["mantissa_bits"]
+        cls.check_packed(whole, given, bits, attributes)
+
+    @classmethod
+    def compute(cls, codes, scale, *, axis, group_size, shape, **described):
         element, shape = cls.element_of(described), tuple(shape)
         axis = groups.normalize_axis(axis, len(shape), cls.op_type())
-        groups.check_scale_shape(cls.op_type(), scale.shape, shape, axis, group_size)
-        packing.check_packed_shape(cls.op_type(), codes.shape, shape, element.bits, axis, group_size)
         plain = packing.unpack_codes(codes, element.bits, axis, group_size, shape[axis])
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             return (numerics.decode(plain, element) * groups.expand(scale, axis, group_size, shape[axis]),)
@@ -75,22 +73,6 @@ class MXFloatDequant(Operator):
         return b.Mul(value, b.Where(b.GreaterOrEqual(code, half), b.const(-1), b.const(1)))
 
     @classmethod
-    def attributes_of(cls, element: FloatElement) -> dict[str, int]:
-        """The element attributes of a `formats.FloatElement`."""
-        return {
-            "exponent_bits": element.exponent_bits,
-            "mantissa_bits": element.mantissa_bits,
-            "exponent_bias": element.bias,
-            "max_code": element.max_code,
-            "has_inf": int(element.inf_code is not None),
-            "signed_zero": int(element.signed_zero),
-        }
-
-    @classmethod
-    def element_of(cls, attributes: dict) -> FloatElement:
-        """The element format that node attributes describe. Raises FormatError when no format has them."""
-        for specials in ("none", "nan", "ieee", "fnuz"):
-            element = FloatElement(attributes["exponent_bits"], attributes["mantissa_bits"], specials)
-            if all(attributes[name] == value for name, value in cls.attributes_of(element).items()):
-                return element
-        raise FormatError(f"no element format has the attributes {attributes}")
+    def attributes_of(cls, element):
+        limits = {"max_code": element.max_code, "has_inf": int(element.inf_code is not None)}
+        return super().attributes_of(element) | limits

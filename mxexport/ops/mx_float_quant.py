@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-from mxexport import groups, numerics
-from mxexport.errors import FormatError
-from mxexport.formats import FloatElement
+from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port
+from mxexport.ops._attributes import LARGEST, POSITIVE, Attribute
+from mxexport.ops._elements import FloatOperator
+from mxexport.ops._operator import Port
 
 
-class MXFloatQuant(Operator):
+class MXFloatQuant(FloatOperator):
     """Quantize-dequantize to a minifloat: Y = round(X / scale) * scale.
 
     Rounds to nearest even on the element's grid, keeps subnormals, saturates at max_val, keeps NaN and (where the
@@ -15,15 +15,9 @@ class MXFloatQuant(Operator):
     infinite becomes zero.
     """
 
-    attributes = {
-        "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "exponent_bits": Attribute("i", "exponent bits of the element"),
-        "mantissa_bits": Attribute("i", "mantissa bits of the element"),
-        "exponent_bias": Attribute("i", "exponent bias of the element"),
-        "max_val": Attribute("f", "largest finite value of the element"),
-        "signed": Attribute("i", "0: negative values become 0 (after ReLU)"),
-        "signed_zero": Attribute("i", "0: the format has no -0 (fnuz)"),
+    attributes = FloatOperator.element_attributes | {
+        "max_val": Attribute("f", "largest finite value of the element", POSITIVE, LARGEST),
+        "signed": Attribute("i", "0: negative values become 0 (after ReLU)", 0, 1),
     }
     inputs = {
         "X": Port("float", "values"),
@@ -32,8 +26,7 @@ class MXFloatQuant(Operator):
     outputs = {"Y": Port("float", "dequantized values, shape of X")}
 
     @classmethod
-    def reference(cls, x, scale, *, axis, group_size, **element):
-        groups.check_scale_shape(cls.op_type(), scale.shape, x.shape, axis, group_size)
+    def compute(cls, x, scale, *, axis, group_size, **element):
         return (numerics.mx_float_quant(x, scale, axis, group_size, **element),)
 
     @classmethod
@@ -54,23 +47,5 @@ class MXFloatQuant(Operator):
         return {"Y": b.Mul(b.Mul(b.Where(b.IsNaN(v), v, rounded), sign), scale)}
 
     @classmethod
-    def attributes_of(cls, element) -> dict[str, int | float]:
-        """The element attributes of a `formats.FloatElement`."""
-        return {
-            "exponent_bits": element.exponent_bits,
-            "mantissa_bits": element.mantissa_bits,
-            "exponent_bias": element.bias,
-            "max_val": element.max_val,
-            "signed": 1,
-            "signed_zero": int(element.signed_zero),
-        }
-
-    @classmethod
-    def element_of(cls, attributes: dict) -> FloatElement:
-        """The element format that node attributes describe. Raises FormatError when no format has them."""
-        for specials in ("none", "nan", "ieee", "fnuz"):
-            element = FloatElement(attributes["exponent_bits"], attributes["mantissa_bits"], specials)
-            described = cls.attributes_of(element) | {"signed": attributes["signed"]}
-            if all(described[name] == attributes[name] for name in described):
-                return element
-        raise FormatError(f"no element format has the attributes {attributes}")
+    def attributes_of(cls, element):
+        return super().attributes_of(element) | {"max_val": element.max_val, "signed": 1}

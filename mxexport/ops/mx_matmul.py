@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from qonnx.core.datatype import DataType
 
-from mxexport import fixedpoint
+from mxexport import fixedpoint, groups
 from mxexport.ops import _body
-from mxexport.ops._operator import GROUP_SIZE, Attribute, Operator, Port
+from mxexport.ops._attributes import GROUP_SIZE, LSB_EXP, WIDTH, Attribute
+from mxexport.ops._operator import Operator, Port, check_code_bits, check_shape
 
 
 class MXMatMul(Operator):
@@ -16,13 +17,13 @@ class MXMatMul(Operator):
 
     attributes = {
         "group_size": GROUP_SIZE,
-        "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer"),
-        "x_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the activation element"),
-        "w_exponent_bits": Attribute("i", "exponent bits of the weight element; 0: integer"),
-        "w_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the weight element"),
-        "scale_offset": Attribute("i", "smallest sum of the two scale codes (shift 0)"),
-        "width": Attribute("i", "bits of the accumulator, sign included"),
-        "lsb_exp": Attribute("i", "exponent of the accumulator's least significant bit"),
+        "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer", 0, 7),
+        "x_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the activation element", 0, 7),
+        "w_exponent_bits": Attribute("i", "exponent bits of the weight element; 0: integer", 0, 7),
+        "w_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the weight element", 0, 7),
+        "scale_offset": Attribute("i", "smallest sum of the two scale codes (shift 0)", 0, 508),
+        "width": WIDTH,
+        "lsb_exp": LSB_EXP,
     }
     inputs = {
         "X_codes": Port("uint8", "activation element bit patterns [N, K]"),
@@ -34,7 +35,19 @@ class MXMatMul(Operator):
     outputs = {"Y": Port("int64", "wide integers [N, O]")}
 
     @classmethod
-    def reference(cls, x_codes, x_scale, w_codes, w_scale, bias, *, group_size, scale_offset, **a):
+    def check_shapes(cls, whole, given, attributes):
+        for side in "xw":
+            check_code_bits(cls.op_type(), attributes[f"{side}_exponent_bits"], attributes[f"{side}_mantissa_bits"])
+        codes, weights = given["X_codes"], given.get("W_codes", (None, None))
+        check_shape(cls.op_type(), "X_codes", codes, (None, None))
+        check_shape(cls.op_type(), "W_codes", weights, (None, codes[1]))
+        for name, rows in (("X_scale", codes[0]), ("W_scale", weights[0])):
+            expected = groups.contracted_shape((rows, codes[1]), 1, attributes["group_size"])
+            check_shape(cls.op_type(), name, given.get(name, (None, None)), expected)
+        check_shape(cls.op_type(), "bias", given.get("bias", (None,)), (weights[0],))
+
+    @classmethod
+    def compute(cls, x_codes, x_scale, w_codes, w_scale, bias, *, group_size, scale_offset, **a):
         x_table = fixedpoint.linear_table(a["x_exponent_bits"], a["x_mantissa_bits"])
         w_table = fixedpoint.linear_table(a["w_exponent_bits"], a["w_mantissa_bits"])
         return (

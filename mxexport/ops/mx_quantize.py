@@ -5,7 +5,8 @@ from qonnx.core.datatype import DataType
 
 from mxexport import fixedpoint
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, CODE_MAX, CODE_MIN, EMAX, GROUP_SIZE, LSB_EXP, ROUND_BIAS, WIDTH, Attribute
+from mxexport.ops._operator import Operator, Port, check_code_bits, contracted
 
 
 class MXQuantize(Operator):
@@ -18,16 +19,16 @@ class MXQuantize(Operator):
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "width": Attribute("i", "bits of one input value, sign included"),
-        "lsb_exp": Attribute("i", "exponent of the input's least significant bit"),
-        "exponent_bits": Attribute("i", "exponent bits of the element; 0: integer"),
-        "mantissa_bits": Attribute("i", "mantissa bits of the element; integer: fraction bits"),
-        "exponent_bias": Attribute("i", "exponent bias of the element; integer: 0"),
-        "max_code": Attribute("i", "largest magnitude code"),
-        "emax": Attribute("i", "exponent of the element's largest normal number"),
-        "round_bias": Attribute("i", "the scale rule, as in MXScale"),
-        "code_min": Attribute("i", "lowest E8M0 code of this layer"),
-        "code_max": Attribute("i", "highest E8M0 code of this layer"),
+        "width": WIDTH,
+        "lsb_exp": LSB_EXP,
+        "exponent_bits": Attribute("i", "exponent bits of the element; 0: integer", 0, 7),
+        "mantissa_bits": Attribute("i", "mantissa bits of the element; integer: fraction bits", 0, 7),
+        "exponent_bias": Attribute("i", "exponent bias of the element; integer: 0", -126, 127),
+        "max_code": Attribute("i", "largest magnitude code", 0, 127),
+        "emax": EMAX,
+        "round_bias": ROUND_BIAS,
+        "code_min": CODE_MIN,
+        "code_max": CODE_MAX,
     }
     inputs = {"X": Port("int64", "wide integers")}
     outputs = {
@@ -36,7 +37,13 @@ class MXQuantize(Operator):
     }
 
     @classmethod
-    def reference(cls, x, *, axis, group_size, width, lsb_exp, **quantizer):
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        exponent, mantissa = attributes["exponent_bits"], attributes["mantissa_bits"]
+        check_code_bits(cls.op_type(), exponent, mantissa)
+
+    @classmethod
+    def compute(cls, x, *, axis, group_size, width, lsb_exp, **quantizer):
         codes, scale_codes, _ = fixedpoint.mx_quantize(
             x, lsb_exp, fixedpoint.BlockQuantizer(**quantizer), axis, group_size
         )

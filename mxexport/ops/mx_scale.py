@@ -5,7 +5,8 @@ import onnx_ir as ir
 
 from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Attribute, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, CODE_MAX, CODE_MIN, EMAX, FRAC_BITS, GROUP_SIZE, ROUND_BIAS
+from mxexport.ops._operator import Operator, Port, contracted
 
 
 class MXScale(Operator):
@@ -19,17 +20,17 @@ class MXScale(Operator):
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,
-        "emax": Attribute("i", "exponent of the element format's largest normal number"),
-        "round_bias": Attribute("i", "the scale rule: 0 floor, 0x7FFFFF ceil, others round to the element"),
-        "frac_bits": Attribute("i", "fraction bits of an integer element (the scale is its step), else 0"),
-        "code_min": Attribute("i", "lowest E8M0 code"),
-        "code_max": Attribute("i", "highest E8M0 code"),
+        "emax": EMAX,
+        "round_bias": ROUND_BIAS,
+        "frac_bits": FRAC_BITS,
+        "code_min": CODE_MIN,
+        "code_max": CODE_MAX,
     }
     inputs = {"X": Port("float", "values")}
     outputs = {"scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere")}
 
     @classmethod
-    def reference(cls, x, *, axis, group_size, emax, round_bias, frac_bits, code_min, code_max):
+    def compute(cls, x, *, axis, group_size, emax, round_bias, frac_bits, code_min, code_max):
         return (numerics.mx_scale(x, axis, group_size, emax, round_bias, frac_bits, code_min, code_max),)
 
     @classmethod

@@ -5,7 +5,8 @@ import onnx_ir as ir
 
 from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import Attribute, Operator, Port
+from mxexport.ops._attributes import FRAC_BITS
+from mxexport.ops._operator import Operator, Port
 
 
 class MXScaleDequant(Operator):
@@ -14,14 +15,12 @@ class MXScaleDequant(Operator):
     A file keeps one byte per group while the scale stays a float32 edge. Exact, subnormal scales included.
     """
 
-    attributes = {
-        "frac_bits": Attribute("i", "0 to 22: fraction bits of an integer element (the scale is its step), else 0"),
-    }
+    attributes = {"frac_bits": FRAC_BITS}
     inputs = {"codes": Port("uint8", "E8M0 codes, contracted")}
     outputs = {"scale": Port("float", "contracted scale, shape of codes")}
 
     @classmethod
-    def reference(cls, codes, *, frac_bits):
+    def compute(cls, codes, *, frac_bits):
         return (numerics.scale_from_codes(codes, frac_bits),)
 
     @classmethod

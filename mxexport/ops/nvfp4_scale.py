@@ -4,7 +4,8 @@ import numpy as np
 
 from mxexport import numerics
 from mxexport.ops import _body
-from mxexport.ops._operator import AXIS, GROUP_SIZE, Operator, Port, contracted
+from mxexport.ops._attributes import AXIS, GROUP_SIZE
+from mxexport.ops._operator import Operator, Port, contracted
 
 _LARGEST = float(numerics.NVFP4_SCALE.max_val)
 
@@ -21,7 +22,7 @@ class NVFP4Scale(Operator):
     outputs = {"scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere")}
 
     @classmethod
-    def reference(cls, x, *, axis, group_size):
+    def compute(cls, x, *, axis, group_size):
         return (numerics.nvfp4_scale(x, axis, group_size)[0],)
 
     @classmethod

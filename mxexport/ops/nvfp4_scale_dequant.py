@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import numerics
-from mxexport.ops._operator import Operator, Port
+from mxexport.ops._operator import Operator, Port, check_shape
 
 
 class NVFP4ScaleDequant(Operator):
@@ -18,7 +18,12 @@ class NVFP4ScaleDequant(Operator):
     outputs = {"scale": Port("float", "contracted scale, shape of codes")}
 
     @classmethod
-    def reference(cls, codes, tensor_scale):
+    def check_shapes(cls, whole, given, attributes):
+        if "tensor_scale" in given:
+            check_shape(cls.op_type(), "tensor_scale", given["tensor_scale"], ())
+
+    @classmethod
+    def compute(cls, codes, tensor_scale):
         with np.errstate(over="ignore"):
             return (numerics.decode(codes, numerics.NVFP4_SCALE) * np.float32(tensor_scale),)
 

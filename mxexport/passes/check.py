@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.errors import OptionError, UnsupportedError
+from mxexport.errors import MXExportError, OptionError, UnsupportedError
 from mxexport.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes import rewriting as rw
@@ -206,8 +206,8 @@ def _qdq(model: ir.Model) -> Iterator[Problem]:
 def _incomplete(node: ir.Node) -> Iterator[Problem]:
     try:
         graph.attributes(node)
-    except UnsupportedError as error:
-        yield _where(node), f"{error}; write every attribute on the node"
+    except MXExportError as error:
+        yield _where(node), str(error)
 
 
 TARGETS: dict[str, Callable[[ir.Model], Iterator[Problem]]] = {

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.base import Transformation
 
 from mxexport import graph
 from mxexport.errors import MXExportError, UnsupportedError
-from mxexport.ops import DOMAIN, qonnx_general
 from mxexport.passes.deduplicate_initializers import deduplicate_initializers
 from mxexport.passes.driver import Pass, run_passes
 from mxexport.passes.exactness import Bound
@@ -22,7 +22,7 @@ from mxexport.passes.remove_constant_inputs import remove_constant_inputs
 from mxexport.passes.remove_dead_nodes import remove_dead_nodes
 from mxexport.passes.remove_identities import remove_identities
 from mxexport.passes.unify_qonnx_domains import unify_qonnx_domains
-from mxexport.runtime import check_domains
+from mxexport.qonnx_guard import guarded_copy
 
 _PROTO_LIMIT = 1 << 31
 
@@ -51,21 +51,21 @@ def as_transformation(function: Pass) -> PassTransformation:
 def qonnx_pass(transformation: Transformation, bound: Bound | None = None) -> Pass:
     """A qonnx transformation as a pass of ours; `bound` says how far it is from bit-exact (default: not at all).
 
-    Function bodies are put aside meanwhile: qonnx executes operators by their domain.
+    qonnx gets a guarded copy (`qonnx_guard`), without function bodies: it executes operators by their domain.
     """
 
     def apply(model: ir.Model) -> Outcome:
-        before = _without_bodies(model)
-        check_domains(before)
-        wrapper = ModelWrapper(before, make_deepcopy=True)
+        before = guarded_copy(_small_proto(model))
         try:
-            after = wrapper.transform(transformation).model
+            after = ModelWrapper(before, make_deepcopy=True).transform(transformation).model
+        except MXExportError:
+            raise
         except Exception as error:  # qonnx raises assertions, KeyErrors and whatever numpy does
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UnsupportedError(f"qonnx transformation {apply.__name__}: {reason}") from error
         if after.SerializeToString(deterministic=True) == before.SerializeToString(deterministic=True):
             return Outcome()
-        _replace_graph(model, ir.from_proto(after))
+        model.graph = ir.from_proto(after).graph  # passes work in place; functions stay
         return Outcome([f"graph: {len(before.graph.node)} nodes before, {len(after.graph.node)} after"])
 
     apply.__name__ = type(transformation).__name__
@@ -73,23 +73,13 @@ def qonnx_pass(transformation: Transformation, bound: Bound | None = None) -> Pa
     return apply
 
 
-def _without_bodies(model: ir.Model):
+def _small_proto(model: ir.Model) -> onnx.ModelProto:
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size >= _PROTO_LIMIT:
         raise UnsupportedError(
             f"the model holds {size:,} bytes of weights; qonnx takes a protobuf of less than {_PROTO_LIMIT:,}"
         )
-    copy = model.clone()
-    for key in [key for key in copy.functions if key[0] in (DOMAIN, qonnx_general.DOMAIN)]:
-        del copy.functions[key]
-    return graph.to_proto(copy)
-
-
-def _replace_graph(model: ir.Model, new: ir.Model) -> None:
-    """Passes work in place: the model object takes the new graph, and its functions where they are still called."""
-    model.graph = new.graph
-    for key, function in new.functions.items():
-        model.functions[key] = function
+    return graph.to_proto(model.clone())
 
 
 QONNX_CLEANUP: tuple[Pass, ...] = (
@@ -108,13 +98,14 @@ QONNX_CLEANUP: tuple[Pass, ...] = (
 def qonnx_cleanup(model: ModelWrapper, extract_conv_bias: bool = False) -> ModelWrapper:
     """As qonnx's `cleanup_model`, but quantizers of this domain stay, too, and the time grows with the graph only.
 
-    Raises MXExportError where a pass fails; `model` stays as it is.
+    Raises MXExportError where a pass fails or qonnx must not have the model (`qonnx_guard`); `model` stays as it is.
     """
     passes = (*QONNX_CLEANUP, _extract_conv_bias) if extract_conv_bias else QONNX_CLEANUP
     try:
-        record = run_passes(ir.from_proto(model.model), passes)
+        record = run_passes(ir.from_proto(guarded_copy(model.model, keep_bodies=True)), passes)
     except MXExportError as error:
-        raise type(error)(f"qonnx_cleanup: {error}") from error
+        error.args = (f"qonnx_cleanup: {error}",)  # the type and its list of problems stay
+        raise
     graph.attach_functions(record.model)
     return ModelWrapper(graph.to_proto(record.model))
 

@@ -179,7 +179,7 @@ def groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymme
 def groupwise_zero_point(x: Tensor, scale: Tensor, axis: int, group_size: int, levels: float) -> Tensor:
     """Zero point per group: float32 with whole values. See `numerics.groupwise_zero_point`."""
     low, _ = _group_range(x, axis, group_size)
-    zero = torch.round(low.abs() / scale).clamp(0, levels)
+    zero = torch.round(_divide(low.abs(), scale)).clamp(0, levels)
     return torch.where(torch.isfinite(scale), zero, 0.0)
 
 

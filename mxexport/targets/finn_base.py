@@ -50,7 +50,7 @@ def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = 
 
     Raises:
         MissingToolError: finn-base is not installed.
-        UnsupportedError: operators that finn-base does not have.
+        UnsupportedError: operators that finn-base does not have, or finn-base fails.
     """
     _register()
     from finn.core.modelwrapper import ModelWrapper
@@ -58,9 +58,9 @@ def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = 
 
     proto = runtime.load_proto(model)
     fed = runtime.feeds(proto, inputs)
-    static = runtime.with_static_shapes(proto, {name: array.shape for name, array in fed.items()})
-    wrapper = ModelWrapper(to_finn_base(static))
-    context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
+    with runtime.our_errors("finn-base"):
+        static = runtime.with_static_shapes(proto, {name: array.shape for name, array in fed.items()})
+        context = execute_onnx(ModelWrapper(to_finn_base(static)), fed, return_full_exec_context=outputs is not None)
     return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
 
 

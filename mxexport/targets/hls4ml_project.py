@@ -9,6 +9,8 @@ import warnings
 
 from mxexport import graph
 from mxexport.errors import MissingToolError, UnsupportedError
+from mxexport.qonnx_guard import guarded_copy
+from mxexport.runtime import load_proto
 from mxexport.targets._fixed import grids
 
 _CHANNELS = {"Conv", "MaxPool"}
@@ -30,7 +32,8 @@ def project(
 
     Raises:
         MissingToolError: hls4ml is not installed.
-        UnsupportedError: a tensor whose type is not known: the file was not converted for hls4ml.
+        UnsupportedError: a tensor whose type is not known: the file was not converted for hls4ml; or a file that
+            qonnx must not have, see `qonnx_guard`.
     """
     try:
         import hls4ml
@@ -70,7 +73,7 @@ def _prepared(path: str | os.PathLike):
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
     from qonnx.util.cleanup import cleanup_model
 
-    model = ModelWrapper(str(path))
+    model = ModelWrapper(guarded_copy(load_proto(path)))
     if any(node.op_type in _CHANNELS for node in model.graph.node):
         model = cleanup_model(cleanup_model(model).transform(ConvertToChannelsLastAndClean()))
     return model

@@ -76,7 +76,7 @@ def evaluate(node: ir.Node) -> tuple[np.ndarray, ...] | None:
     arrays += [None] * (len(OPERATORS[node.op_type].inputs) - len(arrays))
     try:
         return OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
-    except ShapeError as error:
+    except (FormatError, ShapeError) as error:
         raise type(error)(f"node {node.name!r}: {error}") from None
 
 

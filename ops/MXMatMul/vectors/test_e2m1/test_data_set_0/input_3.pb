@@ -1,1 +1,2 @@
-BW_scaleJxyxy
+
+BW_scaleJxyzxyzxyzxyzxyzxyzxy

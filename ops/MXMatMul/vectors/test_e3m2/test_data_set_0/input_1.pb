@@ -1,1 +1,2 @@
-BX_scaleJxyxyxy
+
+BX_scaleJxyzxyzxyzxyzxyzxyzxyzxyzxyzxyz

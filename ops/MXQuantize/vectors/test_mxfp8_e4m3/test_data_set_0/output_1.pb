@@ -1,1 +1,1 @@
-Bscale_codesJddddwd
+Bscale_codesJddddwdŒŒ

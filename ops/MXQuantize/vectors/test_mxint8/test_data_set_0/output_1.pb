@@ -1,1 +1,1 @@
-Bscale_codesJddddd
+Bscale_codesJdddddŒŒ

@@ -1,0 +1,46 @@
+"""Attributes of operators: their kinds, their ranges, and those that several operators share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """`kind` is `i` (int), `f` (float) or `ints`, as qonnx names them. Every attribute is written on every node.
+
+    `low` and `high` bound each number; what lies outside has no meaning.
+    """
+
+    kind: str
+    meaning: str
+    low: float = -math.inf
+    high: float = math.inf
+
+    def range(self) -> str:
+        """The bounds in words."""
+        if self.high == math.inf:
+            return "any" if self.low == -math.inf else f"at least {self.low:g}"
+        return f"{self.low:.9g} to {self.high:.9g}"
+
+    def allows(self, value) -> bool:
+        wanted = Real if self.kind == "f" else Integral
+        numbers = value if self.kind == "ints" and isinstance(value, Sequence) else [value]
+        return all(isinstance(number, wanted) and self.low <= number <= self.high for number in numbers)
+
+
+AXIS = Attribute("i", "axis the groups run along; negative ones count from the back")
+GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded")
+SHAPE = Attribute("ints", "shape of Y", 0)
+ROUND_BIAS = Attribute("i", "the scale rule: 0 floor, 0x7FFFFF ceil, others round to the element", 0, 0x7FFFFF)
+FRAC_BITS = Attribute("i", "fraction bits of an integer element (the scale is its step), else 0", 0, 22)
+EMAX = Attribute("i", "exponent of the element format's largest normal number", -126, 127)
+CODE_MIN = Attribute("i", "lowest E8M0 code", 0, 254)
+CODE_MAX = Attribute("i", "highest E8M0 code", 0, 254)
+WIDTH = Attribute("i", "bits of one wide integer, sign included", 1, 64)
+LSB_EXP = Attribute("i", "exponent of the wide integer's least significant bit", -1000, 1000)
+POSITIVE = 2.0**-149
+LARGEST = (2 - 2.0**-23) * 2.0**127

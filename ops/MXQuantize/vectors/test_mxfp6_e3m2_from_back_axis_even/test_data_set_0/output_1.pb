@@ -1,0 +1,1 @@
+Bscale_codesJdådåd{dd{dddådåd

@@ -1,0 +1,1 @@
+Bscale_codesJd†d†dpddpddd†d†d

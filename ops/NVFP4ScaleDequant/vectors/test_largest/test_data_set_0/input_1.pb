@@ -1,0 +1,1 @@
+Btensor_scaleJû…
