@@ -8,9 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, groups
+from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.ops import MXFloatQuant
-from mxexport.targets._integers import Grid, constant_value
+from mxexport.targets import values
+from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import add_constant
 
 
@@ -84,37 +85,35 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def weight_parts(value: ir.Value) -> Parts | None:
-    """Codes and steps of a constant operand behind a quantizer of ours without zero points; else None."""
+    """Codes and steps of a constant operand that a node of ours makes from codes without zero points; else None."""
     node = value.producer()
     if node is not None and node.domain == "" and node.op_type == "Transpose":
         parts = weight_parts(node.inputs[0])
         return parts and parts.transpose(node.attributes["perm"].value if "perm" in node.attributes else None)
-    if not graph.is_ours(node, graph.QUANTIZERS):
+    found = values.constant_codes(node) if graph.is_ours(node, graph.QUANTIZERS | graph.DEQUANTIZERS) else None
+    if found is None or not found.exact or not np.isfinite(found.scale).all():
         return None
-    x, scale, quantized = (constant_value(v) for v in (*node.inputs[:2], node.outputs[0]))
-    zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
-    if quantized is None or not np.isfinite(scale).all() or (zero is not None and zero.any()):
+    if found.zero_point is not None and found.zero_point.any():
         return None
-    a = graph.attributes(node)
-    fraction = MXFloatQuant.element_of(a).frac_bits if node.op_type == "MXFloatQuant" else 0
-    axis = groups.normalize_axis(a["axis"], x.ndim)
-    steps = groups.expand(scale, axis, a["group_size"], x.shape[axis]) * 2.0 ** np.float64(-fraction)
-    codes = np.rint(quantized / steps).astype(np.int64)
-    index = np.arange(x.shape[axis]) // a["group_size"]
-    index = index.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    return Parts(codes, steps, np.broadcast_to(index, x.shape))
+    fraction = values.element_of(node).frac_bits if "exponent_bits" in node.attributes else 0
+    length = found.value.shape[found.axis]
+    steps = groups.expand(found.scale, found.axis, found.group_size, length) * 2.0 ** np.float64(-fraction)
+    codes = np.rint(found.elements * 2.0**fraction).astype(np.int64)
+    index = np.arange(length) // found.group_size
+    index = index.reshape([-1 if i == found.axis else 1 for i in range(found.value.ndim)])
+    return Parts(codes, steps, np.broadcast_to(index, found.value.shape))
 
 
 def extract_conv_bias(node: ir.Node) -> None:
     """Conv(x, W, b) -> Add(Conv(x, W), b [1, O, 1, ...])."""
-    bias = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None:
         return
     g, out = node.graph, node.outputs[0]
     addition = ir.node("Add", [out, out], name=f"{node.name}_bias")
     g.insert_after(node, addition)
     replace_value(out, addition.outputs[0])
-    shape = (1, -1, *[1] * (constant_value(node.inputs[1]).ndim - 2))
+    shape = (1, -1, *[1] * (constant_array(node.inputs[1]).ndim - 2))
     addition.replace_input_with(0, out)
     addition.replace_input_with(1, add_constant(g, f"{node.name}_bias_value", bias.reshape(shape)))
     out.name = f"{node.name}_product"

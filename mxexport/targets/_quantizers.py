@@ -9,14 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
-from mxexport.targets._integers import Grid, constant_value
+from mxexport.targets._integers import Grid
 
 _STATIC = (
     "give the layer constant activation scales: mxexport.quant.activation_quantizer(..., source='static', "
     "scaling_per_output='tensor'), run data through the model, freeze_scales(model), then export"
 )
+_EXPAND = ("", "Expand")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ def read_activation(node: ir.Node) -> Uniform:
         raise UnsupportedError(
             f"{kind} activations are not evenly spaced, the target takes integers; use an integer format such as mxint8"
         )
-    scale, zero = (constant_value(v) for v in (*node.inputs[1:3], None)[:2])
+    scale, zero = _scale(node.inputs[1]), constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if scale is None:
         found = "a graph input" if (producer := node.inputs[1].producer()) is None else producer.op_type
         raise UnsupportedError(f"its scale is found at run time ({found}); {_STATIC}")
@@ -67,8 +69,15 @@ def read_activation(node: ir.Node) -> Uniform:
     return Uniform(np.float32(scale.flat[0]), a["bit_width"], signed, signed and bool(a["narrow"]))
 
 
+def _scale(value: ir.Value | None) -> np.ndarray | None:
+    """A constant scale; one that Expand repeats for every group, at run time, is left as it was before."""
+    while value is not None and (maker := value.producer()) is not None and (maker.domain, maker.op_type) == _EXPAND:
+        value = maker.inputs[0]
+    return constant_array(value)
+
+
 def _read_standard(node: ir.Node, scale: np.float32) -> Uniform:
-    bits = constant_value(node.inputs[3])
+    bits = constant_array(node.inputs[3])
     a = {name: attribute.value for name, attribute in node.attributes.items()}
     if bits is None or bits.size != 1 or bits.flat[0] != int(bits.flat[0]):
         raise UnsupportedError("its bit width is not one constant whole number")

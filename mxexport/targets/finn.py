@@ -11,11 +11,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.targets import Converted
 from mxexport.targets._fixed import PRODUCTS
-from mxexport.targets._integers import constant_value, grid_of
+from mxexport.targets._integers import grid_of
 from mxexport.targets._layers import extract_conv_bias, fix_batch, open_gemm, replace_value, weight_parts
 from mxexport.targets._opset import lower_opset
 from mxexport.targets._quantizers import Uniform, add_constant, add_quant, is_quantizer, read_activation
@@ -68,7 +69,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
 
 
 def _replace_activation(node: ir.Node, _limit: int, notes: list) -> None:
-    if not is_quantizer(node) or constant_value(node.inputs[0]) is not None:
+    if not is_quantizer(node) or constant_array(node.inputs[0]) is not None:
         return
     found = read_activation(node)
     _move_up(node)
@@ -101,7 +102,7 @@ def _move_up(node: ir.Node) -> None:
 def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     if node.domain != "" or node.op_type not in PRODUCTS:
         return
-    name, weight = node.name, constant_value(node.inputs[1])
+    name, weight = node.name, constant_array(node.inputs[1])
     if weight is None:
         raise UnsupportedError("its second operand is no constant; FINN's units multiply by constants only")
     if not np.isfinite(weight).all():
@@ -113,10 +114,10 @@ def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     if bits > most:
         way_out = "FINN takes integers only: use an integer format, or elements and scales of a smaller range"
         raise UnsupportedError(f"its weight needs {bits}-bit integers, more than max_weight_bits={most}; {way_out}")
-    weight = constant_value(node.inputs[1])
+    weight = constant_array(node.inputs[1])
     values = add_constant(node.graph, f"{name}_weight_values", weight)
     made = add_quant(node, values, f"{name}_weight", steps, bits, True, False)
-    if not np.array_equal(constant_value(made), weight):
+    if not np.array_equal(constant_array(made), weight):
         raise UnsupportedError("its weight is not reproduced by one step per output channel in float32")
     node.replace_input_with(1, made)
     notes.append((name, f"weights are {bits}-bit integers, one step per output channel ({how})"))
@@ -124,7 +125,7 @@ def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
 
 def _channel_steps(node: ir.Node) -> tuple[np.ndarray, int, str]:
     """Steps that broadcast to the weight, bits of the integers, and what was done to have them."""
-    weight = constant_value(node.inputs[1])
+    weight = constant_array(node.inputs[1])
     channel = 0 if node.op_type == "Conv" else weight.ndim - 1
     others = tuple(i for i in range(weight.ndim) if i != channel)
     parts = weight_parts(node.inputs[1])
@@ -145,6 +146,6 @@ def _plain_biases(model: ir.Model) -> None:
         if node.domain != "" or node.op_type not in {"Add", "Mul"}:
             continue
         for i, value in enumerate(node.inputs):
-            array = constant_value(value)
+            array = constant_array(value)
             if array is not None and value.const_value is None:
                 node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.ops import qonnx_general
-from mxexport.targets._integers import constant_value
 
 _OPERATORS = {
     "MatMul", "Conv", "Add", "Mul", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "BatchNormalization",
@@ -37,7 +37,7 @@ def check_finn(model: ir.Model) -> list[tuple[str, str]]:
 def _check_node(node: ir.Node) -> list[str]:
     if node.domain == qonnx_general.DOMAIN and node.op_type == "Quant":
         common = _check_parameters(node)
-        weight = constant_value(node.inputs[0]) is not None
+        weight = constant_array(node.inputs[0]) is not None
         return common or (_check_weight(node) if weight else _check_activation(node))
     if graph.is_ours(node, {node.op_type}) or node.domain == qonnx_general.DOMAIN:
         return [f"FINN does not know {node.op_type} of {node.domain}"]
@@ -51,7 +51,7 @@ def _check_node(node: ir.Node) -> list[str]:
 
 
 def _check_parameters(node: ir.Node) -> list[str]:
-    scale, zero, bits = (constant_value(v) for v in node.inputs[1:4])
+    scale, zero, bits = (constant_array(v) for v in node.inputs[1:4])
     if scale is None or zero is None or bits is None:
         return ["scale, zero point and bit width must be constants"]
     if zero.size != 1 or zero.flat[0] != 0:
@@ -68,7 +68,7 @@ def _check_weight(node: ir.Node) -> list[str]:
         return [f"a weight quantizer must feed one node; this one feeds {len(users)}"]
     if users[0].op_type not in {"MatMul", "Conv"}:
         return [f"a quantized constant must be the weight of MatMul or Conv, not of {users[0].op_type}"]
-    scale, weight = constant_value(node.inputs[1]), constant_value(node.inputs[0])
+    scale, weight = constant_array(node.inputs[1]), constant_array(node.inputs[0])
     full = np.broadcast_to(scale, weight.shape)
     channel = 0 if users[0].op_type == "Conv" else weight.ndim - 1
     if (full != full.max(tuple(i for i in range(weight.ndim) if i != channel), keepdims=True)).any():
@@ -86,8 +86,8 @@ def _check_activation(node: ir.Node) -> list[str]:
     signed, narrow = (node.attributes[n].value if n in node.attributes else defaults[n] for n in defaults)
     before = node.inputs[0].producer()
     after_relu = before is not None and before.op_type == "Relu"
-    bits = int(constant_value(node.inputs[3]).flat[0])
-    if constant_value(node.inputs[1]).size != 1:
+    bits = int(constant_array(node.inputs[3]).flat[0])
+    if constant_array(node.inputs[1]).size != 1:
         found.append("one scale per tensor is needed: scales of channels do not pass the next product")
     if bits > _MOST_THRESHOLD_BITS:
         found.append(f"{bits} bits; only up to {_MOST_THRESHOLD_BITS} become thresholds")

@@ -19,10 +19,11 @@ from onnx_ir.passes.common import (
 )
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
-from mxexport.targets._integers import constant_value, grid_of
+from mxexport.targets._integers import grid_of
 from mxexport.targets._layers import Parts, fix_batch, open_gemm, replace_value, weight_parts
 from mxexport.targets._quantizers import (
     add_constant_on_grid,
@@ -115,7 +116,7 @@ def _quantize_inputs(model: ir.Model, input_type: tuple[int, int], notes: list) 
 def _replace_activations(model: ir.Model) -> list[tuple[str, str]]:
     problems = []
     for node in list(model.graph):
-        if not is_quantizer(node) or constant_value(node.inputs[0]) is not None:
+        if not is_quantizer(node) or constant_array(node.inputs[0]) is not None:
             continue
         try:
             found = read_activation(node)
@@ -139,13 +140,13 @@ def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None
     if node.domain != "" or node.op_type not in PRODUCTS:
         return
     name = node.name
-    weight = constant_value(node.inputs[1])
+    weight = constant_array(node.inputs[1])
     if weight is None:
         raise UnsupportedError("its second operand is no constant; hls4ml multiplies by constants only")
     if not np.isfinite(weight).all():
         raise UnsupportedError("its weight holds NaN or Inf, which no integer stands for")
     node = open_gemm(node) if node.op_type == "Gemm" else node
-    weight, grid, (fold, most) = constant_value(node.inputs[1]), grid_of(weight), limits
+    weight, grid, (fold, most) = constant_array(node.inputs[1]), grid_of(weight), limits
     parts = weight_parts(node.inputs[1]) if node.op_type == "MatMul" and weight.ndim == 2 else None
     grouped = parts is not None and _can_split(parts) and parts.grid.bits < grid.bits
     if fold == "wide" or (fold == "auto" and grid.bits <= most) or not grouped:
@@ -201,7 +202,7 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
     at = {"Add": (0, 1), "Conv": (2,)}.get(node.op_type, ()) if node.domain == "" else ()
     most, rounded = limits
     for i in at:
-        bias = constant_value(node.inputs[i]) if i < len(node.inputs) else None
+        bias = constant_array(node.inputs[i]) if i < len(node.inputs) else None
         if bias is None:
             continue
         if not np.isfinite(bias).all():
@@ -225,7 +226,7 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
 def _step_of_sum(node: ir.Node, bias_at: int, known: dict) -> int | None:
     """Exponent of the step of what the bias is added to."""
     if node.op_type == "Conv":
-        x, weight = known.get(node.inputs[0]), constant_value(node.inputs[1])
+        x, weight = known.get(node.inputs[0]), constant_array(node.inputs[1])
         return None if x is None else x.exponent + grid_of(weight).exponent
     other = known.get(node.inputs[1 - bias_at])
     return None if other is None else other.exponent
