@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mxexport import graph, groups
 from mxexport.constants import constant_array
@@ -118,3 +119,15 @@ def extract_conv_bias(node: ir.Node) -> None:
     addition.replace_input_with(1, add_constant(g, f"{node.name}_bias_value", bias.reshape(shape)))
     out.name = f"{node.name}_product"
     node.resize_inputs(2)
+
+
+def store_constants(model: ir.Model, op_types: set[str]) -> None:
+    """Operands of these operators that quantizers or packed codes make become initializers of the same values."""
+    for node in model.graph:
+        if node.domain != "" or node.op_type not in op_types:
+            continue
+        for i, value in enumerate(node.inputs):
+            array = constant_array(value)
+            if array is not None and value.const_value is None:
+                node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))
+    RemoveUnusedNodesPass()(model)

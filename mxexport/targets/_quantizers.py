@@ -31,13 +31,21 @@ class Uniform:
     narrow: bool = True
 
     @property
+    def lowest(self) -> int:
+        """The least integer; one signed bit is -1 and 1 in QONNX."""
+        return min(self.narrow - 2 ** (self.bits - 1), -1) if self.signed else 0
+
+    @property
+    def highest(self) -> int:
+        return max(2 ** (self.bits - 1) - 1, 1) if self.signed else 2**self.bits - 1 - self.narrow
+
+    @property
     def grid(self) -> Grid | None:
         """None where the scale is no power of two."""
         mantissa, exponent = math.frexp(float(self.scale))
         if mantissa != 0.5:
             return None
-        magnitude = 2 ** (self.bits - self.signed) - (0 if self.signed and not self.narrow else 1)
-        return Grid(exponent - 1, magnitude, self.signed)
+        return Grid(exponent - 1, max(-self.lowest, self.highest), self.signed)
 
 
 def is_quantizer(node: ir.Node) -> bool:

@@ -17,9 +17,17 @@ from mxexport.ops import qonnx_general
 from mxexport.targets import Converted
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of
-from mxexport.targets._layers import extract_conv_bias, fix_batch, open_gemm, replace_value, weight_parts
+from mxexport.targets._layers import (
+    extract_conv_bias,
+    fix_batch,
+    open_gemm,
+    replace_value,
+    store_constants,
+    weight_parts,
+)
 from mxexport.targets._opset import lower_opset
 from mxexport.targets._quantizers import Uniform, add_constant, add_quant, is_quantizer, read_activation
+from mxexport.targets._trunc import replace_trunc
 from mxexport.targets.finn_check import check_finn
 
 OPSET, IR_VERSION = 17, 8
@@ -44,18 +52,18 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     work, notes = model.clone(), [*_WHOLE]
     fix_batch(work, batch)
     problems: list[tuple[str, str]] = []
-    for change in (_replace_activation, _replace_weight):
+    changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
+    for change, *options in changes:
         for node in list(work.graph):
             try:
-                change(node, max_weight_bits, notes)
+                change(node, *options)
             except UnsupportedError as error:
                 problems.append((node.name, str(error)))
     if problems:
         raise UnsupportedError("finn: the model cannot be converted", problems)
     RemoveUnusedNodesPass()(work)
     work.functions.clear()
-    _plain_biases(work)
-    RemoveUnusedNodesPass()(work)
+    store_constants(work, {"Add", "Mul"})
     lower_opset(work, OPSET)
     graph.attach_standard_functions(work)
     RemoveUnusedOpsetsPass()(work)
@@ -68,7 +76,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     return Converted(work, notes)
 
 
-def _replace_activation(node: ir.Node, _limit: int, notes: list) -> None:
+def _replace_activation(node: ir.Node) -> None:
     if not is_quantizer(node) or constant_array(node.inputs[0]) is not None:
         return
     found = read_activation(node)
@@ -138,14 +146,3 @@ def _channel_steps(node: ir.Node) -> tuple[np.ndarray, int, str]:
     shape = [-1 if i == channel else 1 for i in range(weight.ndim)]
     bits = max(grid.magnitude.bit_length() + 1 for grid in grids)
     return steps.reshape(shape), max(bits, 2), "wide fold"
-
-
-def _plain_biases(model: ir.Model) -> None:
-    """Constant operands of Add and Mul behind quantizers become initializers."""
-    for node in model.graph:
-        if node.domain != "" or node.op_type not in {"Add", "Mul"}:
-            continue
-        for i, value in enumerate(node.inputs):
-            array = constant_array(value)
-            if array is not None and value.const_value is None:
-                node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))

@@ -11,32 +11,31 @@ import re
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    RemoveUnusedNodesPass,
-    RemoveUnusedOpsetsPass,
-    ShapeInferencePass,
-)
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
 from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.ops import qonnx_general
 from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._integers import grid_of
-from mxexport.targets._layers import Parts, fix_batch, open_gemm, replace_value, weight_parts
+from mxexport.targets._layers import Parts, fix_batch, open_gemm, replace_value, store_constants, weight_parts
 from mxexport.targets._quantizers import (
     add_constant_on_grid,
     add_quant,
     is_quantizer,
     read_activation,
 )
+from mxexport.targets._trunc import is_trunc, replace_trunc
 
 FOLDS = ("auto", "wide", "groups")
 _EXACT = {
     "MatMul", "Gemm", "Conv", "Mul", "Add", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Identity",
     "Dropout", "Constant",
 }  # fmt: skip
+_BESIDE = graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+_QUANT = (qonnx_general.DOMAIN, "Quant")
 _SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
 
@@ -67,14 +66,15 @@ def convert(
     fix_batch(work, batch)
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
-    problems = _replace_activations(work)
+    problems = [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
+    problems += _replace_activations(work)
     limits = (fold, max_weight_bits)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_weight, node, limits, notes))]
     bias = (max_bias_bits, round_bias)
     known = grids(work)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_bias, node, known, bias, notes))]
-    RemoveUnusedNodesPass()(work)
-    problems += _unknown_operators(work, _EXACT | (_SHAPES if problems else set()))
+    store_constants(work, {"Mul"})
+    problems += _unknown_operators(work, bool(problems))
     problems += _products_of_anything(work)
     if problems:
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", problems)
@@ -235,13 +235,23 @@ def _step_of_sum(node: ir.Node, bias_at: int, known: dict) -> int | None:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
-def _unknown_operators(model: ir.Model, exact: set[str]) -> list[tuple[str, str]]:
+def _unknown_operators(model: ir.Model, refused: bool) -> list[tuple[str, str]]:
+    """`refused`: some nodes were; theirs are the quantizers, weights and shapes still in the graph."""
     return [
         (node.name, f"hls4ml does not compute {node.op_type} exactly, or not at all; end the model before it")
         for node in model.graph
-        if not (is_quantizer(node) or graph.is_ours(node, graph.SCALES | {"GroupwiseZeroPoint"}))
-        and (node.domain != "" or node.op_type not in exact)
+        if not (_is_known(node) or (refused and _is_beside(node)))
     ]
+
+
+def _is_known(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == _QUANT or (node.domain == "" and node.op_type in _EXACT)
+
+
+def _is_beside(node: ir.Node) -> bool:
+    if node.domain == "":
+        return node.op_type in _SHAPES
+    return is_quantizer(node) or is_trunc(node) or graph.is_ours(node, _BESIDE)
 
 
 def _products_of_anything(model: ir.Model) -> list[tuple[str, str]]:
