@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph
+from mxexport import graph, numerics
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
@@ -16,8 +16,8 @@ _INTEGERS = {ir.DataType.INT32, ir.DataType.INT64}
 def constant_array(value: ir.Value | None) -> np.ndarray | None:
     """The array behind a value that depends on no input; None for anything else.
 
-    Looks through every operator of ours (quantizers, packed weights, stored scales), QONNX's `Quant`, Constant, Cast,
-    Identity and Transpose. Nothing is kept: each call computes anew.
+    Looks through every operator of ours (quantizers, packed weights, stored scales), QONNX's quantizers, Constant,
+    Cast, Identity and Transpose. Nothing is kept: each call computes anew.
 
     Raises:
         ShapeError, FormatError: a node whose inputs or attributes do not fit together, by name.
@@ -29,8 +29,9 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     if node.domain == DOMAIN and node.op_type in OPERATORS:
         results = evaluate_node(node)
         return None if results is None else results[node.outputs.index(value)]
-    if node.domain == qonnx_general.DOMAIN and node.op_type == "Quant":
-        return _quant(node)
+    if node.domain == qonnx_general.DOMAIN and node.op_type in _QONNX:
+        arrays = _inputs(node)
+        return None if arrays is None else _QONNX[node.op_type](node, *arrays)
     return _STANDARD[node.op_type](node) if node.domain == "" and node.op_type in _STANDARD else None
 
 
@@ -58,13 +59,13 @@ def _inputs(node: ir.Node) -> list[np.ndarray | None] | None:
     return arrays
 
 
-def _quant(node: ir.Node) -> np.ndarray | None:
-    """QONNX's `Quant`, by qonnx."""
+# --- QONNX ----------------------------------------------------------------------------------------------------
+
+
+def _quant(node: ir.Node, *arrays: np.ndarray) -> np.ndarray:
+    """By qonnx itself."""
     from qonnx.custom_op.general.intquant import int_quant
 
-    arrays = _inputs(node)
-    if arrays is None:
-        return None
     a = {name: attribute.value for name, attribute in node.attributes.items()}
     mode = a.get("rounding_mode", "ROUND")
     try:
@@ -72,6 +73,27 @@ def _quant(node: ir.Node) -> np.ndarray | None:
     except (AssertionError, TypeError, ValueError) as error:  # numpy's about shapes, qonnx's about everything else
         found = f"inputs of shapes {', '.join(str(np.shape(array)) for array in arrays)}, attributes {a}"
         raise UnsupportedError(f"node {node.name!r} (Quant): qonnx cannot compute it: {error}; {found}") from None
+
+
+def _float_quant(node: ir.Node, x, scale, exponent_bits, mantissa_bits, bias, largest) -> np.ndarray | None:
+    """As its body (`ops.qonnx_general`); qonnx's own finds exponents by a float32 log2, which misrounds below 2**k."""
+    mode = node.attributes["rounding_mode"].value if "rounding_mode" in node.attributes else "ROUND"
+    described = [a.reshape(-1) for a in (exponent_bits, mantissa_bits, bias, largest)]
+    if mode != "ROUND" or any(a.size != 1 or (a != np.rint(a)).any() for a in described[:3]) or described[3].size != 1:
+        return None
+    exponent, mantissa, bias, largest = (a[0] for a in described)
+    with np.errstate(all="ignore"):
+        magnitude = np.abs(x) / scale
+        grid = numerics.round_to_float(magnitude, int(exponent), int(mantissa), int(bias), float(largest))
+        grid = np.where(np.isfinite(magnitude), grid, np.float32(np.nan))
+        return grid * np.where(np.signbit(x), -scale, scale)
+
+
+def _bipolar_quant(node: ir.Node, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return np.where(x >= 0, np.float32(1), np.float32(-1)) * scale
+
+
+_QONNX = {"Quant": _quant, "FloatQuant": _float_quant, "BipolarQuant": _bipolar_quant}
 
 
 # --- standard operators ---------------------------------------------------------------------------------------

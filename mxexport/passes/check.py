@@ -25,11 +25,14 @@ _HLS4ML = set(
         "Constant",
         "Conv",
         "Div",
+        "Dropout",
         "Elu",
         "Flatten",
+        "Gemm",
         "GlobalAveragePool",
         "GlobalMaxPool",
         "HardSigmoid",
+        "Identity",
         "LeakyRelu",
         "MatMul",
         "MaxPool",
@@ -78,9 +81,6 @@ _FINN = set(
 )
 _OF_SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}
 _SUGGESTIONS = {
-    "Gemm": "run the split_gemm pass (mxexport clean)",
-    "Constant": "run the fold_constants pass (mxexport clean)",
-    "Identity": "run the remove_identities pass (mxexport clean)",
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
     "Softmax": "apply it on the host; export the model up to the layer before it",

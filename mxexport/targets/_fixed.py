@@ -56,11 +56,11 @@ def _grid_after(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
 def _product(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
     """The largest sum of magnitudes of one output's weights, times the largest input."""
     x, weight = known.get(node.inputs[0]), constant_array(node.inputs[1])
-    if x is None or weight is None or not np.isfinite(weight).all():
+    if x is None or weight is None or weight.ndim < 2 or not np.isfinite(weight).all():
         return None
     w = grid_of(weight)
     magnitudes = np.abs(weight).astype(np.float64) * 2.0**-w.exponent
-    transposed = node.op_type == "Gemm" and node.attributes["transB"].value
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value
     if node.op_type == "Conv" or transposed:
         sums = magnitudes.reshape(len(magnitudes), -1).sum(1)
     else:

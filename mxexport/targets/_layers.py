@@ -11,6 +11,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from mxexport import graph, groups
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.passes.name_nodes import name_nodes
 from mxexport.targets import values
 from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import add_constant
@@ -33,7 +34,13 @@ class Parts:
         return Grid(0, int(np.abs(self.codes).max(initial=0)))
 
 
-def fix_batch(model: ir.Model, batch: int | None) -> None:
+def prepare(model: ir.Model, batch: int | None) -> None:
+    """Names for all nodes, because messages and new tensors go by them, and a batch."""
+    name_nodes(model)
+    _fix_batch(model, batch)
+
+
+def _fix_batch(model: ir.Model, batch: int | None) -> None:
     """Give open first dimensions of inputs and outputs the size `batch`, and forget the shapes in between."""
     if batch is None:
         return
@@ -48,12 +55,35 @@ def fix_batch(model: ir.Model, batch: int | None) -> None:
                 value.shape = None
 
 
+def constant_weight(node: ir.Node, tool: str) -> np.ndarray:
+    """The finite constant a product multiplies by. Raises UnsupportedError where its second operand is none."""
+    weight = constant_array(node.inputs[1])
+    if weight is None:
+        maker = node.inputs[1].producer()
+        found = "an input of the model" if maker is None else f"computed at run time by {maker.op_type} {maker.name!r}"
+        expected = f"expected a constant: {tool} multiplies by weights"
+        raise UnsupportedError(f"its second operand is {found}, {expected}; end the model before this product")
+    if weight.ndim < 2:
+        raise UnsupportedError(f"its weight has shape {weight.shape}, expected two dimensions or more; reshape it")
+    check_finite(weight, "weight")
+    return weight
+
+
+def check_finite(array: np.ndarray, what: str) -> None:
+    """Raises UnsupportedError with the place of the first NaN or Inf."""
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        found = f"its {what} holds {array[where]:g} at {where}, which no integer stands for, expected finite numbers"
+        raise UnsupportedError(f"{found}; repair it before the export")
+
+
 def open_gemm(node: ir.Node) -> ir.Node:
     """Gemm(x, W, b) -> Add(MatMul(x, W'), b); gives the MatMul. Raises UnsupportedError for other Gemms."""
     a = {name: node.attributes[name].value if name in node.attributes else default for name, default in _GEMM.items()}
     if a["alpha"] != 1 or a["beta"] != 1 or a["transA"]:
         found = f"alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}"
-        raise UnsupportedError(f"it is a Gemm with {found}; expected 1, 1, 0")
+        way_out = "multiply alpha into the weight and beta into the bias, and transpose the input beforehand"
+        raise UnsupportedError(f"it is a Gemm with {found}, expected 1, 1, 0; {way_out}")
     g, x, weight = node.graph, *node.inputs[:2]
     if a["transB"]:
         turn = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{node.name}_weight")

@@ -28,9 +28,7 @@ def replace_trunc(node: ir.Node, tool: str) -> None:
     why = _what_it_drops(node)
     if why:
         way_out = "end the model before the pooling it belongs to, or pool with MaxPool"
-        raise UnsupportedError(
-            f"it is a Trunc that {why}; {tool} has no such step, expected no bits dropped; {way_out}"
-        )
+        raise UnsupportedError(f"it is a Trunc that {why}; {tool} takes one only where it drops nothing; {way_out}")
     replace_value(node.outputs[0], node.inputs[0])
     node.graph.remove(node, safe=True)
 

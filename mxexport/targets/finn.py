@@ -18,9 +18,10 @@ from mxexport.targets import Converted
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of
 from mxexport.targets._layers import (
+    constant_weight,
     extract_conv_bias,
-    fix_batch,
     open_gemm,
+    prepare,
     replace_value,
     store_constants,
     weight_parts,
@@ -50,7 +51,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
         UnsupportedError: layers that do not fit, all of them, each with the way out.
     """
     work, notes = model.clone(), [*_WHOLE]
-    fix_batch(work, batch)
+    prepare(work, batch)
     problems: list[tuple[str, str]] = []
     changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
     for change, *options in changes:
@@ -110,23 +111,24 @@ def _move_up(node: ir.Node) -> None:
 def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     if node.domain != "" or node.op_type not in PRODUCTS:
         return
-    name, weight = node.name, constant_array(node.inputs[1])
-    if weight is None:
-        raise UnsupportedError("its second operand is no constant; FINN's units multiply by constants only")
-    if not np.isfinite(weight).all():
-        raise UnsupportedError("its weight holds NaN or Inf, which no integer stands for")
+    name = node.name
+    constant_weight(node, "FINN")
     if node.op_type == "Conv":
         extract_conv_bias(node)
     node = open_gemm(node) if node.op_type == "Gemm" else node
     steps, bits, how = _channel_steps(node)
     if bits > most:
-        way_out = "FINN takes integers only: use an integer format, or elements and scales of a smaller range"
+        way_out = f"use an integer format, or elements and scales of a smaller range, or allow max_weight_bits={bits}"
         raise UnsupportedError(f"its weight needs {bits}-bit integers, more than max_weight_bits={most}; {way_out}")
     weight = constant_array(node.inputs[1])
     values = add_constant(node.graph, f"{name}_weight_values", weight)
     made = add_quant(node, values, f"{name}_weight", steps, bits, True, False)
     if not np.array_equal(constant_array(made), weight):
-        raise UnsupportedError("its weight is not reproduced by one step per output channel in float32")
+        way_out = "use a format with power-of-two scales (MX)"
+        raise UnsupportedError(
+            f"integers of {bits} bits times one step per output channel do not give its weight in "
+            f"float32, bit for bit; {way_out}"
+        )
     node.replace_input_with(1, made)
     notes.append((name, f"weights are {bits}-bit integers, one step per output channel ({how})"))
 
