@@ -17,7 +17,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     """The array behind a value that depends on no input; None for anything else.
 
     Looks through every operator of ours (quantizers, packed weights, stored scales), QONNX's quantizers, Constant,
-    Cast, Identity and Transpose. Nothing is kept: each call computes anew.
+    Cast, Identity, Mul and Transpose. Nothing is kept: each call computes anew.
 
     Raises:
         ShapeError, FormatError: a node whose inputs or attributes do not fit together, by name.
@@ -124,6 +124,19 @@ def _cast(node: ir.Node) -> np.ndarray | None:
         return array.astype(dtype)
 
 
+def _mul(node: ir.Node) -> np.ndarray | None:
+    """One rounded product, the same everywhere. Zero points of packed symmetric weights are `scale * 0`."""
+    arrays = _inputs(node)
+    if arrays is None or any(array.dtype != np.float32 for array in arrays):
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            return arrays[0] * arrays[1]
+    except ValueError:
+        found = " and ".join(str(array.shape) for array in arrays)
+        raise ShapeError(f"node {node.name!r} (Mul): shapes {found} do not fit") from None
+
+
 def _transpose(node: ir.Node) -> np.ndarray | None:
     array = constant_array(node.inputs[0])
     if array is None:
@@ -138,5 +151,6 @@ _STANDARD = {
     "Constant": _constant,
     "Cast": _cast,
     "Identity": lambda node: constant_array(node.inputs[0]),
+    "Mul": _mul,
     "Transpose": _transpose,
 }

@@ -79,7 +79,7 @@ _FINN = set(
         "Upsample",
     ]
 )
-_OF_SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}
+_OF_SCALES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast", "Mul"}
 _SUGGESTIONS = {
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
@@ -140,7 +140,7 @@ def _nodes_of_scales(model: ir.Model) -> set[ir.Node]:
     """Shape -> ... -> Expand in front of a scale that is constant but for its shape: conversions drop them."""
     beside: set[ir.Node] = set()
     for node in reversed(list(model.graph)):
-        if rw.is_op(node, *_OF_SHAPES) and all(
+        if rw.is_op(node, *_OF_SCALES) and all(
             user in beside or (rw.is_quantizer(user) and at > 0) for value in node.outputs for user, at in value.uses()
         ):
             beside.add(node)
