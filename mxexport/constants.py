@@ -69,7 +69,8 @@ def _quant(node: ir.Node, *arrays: np.ndarray) -> np.ndarray:
     a = {name: attribute.value for name, attribute in node.attributes.items()}
     mode = a.get("rounding_mode", "ROUND")
     try:
-        return int_quant(*arrays, a.get("signed", 1), a.get("narrow", 0), mode).astype(np.float32)
+        with np.errstate(all="ignore"):
+            return int_quant(*arrays, a.get("signed", 1), a.get("narrow", 0), mode).astype(np.float32)
     except (AssertionError, TypeError, ValueError) as error:  # numpy's about shapes, qonnx's about everything else
         found = f"inputs of shapes {', '.join(str(np.shape(array)) for array in arrays)}, attributes {a}"
         raise UnsupportedError(f"node {node.name!r} (Quant): qonnx cannot compute it: {error}; {found}") from None

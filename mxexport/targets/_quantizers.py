@@ -153,7 +153,20 @@ def add_quant(
 
 
 def add_constant_on_grid(before: ir.Node, array: np.ndarray, name: str, grid: Grid) -> ir.Value:
-    """A constant of values on `grid`, with the `Quant` that says so and changes none of them."""
+    """A constant of values on `grid`, with the `Quant` that says so and changes none of them.
+
+    Raises:
+        UnsupportedError: the integers are so large that `Quant`, in float32, would change some.
+    """
     value = add_constant(before.graph, f"{name}_values", array)
     scale = np.ldexp(np.float32(1), grid.exponent)
-    return add_quant(before, value, name, scale, grid.bits, grid.signed, False)
+    made = add_quant(before, value, name, scale, grid.bits, grid.signed, False)
+    check_reproduced(made, array, grid.bits)
+    return made
+
+
+def check_reproduced(quantized: ir.Value, array: np.ndarray, bits: int) -> None:
+    """Raises UnsupportedError where a constant's `Quant` changes it: beyond 127 bits x / scale overflows float32."""
+    if not np.array_equal(constant_array(quantized), array):
+        found = f"a Quant of {bits} bits does not give its constant back in float32, expected equal values"
+        raise UnsupportedError(f"{found}; use a format of a smaller range")

@@ -27,7 +27,14 @@ from mxexport.targets._layers import (
     weight_parts,
 )
 from mxexport.targets._opset import lower_opset
-from mxexport.targets._quantizers import Uniform, add_constant, add_quant, is_quantizer, read_activation
+from mxexport.targets._quantizers import (
+    Uniform,
+    add_constant,
+    add_quant,
+    check_reproduced,
+    is_quantizer,
+    read_activation,
+)
 from mxexport.targets._trunc import replace_trunc
 from mxexport.targets.finn_check import check_finn
 
@@ -123,12 +130,7 @@ def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     weight = constant_array(node.inputs[1])
     values = add_constant(node.graph, f"{name}_weight_values", weight)
     made = add_quant(node, values, f"{name}_weight", steps, bits, True, False)
-    if not np.array_equal(constant_array(made), weight):
-        way_out = "use a format with power-of-two scales (MX)"
-        raise UnsupportedError(
-            f"integers of {bits} bits times one step per output channel do not give its weight in "
-            f"float32, bit for bit; {way_out}"
-        )
+    check_reproduced(made, weight, bits)
     node.replace_input_with(1, made)
     notes.append((name, f"weights are {bits}-bit integers, one step per output channel ({how})"))
 
