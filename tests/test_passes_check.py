@@ -69,6 +69,18 @@ def test_hls4ml_and_finn_name_operator_reason_and_suggestion():
     assert "open beyond the batch; fix it with --shapes" in found["input 'x'"]
 
 
+def test_trunc_is_named_with_what_it_drops():
+    body = """[pool] p = AveragePool<kernel_shape=[2, 2]>(x)
+      [t] y = qonnx.custom_op.general.Trunc<rounding_mode="FLOOR">(p, s, z, ten, s2, eight)"""
+    numbers = {"s": 0.125, "z": 0, "ten": 10, "s2": 0.5, "eight": 8}
+    arrays = {name: np.float32(number) for name, number in numbers.items()}
+    made = model(body, "float[1,1,4,4] x", "float[1,1,3,3] y", **arrays)
+    for target in ("hls4ml", "finn"):
+        found = problems(made, target)
+        assert "turns 10-bit integers times 0.125 into 8-bit ones times 0.5 (FLOOR)" in found["t"]
+        assert "end the model before the pooling" in found["t"] and "AveragePool" in found["pool"]
+
+
 def test_qdq():
     check(linear(), "qdq")
     check(model("y = qonnx.custom_op.general.BipolarQuant(x, s)", s=np.float32(1)), "qdq")  # has a standard form

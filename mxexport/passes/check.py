@@ -169,8 +169,8 @@ def _finn(model: ir.Model) -> Iterator[Problem]:
 def _zero_points(model: ir.Model) -> Iterator[Problem]:
     for node in model.graph.all_nodes():
         if rw.is_qonnx(node) and node.op_type == "Quant":
-            zero = rw.constant(node.inputs[2])
-            if zero is None or zero.any():
+            zero = graph.constant(node.inputs[2])
+            if zero is not None and zero.any():
                 yield _where(node), "FINN takes zero points of 0 only; quantize symmetrically"
 
 

@@ -36,7 +36,7 @@ from mxexport.targets._quantizers import (
     read_activation,
 )
 from mxexport.targets._trunc import replace_trunc
-from mxexport.targets.finn_check import check_finn
+from mxexport.targets.finn_check import check_finn, nodes_without_units
 
 OPSET, IR_VERSION = 17, 8
 _MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
@@ -68,7 +68,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
             except UnsupportedError as error:
                 problems.append((node.name, str(error)))
     if problems:
-        raise UnsupportedError("finn: the model cannot be converted", problems)
+        raise UnsupportedError("finn: the model cannot be converted", problems + nodes_without_units(work))
     RemoveUnusedNodesPass()(work)
     work.functions.clear()
     store_constants(work, {"Add", "Mul"})

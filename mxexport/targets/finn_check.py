@@ -11,6 +11,7 @@ from mxexport.ops import qonnx_general
 _OPERATORS = {
     "MatMul", "Conv", "Add", "Mul", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "BatchNormalization",
 }  # fmt: skip
+_CONVERTED = {"Gemm", "Constant", "Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # gone when converted
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 _QUANT = (qonnx_general.DOMAIN, "Quant")
 _HIGHEST_OPSET = 17
@@ -45,13 +46,26 @@ def _check_node(node: ir.Node) -> list[str]:
     if node.domain != "":
         return [f"FINN does not know {node.op_type} of {node.domain}, expected Quant; convert the file with to='finn'"]
     if node.op_type not in _OPERATORS:
-        expected = f"expected one of {', '.join(sorted(_OPERATORS))}"
-        return [f"FINN has no streaming unit for {node.op_type}, {expected}; end the model before it or replace it"]
+        return [_no_unit(node)]
     if node.op_type in {"MatMul", "Conv"}:
         return _check_product(node)
     if node.op_type == "Relu":
         return _check_relu(node)
     return _check_constants(node) if node.op_type in {"Add", "Mul"} else []
+
+
+def nodes_without_units(model: ir.Model) -> list[tuple[str, str]]:
+    """The same of standard operators alone, in a model that is not converted yet."""
+    return [
+        (node.name or node.op_type, _no_unit(node))
+        for node in model.graph
+        if node.domain == "" and node.op_type not in _OPERATORS | _CONVERTED
+    ]
+
+
+def _no_unit(node: ir.Node) -> str:
+    expected = f"expected one of {', '.join(sorted(_OPERATORS))}"
+    return f"FINN has no streaming unit for {node.op_type}, {expected}; end the model before it or replace it"
 
 
 def _check_relu(node: ir.Node) -> list[str]:
