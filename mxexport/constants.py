@@ -21,7 +21,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
 
     Raises:
         ShapeError, FormatError: a node whose inputs or attributes do not fit together, by name.
-        UnsupportedError: a node of ours that lacks an attribute, or a `Quant` that qonnx cannot compute.
+        UnsupportedError: a node of ours that lacks an attribute, or one of QONNX that cannot be computed.
     """
     known = graph.constant(value)
     if known is not None or value is None or (node := value.producer()) is None:
@@ -30,8 +30,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
         results = evaluate_node(node)
         return None if results is None else results[node.outputs.index(value)]
     if node.domain == qonnx_general.DOMAIN and node.op_type in _QONNX:
-        arrays = _inputs(node)
-        return None if arrays is None else _QONNX[node.op_type](node, *arrays)
+        return _of_qonnx(node)
     return _STANDARD[node.op_type](node) if node.domain == "" and node.op_type in _STANDARD else None
 
 
@@ -62,35 +61,42 @@ def _inputs(node: ir.Node) -> list[np.ndarray | None] | None:
 # --- QONNX ----------------------------------------------------------------------------------------------------
 
 
-def _quant(node: ir.Node, *arrays: np.ndarray) -> np.ndarray:
+def _of_qonnx(node: ir.Node) -> np.ndarray | None:
+    arrays = _inputs(node)
+    if arrays is None:
+        return None
+    a = {name: attribute.value for name, attribute in node.attributes.items()}
+    try:
+        with np.errstate(all="ignore"):
+            return _QONNX[node.op_type](a, *arrays)
+    except _MALFORMED as error:
+        found = f"inputs of shapes {', '.join(str(np.shape(array)) for array in arrays)}, attributes {a}"
+        raise UnsupportedError(f"node {node.name!r} ({node.op_type}) cannot be computed: {error}; {found}") from None
+
+
+_MALFORMED = (ArithmeticError, AssertionError, AttributeError, TypeError, ValueError)  # numpy's and qonnx's own
+
+
+def _quant(a: dict, *arrays: np.ndarray) -> np.ndarray:
     """By qonnx itself."""
     from qonnx.custom_op.general.intquant import int_quant
 
-    a = {name: attribute.value for name, attribute in node.attributes.items()}
     mode = a.get("rounding_mode", "ROUND")
-    try:
-        with np.errstate(all="ignore"):
-            return int_quant(*arrays, a.get("signed", 1), a.get("narrow", 0), mode).astype(np.float32)
-    except (AssertionError, TypeError, ValueError) as error:  # numpy's about shapes, qonnx's about everything else
-        found = f"inputs of shapes {', '.join(str(np.shape(array)) for array in arrays)}, attributes {a}"
-        raise UnsupportedError(f"node {node.name!r} (Quant): qonnx cannot compute it: {error}; {found}") from None
+    return int_quant(*arrays, a.get("signed", 1), a.get("narrow", 0), mode).astype(np.float32)
 
 
-def _float_quant(node: ir.Node, x, scale, exponent_bits, mantissa_bits, bias, largest) -> np.ndarray | None:
+def _float_quant(a: dict, x, scale, exponent_bits, mantissa_bits, bias, largest) -> np.ndarray | None:
     """As its body (`ops.qonnx_general`); qonnx's own finds exponents by a float32 log2, which misrounds below 2**k."""
-    mode = node.attributes["rounding_mode"].value if "rounding_mode" in node.attributes else "ROUND"
-    described = [a.reshape(-1) for a in (exponent_bits, mantissa_bits, bias, largest)]
-    if mode != "ROUND" or any(a.size != 1 or (a != np.rint(a)).any() for a in described[:3]) or described[3].size != 1:
+    if a.get("rounding_mode", "ROUND") != "ROUND":
         return None
-    exponent, mantissa, bias, largest = (a[0] for a in described)
-    with np.errstate(all="ignore"):
-        magnitude = np.abs(x) / scale
-        grid = numerics.round_to_float(magnitude, int(exponent), int(mantissa), int(bias), float(largest))
-        grid = np.where(np.isfinite(magnitude), grid, np.float32(np.nan))
-        return grid * np.where(np.signbit(x), -scale, scale)
+    exponent, mantissa, bias = (int(array.item()) for array in (exponent_bits, mantissa_bits, bias))
+    magnitude = np.abs(x) / scale
+    grid = numerics.round_to_float(magnitude, exponent, mantissa, bias, largest.item())
+    grid = np.where(np.isfinite(magnitude), grid, np.float32(np.nan))
+    return grid * np.where(np.signbit(x), -scale, scale)
 
 
-def _bipolar_quant(node: ir.Node, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+def _bipolar_quant(a: dict, x: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.where(x >= 0, np.float32(1), np.float32(-1)) * scale
 
 
@@ -101,8 +107,8 @@ _QONNX = {"Quant": _quant, "FloatQuant": _float_quant, "BipolarQuant": _bipolar_
 
 
 def _constant(node: ir.Node) -> np.ndarray | None:
-    ((name, attribute),) = node.attributes.items()
-    if attribute.is_ref() or "string" in name:
+    name, attribute = next(iter(node.attributes.items()), ("", None))
+    if attribute is None or attribute.is_ref() or "string" in name:
         return None
     if name == "value":
         return attribute.value.numpy()
@@ -112,7 +118,7 @@ def _constant(node: ir.Node) -> np.ndarray | None:
 
 def _cast(node: ir.Node) -> np.ndarray | None:
     """Casts that mean the same everywhere: to floats, and of whole numbers in range to integers."""
-    array, to = constant_array(node.inputs[0]), node.attributes["to"].value
+    array, to = constant_array(node.inputs[0]), node.attributes["to"].value if "to" in node.attributes else None
     if array is None or to not in _FLOATS | _INTEGERS:
         return None
     dtype = ir.DataType(to).numpy()

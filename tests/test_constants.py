@@ -75,8 +75,10 @@ def test_casts_without_one_meaning_are_none():
         (
             f"[q] c = {QONNX}.Quant(w, v, v, v)",
             UnsupportedError,
-            r"'q' \(Quant\): qonnx cannot.*\(16, 24\), \(5,\)",
+            r"'q' \(Quant\) cannot be.*\(16, 24\), \(5,\)",
         ),
+        (f"[q] c = {QONNX}.FloatQuant(w, v)", UnsupportedError, r"'q' \(FloatQuant\) cannot be computed: .*missing"),
+        (f"[q] c = {QONNX}.BipolarQuant(w, v)", UnsupportedError, r"'q' \(BipolarQuant\) cannot be computed: .*\(5,\)"),
         (f"[q] c = {OURS}(w, w)", ShapeError, r"node 'q': .*expected \(16, 2\)"),
     ],
 )

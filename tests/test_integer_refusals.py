@@ -83,6 +83,7 @@ BY_BOTH = {
                           "a Trunc that rounds to multiples of 0.5 what is not quantized to them before"),
     "trunc that clips": (activation(f"{TRUNC}(q8, step, zero, eight, step, four)", EIGHT), "in",
                          r"a Trunc that clips -127..127 to -8..7"),
+    "trunc to no bits": (activation(f"{TRUNC}(q8, step, zero, eight, step, zero)", EIGHT), "in", "has 0 output bits"),
     "trunc of channels": (activation(f"{TRUNC}(x, step, zero, bits, step, bits)"), "in",
                           "a Trunc that has other than constant single numbers as scales, zero point and bit widths"),
 }  # fmt: skip

@@ -140,9 +140,10 @@ def _nodes_of_scales(model: ir.Model) -> set[ir.Node]:
     """Shape -> ... -> Expand in front of a scale that is constant but for its shape: conversions drop them."""
     beside: set[ir.Node] = set()
     for node in reversed(list(model.graph)):
-        if rw.is_op(node, *_OF_SCALES) and all(
-            user in beside or (rw.is_quantizer(user) and at > 0) for value in node.outputs for user, at in value.uses()
-        ):
+        uses = [use for value in node.outputs for use in value.uses()]
+        used = uses and not node.outputs[0].is_graph_output()
+        found = all(user in beside or (rw.is_quantizer(user) and at > 0) for user, at in uses)
+        if used and found and rw.is_op(node, *_OF_SCALES):
             beside.add(node)
     return beside
 

@@ -46,6 +46,10 @@ def _what_it_drops(node: ir.Node) -> str | None:
     before = _quantizer_before(node)
     if before is None or before.scale != scale:
         return f"rounds to multiples of {scale:g} what is not quantized to them before"
+    if out_bits not in range(1, 65):
+        return f"has {out_bits:g} output bits"
+    if node.inputs[0].is_graph_output() and node.outputs[0].is_graph_output():
+        return "makes one output of the model from another"
     a = {"signed": 1, "narrow": 0} | {name: attribute.value for name, attribute in node.attributes.items()}
     after = Uniform(before.scale, int(out_bits), bool(a["signed"]), bool(a["narrow"]))
     if before.lowest < after.lowest or before.highest > after.highest:
