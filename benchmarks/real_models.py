@@ -1,7 +1,7 @@
 """Trained models from other people's packages, quantized, exported and run: does onnxruntime do the task as torch does?
 
     make .venv/models/.ready
-    PYTHONPATH=.venv/models python benchmarks/real_models.py [--models antiberty crepe] [--formats mxint8 mxfp4_e2m1] [--json]
+    PYTHONPATH=.venv/models python benchmarks/real_models.py [--models antiberty crepe] [--formats mxint8] [--json]
 
 AntiBERTy (Hugging Face BERT, 26M parameters, antibody sequences): accuracy of masked residues. CREPE (convolutions, 22M
 parameters, pitch of audio frames): share of synthesized tones within 50 cents. Weights take the format named,

@@ -195,21 +195,6 @@ def quantized_shape(node: ir.Node) -> ir.Shape | None:
     return ir.Shape(attributes(node)["shape"]) if node.op_type in DEQUANTIZERS else node.inputs[0].shape
 
 
-def evaluate(value: ir.Value | None) -> np.ndarray | None:
-    """What a value is when our operators make it from initializers (packed weights, stored scales); else None."""
-    known = constant(value)
-    if known is not None or value is None:
-        return known
-    node = value.producer()
-    if node is None or node.domain != DOMAIN:
-        return None
-    arrays = [evaluate(v) for v in node.inputs]
-    if any(a is None and v is not None for a, v in zip(arrays, node.inputs, strict=True)):
-        return None
-    results = OPERATORS[node.op_type].reference(*arrays, **attributes(node))
-    return results[node.outputs.index(value)]
-
-
 def quantizer_format(node: ir.Node) -> GroupFormat:
     """The group format of a quantizer or dequantizer node, from its attributes and the kind of its scale."""
     a, kind = attributes(node), _scale_kind(node)

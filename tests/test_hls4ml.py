@@ -56,24 +56,36 @@ def run_qonnx(path, x):
     return y + 0.0  # fixed point has no -0
 
 
+@pytest.fixture(scope="module")
+def mlps(tmp_path_factory):
+    """Weight format -> an exported file and its inputs; each is exported once."""
+    folder, known = tmp_path_factory.mktemp("mlps"), {}
+
+    def get(weight: str):
+        if weight not in known:
+            model, x = mlp()
+            known[weight] = exported(folder, static_model(model, x, weight), x, f"{weight}.onnx"), x.numpy()
+        return known[weight]
+
+    return get
+
+
 # --- against the exported file --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fold", ["auto", "wide", "groups"])
 @pytest.mark.parametrize("weight", ["mxint4", "mxint8_g8", "mxfp4_e2m1_g16", "mxfp6_e2m3", "mxfp6_e3m2_g8"])
-def test_converted_file_equals_the_exported_one(tmp_path, weight, fold):
-    model, x = mlp()
-    source = exported(tmp_path, static_model(model, x, weight), x)
+def test_converted_file_equals_the_exported_one(mlps, tmp_path, weight, fold):
+    source, x = mlps(weight)
     convert(source, tmp_path / "h.onnx", to="hls4ml", batch=len(x), fold=fold)
-    expected = run_qonnx(source, x.numpy())
-    assert np.array_equal(run_qonnx(tmp_path / "h.onnx", x.numpy()), expected)
-    (plain,) = runtime.run(tmp_path / "h.onnx", x.numpy()).values()
+    expected = run_qonnx(source, x)
+    assert np.array_equal(run_qonnx(tmp_path / "h.onnx", x), expected)
+    (plain,) = runtime.run(tmp_path / "h.onnx", x).values()
     assert np.array_equal(plain + 0.0, expected)
 
 
-def test_groups_keep_narrow_codes_and_wide_fold_one_product(tmp_path):
-    model, x = mlp()
-    source = graph.load(exported(tmp_path, static_model(model, x, "mxint4_g8"), x))
+def test_groups_keep_narrow_codes_and_wide_fold_one_product(mlps):
+    source = graph.load(mlps("mxint8_g8")[0])
     before = ir.to_proto(source).SerializeToString()
     for fold, products in (("wide", 2), ("groups", 12)):
         converted = hls4ml.convert(source, fold=fold)
@@ -81,7 +93,7 @@ def test_groups_keep_narrow_codes_and_wide_fold_one_product(tmp_path):
         assert (len(nodes) == 2) if fold == "wide" else (2 < len(nodes) <= products)
         assert {name for name, _ in converted.notes} >= {"0", "2"}
     bits = {int(graph.constant(n.inputs[1].producer().inputs[3])) for n in nodes}
-    assert bits == {4}
+    assert bits == {8}
     assert ir.to_proto(source).SerializeToString() == before  # left untouched
 
 
@@ -156,9 +168,8 @@ def test_operators_without_exact_arithmetic_are_refused(tmp_path):
         convert(source, tmp_path / "h.onnx", to="hls4ml")
 
 
-def test_impossible_options_are_refused(tmp_path):
-    model, x = mlp()
-    source = exported(tmp_path, static_model(model, x), x)
+def test_impossible_options_are_refused(mlps, tmp_path):
+    source, _ = mlps("mxint4")
     for options in ({"fold": "deep"}, {"batch": 0}, {"input_type": (99, 3)}, {"nonsense": 1}):
         with pytest.raises(OptionError):
             convert(source, tmp_path / "h.onnx", to="hls4ml", **options)
@@ -179,24 +190,22 @@ def one_by_one(path, x):
 
 
 @needs_hls4ml
-@pytest.mark.parametrize("weight, fold", [("mxfp4_e2m1_g16", "wide"), ("mxint4_g8", "groups")])
-def test_hls4ml_computes_the_same_bits(tmp_path, weight, fold):
-    model, x = mlp()
-    source = exported(tmp_path, static_model(model, x, weight), x)
-    convert(source, tmp_path / "h.onnx", to="hls4ml", fold=fold)
+def test_hls4ml_computes_the_same_bits(tmp_path):
+    """One network, because every C++ build takes seconds: convolution and linear layer folded wide, one by groups."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        nn.Linear(4 * 9, 5), nn.ReLU(), nn.Linear(5, 3),
+    )  # fmt: skip
+    model[4].weight.data[:, ::3] *= 64
+    model[4].weight.data[:, :8] *= 64
+    x = (torch.randn(4, 3, 6, 6) * 1024).round() / 1024
+    source = exported(tmp_path, static_model(model, x, "mxfp4_e2m1_g8"), x)
+    report = convert(source, tmp_path / "h.onnx", to="hls4ml", max_weight_bits=10)
+    folds = {name: why.rpartition("(")[2] for name, why in report.notes if why.startswith("weights are")}
+    assert folds == {"0": "wide fold)", "4": "groups)", "6": "wide fold)"}
     expected = run_qonnx(source, x.numpy())
     assert np.array_equal(one_by_one(tmp_path / "h.onnx", x.numpy()), expected)
-    assert np.array_equal(predict(tmp_path / "h.onnx", x.numpy(), tmp_path / "hls"), expected)
-
-
-@needs_hls4ml
-def test_hls4ml_computes_a_small_convolution_network_to_the_bit(tmp_path):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 9, 5))
-    x = (torch.randn(4, 3, 6, 6) * 1024).round() / 1024
-    source = exported(tmp_path, static_model(model, x, "mxfp4_e2m1"), x)
-    convert(source, tmp_path / "h.onnx", to="hls4ml")
-    expected = run_qonnx(source, x.numpy())
     assert np.array_equal(predict(tmp_path / "h.onnx", x.numpy(), tmp_path / "hls"), expected)
 
 

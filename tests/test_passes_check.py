@@ -53,12 +53,12 @@ def test_hls4ml_and_finn_name_operator_reason_and_suggestion():
     made = linear("[g] g = Gemm(a, v)  [d] d = Dropout(g)  [e] e = Erf(d)  y = LayerNormalization(e, one)",
                   v=normal(8, 8), one=np.ones(8, np.float32))  # fmt: skip
     found = problems(made, "hls4ml")
-    assert "run the split_gemm pass" in found["node 'g' (Gemm)"]
-    assert "remove_identities" in found["node 'd' (Dropout)"]
+    assert "node 'g' (Gemm)" not in found and "node 'd' (Dropout)" not in found  # the conversion takes them
     assert (
         "found at run time" in found["node 's' (MXScale)"] and "hls4ml has no such operator" in found["node 'e' (Erf)"]
     )
     finn = problems(made, "finn")
+    assert "remove_identities" in finn["node 'd' (Dropout)"]
     assert "node 'g' (Gemm)" not in finn and "node 'w' (GroupwiseQuant)" not in finn
     assert "found at run time and FINN needs constants" in finn["node 's' (MXScale)"]
     plain = 'y = qonnx.custom_op.general.Quant<signed=1, narrow=1, rounding_mode="ROUND">(x, s, z, b)'
@@ -69,9 +69,23 @@ def test_hls4ml_and_finn_name_operator_reason_and_suggestion():
     assert "open beyond the batch; fix it with --shapes" in found["input 'x'"]
 
 
+def test_trunc_is_named_with_what_it_drops():
+    body = """[pool] p = AveragePool<kernel_shape=[2, 2]>(x)
+      [t] y = qonnx.custom_op.general.Trunc<rounding_mode="FLOOR">(p, s, z, ten, s2, eight)"""
+    numbers = {"s": 0.125, "z": 0, "ten": 10, "s2": 0.5, "eight": 8}
+    arrays = {name: np.float32(number) for name, number in numbers.items()}
+    made = model(body, "float[1,1,4,4] x", "float[1,1,3,3] y", **arrays)
+    for target in ("hls4ml", "finn"):
+        found = problems(made, target)
+        assert "turns 10-bit integers times 0.125 into 8-bit ones times 0.5 (FLOOR)" in found["t"]
+        assert "end the model before the pooling" in found["t"] and "AveragePool" in found["pool"]
+
+
 def test_qdq():
     check(linear(), "qdq")
-    found = problems(model("y = qonnx.custom_op.general.BipolarQuant(x, s)", s=np.float32(1)), "qdq")
+    check(model("y = qonnx.custom_op.general.BipolarQuant(x, s)", s=np.float32(1)), "qdq")  # has a standard form
+    trunc = 'y = qonnx.custom_op.general.Trunc<rounding_mode="FLOOR">(x, s, z, b, s, b)'
+    found = problems(model(trunc, s=np.float32(1), z=np.float32(0), b=np.float32(4)), "qdq")
     assert "standard ONNX has no such quantizer" in next(iter(found.values()))
 
 

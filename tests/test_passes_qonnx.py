@@ -22,6 +22,7 @@ from mxexport.passes import (
     TIDY,
     approximate,
     as_transformation,
+    check,
     clean,
     execution,
     fold_constants,
@@ -166,6 +167,16 @@ def test_brevitas_qonnx(brevitas, tmp_path):
     assert "remove_constant_inputs" in report.changed and "BatchNormalization" not in report.after.operators
     cleaned = graph.load(tmp_path / "clean.onnx")
     assert all(value.shape is not None for node in cleaned.graph for value in node.outputs)
+
+
+@pytest.mark.parametrize("target", ["hls4ml", "finn"])
+def test_brevitas_average_pool_is_named(brevitas, target):
+    source = graph.load(brevitas / "qonnx.onnx")
+    where = {node.op_type: node.name for node in source.graph}
+    with pytest.raises(UnsupportedError) as caught:
+        check(source, target)
+    found = dict(caught.value.problems)
+    assert "a Trunc that turns 10-bit integers" in found[where["Trunc"]] and where["AveragePool"] in found
 
 
 def test_brevitas_qcdq(brevitas, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import fixedpoint, graph, groups, numerics
+from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.formats import GroupFormat
 
@@ -217,8 +218,8 @@ def _weights(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.n
     """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
     fmt = _mx_format(quantizer)
     packed = graph.is_ours(quantizer, graph.DEQUANTIZERS)
-    weight = graph.evaluate(quantizer.outputs[0] if packed else quantizer.inputs[0])
-    scale = graph.evaluate(quantizer.inputs[1])
+    weight = constant_array(quantizer.outputs[0] if packed else quantizer.inputs[0])
+    scale = constant_array(quantizer.inputs[1])
     axis = groups.normalize_axis(quantizer.attributes["axis"].value, weight.ndim)
     if axis != reduction_axis:
         raise _Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
@@ -26,11 +25,14 @@ _HLS4ML = set(
         "Constant",
         "Conv",
         "Div",
+        "Dropout",
         "Elu",
         "Flatten",
+        "Gemm",
         "GlobalAveragePool",
         "GlobalMaxPool",
         "HardSigmoid",
+        "Identity",
         "LeakyRelu",
         "MatMul",
         "MaxPool",
@@ -77,10 +79,8 @@ _FINN = set(
         "Upsample",
     ]
 )
+_OF_SCALES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast", "Mul"}
 _SUGGESTIONS = {
-    "Gemm": "run the split_gemm pass (mxexport clean)",
-    "Constant": "run the fold_constants pass (mxexport clean)",
-    "Identity": "run the remove_identities pass (mxexport clean)",
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
     "Softmax": "apply it on the host; export the model up to the layer before it",
@@ -105,8 +105,7 @@ def check(model: ir.Model, target: str) -> None:
     """
     if target not in TARGETS:
         raise OptionError(f"check: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
-    problems = list(TARGETS[target](model)) or list(_by_conversion(model, target))
-    if problems:
+    if problems := list(TARGETS[target](model)):
         raise UnsupportedError(f"{target} cannot take this model: {len(problems)} problems", problems)
 
 
@@ -125,15 +124,28 @@ def _dataflow(model: ir.Model) -> Iterator[Problem]:
 
 
 def _standard(model: ir.Model, taken: set[str], tool: str) -> Iterator[Problem]:
-    """Standard operators outside `taken`, once for each node."""
+    """Standard operators outside `taken`, node by node, but for those that only find the shape of a scale."""
+    beside = _nodes_of_scales(model)
     for node in model.graph.all_nodes():
-        if rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
+        if node in beside or rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
             continue
         if node.domain in rw.STANDARD_DOMAINS:
             advice = _SUGGESTIONS.get(node.op_type)
             yield _where(node), f"{tool} has no such operator" + (f"; {advice}" if advice else "")
         else:
             yield _where(node), f"domain {node.domain!r} is unknown to {tool}; inline or replace it"
+
+
+def _nodes_of_scales(model: ir.Model) -> set[ir.Node]:
+    """Shape -> ... -> Expand in front of a scale that is constant but for its shape: conversions drop them."""
+    beside: set[ir.Node] = set()
+    for node in reversed(list(model.graph)):
+        uses = [use for value in node.outputs for use in value.uses()]
+        used = uses and not node.outputs[0].is_graph_output()
+        found = all(user in beside or (rw.is_quantizer(user) and at > 0) for user, at in uses)
+        if used and found and rw.is_op(node, *_OF_SCALES):
+            beside.add(node)
+    return beside
 
 
 def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:
@@ -146,18 +158,20 @@ def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:
 
 def _hls4ml(model: ir.Model) -> Iterator[Problem]:
     yield from _shapes(model, "hls4ml")
-    yield from _standard(model, _HLS4ML, "hls4ml")
-    yield from _ours(model, "hls4ml")
+    yield from _refused(model, "hls4ml", [*_standard(model, _HLS4ML, "hls4ml"), *_ours(model, "hls4ml")])
 
 
 def _finn(model: ir.Model) -> Iterator[Problem]:
     yield from _shapes(model, "FINN")
-    yield from _standard(model, _FINN, "FINN")
-    yield from _ours(model, "FINN")
+    listed = [*_standard(model, _FINN, "FINN"), *_ours(model, "FINN"), *_zero_points(model)]
+    yield from _refused(model, "finn", listed)
+
+
+def _zero_points(model: ir.Model) -> Iterator[Problem]:
     for node in model.graph.all_nodes():
         if rw.is_qonnx(node) and node.op_type == "Quant":
-            zero = rw.constant(node.inputs[2])
-            if zero is None or zero.any():
+            zero = graph.constant(node.inputs[2])
+            if zero is not None and zero.any():
                 yield _where(node), "FINN takes zero points of 0 only; quantize symmetrically"
 
 
@@ -182,24 +196,30 @@ def _is_dataflow(node: ir.Node) -> bool:
     return next(iter(OPERATORS[node.op_type].inputs.values())).dtype in ("int64", "uint8")
 
 
-def _by_conversion(model: ir.Model, target: str) -> Iterator[Problem]:
-    """What the conversion itself would refuse, beyond operators: shapes, widths, values."""
-    if importlib.util.find_spec(f"mxexport.targets.{target}") is None:
-        return
+def _refused(model: ir.Model, target: str, listed: list[Problem]) -> Iterator[Problem]:
+    """Nothing where the conversion takes the model. Else `listed`, and what it refuses beyond: widths, values, ..."""
     try:
         importlib.import_module(f"mxexport.targets.{target}").convert(model.clone())
     except UnsupportedError as error:
-        yield from error.problems or [("graph", str(error))]
+        named = tuple(where for where, _ in listed)
+        yield from listed
+        for where, why in error.problems or [("graph", str(error))]:
+            if not any(known.startswith(f"node {where!r} (") for known in named):
+                yield where, why
 
 
 def _qdq(model: ir.Model) -> Iterator[Problem]:
-    """Standard ONNX takes every operator but the integer units of the dataflow graph and QONNX's odd ones."""
+    yield from _refused(model, "qdq", list(_not_standard(model)))
+
+
+def _not_standard(model: ir.Model) -> Iterator[Problem]:
+    """Standard ONNX takes every operator but the integer units of the dataflow graph and QONNX's Trunc."""
     for node in model.graph.all_nodes():
         if node.domain == DOMAIN and _is_dataflow(node):
             yield _where(node), "a dataflow operator; convert the QONNX file it was made from"
         elif is_ours(node, QUANTIZERS):
             yield from _incomplete(node)
-        elif rw.is_qonnx(node) and node.op_type in ("BipolarQuant", "Trunc"):
+        elif rw.is_qonnx(node) and node.op_type == "Trunc":
             yield _where(node), "standard ONNX has no such quantizer; train with an integer format"
 
 

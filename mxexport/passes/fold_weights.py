@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, groups, numerics, packing
+from mxexport.constants import constant_array
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant
@@ -67,7 +68,7 @@ def _constants(node: ir.Node) -> list[np.ndarray]:
     for what, value in zip(("input", "scale", "zero point"), node.inputs, strict=False):
         if value is None:
             continue
-        array = graph.constant(value) if what == "input" else graph.evaluate(value)
+        array = graph.constant(value) if what == "input" else constant_array(value)
         if array is None:
             raise _Declined(f"its {what} {value.name!r} is computed at run time; expected an initializer")
         if value.is_graph_input():

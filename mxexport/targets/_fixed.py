@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
-from mxexport.targets._integers import Grid, constant_value, grid_of
+from mxexport.targets._integers import Grid, grid_of
 from mxexport.targets._quantizers import is_quantizer, read_activation
 
 FLOAT32_BITS = 24
@@ -25,7 +26,7 @@ def grids(model: ir.Model) -> dict[ir.Value, Grid]:
         if not node.outputs:
             continue
         out = node.outputs[0]
-        found = _grid_after(node, known) if constant_value(out) is None else _constant_grid(out)
+        found = _grid_after(node, known) if constant_array(out) is None else _constant_grid(out)
         if found is not None:
             known[node.outputs[0]] = found
     return known
@@ -54,12 +55,12 @@ def _grid_after(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
 
 def _product(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
     """The largest sum of magnitudes of one output's weights, times the largest input."""
-    x, weight = known.get(node.inputs[0]), constant_value(node.inputs[1])
-    if x is None or weight is None or not np.isfinite(weight).all():
+    x, weight = known.get(node.inputs[0]), constant_array(node.inputs[1])
+    if x is None or weight is None or weight.ndim < 2 or not np.isfinite(weight).all():
         return None
     w = grid_of(weight)
     magnitudes = np.abs(weight).astype(np.float64) * 2.0**-w.exponent
-    transposed = node.op_type == "Gemm" and node.attributes["transB"].value
+    transposed = node.op_type == "Gemm" and "transB" in node.attributes and node.attributes["transB"].value
     if node.op_type == "Conv" or transposed:
         sums = magnitudes.reshape(len(magnitudes), -1).sum(1)
     else:
@@ -79,6 +80,6 @@ def _sum(a: Grid, b: Grid) -> Grid:
 
 
 def _constant_grid(value: ir.Value | None) -> Grid | None:
-    array = constant_value(value)
+    array = constant_array(value)
     known = array is not None and np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all()
     return grid_of(array) if known else None

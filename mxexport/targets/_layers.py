@@ -6,11 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mxexport import graph, groups
+from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.ops import MXFloatQuant
-from mxexport.targets._integers import Grid, constant_value
+from mxexport.passes.name_nodes import name_nodes
+from mxexport.targets import values
+from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import add_constant
 
 
@@ -31,7 +34,13 @@ class Parts:
         return Grid(0, int(np.abs(self.codes).max(initial=0)))
 
 
-def fix_batch(model: ir.Model, batch: int | None) -> None:
+def prepare(model: ir.Model, batch: int | None) -> None:
+    """Names for all nodes, because messages and new tensors go by them, and a batch."""
+    name_nodes(model)
+    _fix_batch(model, batch)
+
+
+def _fix_batch(model: ir.Model, batch: int | None) -> None:
     """Give open first dimensions of inputs and outputs the size `batch`, and forget the shapes in between."""
     if batch is None:
         return
@@ -46,12 +55,35 @@ def fix_batch(model: ir.Model, batch: int | None) -> None:
                 value.shape = None
 
 
+def constant_weight(node: ir.Node, tool: str) -> np.ndarray:
+    """The finite constant a product multiplies by. Raises UnsupportedError where its second operand is none."""
+    weight = constant_array(node.inputs[1])
+    if weight is None:
+        maker = node.inputs[1].producer()
+        found = "an input of the model" if maker is None else f"computed at run time by {maker.op_type} {maker.name!r}"
+        expected = f"expected a constant: {tool} multiplies by weights"
+        raise UnsupportedError(f"its second operand is {found}, {expected}; end the model before this product")
+    if weight.ndim < 2:
+        raise UnsupportedError(f"its weight has shape {weight.shape}, expected two dimensions or more; reshape it")
+    check_finite(weight, "weight")
+    return weight
+
+
+def check_finite(array: np.ndarray, what: str) -> None:
+    """Raises UnsupportedError with the place of the first NaN or Inf."""
+    if not np.isfinite(array).all():
+        where = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        found = f"its {what} holds {array[where]:g} at {where}, which no integer stands for, expected finite numbers"
+        raise UnsupportedError(f"{found}; repair it before the export")
+
+
 def open_gemm(node: ir.Node) -> ir.Node:
     """Gemm(x, W, b) -> Add(MatMul(x, W'), b); gives the MatMul. Raises UnsupportedError for other Gemms."""
     a = {name: node.attributes[name].value if name in node.attributes else default for name, default in _GEMM.items()}
     if a["alpha"] != 1 or a["beta"] != 1 or a["transA"]:
         found = f"alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}"
-        raise UnsupportedError(f"it is a Gemm with {found}; expected 1, 1, 0")
+        way_out = "multiply alpha into the weight and beta into the bias, and transpose the input beforehand"
+        raise UnsupportedError(f"it is a Gemm with {found}, expected 1, 1, 0; {way_out}")
     g, x, weight = node.graph, *node.inputs[:2]
     if a["transB"]:
         turn = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{node.name}_weight")
@@ -84,38 +116,48 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def weight_parts(value: ir.Value) -> Parts | None:
-    """Codes and steps of a constant operand behind a quantizer of ours without zero points; else None."""
+    """Codes and steps of a constant operand that a node of ours makes from codes without zero points; else None."""
     node = value.producer()
     if node is not None and node.domain == "" and node.op_type == "Transpose":
         parts = weight_parts(node.inputs[0])
         return parts and parts.transpose(node.attributes["perm"].value if "perm" in node.attributes else None)
-    if not graph.is_ours(node, graph.QUANTIZERS):
+    found = values.constant_codes(node) if graph.is_ours(node, graph.QUANTIZERS | graph.DEQUANTIZERS) else None
+    if found is None or not found.exact or not np.isfinite(found.scale).all():
         return None
-    x, scale, quantized = (constant_value(v) for v in (*node.inputs[:2], node.outputs[0]))
-    zero = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
-    if quantized is None or not np.isfinite(scale).all() or (zero is not None and zero.any()):
+    if found.zero_point is not None and found.zero_point.any():
         return None
-    a = graph.attributes(node)
-    fraction = MXFloatQuant.element_of(a).frac_bits if node.op_type == "MXFloatQuant" else 0
-    axis = groups.normalize_axis(a["axis"], x.ndim)
-    steps = groups.expand(scale, axis, a["group_size"], x.shape[axis]) * 2.0 ** np.float64(-fraction)
-    codes = np.rint(quantized / steps).astype(np.int64)
-    index = np.arange(x.shape[axis]) // a["group_size"]
-    index = index.reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    return Parts(codes, steps, np.broadcast_to(index, x.shape))
+    fraction = values.element_of(node).frac_bits if "exponent_bits" in node.attributes else 0
+    length = found.value.shape[found.axis]
+    steps = groups.expand(found.scale, found.axis, found.group_size, length) * 2.0 ** np.float64(-fraction)
+    codes = np.rint(found.elements * 2.0**fraction).astype(np.int64)
+    index = np.arange(length) // found.group_size
+    index = index.reshape([-1 if i == found.axis else 1 for i in range(found.value.ndim)])
+    return Parts(codes, steps, np.broadcast_to(index, found.value.shape))
 
 
 def extract_conv_bias(node: ir.Node) -> None:
     """Conv(x, W, b) -> Add(Conv(x, W), b [1, O, 1, ...])."""
-    bias = constant_value(node.inputs[2]) if len(node.inputs) > 2 else None
+    bias = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
     if bias is None:
         return
     g, out = node.graph, node.outputs[0]
     addition = ir.node("Add", [out, out], name=f"{node.name}_bias")
     g.insert_after(node, addition)
     replace_value(out, addition.outputs[0])
-    shape = (1, -1, *[1] * (constant_value(node.inputs[1]).ndim - 2))
+    shape = (1, -1, *[1] * (constant_array(node.inputs[1]).ndim - 2))
     addition.replace_input_with(0, out)
     addition.replace_input_with(1, add_constant(g, f"{node.name}_bias_value", bias.reshape(shape)))
     out.name = f"{node.name}_product"
     node.resize_inputs(2)
+
+
+def store_constants(model: ir.Model, op_types: set[str]) -> None:
+    """Operands of these operators that quantizers or packed codes make become initializers of the same values."""
+    for node in model.graph:
+        if node.domain != "" or node.op_type not in op_types:
+            continue
+        for i, value in enumerate(node.inputs):
+            array = constant_array(value)
+            if array is not None and value.const_value is None:
+                node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))
+    RemoveUnusedNodesPass()(model)

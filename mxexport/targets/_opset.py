@@ -7,6 +7,8 @@ from onnx import defs
 
 from mxexport.errors import UnsupportedError
 
+_AGAIN = "bring the file to opset {} with another tool first, or end the model before it"
+
 
 def lower_opset(model: ir.Model, opset: int) -> None:
     """Declare `opset` for the standard operators, where each node means the same there.
@@ -32,14 +34,15 @@ def lower_opset(model: ir.Model, opset: int) -> None:
 
 def _obstacle(node: ir.Node, current: int, opset: int) -> str | None:
     if not defs.has(node.op_type, opset, ""):
-        return f"{node.op_type} does not exist in opset {opset}"
+        return f"{node.op_type} does not exist in opset {opset}; export it in older operators"
     new, old = (defs.get_schema(node.op_type, version, "") for version in (current, opset))
     if new.since_version == old.since_version:
         return None
     extra = sorted(set(node.attributes) - set(old.attributes))
     if extra:
-        return f"{node.op_type} has no attribute {', '.join(extra)} in opset {opset}"
+        return f"{node.op_type} has no attribute {', '.join(extra)} in opset {opset}; {_AGAIN.format(opset)}"
     given = len([v for v in node.inputs if v is not None])
     if not old.min_input <= given <= old.max_input:
-        return f"{node.op_type} takes {old.min_input} to {old.max_input} inputs in opset {opset}; this one has {given}"
+        expected = f"expected {old.min_input} to {old.max_input} in opset {opset}"
+        return f"{node.op_type} has {given} inputs, {expected}; {_AGAIN.format(opset)}"
     return None

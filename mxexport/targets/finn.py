@@ -11,15 +11,32 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.targets import Converted
 from mxexport.targets._fixed import PRODUCTS
-from mxexport.targets._integers import constant_value, grid_of
-from mxexport.targets._layers import extract_conv_bias, fix_batch, open_gemm, replace_value, weight_parts
+from mxexport.targets._integers import grid_of
+from mxexport.targets._layers import (
+    constant_weight,
+    extract_conv_bias,
+    open_gemm,
+    prepare,
+    replace_value,
+    store_constants,
+    weight_parts,
+)
 from mxexport.targets._opset import lower_opset
-from mxexport.targets._quantizers import Uniform, add_constant, add_quant, is_quantizer, read_activation
-from mxexport.targets.finn_check import check_finn
+from mxexport.targets._quantizers import (
+    Uniform,
+    add_constant,
+    add_quant,
+    check_reproduced,
+    is_quantizer,
+    read_activation,
+)
+from mxexport.targets._trunc import replace_trunc
+from mxexport.targets.finn_check import check_finn, nodes_without_units
 
 OPSET, IR_VERSION = 17, 8
 _MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
@@ -41,20 +58,20 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
         UnsupportedError: layers that do not fit, all of them, each with the way out.
     """
     work, notes = model.clone(), [*_WHOLE]
-    fix_batch(work, batch)
+    prepare(work, batch)
     problems: list[tuple[str, str]] = []
-    for change in (_replace_activation, _replace_weight):
+    changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
+    for change, *options in changes:
         for node in list(work.graph):
             try:
-                change(node, max_weight_bits, notes)
+                change(node, *options)
             except UnsupportedError as error:
                 problems.append((node.name, str(error)))
     if problems:
-        raise UnsupportedError("finn: the model cannot be converted", problems)
+        raise UnsupportedError("finn: the model cannot be converted", problems + nodes_without_units(work))
     RemoveUnusedNodesPass()(work)
     work.functions.clear()
-    _plain_biases(work)
-    RemoveUnusedNodesPass()(work)
+    store_constants(work, {"Add", "Mul"})
     lower_opset(work, OPSET)
     graph.attach_standard_functions(work)
     RemoveUnusedOpsetsPass()(work)
@@ -67,8 +84,8 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     return Converted(work, notes)
 
 
-def _replace_activation(node: ir.Node, _limit: int, notes: list) -> None:
-    if not is_quantizer(node) or constant_value(node.inputs[0]) is not None:
+def _replace_activation(node: ir.Node) -> None:
+    if not is_quantizer(node) or constant_array(node.inputs[0]) is not None:
         return
     found = read_activation(node)
     _move_up(node)
@@ -101,30 +118,26 @@ def _move_up(node: ir.Node) -> None:
 def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     if node.domain != "" or node.op_type not in PRODUCTS:
         return
-    name, weight = node.name, constant_value(node.inputs[1])
-    if weight is None:
-        raise UnsupportedError("its second operand is no constant; FINN's units multiply by constants only")
-    if not np.isfinite(weight).all():
-        raise UnsupportedError("its weight holds NaN or Inf, which no integer stands for")
+    name = node.name
+    constant_weight(node, "FINN")
     if node.op_type == "Conv":
         extract_conv_bias(node)
     node = open_gemm(node) if node.op_type == "Gemm" else node
     steps, bits, how = _channel_steps(node)
     if bits > most:
-        way_out = "FINN takes integers only: use an integer format, or elements and scales of a smaller range"
+        way_out = f"use an integer format, or elements and scales of a smaller range, or allow max_weight_bits={bits}"
         raise UnsupportedError(f"its weight needs {bits}-bit integers, more than max_weight_bits={most}; {way_out}")
-    weight = constant_value(node.inputs[1])
+    weight = constant_array(node.inputs[1])
     values = add_constant(node.graph, f"{name}_weight_values", weight)
     made = add_quant(node, values, f"{name}_weight", steps, bits, True, False)
-    if not np.array_equal(constant_value(made), weight):
-        raise UnsupportedError("its weight is not reproduced by one step per output channel in float32")
+    check_reproduced(made, weight, bits)
     node.replace_input_with(1, made)
     notes.append((name, f"weights are {bits}-bit integers, one step per output channel ({how})"))
 
 
 def _channel_steps(node: ir.Node) -> tuple[np.ndarray, int, str]:
     """Steps that broadcast to the weight, bits of the integers, and what was done to have them."""
-    weight = constant_value(node.inputs[1])
+    weight = constant_array(node.inputs[1])
     channel = 0 if node.op_type == "Conv" else weight.ndim - 1
     others = tuple(i for i in range(weight.ndim) if i != channel)
     parts = weight_parts(node.inputs[1])
@@ -137,14 +150,3 @@ def _channel_steps(node: ir.Node) -> tuple[np.ndarray, int, str]:
     shape = [-1 if i == channel else 1 for i in range(weight.ndim)]
     bits = max(grid.magnitude.bit_length() + 1 for grid in grids)
     return steps.reshape(shape), max(bits, 2), "wide fold"
-
-
-def _plain_biases(model: ir.Model) -> None:
-    """Constant operands of Add and Mul behind quantizers become initializers."""
-    for node in model.graph:
-        if node.domain != "" or node.op_type not in {"Add", "Mul"}:
-            continue
-        for i, value in enumerate(node.inputs):
-            array = constant_value(value)
-            if array is not None and value.const_value is None:
-                node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))

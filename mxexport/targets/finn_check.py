@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.ops import qonnx_general
-from mxexport.targets._integers import constant_value
 
 _OPERATORS = {
     "MatMul", "Conv", "Add", "Mul", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "BatchNormalization",
 }  # fmt: skip
+_CONVERTED = {"Gemm", "Constant", "Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # gone when converted
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
+_QUANT = (qonnx_general.DOMAIN, "Quant")
 _HIGHEST_OPSET = 17
 _MOST_THRESHOLD_BITS = 8
 
@@ -22,62 +23,109 @@ def check_finn(model: ir.Model) -> list[tuple[str, str]]:
     problems = []
     opset = model.opset_imports.get("", 0)
     if opset > _HIGHEST_OPSET:
-        problems.append(("model", f"opset {opset}; FINN's passes know opsets up to {_HIGHEST_OPSET}"))
+        found = f"its opset is {opset}, expected at most {_HIGHEST_OPSET}: FINN's passes know no later one"
+        problems.append(("model", f"{found}; convert the file with to='finn', which lowers it"))
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
-            problems.append((value.name, f"shape {value.shape} is open; give every dimension a size (batch=1)"))
+            found = "is not known" if value.shape is None else f"{value.shape} is open"
+            problems.append((value.name, f"its shape {found}, expected a size for every dimension; give batch=1"))
     for value in model.graph.initializers.values():
         if value.dtype not in (ir.DataType.FLOAT, ir.DataType.INT64):
-            problems.append((value.name, f"its type is {value.dtype}; FINN reads float32 (and int64 shapes) only"))
+            found = f"its type is {value.dtype}, expected float32 (int64 for shapes), all FINN reads"
+            problems.append((value.name, f"{found}; store it as float32"))
     for node in model.graph:
-        problems += [(node.name, why) for why in _check_node(node)]
+        problems += [(node.name or node.op_type, why) for why in _check_node(node)]
     return problems
 
 
 def _check_node(node: ir.Node) -> list[str]:
-    if node.domain == qonnx_general.DOMAIN and node.op_type == "Quant":
-        common = _check_parameters(node)
-        weight = constant_value(node.inputs[0]) is not None
-        return common or (_check_weight(node) if weight else _check_activation(node))
-    if graph.is_ours(node, {node.op_type}) or node.domain == qonnx_general.DOMAIN:
-        return [f"FINN does not know {node.op_type} of {node.domain}"]
-    if node.domain != "" or node.op_type not in _OPERATORS:
-        return [f"FINN has no streaming unit for {node.op_type}; end the model before it or replace it"]
+    if (node.domain, node.op_type) == _QUANT:
+        return _check_parameters(node) or (
+            _check_activation(node) if constant_array(node.inputs[0]) is None else _check_weight(node)
+        )
+    if node.domain != "":
+        return [f"FINN does not know {node.op_type} of {node.domain}, expected Quant; convert the file with to='finn'"]
+    if node.op_type not in _OPERATORS:
+        return [_no_unit(node)]
     if node.op_type in {"MatMul", "Conv"}:
         return _check_product(node)
-    if node.op_type == "Relu" and {user.op_type for user, _ in node.outputs[0].uses()} != {"Quant"}:
-        return ["a Relu becomes thresholds only together with the Quant directly behind it; quantize its output"]
-    return []
+    if node.op_type == "Relu":
+        return _check_relu(node)
+    return _check_constants(node) if node.op_type in {"Add", "Mul"} else []
+
+
+def nodes_without_units(model: ir.Model) -> list[tuple[str, str]]:
+    """The same of standard operators alone, in a model that is not converted yet."""
+    return [
+        (node.name or node.op_type, _no_unit(node))
+        for node in model.graph
+        if node.domain == "" and node.op_type not in _OPERATORS | _CONVERTED
+    ]
+
+
+def _no_unit(node: ir.Node) -> str:
+    expected = f"expected one of {', '.join(sorted(_OPERATORS))}"
+    return f"FINN has no streaming unit for {node.op_type}, {expected}; end the model before it or replace it"
+
+
+def _check_relu(node: ir.Node) -> list[str]:
+    users = {user.op_type for user, _ in node.outputs[0].uses()}
+    if users == {"Quant"} and not node.outputs[0].is_graph_output():
+        return []
+    found = f"its output goes to {', '.join(sorted(users)) or 'the end of the model'}"
+    return [f"{found}, expected Quant alone, with which a Relu becomes thresholds; quantize its output"]
+
+
+def _check_constants(node: ir.Node) -> list[str]:
+    arrays = [constant_array(v) for v in node.inputs]
+    if all(np.isfinite(array).all() for array in arrays if array is not None):
+        return []
+    return ["it holds a constant with NaN or Inf, expected finite numbers; repair it before the export"]
 
 
 def _check_parameters(node: ir.Node) -> list[str]:
-    scale, zero, bits = (constant_value(v) for v in node.inputs[1:4])
-    if scale is None or zero is None or bits is None:
-        return ["scale, zero point and bit width must be constants"]
+    names = ("scale", "zero point", "bit width")
+    found = dict(zip(names, (constant_array(v) for v in node.inputs[1:4]), strict=False))
+    missing = [name for name in names if found.get(name) is None]
+    if missing:
+        return [f"its {', '.join(missing)} is found at run time, expected constants; use static scales"]
+    _, zero, bits = found.values()
     if zero.size != 1 or zero.flat[0] != 0:
-        return ["only a single zero point of 0 is taken"]
-    if bits.size != 1 or bits.flat[0] != int(bits.flat[0]):
-        return ["the bit width must be one whole number"]
+        return [f"its zero point is {_first(zero)}, expected a single 0; quantize symmetrically"]
+    if bits.size != 1 or bits.flat[0] not in range(1, 65):
+        return [f"its bit width is {_first(bits)}, expected one whole number; give all channels the same"]
     mode = node.attributes["rounding_mode"].value if "rounding_mode" in node.attributes else "ROUND"
-    return [] if mode == "ROUND" else [f"rounding mode {mode}; thresholds are made for ROUND"]
+    expected = "expected ROUND, for which thresholds are made; train the model with that"
+    return [] if mode == "ROUND" else [f"its rounding mode is {mode}, {expected}"]
+
+
+def _first(array: np.ndarray) -> str:
+    shown = ", ".join(f"{number:g}" for number in array.reshape(-1)[:3])
+    return shown + ", ..." * (array.size > 3)
 
 
 def _check_weight(node: ir.Node) -> list[str]:
     users = [user for user, _ in node.outputs[0].uses()]
     if len(users) != 1:
-        return [f"a weight quantizer must feed one node; this one feeds {len(users)}"]
+        return [f"it quantizes a weight for {len(users)} nodes, expected one; give each layer a quantizer of its own"]
     if users[0].op_type not in {"MatMul", "Conv"}:
-        return [f"a quantized constant must be the weight of MatMul or Conv, not of {users[0].op_type}"]
-    scale, weight = constant_value(node.inputs[1]), constant_value(node.inputs[0])
-    full = np.broadcast_to(scale, weight.shape)
+        found = f"it quantizes a constant of {users[0].op_type} {users[0].name!r}"
+        return [f"{found}, expected the weight of MatMul or Conv; store the quantized values themselves"]
+    scale, weight = constant_array(node.inputs[1]), constant_array(node.inputs[0])
     channel = 0 if users[0].op_type == "Conv" else weight.ndim - 1
-    if (full != full.max(tuple(i for i in range(weight.ndim) if i != channel), keepdims=True)).any():
-        return ["its scale varies inside an output channel: FINN moves it behind the product, silently wrong"]
-    if scale.size > 1 and scale.shape != tuple(-1 if i == channel else 1 for i in range(weight.ndim)):
-        expected = [weight.shape[channel] if i == channel else 1 for i in range(weight.ndim)]
-        if list(scale.shape) != expected:
-            return [f"its scale has shape {scale.shape}, expected {tuple(expected)}"]
-    return []
+    expected = tuple(n if i == channel else 1 for i, n in enumerate(weight.shape))
+    if scale.size == 1 or scale.shape == expected:
+        return []
+    one_each = f"expected {expected}, one per output channel; convert the file with to='finn'"
+    if _varies_in_channel(scale, weight.shape, channel):
+        found = "its scale varies inside an output channel, which FINN moves behind the product, silently wrong"
+        return [f"{found}: its shape is {scale.shape}, {one_each}"]
+    return [f"its scale has shape {scale.shape}, {one_each}"]
+
+
+def _varies_in_channel(scale: np.ndarray, shape: tuple[int, ...], channel: int) -> bool:
+    full = np.broadcast_to(scale, shape)
+    return bool((full != full.max(tuple(i for i in range(len(shape)) if i != channel), keepdims=True)).any())
 
 
 def _check_activation(node: ir.Node) -> list[str]:
@@ -86,28 +134,37 @@ def _check_activation(node: ir.Node) -> list[str]:
     signed, narrow = (node.attributes[n].value if n in node.attributes else defaults[n] for n in defaults)
     before = node.inputs[0].producer()
     after_relu = before is not None and before.op_type == "Relu"
-    bits = int(constant_value(node.inputs[3]).flat[0])
-    if constant_value(node.inputs[1]).size != 1:
-        found.append("one scale per tensor is needed: scales of channels do not pass the next product")
+    bits, scale = int(constant_array(node.inputs[3]).flat[0]), constant_array(node.inputs[1])
+    if scale.size != 1:
+        expected = "expected one per tensor: scales of channels do not pass the next product"
+        found.append(f"it has {scale.size} scales, {expected}; use scaling_per_output='tensor'")
     if bits > _MOST_THRESHOLD_BITS:
-        found.append(f"{bits} bits; only up to {_MOST_THRESHOLD_BITS} become thresholds")
+        expected = f"expected at most {_MOST_THRESHOLD_BITS}: each level becomes a threshold"
+        found.append(f"it has {bits} bits, {expected}; use a narrower format")
     if after_relu and (signed or narrow):
-        found.append("after Relu it must be unsigned and not narrow")
+        was = " and ".join(name for name, given in (("signed", signed), ("narrow", narrow)) if given)
+        found.append(f"it is {was} behind a Relu, expected unsigned and not narrow; convert the file with to='finn'")
     if not after_relu and not signed:
-        found.append("where no Relu is directly before it, it must be signed")
+        found.append("it is unsigned without a Relu directly before it, expected signed; use a signed format")
     return found
 
 
 def _check_product(node: ir.Node) -> list[str]:
     found = []
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        found.append("its bias must be an Add of its own")
+        found.append("it has a bias of its own, expected an Add behind it; convert the file with to='finn'")
     weight = node.inputs[1].producer()
     if weight is None or weight.op_type != "Quant":
-        found.append("its weight is not quantized; FINN's matrix units take integers")
+        found.append(f"its weight {_not_integers(node.inputs[1])}; quantize the layer's weight")
     value = node.inputs[0]
     while (producer := value.producer()) is not None and producer.op_type in _MOVES:
         value = producer.inputs[0]
     if producer is None or producer.op_type != "Quant":
-        found.append("its input is not quantized; FINN's matrix units take integers")
+        found.append(f"its input {_not_integers(value)}; give the layer a static integer activation format")
     return found
+
+
+def _not_integers(value: ir.Value) -> str:
+    maker = value.producer()
+    source = f"tensor {value.name!r}" if maker is None else f"{maker.op_type} {maker.name!r}"
+    return f"comes from {source}, expected Quant: FINN's units take integers"

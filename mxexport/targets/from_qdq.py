@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mxexport import graph, groups
+from mxexport.constants import constant_array
 from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numerics import int_range
@@ -64,7 +65,7 @@ def convert(model: ir.Model) -> Converted:
 
 
 def _convert_dequantizer(node: ir.Node, model: ir.Model) -> str:
-    codes = values.constant_array(node.inputs[0])
+    codes = constant_array(node.inputs[0])
     op_type, inputs, attributes = (_activation if codes is None else _weight)(node, codes, model.graph)
     return _put(node, _nan_guard(node, inputs[0]) or node, op_type, inputs, attributes, model)
 
@@ -141,7 +142,7 @@ def _convert_table(node: ir.Node, model: ir.Model) -> str | None:
         return None
     look_up, expand = makers
     axis = expand.attributes.get_int("axis", 0)
-    table, index, scale, positions = (values.constant_array(v) for v in (*look_up.inputs, *expand.inputs))
+    table, index, scale, positions = (constant_array(v) for v in (*look_up.inputs, *expand.inputs))
     if any(a is None for a in (table, index, scale, positions)) or look_up.attributes.get_int("axis", 0) != 0:
         return None
     size = get_format(node.metadata_props[graph.FORMAT_KEY]).group_size or positions.size
@@ -191,7 +192,7 @@ def _activation(node: ir.Node, codes: None, g: ir.Graph):
 def _int_attributes(dtype: ir.DataType, clip: ir.Node | None) -> dict:
     limits = carriers.type_range(dtype)
     if clip is not None:
-        ends = [values.constant_array(v) for v in (*clip.inputs[1:], None, None)[:2]]
+        ends = [constant_array(v) for v in (*clip.inputs[1:], None, None)[:2]]
         low, high = limits
         limits = (
             low if ends[0] is None else max(low, int(ends[0])),
@@ -238,7 +239,7 @@ def _quantized_type(node: ir.Node) -> ir.DataType:
 
 def _grouping(node: ir.Node, shape: tuple[int | None, ...]) -> _Grouping:
     """How `node` scales a tensor of `shape` (None: open). Raises _Declined for what our operators cannot say."""
-    scale, zero = (values.constant_array(v) for v in (*node.inputs[1:], None)[:2])
+    scale, zero = (constant_array(v) for v in (*node.inputs[1:], None)[:2])
     if len(node.inputs) > 2 and node.inputs[2] is not None and zero is None:
         raise _Declined("its zero point is computed at run time")
     if node.attributes.get_int("output_dtype", _T.FLOAT) != _T.FLOAT and node.op_type == "DequantizeLinear":

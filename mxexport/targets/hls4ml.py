@@ -11,31 +11,35 @@ import re
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir.passes.common import (
-    LiftConstantsToInitializersPass,
-    RemoveUnusedNodesPass,
-    RemoveUnusedOpsetsPass,
-    ShapeInferencePass,
-)
+from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.ops import qonnx_general
 from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
-from mxexport.targets._integers import constant_value, grid_of
-from mxexport.targets._layers import Parts, fix_batch, open_gemm, replace_value, weight_parts
-from mxexport.targets._quantizers import (
-    add_constant_on_grid,
-    add_quant,
-    is_quantizer,
-    read_activation,
+from mxexport.targets._integers import grid_of
+from mxexport.targets._layers import (
+    Parts,
+    check_finite,
+    constant_weight,
+    open_gemm,
+    prepare,
+    replace_value,
+    store_constants,
+    weight_parts,
 )
+from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
+from mxexport.targets._trunc import is_trunc, replace_trunc
 
 FOLDS = ("auto", "wide", "groups")
 _EXACT = {
     "MatMul", "Gemm", "Conv", "Mul", "Add", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Identity",
     "Dropout", "Constant",
 }  # fmt: skip
+_BESIDE = graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+_QUANT = (qonnx_general.DOMAIN, "Quant")
 _SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
 
@@ -63,18 +67,19 @@ def convert(
     if fold not in FOLDS:
         raise OptionError(f"hls4ml: fold is {fold!r}; expected one of {', '.join(FOLDS)}")
     work, notes = model.clone(), []
-    fix_batch(work, batch)
+    prepare(work, batch)
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
-    problems = _replace_activations(work)
+    problems = [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
+    problems += _replace_activations(work)
     limits = (fold, max_weight_bits)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_weight, node, limits, notes))]
     bias = (max_bias_bits, round_bias)
     known = grids(work)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_bias, node, known, bias, notes))]
-    RemoveUnusedNodesPass()(work)
-    problems += _unknown_operators(work, _EXACT | (_SHAPES if problems else set()))
-    problems += _products_of_anything(work)
+    store_constants(work, {"Mul"})
+    problems += _unknown_operators(work, bool(problems))
+    problems += _products_of_anything(work, {name for name, _ in problems})
     if problems:
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", problems)
     notes += _widths(work)
@@ -115,7 +120,7 @@ def _quantize_inputs(model: ir.Model, input_type: tuple[int, int], notes: list) 
 def _replace_activations(model: ir.Model) -> list[tuple[str, str]]:
     problems = []
     for node in list(model.graph):
-        if not is_quantizer(node) or constant_value(node.inputs[0]) is not None:
+        if not is_quantizer(node) or constant_array(node.inputs[0]) is not None:
             continue
         try:
             found = read_activation(node)
@@ -138,20 +143,16 @@ def _replace_activations(model: ir.Model) -> list[tuple[str, str]]:
 def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None:
     if node.domain != "" or node.op_type not in PRODUCTS:
         return
-    name = node.name
-    weight = constant_value(node.inputs[1])
-    if weight is None:
-        raise UnsupportedError("its second operand is no constant; hls4ml multiplies by constants only")
-    if not np.isfinite(weight).all():
-        raise UnsupportedError("its weight holds NaN or Inf, which no integer stands for")
+    name, weight = node.name, constant_weight(node, "hls4ml")
     node = open_gemm(node) if node.op_type == "Gemm" else node
-    weight, grid, (fold, most) = constant_value(node.inputs[1]), grid_of(weight), limits
+    weight, grid, (fold, most) = constant_array(node.inputs[1]), grid_of(weight), limits
     parts = weight_parts(node.inputs[1]) if node.op_type == "MatMul" and weight.ndim == 2 else None
     grouped = parts is not None and _can_split(parts) and parts.grid.bits < grid.bits
     if fold == "wide" or (fold == "auto" and grid.bits <= most) or not grouped:
         if grid.bits > most:
-            how = "" if grouped else "; powers of two as scales, in a linear layer, could stay apart by group"
-            raise UnsupportedError(f"its weight needs {grid.bits}-bit integers, more than max_weight_bits={most}{how}")
+            other = "fold='groups'" if grouped else "in a linear layer, powers of two as scales: groups then stay apart"
+            found = f"its weight needs {grid.bits}-bit integers, more than max_weight_bits={most}"
+            raise UnsupportedError(f"{found}; allow max_weight_bits={grid.bits}, or use {other}")
         node.replace_input_with(1, add_constant_on_grid(node, weight, f"{name}_weight", grid))
         notes.append((name, f"weights are {grid.bits}-bit integers times 2**{grid.exponent} (wide fold)"))
         return
@@ -201,11 +202,10 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
     at = {"Add": (0, 1), "Conv": (2,)}.get(node.op_type, ()) if node.domain == "" else ()
     most, rounded = limits
     for i in at:
-        bias = constant_value(node.inputs[i]) if i < len(node.inputs) else None
+        bias = constant_array(node.inputs[i]) if i < len(node.inputs) else None
         if bias is None:
             continue
-        if not np.isfinite(bias).all():
-            raise UnsupportedError("its bias holds NaN or Inf, which no integer stands for")
+        check_finite(bias, "bias")
         step = _step_of_sum(node, i, known)
         if rounded and step is not None:
             on_step = (np.rint(np.ldexp(bias.astype(np.float64), -step)) * 2.0**step).astype(np.float32)
@@ -215,17 +215,16 @@ def _replace_bias(node: ir.Node, known: dict, limits: tuple[int, bool], notes: l
             bias = on_step
         grid = grid_of(bias)
         if grid.bits > most:
-            way_out = "round_bias=True rounds it to the step of the product"
-            raise UnsupportedError(
-                f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}; {way_out}"
-            )
+            found = f"its bias needs {grid.bits}-bit integers, more than max_bias_bits={most}"
+            way_out = "round_bias=True rounds it to the step of the product" if not rounded else "raise max_bias_bits"
+            raise UnsupportedError(f"{found}; {way_out}")
         node.replace_input_with(i, add_constant_on_grid(node, bias, f"{node.name}_constant", grid))
 
 
 def _step_of_sum(node: ir.Node, bias_at: int, known: dict) -> int | None:
     """Exponent of the step of what the bias is added to."""
     if node.op_type == "Conv":
-        x, weight = known.get(node.inputs[0]), constant_value(node.inputs[1])
+        x, weight = known.get(node.inputs[0]), constant_array(node.inputs[1])
         return None if x is None else x.exponent + grid_of(weight).exponent
     other = known.get(node.inputs[1 - bias_at])
     return None if other is None else other.exponent
@@ -234,16 +233,27 @@ def _step_of_sum(node: ir.Node, bias_at: int, known: dict) -> int | None:
 # --- the whole ------------------------------------------------------------------------------------------------
 
 
-def _unknown_operators(model: ir.Model, exact: set[str]) -> list[tuple[str, str]]:
+def _unknown_operators(model: ir.Model, refused: bool) -> list[tuple[str, str]]:
+    """`refused`: some nodes were; theirs are the quantizers, weights and shapes still in the graph."""
     return [
         (node.name, f"hls4ml does not compute {node.op_type} exactly, or not at all; end the model before it")
         for node in model.graph
-        if not (is_quantizer(node) or graph.is_ours(node, graph.SCALES | {"GroupwiseZeroPoint"}))
-        and (node.domain != "" or node.op_type not in exact)
+        if not (_is_known(node) or (refused and _is_beside(node)))
     ]
 
 
-def _products_of_anything(model: ir.Model) -> list[tuple[str, str]]:
+def _is_known(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == _QUANT or (node.domain == "" and node.op_type in _EXACT)
+
+
+def _is_beside(node: ir.Node) -> bool:
+    if node.domain == "":
+        return node.op_type in _SHAPES
+    return is_quantizer(node) or is_trunc(node) or graph.is_ours(node, _BESIDE)
+
+
+def _products_of_anything(model: ir.Model, refused: set[str]) -> list[tuple[str, str]]:
+    """Products whose input has no known type, unless a node of `refused` is what makes it."""
     known = grids(model)
     return [
         (
@@ -252,8 +262,24 @@ def _products_of_anything(model: ir.Model) -> list[tuple[str, str]]:
             "where it is an input of the model",
         )
         for node in model.graph
-        if node.domain == "" and node.op_type in PRODUCTS and node.inputs[0] not in known
+        if node.domain == ""
+        and node.op_type in PRODUCTS
+        and node.inputs[0] not in known
+        and not refused.intersection(_makers(node.inputs[0]))
     ]
+
+
+def _makers(value: ir.Value) -> set[str]:
+    """Names of the nodes between a value and the quantizers, products or inputs it comes from, these included."""
+    names, waiting = set(), [value]
+    while waiting:
+        maker = waiting.pop().producer()
+        if maker is None or maker.name in names:
+            continue
+        names.add(maker.name)
+        if not (is_quantizer(maker) or maker.op_type in PRODUCTS):
+            waiting += [v for v in maker.inputs if v is not None]
+    return names
 
 
 def _widths(model: ir.Model) -> list[tuple[str, str]]:

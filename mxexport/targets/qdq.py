@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from mxexport import graph
+from mxexport.constants import evaluate_node
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
@@ -266,7 +267,7 @@ def _substitute(node: ir.Node, value: ir.Value) -> None:
 def _fold_constants(model: ir.Model) -> None:
     """Scales and zero points that our operators compute from constants become initializers."""
     for node in [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OPERATORS]:
-        results = values.evaluate(node)
+        results = evaluate_node(node)
         for output, array in zip(node.outputs, results or (), strict=False):
             name, output.name = output.name, f"{output.name}.folded"
             made = values.add_initializer(model.graph, name, array)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.constants import constant_array
 from mxexport.formats import FloatElement
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, MXFloatQuant
-from mxexport.targets import values
 
 _RECOVERED = ("MXScale", "GroupwiseScale", "GroupwiseZeroPoint", "MXFloatQuant", "GroupwiseQuant")
 
@@ -79,7 +79,7 @@ class _Pattern:
         return True
 
     def _constant(self, wanted: ir.Node, found: ir.Value) -> bool:
-        array = values.constant_array(found)
+        array = constant_array(found)
         if array is None:
             return False
         (attribute,) = wanted.attributes.values()

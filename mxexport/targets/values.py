@@ -1,4 +1,4 @@
-"""Constants of a graph: initializers, Constant nodes and our operators on constants."""
+"""Constants as codes and scales: what nodes of ours quantize, and where converted constants are kept."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from mxexport import graph, groups, numerics
 from mxexport.comparison import equal_bits
-from mxexport.errors import FormatError, ShapeError, UnsupportedError
-from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
+from mxexport.constants import constant_array, evaluate_node
+from mxexport.errors import FormatError, UnsupportedError
+from mxexport.ops import OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
 
 
 @dataclass(frozen=True)
@@ -36,57 +37,13 @@ class ConstantCodes:
         return replace(self, **swapped, axis=1 - self.axis)
 
 
-def constant_array(value: ir.Value | None) -> np.ndarray | None:
-    """The array behind a value that depends on no input; None for anything else."""
-    known = graph.constant(value)
-    if known is not None or value is None:
-        return known
-    node = value.producer()
-    if node is None:
-        return None
-    if node.domain == "" and node.op_type == "Constant":
-        return _constant_node(node)
-    if node.domain == "" and node.op_type in ("Cast", "Identity"):
-        array = constant_array(node.inputs[0])
-        if array is None or node.op_type == "Identity":
-            return array
-        to = ir.DataType(node.attributes["to"].value)
-        return array.astype(to.numpy()) if to in (ir.DataType.FLOAT, ir.DataType.INT32) else None
-    if node.domain == DOMAIN and node.op_type in OPERATORS:
-        results = evaluate(node)
-        return None if results is None else results[node.outputs.index(value)]
-    return None
-
-
-def _constant_node(node: ir.Node) -> np.ndarray | None:
-    ((name, attribute),) = node.attributes.items()
-    if attribute.is_ref() or "string" in name:
-        return None
-    if name == "value":
-        return attribute.value.numpy()
-    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-    return np.array(attribute.value, kind[name]) if name in kind else None
-
-
-def evaluate(node: ir.Node) -> tuple[np.ndarray, ...] | None:
-    """Outputs of a node of our domain whose inputs are all constant, else None."""
-    arrays = [constant_array(value) for value in node.inputs]
-    if any(array is None for array, value in zip(arrays, node.inputs, strict=True) if value is not None):
-        return None
-    arrays += [None] * (len(OPERATORS[node.op_type].inputs) - len(arrays))
-    try:
-        return OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
-    except (FormatError, ShapeError) as error:
-        raise type(error)(f"node {node.name!r}: {error}") from None
-
-
 def constant_codes(node: ir.Node) -> ConstantCodes | None:
     """The codes of a weight, from any operator of ours that quantizes or dequantizes with a `scale` input.
 
     None where an input is computed at run time. Elements are found from the value and the scale, so operators that
     keep packed codes need no case of their own.
     """
-    results = evaluate(node)
+    results = evaluate_node(node)
     if results is None:
         return None
     a, ports = graph.attributes(node), list(OPERATORS[node.op_type].inputs)
