@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.quantizers import ScaleSource
-from mxexport.quant.spec import Format, make_activation_quantizer, make_weight_quantizer
+from mxexport.quant.spec import Format, as_spec, make_activation_quantizer, make_weight_quantizer
 from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 
 
@@ -20,9 +20,10 @@ class QuantLayer(nn.Module):
     """A layer with quantizers in front of its product, in attributes that end in `_quant`.
 
     Layers with weights subclass this and their float layer: they take the float layer's arguments and then, by name,
-    `weight` and `activation` (a format, a format name, a `QuantSpec`, or None for float), `scale_rule` and
-    `bias_format`.
+    `weight` and `activation` (a format, a format name, a `QuantSpec`, a table of its fields, or None for float),
+    `scale_rule` and `bias_format`.
     Parameter and state_dict names are the float layer's; scales that are stored (static, mse, learned) come on top.
+    A state dict of the float layer loads all the same: stored scales of weights are then found anew.
     Groups run along the axis that the product sums over.
 
     `bias_format`: "float", or "int32" for whole multiples of (input step * weight step); that needs integer elements
@@ -52,7 +53,7 @@ class QuantLayer(nn.Module):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.set_formats(weight, activation, scale_rule, bias_format)
+        self.set_formats(as_spec(weight), as_spec(activation), scale_rule, bias_format)
 
     def set_formats(
         self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
@@ -77,6 +78,19 @@ class QuantLayer(nn.Module):
         for name, quantizer in quantizers.items():
             self._modules.pop(name, None)  # one that is a module would refuse another in its place
             setattr(self, name, quantizer)
+
+    def _quantizers_of_weights(self) -> dict[str, str]:
+        """Attribute of a weight's quantizer -> attribute of the weight."""
+        return {"weight_quant": self.weight_names[0]}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Weights that come without scales of their own, as those of the float model do, get new ones."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name, attribute in self._quantizers_of_weights().items():
+            quantizer, weight = getattr(self, name, None), getattr(self, attribute, None)
+            has_scales = any(key.startswith(f"{prefix}{name}.") for key in state_dict)
+            if isinstance(quantizer, ScaleSource) and prefix + attribute in state_dict and not has_scales:
+                quantizer.restart(weight.detach())
 
     def quantizers(self) -> dict[str, Quantizer]:
         """Attribute name -> quantizer, of this layer alone; sides in float are left out."""

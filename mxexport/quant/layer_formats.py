@@ -69,8 +69,8 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 
 
 def format_table(
-    weight: Format | Mapping,
-    activation: Format | Mapping,
+    weight: Format,
+    activation: Format,
     scale_rule: str,
     bias_format: str,
     exclude: str | Sequence[str],
@@ -90,17 +90,22 @@ def format_table(
             {"weight": weight, "activation": activation, "scale_rule": scale_rule, "bias_format": bias_format}, ""
         )
     )
+    if formats is not None and not (isinstance(formats, Mapping) and all(isinstance(key, str) for key in formats)):
+        raise FormatError(f"formats: expected a table of module names or patterns, or a path, found {formats!r}")
     entries = tuple((pattern, _entry(value, f"{where}: {pattern!r}: ")) for pattern, value in (formats or {}).items())
-    return FormatTable(defaults, entries, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    if wrong := [pattern for pattern in exclude if not isinstance(pattern, str)]:
+        raise FormatError(f"exclude: expected module names or patterns, found {wrong[0]!r}")
+    return FormatTable(defaults, entries, exclude)
 
 
 def _entry(value, where: str) -> dict:
-    """Any subset of `KEYS`; a format name alone or null means weight and activation."""
-    if value is None or isinstance(value, (str, GroupFormat)):
+    """Any subset of `KEYS`; a format or `QuantSpec` alone, or null, means weight and activation."""
+    if value is None or isinstance(value, (str, GroupFormat, QuantSpec)):
         value = {"weight": value, "activation": value}
     if not isinstance(value, Mapping):
         raise FormatError(f"{where}found {value!r}; expected a format name or a table of {', '.join(KEYS)}")
-    if unknown := sorted(set(value) - set(KEYS)):
+    if unknown := sorted(set(map(str, value)) - set(KEYS)):
         raise FormatError(f"{where}unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
     return _checked(dict(value), where)
 

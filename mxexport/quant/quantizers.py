@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from mxexport.formats import GroupFormat, get_format, with_group_size
 from mxexport.quant import kernels, scaling
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.learned import learned_apply, learned_scale
+from mxexport.scaling import resolve_scaling
 
 
 class ScaleSource(nn.Module):
@@ -69,6 +68,18 @@ class ScaleSource(nn.Module):
     def tensor_scale(self, x: Tensor) -> Tensor | None:
         return self.core.tensor_scale(x)
 
+    def restart(self, weight: Tensor) -> None:
+        """Forget stored scales and take those of `weight` (quantizers of weights)."""
+
+    def _apply(self, fn, recurse: bool = True):
+        """Scales stay float32 when a model is cast: float16 has no 2**-127, and bfloat16 would round float scales."""
+
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
+
     def extra_repr(self) -> str:
         rule = f", scale_rule={self.scale_rule}" if self.format.is_mx else ""
         return f"{self.format.name}, axis={self.axis}, scaling_per_output={self.scaling_per_output}{rule}"
@@ -101,6 +112,8 @@ class StoredScale(ScaleSource):
         self.stored_zero_point = None if zero is None else zero.clone()
         self.stored_tensor_scale = None if tensor_scale is None else tensor_scale.clone()
 
+    restart = calibrate
+
     def _find(self, x: Tensor) -> Tensor:
         return self.core.scale(x)
 
@@ -126,6 +139,8 @@ class StoredScale(ScaleSource):
         return stored.reshape(sizes)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if not self.shared and _is_foreign(state_dict, prefix):
+            return
         for name in ("stored_scale", "stored_zero_point", "stored_tensor_scale"):
             given = state_dict.get(prefix + name)
             if given is not None and (getattr(self, name) is None or getattr(self, name).shape != given.shape):
@@ -221,6 +236,8 @@ class LearnedScale(ScaleSource):
     """
 
     source = "learned"
+    started = False
+    """`initialized` as plain Python, which compiled code can branch on."""
 
     def __init__(self, core: Quantizer, shared: bool = False, *, init: Tensor | None = None, length: int | None = None):
         _refuse(core, "learned", False, "")
@@ -231,6 +248,7 @@ class LearnedScale(ScaleSource):
             )
         self.register_buffer("initialized", torch.tensor(init is not None))
         self.register_buffer("stored_zero_point", None)
+        self.started = init is not None
         if init is not None:
             self.raw_scale = nn.Parameter(self._raw(core.scale(init.detach())))
             self.stored_zero_point = core.zero_point(init.detach(), core.scale(init.detach()))
@@ -256,10 +274,24 @@ class LearnedScale(ScaleSource):
         if self.stored_zero_point is not None:
             self.stored_zero_point.copy_(start.stored_zero_point)
         self.initialized.fill_(True)
+        self.started = True
+
+    @torch.no_grad()
+    def restart(self, weight: Tensor) -> None:
+        scale = self.core.scale(weight)
+        self.raw_scale.copy_(self._raw(scale))
+        if self.stored_zero_point is not None:
+            self.stored_zero_point.copy_(self.core.zero_point(weight, scale))
+
+    @torch.compiler.disable(reason="the first tensor sets a learned scale: run the model once, then compile it")
+    def _start(self, x: Tensor) -> None:
+        if not self.initialized:
+            self.initialize(x)
+        self.started = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.compiler.is_compiling() and not self.initialized:
-            self.initialize(x)
+        if self.training and not self.started and not torch.compiler.is_exporting():
+            self._start(x)
         return super().forward(x)
 
     def scale(self, x: Tensor) -> Tensor:
@@ -272,6 +304,12 @@ class LearnedScale(ScaleSource):
         return None if self.stored_zero_point is None else self._place(self.stored_zero_point, x)
 
     _place = StoredScale._place
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if _is_foreign(state_dict, prefix) and not (self.shared and self.started):
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.started = not self.initialized.is_meta and bool(self.initialized)
 
     def _apply_quantizer(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
         return learned_apply(self.core, x, scale, zero_point)
@@ -299,6 +337,8 @@ def weight_quantizer(
         FormatError: unknown format, rule, source or granularity, or a combination that does not exist.
     """
     per = resolve_scaling(scaling_per_output, scaling_per_output_channel)
+    if weight.is_meta and source != "dynamic":
+        raise FormatError(f"scale source {source!r} takes its scales from the weight, which has no data on device meta")
     made = _source(source, Quantizer(get_format(fmt), axis, scale_rule, per, channel_axis), init=weight)
     if isinstance(made, StoredScale):
         made.calibrate(weight.detach())
@@ -336,19 +376,6 @@ def freeze_scales(model: nn.Module) -> None:
             module.freeze()
 
 
-def resolve_scaling(scaling_per_output: str | None, scaling_per_output_channel: bool | None) -> str | None:
-    """The granularity asked for; the deprecated boolean wins where it is set (True: channel, False: tensor)."""
-    if scaling_per_output_channel is None:
-        return scaling_per_output
-    chosen = "channel" if scaling_per_output_channel else "tensor"
-    warnings.warn(
-        f"scaling_per_output_channel is deprecated; write scaling_per_output={chosen!r}",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return chosen
-
-
 def search(core: Quantizer, x: Tensor) -> Tensor:
     """The scale of `x` with the smallest squared error among the candidates around the rule's own."""
     x = x.detach().float()
@@ -371,6 +398,14 @@ def _source(name: str, core: Quantizer, shared: bool = False, **start) -> ScaleS
     if name not in SOURCES:
         raise FormatError(f"unknown scale source {name!r}; expected one of {', '.join(SOURCES)}")
     return SOURCES[name](core, shared, **(start if name == "learned" else {}))
+
+
+def _is_foreign(state_dict: dict, prefix: str) -> bool:
+    """True for a state dict without this quantizer, as that of the float model is: nothing is missing then.
+
+    Scales of weights follow the weights that were loaded (`QuantLayer`), those of activations have yet to start.
+    """
+    return not any(key.startswith(prefix) for key in state_dict)
 
 
 def _refuse(core: Quantizer, name: str, unsupported: bool, why: str) -> None:
