@@ -92,6 +92,15 @@ class QuantLayer(nn.Module):
             if isinstance(quantizer, ScaleSource) and prefix + attribute in state_dict and not has_scales:
                 quantizer.restart(weight.detach())
 
+    def _apply(self, fn, recurse: bool = True):
+        """Scales that the layer itself holds stay float32 when a model is cast, as those of its quantizers do."""
+        held = {n: t for n, t in self._buffers.items() if t is not None and n.endswith(("scale", "zero_point"))}
+        super()._apply(fn, recurse)
+        for name, tensor in held.items():
+            if self._buffers[name].dtype != tensor.dtype:
+                self._buffers[name] = tensor.to(self._buffers[name].device)
+        return self
+
     def quantizers(self) -> dict[str, Quantizer]:
         """Attribute name -> quantizer, of this layer alone; sides in float are left out."""
         held = {**self.__dict__, **self._modules}

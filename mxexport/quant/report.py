@@ -30,7 +30,7 @@ class ConvertedLayer:
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """A module with parameters left as it is, almost always in float; `expected` where asked for or without a product."""
+    """A module with parameters left as it is, mostly in float; `expected` where asked for or without a product."""
 
     name: str
     kind: str

@@ -16,6 +16,7 @@ from torch import nn
 
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.convert import convert_layers
+from mxexport.frontends.brevitas.observing import as_tuple
 
 VERSION = "0.13.4"
 
@@ -31,12 +32,13 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
     """The mxexport model that computes what `model` computes in eval mode; `model` itself is left as it is.
 
     Groupwise quantizers become groupwise operators with Brevitas' own contracted scales, all others QONNX's standard
-    `Quant`, `FloatQuant` and `BipolarQuant`. Outputs are plain tensors, also where Brevitas returns quant tensors.
-    The result is for inference and export. What differs from Brevitas, or surprises in it, is kept layer by layer in
-    `notes`; a warning names the layers that saturate and the scales that were not powers of two.
+    `Quant`, `FloatQuant` and `BipolarQuant`. Outputs are plain tensors, also where Brevitas returns quant tensors (they
+    have the attribute `value` then, and no more). The result is for inference and export. What differs from Brevitas,
+    or surprises in it, is kept layer by layer in `notes`; a warning names the layers that saturate and the scales that
+    were not powers of two.
 
-    `args`: example inputs. They are needed where a bias takes its scale from an earlier layer, and to measure how
-    many activations saturate.
+    `args`: example inputs. They are needed where a bias takes its scale from an earlier layer, to measure how many
+    activations saturate, and to see that the code between the layers runs.
 
     Raises:
         UnsupportedError: Brevitas missing or of another version, or layers that cannot be converted (all are listed).
@@ -51,6 +53,8 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Brevitas' own, about its internals
         converted, told = convert_layers(working, args)
+        if args is not None:
+            _check_it_runs(converted, args)
     for name, module in converted.named_modules():
         parent = name.rpartition(".")[0]
         module.training = training.get(name, training.get(parent, model.training))
@@ -58,6 +62,17 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
         lines = [f"  {where}: {what}" for where, what in told]
         warnings.warn("\n".join(["from_brevitas:", *lines]), stacklevel=2)
     return converted
+
+
+def _check_it_runs(converted: nn.Module, args: object) -> None:
+    """Code between the layers may ask for what quant tensors have and plain ones do not."""
+    try:
+        converted(*as_tuple(args))
+    except Exception as error:  # whatever the user's forward raises
+        raise UnsupportedError(
+            "from_brevitas: the model's own code fails on the example inputs once its layers return plain tensors "
+            f"(with the attribute value where they returned quant tensors, and no more of those): {error}"
+        ) from error
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -17,6 +17,7 @@ from mxexport.frontends.brevitas.quantizers import (
     Quantizer,
 )
 
+HALF = (torch.float16, torch.bfloat16)
 MINUS_ZERO = "Brevitas' -0 has no code in this format and becomes +0"
 
 
@@ -33,6 +34,10 @@ class Reading:
 
 def refuse(name: str, why: str) -> UnsupportedError:
     return UnsupportedError("from_brevitas: a quantizer cannot be converted", [(name, why)])
+
+
+def refuse_half(name: str, dtype: torch.dtype, what: str) -> UnsupportedError:
+    return refuse(name, f"{what} in {str(dtype).removeprefix('torch.')}; call model.float() first")
 
 
 def is_power_of_two(scale: Tensor) -> bool:
