@@ -72,6 +72,15 @@ def test_a_transposed_convolution_takes_an_output_size():
     assert assert_converts(OutputSize(), image(40)).up(image(40)).shape[2:] == (14, 14)
 
 
+@pytest.mark.parametrize("options", [{"weight_quant": GROUP_WEIGHTS["mx_uint8"]}, {"weight_signed": False, **INT8}])
+def test_unsigned_weights_without_a_zero_point_make_quant_tensors(options):
+    layer = qnn.QuantLinear(70, 9, **options)
+    layer.weight.data.abs_()
+    converted = assert_converts(layer, rows(4, 70))
+    assert_same_bits(layer.quant_weight(), converted.quant_weight())
+    assert not converted.quant_weight().zero_point.any() and converted.quant_weight().format.name == "uint8_g32"
+
+
 @pytest.mark.parametrize("layer", [qnn.QuantUpsample, qnn.QuantUpsamplingNearest2d])
 def test_upsampling_to_the_nearest_keeps_its_bits(layer):
     assert_converts(nn.Sequential(qnn.QuantIdentity(return_quant_tensor=True), layer(scale_factor=2)), image(4))

@@ -69,6 +69,8 @@ class ConvertedWeightLayer(ConvertedLayer):
             return value
         fmt, axis = self.weight_quant.format, self.weight_quant.elements.axis
         zero_point = getattr(self, "weight_zero_point", None)
+        if zero_point is None and fmt.asymmetric:
+            zero_point = torch.zeros_like(self.weight_scale)
         length = value.shape[axis]
         padded = F.pad(value, [0, 0] * (value.ndim - 1 - axis) + [0, -length % fmt.group_size])
         return GroupwiseQuantTensor.from_parts(
