@@ -187,7 +187,17 @@ def test_null_keeps_a_side_or_a_layer_in_float():
         ({"fc1": {"weight": "int4_g16", "scale_rule": "ceil"}}, FormatError, "fc1: .*needs power-of-two scales"),
         ({"fc1": {0: "mxint8"}}, FormatError, "'fc1': unknown key '0'"),
         ({"fc1": {"weight": {"format": "int8", 1: 2}}}, FormatError, "'fc1': unknown key '1'; expected format, source"),
-        ({1: "mxint8"}, FormatError, "expected a table of module names or patterns, or a path"),
+        ({1: "mxint8"}, FormatError, r"formats: 1 is no module name or pattern; .* write it in quotes \('1'\)"),
+        (
+            {"fc1": {"weight": {"format": "int8", "source": ["mse"]}}},
+            FormatError,
+            "'fc1': unknown scale source .'mse'.",
+        ),
+        (
+            {"fc1": {"activation": {"format": "uint8", "signed": "no"}}},
+            FormatError,
+            "'fc1': signed 'no': expected True",
+        ),
         ([("fc1", "mxint8")], FormatError, "expected a table of module names or patterns, or a path"),
         ("absent.yaml", InputFileError, "no such file: absent.yaml"),
     ],
@@ -202,15 +212,19 @@ def test_a_spec_alone_means_weight_and_activation():
     assert [(q.format.name, q.scale_rule) for q in (layer.weight_quant, layer.input_quant)] == [("mxint4", "ceil")] * 2
 
 
-@pytest.mark.parametrize("model, exclude, error", [("net", (), UnsupportedError), (Block(), [1], FormatError)])
+@pytest.mark.parametrize(
+    "model, exclude, error", [("net", (), UnsupportedError), (Block(), [1], FormatError), (Block(), None, FormatError)]
+)
 def test_other_arguments_are_refused(model, exclude, error):
-    with pytest.raises(error, match="expected"):
+    with pytest.raises(error, match="(quantize_model: expected|exclude: )"):
         mx.quantize_model(model, exclude=exclude)
 
 
-@pytest.mark.parametrize("text, message", [("- fc1", "found list"), ("a: [", "not readable YAML"), ("", "NoneType")])
+@pytest.mark.parametrize(
+    "text, message", [("- fc1", "found list"), ("a: [", "not readable YAML"), ("", "NoneType"), ("\xff", "YAML")]
+)
 def test_files_that_are_no_table_are_refused(tmp_path, text, message):
-    (tmp_path / "f.yaml").write_text(text)
+    (tmp_path / "f.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(InputFileError, match=message):
         mx.quantize_model(Block(), formats=tmp_path / "f.yaml")
 

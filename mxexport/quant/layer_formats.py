@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -90,13 +90,19 @@ def format_table(
             {"weight": weight, "activation": activation, "scale_rule": scale_rule, "bias_format": bias_format}, ""
         )
     )
-    if formats is not None and not (isinstance(formats, Mapping) and all(isinstance(key, str) for key in formats)):
+    if formats is not None and not isinstance(formats, Mapping):
         raise FormatError(f"formats: expected a table of module names or patterns, or a path, found {formats!r}")
-    entries = tuple((pattern, _entry(value, f"{where}: {pattern!r}: ")) for pattern, value in (formats or {}).items())
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    if wrong := [pattern for pattern in exclude if not isinstance(pattern, str)]:
-        raise FormatError(f"exclude: expected module names or patterns, found {wrong[0]!r}")
+    entries = tuple((_name(key, where), _entry(value, f"{where}: {key!r}: ")) for key, value in (formats or {}).items())
+    if not isinstance(exclude, (str, Sequence, Set)):
+        raise FormatError(f"exclude: expected module names or patterns, found {exclude!r}")
+    exclude = tuple(_name(name, "exclude") for name in ((exclude,) if isinstance(exclude, str) else exclude))
     return FormatTable(defaults, entries, exclude)
+
+
+def _name(key, where: str) -> str:
+    if not isinstance(key, str):
+        raise FormatError(f"{where}: {key!r} is no module name or pattern; if it is one, write it in quotes ('{key}')")
+    return key
 
 
 def _entry(value, where: str) -> dict:
@@ -135,8 +141,8 @@ def _read(path: Path) -> Mapping:
         raise InputFileError(f"formats: no such file: {path}")
     try:
         table = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise InputFileError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
+    if not isinstance(table, Mapping):
         raise InputFileError(f"{path}: expected a table of module names or patterns, found {type(table).__name__}")
     return table

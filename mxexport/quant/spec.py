@@ -38,8 +38,10 @@ class QuantSpec:
 
     def __post_init__(self, scaling_per_output_channel: bool | None):
         object.__setattr__(self, "format", get_format(self.format))
-        if self.source not in SOURCES:
+        if self.source not in tuple(SOURCES):
             raise FormatError(f"unknown scale source {self.source!r}; expected one of {', '.join(SOURCES)}")
+        if not isinstance(self.signed, bool):
+            raise FormatError(f"signed {self.signed!r}: expected True or False")
         chosen = resolve_scaling(self.scaling_per_output, scaling_per_output_channel)
         object.__setattr__(self, "scaling_per_output", chosen)
         check_scaling(self.format, chosen)
