@@ -173,3 +173,23 @@ def test_scales_that_were_read_stay_float32_when_the_model_is_cast():
     scale = converted.weight_scale.clone()
     converted.half()
     assert converted.weight.dtype == torch.float16 and torch.equal(converted.weight_scale, scale)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_default_dtype_of_torch_changes_no_bit(dtype):
+    layer, x = qnn.QuantLinear(64, 8, **E4M3).eval(), rows(5, 64)
+    expected = layer(x)
+    torch.set_default_dtype(dtype)
+    try:
+        converted = mx.from_brevitas(layer, (x,))
+        assert torch.get_default_dtype() == dtype
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_same_bits(expected, converted(x))
+
+
+def test_a_model_converted_in_inference_mode_runs_outside_of_it():
+    layer, x = qnn.QuantLinear(64, 8, **INT8).eval(), rows(5, 64)
+    with torch.inference_mode():
+        converted = mx.from_brevitas(layer, (x,))
+    assert_same_bits(layer(x), converted(x))

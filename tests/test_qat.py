@@ -316,3 +316,29 @@ def test_compiled_models_start_learned_scales_from_the_first_tensor():
 def test_weights_without_data_have_no_scale_to_store():
     with pytest.raises(mx.errors.FormatError, match="0: scale source 'learned' .* no data on device meta"):
         mx.quantize_model(nn.Sequential(nn.Linear(4, 4, device="meta")), mx.QuantSpec("mxint8", source="learned"))
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_dtype(request):
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("fmt, source", [("nvfp4", "dynamic"), ("uint4_g32_s6x8", "dynamic"), *STORED])
+def test_the_default_dtype_of_torch_changes_no_bit(fmt, source, default_dtype):
+    x, spec = torch.randn(64, 64, dtype=torch.float32), mx.QuantSpec(fmt, source=source)
+    act = spec if source in ("dynamic", "learned") else None
+    layer = nn.Linear(64, 8, dtype=torch.float32)
+    odd = mx.quantize_model(layer, spec, act)
+    y = odd(x)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(y, mx.quantize_model(layer, spec, act)(x)) and y.dtype == torch.float32
+    assert all(t.dtype == torch.float32 for name, t in odd.state_dict().items() if name.endswith("_scale"))
+
+
+def test_a_model_quantized_in_inference_mode_trains():
+    with torch.inference_mode():
+        model = mx.quantize_model(two_layers(), mx.QuantSpec("mxint8", source="learned"))
+    model(torch.randn(4, 64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())

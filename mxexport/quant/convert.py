@@ -60,10 +60,11 @@ def quantize_model(
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
     table = format_table(weight, activation, scale_rule, bias_format, exclude, formats)
     table.check_patterns(model)
-    conversion = _Conversion(_copy(model), table)
-    if fold_batch_norm:
-        conversion.fold_batch_norms()
-    quantized, report = conversion.run(), conversion.report
+    with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
+        conversion = _Conversion(_copy(model), table)
+        if fold_batch_norm:
+            conversion.fold_batch_norms()
+        quantized, report = conversion.run(), conversion.report
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)

@@ -255,9 +255,9 @@ class LearnedScale(ScaleSource):
             return
         size = core.format.group_size if core.scaling_per_output == "group" else 1
         count = 1 if core.scaling_per_output == "tensor" else -(-length // size)
-        self.raw_scale = nn.Parameter(torch.ones(count))
+        self.raw_scale = nn.Parameter(torch.ones(count, dtype=torch.float32))
         if core.has_zero_point:
-            self.stored_zero_point = torch.zeros(count)
+            self.stored_zero_point = torch.zeros(count, dtype=torch.float32)
 
     def _raw(self, scale: Tensor) -> Tensor:
         """MX: the shared power of two, not the step of one integer."""

@@ -6,10 +6,12 @@ layers that compute the same bits through `mxexport::` ops; everything between t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import types
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -49,9 +51,10 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
     if not is_brevitas(model):
         raise UnsupportedError("from_brevitas: the model has no Brevitas layer")
     training = {name: module.training for name, module in model.named_modules()}
-    working = _copy(model)
-    with torch.no_grad(), warnings.catch_warnings():
+    # Tensors made in inference mode would be of no use outside of it.
+    with torch.inference_mode(False), torch.no_grad(), _float32_by_default(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Brevitas' own, about its internals
+        working = _copy(model)
         converted, told = convert_layers(working, args)
         if args is not None:
             _check_it_runs(converted, args)
@@ -62,6 +65,17 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
         lines = [f"  {where}: {what}" for where, what in told]
         warnings.warn("\n".join(["from_brevitas:", *lines]), stacklevel=2)
     return converted
+
+
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Probes are float32, and so are the constants that Brevitas makes on the way."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _check_it_runs(converted: nn.Module, args: object) -> None:
