@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from brevitas import nn as qnn
@@ -103,6 +107,25 @@ def test_upsampling_to_the_nearest_keeps_its_bits(layer):
 def test_layers_that_cannot_be_converted_are_named(layer, message):
     with pytest.raises(UnsupportedError, match=message):
         mx.from_brevitas(nn.Sequential(qnn.QuantIdentity(return_quant_tensor=True), layer))
+
+
+SCRIPTED = """
+import torch
+from brevitas import config, nn as qnn
+from brevitas.quant import mx_quant_ocp as q
+import mxexport as mx
+assert config.JIT_ENABLED
+quantizers = {"weight_quant": q.MXFloat8e4m3Weight, "input_quant": q.MXFloat8e4m3Act}
+layer, x = qnn.QuantLinear(64, 8, **quantizers).eval(), torch.randn(3, 64)
+assert torch.equal(mx.from_brevitas(layer, (x,))(x), layer(x))
+"""
+
+
+def test_quantizers_scripted_by_brevitas_are_read_too():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPTED], env=os.environ | {"BREVITAS_JIT": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 # --- half precision -----------------------------------------------------------------------------------------------

@@ -75,7 +75,8 @@ def read_elements(name: str, proxy: nn.Module, q, axis: int) -> Elements:
 
 def _largest_float(proxy: nn.Module, q) -> float:
     """Brevitas' largest finite value: all bits set, or what its special values leave."""
-    clamp = next(m for m in proxy.modules() if type(m).__name__ == "FloatClamp")
+    # Under BREVITAS_JIT=1 modules are scripted and keep their class as a name only.
+    clamp = next(m for m in proxy.modules() if "FloatClamp" in (type(m).__name__, getattr(m, "original_name", "")))
     exponent, mantissa = int(q.exponent_bit_width), int(q.mantissa_bit_width)
     all_bits = (2 - 2.0**-mantissa) * 2.0 ** (2**exponent - 1 - int(q.exponent_bias))
     return all_bits if clamp.max_available_float is None else min(all_bits, float(clamp.max_available_float()))
