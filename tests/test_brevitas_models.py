@@ -60,6 +60,28 @@ def test_other_parts_of_quant_tensors_are_refused_before_anything_is_written(tmp
     assert not list(tmp_path.iterdir())
 
 
+class TiedHead(nn.Module):
+    """A table that is also the head's weight: what its quantizer makes of it is used twice."""
+
+    def __init__(self, quantizer):
+        super().__init__()
+        self.table = qnn.QuantEmbedding(20, 64, weight_quant=quantizer)
+
+    def forward(self, tokens):
+        return (
+            nn.functional.linear(self.table(tokens), self.table.quant_weight()) + self.table.quant_weight().value[0, 0]
+        )
+
+
+@pytest.mark.parametrize("quantizer", [mx_quant_ocp.MXFloat8e4m3Weight, bq.Int8WeightPerTensorFloat])
+def test_quantized_weights_can_be_used_in_the_code_between_layers(quantizer, tmp_path):
+    tokens = torch.randint(0, 20, (3, 4))
+    converted = assert_converts(TiedHead(quantizer), tokens)
+    mx.export(converted, (tokens,), tmp_path / "m.onnx")
+    (y,) = runtime.run(tmp_path / "m.onnx", tokens.numpy()).values()
+    torch.testing.assert_close(torch.from_numpy(y), converted(tokens).detach(), rtol=1e-5, atol=1e-5)
+
+
 # --- layers -------------------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
@@ -14,6 +15,12 @@ from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 def apply(quantizer: Quantizer | ScaleSource | None, x: Tensor) -> Tensor:
     """`x` quantized; `x` itself where there is no quantizer."""
     return x if quantizer is None else quantizer(x)
+
+
+def with_value(x: Tensor) -> Tensor:
+    """`x` with the attribute `value`, as quant tensors have it, for code that asks for it."""
+    x.value = torch.ops.aten.alias(x)  # not itself: a tensor in a cycle lives until the collector comes
+    return x
 
 
 class QuantLayer(nn.Module):
@@ -109,9 +116,14 @@ class QuantLayer(nn.Module):
     def quant_weight(self, name: str | None = None) -> GroupwiseQuantTensor | Tensor:
         """The weight as a quant tensor (contracted scales); the float weight where it is not quantized.
 
-        `name`: which one, in layers that have several weights (by default the first of `weight_names`).
+        `name`: which one, in layers that have several weights (by default the first of `weight_names`). Graphs for
+        export know no quant tensors: there it is a plain tensor, with its `value`.
         """
-        weight, q = getattr(self, name or self.weight_names[0]), self.weight_quant
+        name = name or self.weight_names[0]
+        quantizers = {weight: quantizer for quantizer, weight in self._quantizers_of_weights().items()}
+        weight, q = getattr(self, name), getattr(self, quantizers.get(name, "weight_quant"))
+        if q is not None and torch.compiler.is_exporting():
+            return with_value(q(weight))
         return weight if q is None else quantize_with(q, weight)
 
     def quant_bias(self) -> Tensor | None:

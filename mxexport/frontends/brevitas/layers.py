@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
+from mxexport.quant.layer import with_value
 from mxexport.quant.layers import QuantLayer
 from mxexport.quant.tensor import GroupwiseQuantTensor
 
@@ -43,9 +44,7 @@ class ConvertedLayer(QuantLayer):
         return quantizer(x, *(getattr(self, f"{role}_{name}") for name in quantizer.tensor_names))
 
     def returned(self, y: Tensor) -> Tensor:
-        if self.with_value:
-            y.value = torch.ops.aten.alias(y)  # not itself: a tensor in a cycle lives until the collector comes
-        return y
+        return with_value(y) if self.with_value else y
 
     def extra_repr(self) -> str:
         return f"from Brevitas {self.kind}"
@@ -63,10 +62,13 @@ class ConvertedWeightLayer(ConvertedLayer):
         self.weight, self.bias, self.compute = weight, bias, compute
 
     def quant_weight(self) -> GroupwiseQuantTensor | Tensor:
-        """A quant tensor (contracted scales) where the weight is groupwise, else the dequantized weight."""
+        """A quant tensor (contracted scales) where the weight is groupwise, else the dequantized weight.
+
+        Graphs for export know no quant tensors. A plain tensor, there or elsewhere, has its `value`.
+        """
         value = self.quantized("weight", self.weight)
-        if not isinstance(self.weight_quant, GroupQuantizer):
-            return value
+        if torch.compiler.is_exporting() or not isinstance(self.weight_quant, GroupQuantizer):
+            return value if self.weight_quant is None else with_value(value)
         fmt, axis = self.weight_quant.format, self.weight_quant.elements.axis
         zero_point = getattr(self, "weight_zero_point", None)
         if zero_point is None and fmt.asymmetric:
