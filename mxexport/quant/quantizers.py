@@ -370,10 +370,23 @@ def activation_quantizer(
 
 
 def freeze_scales(model: nn.Module) -> None:
-    """End calibration: every static scale of `model` becomes constant."""
-    for module in model.modules():
-        if isinstance(module, StaticScale):
-            module.freeze()
+    """End calibration: every static scale of `model` becomes constant.
+
+    A module may hold quantizers that it does not need for the inputs it gets (the keys of self-attention are its
+    queries); those that observed nothing beside others that did are left open.
+
+    Raises:
+        UnsupportedError: names the modules whose quantizers observed nothing at all.
+    """
+    scales = {name: module for name, module in model.named_modules() if isinstance(module, StaticScale)}
+    seen = {name for name, module in scales.items() if module.calibrated or module.low is not None}
+    layers = {name.rpartition(".")[0] for name in seen if name.endswith("_quant") and scales[name].shared}
+    unseen = [name for name in scales if name not in seen]
+    if missed := [n for n in unseen if not (n.endswith("_quant") and n.rpartition(".")[0] in layers)]:
+        problems = [(name or type(model).__name__, "nothing was observed") for name in missed]
+        raise UnsupportedError("static scales cannot be frozen; run data through the model first", problems)
+    for name in seen:
+        scales[name].freeze()
 
 
 def search(core: Quantizer, x: Tensor) -> Tensor:
