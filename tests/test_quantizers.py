@@ -403,7 +403,7 @@ def test_combinations_that_do_not_exist_are_named(call, error, message):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
-    "name, per", [("int8", "tensor"), ("mxfp8_e4m3", "channel"), ("uint8", "tensor"), ("uint4_g32_s6x8", None)]
+    "name, per", [("int8", "tensor"), ("mxfp8_e4m3", "channel"), ("uint8", "channel"), ("uint4_g32_s6x8", None)]
 )
 def test_scales_found_at_run_time_keep_nan_in_files(name, per, bad, tmp_path):
     model, x = mx.QuantIdentity(mx.QuantSpec(name, scaling_per_output=per), axis=-1).eval(), torch.randn(4, 70)

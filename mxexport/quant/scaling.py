@@ -20,7 +20,8 @@ def statistics(x: Tensor, axis: int, channel_axis: int | None, asymmetric: bool)
     if torch.compiler.is_exporting():  # the largest value that onnxruntime finds is no NaN where there is one
         bad = x.isnan()
         found = _statistics(torch.where(bad, 0.0, x), axis % x.ndim, others, asymmetric)
-        return torch.where(_statistics(bad.float(), axis % x.ndim, others, False) > 0, torch.nan, found)
+        bad = _statistics(bad.float(), axis % x.ndim, others, False) > 0
+        return torch.where(bad.repeat_interleave(2, axis % x.ndim) if asymmetric else bad, torch.nan, found)
     return _statistics(x, axis % x.ndim, others, asymmetric)
 
 
