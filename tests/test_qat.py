@@ -341,3 +341,18 @@ def test_a_model_quantized_in_inference_mode_trains():
         model = mx.quantize_model(two_layers(), mx.QuantSpec("mxint8", source="learned"))
     model(torch.randn(4, 64)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_learned_scales_that_have_not_started_are_dynamic_and_never_exported(tmp_path):
+    model, x = (
+        mx.quantize_model(two_layers(), "mxint8", mx.QuantSpec("mxint8", source="learned")).eval(),
+        torch.randn(4, 64),
+    )
+    assert torch.equal(model(x), mx.quantize_model(two_layers(), "mxint8", "mxint8")(x))
+    with pytest.raises(mx.errors.UnsupportedError, match="learned scale of mxint8 has not started; run data through"):
+        mx.export(model, (x,), tmp_path / "m.onnx")
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    model.train()(x)
+    average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
+    mx.export(average.module, (x,), tmp_path / "m.onnx")

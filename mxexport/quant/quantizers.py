@@ -232,7 +232,8 @@ class MseScale(StoredScale):
 class LearnedScale(ScaleSource):
     """A trained scale: parameter `raw_scale`, LSQ gradient; MX formats use the nearest power of two of it, exactly.
 
-    Weights start from the scale of the weight (`init`); activations from the first tensor they see.
+    Weights start from the scale of the weight (`init`); activations from the first tensor they see in training mode,
+    and are quantized dynamically until then.
     """
 
     source = "learned"
@@ -290,9 +291,23 @@ class LearnedScale(ScaleSource):
         self.started = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not self.started and not torch.compiler.is_exporting():
-            self._start(x)
+        if self.started:
+            return super().forward(x)
+        if torch.compiler.is_exporting():
+            raise UnsupportedError(
+                f"learned scale of {self.format.name} has not started; run data through in training mode first"
+            )
+        if not self.training:
+            return self.core(x)
+        self._start(x)
         return super().forward(x)
+
+    def train(self, mode: bool = True) -> LearnedScale:
+        self.started = self.started or self._has_started()  # buffers may have been written from outside
+        return super().train(mode)
+
+    def _has_started(self) -> bool:
+        return not self.initialized.is_meta and bool(self.initialized)
 
     def scale(self, x: Tensor) -> Tensor:
         raw, elements = self.raw_scale, x.numel() // max(self.raw_scale.numel(), 1)
@@ -309,7 +324,7 @@ class LearnedScale(ScaleSource):
         if _is_foreign(state_dict, prefix) and not (self.shared and self.started):
             return
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self.started = not self.initialized.is_meta and bool(self.initialized)
+        self.started = self._has_started()
 
     def _apply_quantizer(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
         return learned_apply(self.core, x, scale, zero_point)
