@@ -401,13 +401,12 @@ def test_combinations_that_do_not_exist_are_named(call, error, message):
         call()
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
     "name, per", [("int8", "tensor"), ("mxfp8_e4m3", "channel"), ("uint8", "channel"), ("uint4_g32_s6x8", None)]
 )
-def test_scales_found_at_run_time_keep_nan_in_files(name, per, bad, tmp_path):
+def test_scales_found_at_run_time_keep_nan_in_files(name, per, tmp_path):
     model, x = mx.QuantIdentity(mx.QuantSpec(name, scaling_per_output=per), axis=-1).eval(), torch.randn(4, 70)
-    x[1, 3] = x[2, 60] = bad
+    x[1, 3] = x[2, 60] = torch.nan
     mx.export(model, (x,), tmp_path / "m.onnx")
     for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
         (y,) = execute(tmp_path / "m.onnx", x.numpy()).values()
