@@ -6,7 +6,9 @@ from brevitas import quant as q
 from brevitas.core.function_wrapper.ops_ste import CeilSte, RoundSte
 from brevitas.core.restrict_val import FloatRestrictValue
 from brevitas.core.scaling.float_scaling import RoundMidMaxSte
-from brevitas.inject.enum import RestrictValueType
+from brevitas.inject.enum import RestrictValueType, ScalingPerOutputType, StatsOp
+from brevitas.proxy.groupwise_float_parameter_quant import GroupwiseWeightFloatQuantProxyFromInjector
+from brevitas.proxy.groupwise_int_parameter_quant import GroupwiseWeightQuantProxyFromInjector
 from brevitas.quant import float_quant_fnuz as fnuz
 from brevitas.quant import float_quant_ocp as ocp
 from brevitas.quant import mx_quant_ocp as mx
@@ -44,6 +46,20 @@ def _groupwise(float_base: type, int_base: type) -> dict[str, type]:
     return made
 
 
+GROUPS = {"group_size": 32, "scaling_per_output_type": ScalingPerOutputType.GROUP}
+INT_GROUPS = GROUPS | {"proxy_class": GroupwiseWeightQuantProxyFromInjector}
+FLOAT_GROUPS = GROUPS | {"proxy_class": GroupwiseWeightFloatQuantProxyFromInjector}
+SIGNED_SCALE = {"restrict_scaling_type": RestrictValueType.SIGNED_FP, "scaling_stats_op": StatsOp.SIGNED_MAX}
+LANGUAGE_MODEL_WEIGHTS = {  # as the examples of Brevitas make them for language models
+    "int8_groups": variant(q.Int8WeightPerChannelFloat, **INT_GROUPS),
+    "int4_groups_mse": variant(q.Int8WeightPerChannelFloatMSE, bit_width=4, **INT_GROUPS),
+    "int4_signed_scale": variant(
+        q.Int8WeightPerChannelFloat, bit_width=4, narrow_range=False, **INT_GROUPS, **SIGNED_SCALE
+    ),
+    "uint8_groups_hqo": shifted_scaled_int.ShiftedUint8WeightPerGroupFloatHQO,
+    "e4m3_groups": variant(ocp.Fp8e4m3OCPWeightPerChannelFloat, **FLOAT_GROUPS),
+    "e4m3_signed_scale": variant(ocp.Fp8e4m3OCPWeightPerChannelFloat, **FLOAT_GROUPS, **SIGNED_SCALE),
+}
 GROUP_WEIGHTS = _groupwise(mx.MXFloat8e4m3Weight, mx.MXInt8Weight) | {
     "mx_uint8": mx.ShiftedMXUInt8Weight,
     "mx_uint8_float_scale": variant(mx.ShiftedMXUInt8Weight, **FLOAT_SCALE),
@@ -54,6 +70,7 @@ GROUP_WEIGHTS = _groupwise(mx.MXFloat8e4m3Weight, mx.MXInt8Weight) | {
     "mx_e4m3_learned": variant(mx.MXFloat8e4m3Weight, scaling_impl_type="parameter_from_stats"),
     "mx_int8_learned_float_scale": variant(mx.MXInt8Weight, scaling_impl_type="parameter_from_stats", **FLOAT_SCALE),
 }
+GROUP_WEIGHTS |= LANGUAGE_MODEL_WEIGHTS
 GROUP_ACTIVATIONS = _groupwise(mx.MXFloat8e4m3Act, mx.MXInt8Act)
 MX_ACTIVATIONS = {name: a for name, a in GROUP_ACTIVATIONS.items() if "float_scale" not in name}
 

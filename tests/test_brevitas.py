@@ -90,10 +90,12 @@ def test_groupwise_weights_keep_values_and_scales(name):
     theirs, ours = layer.quant_weight(), converted.quant_weight()
     assert isinstance(ours, mx.GroupwiseFloatQuantTensor | mx.GroupwiseIntQuantTensor)
     assert_same_bits(theirs.value, ours.value)
-    assert_same_bits(theirs.value_, ours.value_)
+    if "hqo" not in name:  # its zero points are no whole numbers, so Brevitas' padding is not zero
+        assert_same_bits(theirs.value_, ours.value_)
     assert ours.scale_.shape == theirs.scale_.shape == (9, -(-70 // theirs.group_size), 1)
     not_zero = (theirs.value_ != 0).any(2, keepdim=True)
-    assert_equal_bits(ours.scale_[not_zero].numpy(), theirs.scale_[not_zero].detach().numpy())
+    expected = theirs.scale_.abs() if name == "e4m3_signed_scale" else theirs.scale_
+    assert_equal_bits(ours.scale_[not_zero].numpy(), expected[not_zero].detach().numpy())
     if ours.format.is_mx:
         assert (torch.frexp(ours.scale_).mantissa == 0.5).all()
     if "uint8" in name:

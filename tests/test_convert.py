@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import threading
 
 import pytest
 import torch
@@ -97,6 +98,10 @@ def test_layers_already_quantized_keep_their_formats():
     model = nn.Sequential(mx.QuantLinear(8, 8, weight="mxint4"), nn.Linear(8, 8))
     quantized = mx.quantize_model(model, "mxfp8_e4m3")
     assert [layer.weight_quant.format.name for layer in quantized] == ["mxint4", "mxfp8_e4m3"]
+    (kept,) = mx.conversion_report(quantized).left
+    assert (kept.name, kept.reason, kept.expected) == ("0", "is quantized already", True)
+    with pytest.raises(UnsupportedError, match="no layer to quantize(?s:.*)1: is quantized already"):
+        mx.quantize_model(quantized)
 
 
 # --- formats by layer -----------------------------------------------------------------------------------------
@@ -180,6 +185,20 @@ def test_null_keeps_a_side_or_a_layer_in_float():
         ({"fc1": {"scale_rule": "up"}}, FormatError, "'fc1': unknown scale rule 'up'"),
         ({"fc1": ["mxint8"]}, FormatError, "'fc1': found .'mxint8'.; expected a format name or a table"),
         ({"fc1": {"weight": "int4_g16", "scale_rule": "ceil"}}, FormatError, "fc1: .*needs power-of-two scales"),
+        ({"fc1": {0: "mxint8"}}, FormatError, "'fc1': unknown key '0'"),
+        ({"fc1": {"weight": {"format": "int8", 1: 2}}}, FormatError, "'fc1': unknown key '1'; expected format, source"),
+        ({1: "mxint8"}, FormatError, r"formats: 1 is no module name or pattern; .* write it in quotes \('1'\)"),
+        (
+            {"fc1": {"weight": {"format": "int8", "source": ["mse"]}}},
+            FormatError,
+            "'fc1': unknown scale source .'mse'.",
+        ),
+        (
+            {"fc1": {"activation": {"format": "uint8", "signed": "no"}}},
+            FormatError,
+            "'fc1': signed 'no': expected True",
+        ),
+        ([("fc1", "mxint8")], FormatError, "expected a table of module names or patterns, or a path"),
         ("absent.yaml", InputFileError, "no such file: absent.yaml"),
     ],
 )
@@ -188,9 +207,24 @@ def test_mistakes_in_formats_are_named(formats, error, message):
         mx.quantize_model(Block(), formats=formats)
 
 
-@pytest.mark.parametrize("text, message", [("- fc1", "found list"), ("a: [", "not readable YAML"), ("", "NoneType")])
+def test_a_spec_alone_means_weight_and_activation():
+    layer = mx.quantize_model(Block(), formats={"fc1": mx.QuantSpec("mxint4", scale_rule="ceil")}).fc1
+    assert [(q.format.name, q.scale_rule) for q in (layer.weight_quant, layer.input_quant)] == [("mxint4", "ceil")] * 2
+
+
+@pytest.mark.parametrize(
+    "model, exclude, error", [("net", (), UnsupportedError), (Block(), [1], FormatError), (Block(), None, FormatError)]
+)
+def test_other_arguments_are_refused(model, exclude, error):
+    with pytest.raises(error, match="(quantize_model: expected|exclude: )"):
+        mx.quantize_model(model, exclude=exclude)
+
+
+@pytest.mark.parametrize(
+    "text, message", [("- fc1", "found list"), ("a: [", "not readable YAML"), ("", "NoneType"), ("\xff", "YAML")]
+)
 def test_files_that_are_no_table_are_refused(tmp_path, text, message):
-    (tmp_path / "f.yaml").write_text(text)
+    (tmp_path / "f.yaml").write_text(text, encoding="latin-1")
     with pytest.raises(InputFileError, match=message):
         mx.quantize_model(Block(), formats=tmp_path / "f.yaml")
 
@@ -216,6 +250,8 @@ LEFT = {
     "parametrized": (parametrizations.weight_norm(nn.Linear(4, 4)), "is parametrized; call torch.nn.utils"),
     "parametrized_no_bias": (parametrizations.orthogonal(nn.Linear(4, 4, bias=False)), "is parametrized"),
     "lazy": (nn.LazyLinear(4), "has no shape yet"),
+    "complex": (nn.Linear(4, 4, dtype=torch.complex64), "has parameters that are no real floating-point numbers"),
+    "scripted": (torch.jit.script(nn.Linear(4, 4)), "RecursiveScriptModule is TorchScript; convert the Python module"),
     "renormalized": (nn.Embedding(4, 4, max_norm=1.0), "max_norm rescales the table"),
 }
 
@@ -237,7 +273,7 @@ def test_report_accounts_for_every_module_with_parameters(recwarn):
     assert not recwarn.list and report is mx.conversion_report(quantized)
     assert json.loads(report.to_json())["left"][0]["kind"] == "LayerNorm"
     assert "blocks.0.fc1: QuantLinear weight=mxint8 activation=mxint8 (floor)" in str(report)
-    assert "head: Linear left in float: excluded by 'head'" in str(report)
+    assert "head: Linear left as it is: excluded by 'head'" in str(report)
 
 
 def test_report_counts_padding_and_names_groups_that_do_not_line_up():
@@ -255,6 +291,9 @@ def test_a_model_that_cannot_be_copied_is_refused():
     model = nn.Sequential(nn.Linear(4, 4))
     model.kept = model(torch.ones(1, 4))
     with pytest.raises(UnsupportedError, match="Sequential cannot be copied: Only Tensors created explicitly"):
+        mx.quantize_model(model)
+    model.kept = threading.Lock()
+    with pytest.raises(UnsupportedError, match="Sequential cannot be copied: cannot pickle"):
         mx.quantize_model(model)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 import mxexport as mx
+from mxexport import runtime
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.quant import QUANT_LAYERS, fake_quantize
 
@@ -290,3 +291,29 @@ def test_bad_input_is_named(call, error, message):
 def attend(**keywords):
     x = torch.randn(3, 2, 64)
     return mx.QuantMultiheadAttention(64, 4)(x, x, x, **keywords)
+
+
+def test_attention_gives_every_projection_under_its_own_scales():
+    layer = mx.QuantMultiheadAttention(64, 4, kdim=40, vdim=72, weight=mx.QuantSpec("mxfp4_e2m1", source="mse"))
+    for name, quantizer in (("q", "weight_quant"), ("k", "key_weight_quant"), ("v", "value_weight_quant")):
+        weight = getattr(layer, f"{name}_proj_weight")
+        value = layer.quant_weight(f"{name}_proj_weight").value
+        assert torch.equal(value, getattr(layer, quantizer)(weight)) and value.shape == weight.shape
+
+
+class TiedHead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = mx.QuantEmbedding(20, 64)
+
+    def forward(self, tokens):
+        return (
+            nn.functional.linear(self.table(tokens), self.table.quant_weight()) + self.table.quant_weight().value[0, 0]
+        )
+
+
+def test_a_quantized_weight_can_be_used_in_the_code_between_layers(tmp_path):
+    model, tokens = TiedHead().eval(), torch.randint(0, 20, (3, 4))
+    mx.export(model, (tokens,), tmp_path / "m.onnx")
+    (y,) = runtime.run(tmp_path / "m.onnx", tokens.numpy()).values()
+    torch.testing.assert_close(torch.from_numpy(y), model(tokens).detach(), rtol=1e-5, atol=1e-5)

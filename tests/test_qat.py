@@ -244,3 +244,115 @@ def test_state_dicts_go_round(tmp_path):
     fresh.load_state_dict(torch.load(tmp_path / "state.pt"))
     x = torch.randn(2, 3, 12, 12)
     assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+# --- what checkpoints, casts and compilers do to scales -----------------------------------------------------------
+
+STORED = [
+    ("mxint8", "static"),
+    ("mxfp4_e2m1", "mse"),
+    ("mxint8", "learned"),
+    ("uint8_g32", "learned"),
+    ("int8", "learned"),
+]
+
+
+def two_layers(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+
+
+@pytest.mark.parametrize("fmt, source", STORED)
+def test_a_checkpoint_of_the_float_model_loads_strictly_and_brings_new_scales(fmt, source):
+    spec, other = mx.QuantSpec(fmt, source=source), two_layers(1)
+    other[0].weight.data *= 100
+    quantized = mx.quantize_model(two_layers(), spec, mx.QuantSpec("mxint8", source="learned"))
+    quantized.load_state_dict(other.state_dict(), strict=True)
+    expected = mx.quantize_model(other, spec, mx.QuantSpec("mxint8", source="learned"))
+    x = torch.randn(4, 64)
+    assert torch.equal(quantized(x), expected(x))
+
+
+def test_attention_takes_a_float_checkpoint_too():
+    spec = mx.QuantSpec("mxint8", source="learned")
+    attention, x = nn.MultiheadAttention(32, 2, kdim=16, vdim=8), torch.randn(5, 3, 32)
+    quantized = mx.quantize_model(nn.MultiheadAttention(32, 2, kdim=16, vdim=8), spec, None)
+    quantized.load_state_dict(attention.state_dict(), strict=True)
+    expected = mx.quantize_model(attention, spec, None)
+    assert torch.equal(quantized(x, x[..., :16], x[..., :8])[0], expected(x, x[..., :16], x[..., :8])[0])
+
+
+def test_scales_of_trained_activations_are_missed_in_a_float_checkpoint():
+    quantized = mx.quantize_model(two_layers(), None, mx.QuantSpec("mxint8", source="learned"))
+    quantized(torch.randn(4, 64))
+    with pytest.raises(RuntimeError, match="Missing key.*0.input_quant.raw_scale"):
+        quantized.load_state_dict(two_layers().state_dict())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("source", ["static", "learned"])
+def test_stored_scales_stay_float32_when_the_model_is_cast(dtype, source):
+    model = mx.quantize_model(two_layers(), *[mx.QuantSpec("mxint8", source=source)] * 2)
+    model(torch.randn(4, 64) * 1e-20)
+    mx.quant.freeze_scales(model)
+    before = {n: t.clone() for n, t in model.state_dict().items() if "scale" in n}
+    assert len(before) == 4 and before["0.input_quant." + ("stored" if source == "static" else "raw") + "_scale"].max()
+    after = model.to(dtype).state_dict()
+    assert all(torch.equal(after[n], t) and after[n].dtype == torch.float32 for n, t in before.items())
+    assert model[0].weight.dtype == dtype and model.eval()(torch.randn(4, 64, dtype=dtype)).dtype == dtype
+
+
+def test_compiled_models_start_learned_scales_from_the_first_tensor():
+    spec, x = mx.QuantSpec("mxint8", source="learned"), torch.randn(4, 64)
+    eager = mx.QuantLinear(64, 8, weight=None, activation=spec)
+    inner = copy.deepcopy(eager)
+    compiled = torch.compile(inner, backend="eager")
+    for _ in range(2):
+        assert torch.equal(eager(x), compiled(x))
+    assert torch.equal(eager.input_quant.raw_scale, inner.input_quant.raw_scale) and inner.input_quant.initialized
+
+
+def test_weights_without_data_have_no_scale_to_store():
+    with pytest.raises(mx.errors.FormatError, match="0: scale source 'learned' .* no data on device meta"):
+        mx.quantize_model(nn.Sequential(nn.Linear(4, 4, device="meta")), mx.QuantSpec("mxint8", source="learned"))
+
+
+@pytest.fixture(params=[torch.float64, torch.bfloat16], ids=str)
+def default_dtype(request):
+    torch.set_default_dtype(request.param)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize("fmt, source", [("nvfp4", "dynamic"), ("uint4_g32_s6x8", "dynamic"), *STORED])
+def test_the_default_dtype_of_torch_changes_no_bit(fmt, source, default_dtype):
+    x, spec = torch.randn(64, 64, dtype=torch.float32), mx.QuantSpec(fmt, source=source)
+    act = spec if source in ("dynamic", "learned") else None
+    layer = nn.Linear(64, 8, dtype=torch.float32)
+    odd = mx.quantize_model(layer, spec, act)
+    y = odd(x)
+    torch.set_default_dtype(torch.float32)
+    assert torch.equal(y, mx.quantize_model(layer, spec, act)(x)) and y.dtype == torch.float32
+    assert all(t.dtype == torch.float32 for name, t in odd.state_dict().items() if name.endswith("_scale"))
+
+
+def test_a_model_quantized_in_inference_mode_trains():
+    with torch.inference_mode():
+        model = mx.quantize_model(two_layers(), mx.QuantSpec("mxint8", source="learned"))
+    model(torch.randn(4, 64)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_learned_scales_that_have_not_started_are_dynamic_and_never_exported(tmp_path):
+    model, x = (
+        mx.quantize_model(two_layers(), "mxint8", mx.QuantSpec("mxint8", source="learned")).eval(),
+        torch.randn(4, 64),
+    )
+    assert torch.equal(model(x), mx.quantize_model(two_layers(), "mxint8", "mxint8")(x))
+    with pytest.raises(mx.errors.UnsupportedError, match="learned scale of mxint8 has not started; run data through"):
+        mx.export(model, (x,), tmp_path / "m.onnx")
+    average = torch.optim.swa_utils.AveragedModel(model, use_buffers=True)
+    model.train()(x)
+    average.update_parameters(model)
+    assert torch.equal(average.eval()(x), model.eval()(x))
+    mx.export(average.module, (x,), tmp_path / "m.onnx")

@@ -54,11 +54,24 @@ def test_attention_takes_specs_for_all_of_its_products():
     model = mx.quantize_model(attention, QuantSpec("mxint8", source="mse"), STATIC)
     x = torch.randn(2, 5, 32)
     model(x, x, x)
-    freeze_scales_of_used = [m for m in model.modules() if getattr(m, "low", None) is not None]
-    assert len(freeze_scales_of_used) == 6  # input, out_proj's input, two operands of two products
-    for module in freeze_scales_of_used:
-        module.freeze()
+    observed = [m for m in model.modules() if getattr(m, "low", None) is not None]
+    assert len(observed) == 6  # input, out_proj's input, two operands of two products; keys and values are the input
+    freeze_scales(model)
+    assert all(m.calibrated for m in observed) and not model.key_quant.calibrated
     assert model(x, x, x)[0].isfinite().all()
+
+
+def test_scales_of_layers_that_never_ran_are_named():
+    model = nn.ModuleDict({"run": mx.QuantIdentity(STATIC), "idle": mx.QuantIdentity(STATIC)})
+    model["run"](torch.randn(3, 8))
+    with pytest.raises(
+        UnsupportedError, match="run data through the model first\n  idle.output_quant: nothing was observed"
+    ):
+        freeze_scales(model)
+    assert not model["run"].output_quant.calibrated
+    model["idle"](torch.randn(2, 3, 4, 4))
+    freeze_scales(model)
+    assert model["run"].output_quant.calibrated and model["idle"].output_channel_quant.calibrated
 
 
 def test_static_models_export_constant_scales(tmp_path):

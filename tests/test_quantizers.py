@@ -27,6 +27,7 @@ from mxexport.quant import (
     weight_quantizer,
 )
 from mxexport.quant.quantizers import SOURCES, search
+from mxexport.quant.spec import make_weight_quantizer
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -98,6 +99,48 @@ def test_the_old_boolean_warns_and_gives_the_same_bits(flag, per):
     assert torch.equal(old(w), new(w)) and torch.equal(old.scale(w), new.scale(w))
     with pytest.warns(DeprecationWarning):
         assert activation_quantizer("int8", scaling_per_output_channel=flag).scaling_per_output == per
+
+
+def layer_weight(w: torch.Tensor, **options) -> torch.Tensor:
+    layer = mx.QuantLinear(40, 6, weight={"format": "int8", "source": "mse", **options}, activation=None)
+    layer.load_state_dict({"weight": w, "bias": torch.zeros(6)})
+    return layer.quant_weight().value
+
+
+def model_weight(w: torch.Tensor, path, **options) -> torch.Tensor:
+    model = nn.Sequential(nn.Linear(40, 6))
+    model[0].weight.data = w
+    ((name, value),) = options.items()
+    path.write_text(f"'0': {{weight: {{format: int8, source: learned, {name}: {str(value).lower()}}}}}")
+    return mx.quantize_model(model, formats=path)[0].quant_weight().value
+
+
+OLD_BOOLEAN = {
+    "quantizer": lambda w, _, **options: Quantizer(get_format("int8"), 1, **options)(w),
+    "fake_quantize": lambda w, _, **options: fake_quantize(w, "int8", 1, **options),
+    "quantize": lambda w, _, **options: mx.quantize(w, "int8", 1, **options).value,
+    "spec": lambda w, _, **options: make_weight_quantizer(mx.QuantSpec("int8", "static", **options), w, 1, 0)(w),
+    "layer": lambda w, _, **options: layer_weight(w, **options),
+    "yaml": model_weight,
+}
+
+
+@pytest.mark.parametrize("flag, per", [(True, "channel"), (False, "tensor")])
+@pytest.mark.parametrize("where", OLD_BOOLEAN)
+def test_the_old_boolean_is_taken_wherever_the_new_word_is(where, flag, per, tmp_path):
+    w, quantized = torch.randn(6, 40), OLD_BOOLEAN[where]
+    with pytest.warns(DeprecationWarning, match=f"scaling_per_output='{per}'") as caught:
+        old = quantized(w, tmp_path / "f.yaml", scaling_per_output_channel=flag)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        new = quantized(w, tmp_path / "f.yaml", scaling_per_output=per)
+    assert torch.equal(old, new) and not torch.equal(old, w)
+
+
+def test_an_old_boolean_that_is_none_is_named():
+    with pytest.raises(FormatError, match="scaling_per_output_channel 'yes': expected True or False"):
+        mx.QuantSpec("int8", scaling_per_output_channel="yes")
 
 
 def test_specials_follow_from_the_bit_widths_alone():
@@ -356,3 +399,16 @@ def test_sources_compile_whole_and_train(name, source):
 def test_combinations_that_do_not_exist_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    "name, per", [("int8", "tensor"), ("mxfp8_e4m3", "channel"), ("uint8", "channel"), ("uint4_g32_s6x8", None)]
+)
+def test_scales_found_at_run_time_keep_nan_in_files(name, per, tmp_path):
+    model, x = mx.QuantIdentity(mx.QuantSpec(name, scaling_per_output=per), axis=-1).eval(), torch.randn(4, 70)
+    x[1, 3] = x[2, 60] = torch.nan
+    mx.export(model, (x,), tmp_path / "m.onnx")
+    for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
+        (y,) = execute(tmp_path / "m.onnx", x.numpy()).values()
+        assert np.isnan(y).any()
+        assert_equal_bits(y, model(x).numpy())

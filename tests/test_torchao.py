@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -337,6 +338,13 @@ def test_a_float_model_is_refused_with_the_way_out():
     assert not is_torchao(mlp())
     with pytest.raises(UnsupportedError, match=r"torchao.quantization.quantize_"):
         mx.from_torchao(mlp())
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = float32_model("mxfp8_e4m3", "floor")
+    model.lock = threading.Lock()
+    with pytest.raises(UnsupportedError, match="Sequential cannot be copied: cannot pickle"):
+        mx.from_torchao(model)
 
 
 def test_modules_used_twice_stay_one():

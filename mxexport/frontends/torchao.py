@@ -289,7 +289,10 @@ def _assemble(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module
     """A float32 copy of `model` with modules replaced by name; modules that are one module stay one."""
     # The copy takes the new module wherever it meets the old one, so torchao's tensors are never copied.
     memo = {id(model.get_submodule(name)): new for name, new in replacements.items()}
-    return copy.deepcopy(model, memo).float().eval()
+    try:
+        return copy.deepcopy(model, memo).float().eval()
+    except Exception as error:  # deepcopy fails in as many ways as there are attributes
+        raise UnsupportedError(f"from_torchao: {type(model).__name__} cannot be copied: {error}") from error
 
 
 # --- report -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.quant.layer import QuantLayer, apply
-from mxexport.quant.spec import Format, make_activation_quantizer
+from mxexport.quant.spec import Format, as_spec, make_activation_quantizer
 
 
 class _ChannelQuant(QuantLayer):
@@ -17,7 +17,7 @@ class _ChannelQuant(QuantLayer):
     def __init__(self, activation: Format = "mxint8", *, axis: int | None = None, scale_rule: str = "floor"):
         nn.Module.__init__(self)
         self.axis = axis
-        self.set_formats(None, activation, scale_rule)
+        self.set_formats(None, as_spec(activation), scale_rule)
 
     def set_formats(
         self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
@@ -70,7 +70,7 @@ class QuantMatMul(QuantLayer):
 
     def __init__(self, activation: Format = "mxint8", *, scale_rule: str = "floor"):
         nn.Module.__init__(self)
-        self.set_formats(None, activation, scale_rule)
+        self.set_formats(None, as_spec(activation), scale_rule)
 
     def set_formats(
         self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"

@@ -31,11 +31,10 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
 
         An integer bias is the output projection's only.
         """
-        weights = {"weight": self.weight_names[0], "key_weight": "k_proj_weight", "value_weight": "v_proj_weight"}
-        for name, attribute in weights.items():
+        for name, attribute in self._quantizers_of_weights().items():
             of = getattr(self, attribute)
             q = make_weight_quantizer(weight, of, self.weight_axis, self.channel_axis, scale_rule)
-            self._hold(**{f"{name}_quant": q})
+            self._hold(**{name: q})
         for name, length in {"input": self.embed_dim, "key": self.kdim, "value": self.vdim}.items():
             q = make_activation_quantizer(activation, self.input_axis, scale_rule, length)
             self._hold(**{f"{name}_quant": q})
@@ -44,6 +43,10 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         self.out_proj = QuantLinear.from_float(self.out_proj, weight, activation, scale_rule, bias_format)
         # nn.TransformerEncoderLayer asks this before it hands the float weights to a fused kernel of its own.
         self._qkv_same_embed_dim = False
+
+    def _quantizers_of_weights(self) -> dict[str, str]:
+        projections = {"key_weight_quant": "k_proj_weight", "value_weight_quant": "v_proj_weight"}
+        return {"weight_quant": self.weight_names[0]} | projections
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
@@ -21,8 +22,8 @@ from mxexport.quant.spec import Format
 
 def quantize_model(
     model: nn.Module,
-    weight: Format | Mapping = "mxint8",
-    activation: Format | Mapping = "mxint8",
+    weight: Format = "mxint8",
+    activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
     scale_rule: str = "floor",
@@ -55,12 +56,15 @@ def quantize_model(
         InputFileError: `formats` is a file that is missing or unreadable.
         UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
     """
+    if not isinstance(model, nn.Module):
+        raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
     table = format_table(weight, activation, scale_rule, bias_format, exclude, formats)
     table.check_patterns(model)
-    conversion = _Conversion(_copy(model), table)
-    if fold_batch_norm:
-        conversion.fold_batch_norms()
-    quantized, report = conversion.run(), conversion.report
+    with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
+        conversion = _Conversion(_copy(model), table)
+        if fold_batch_norm:
+            conversion.fold_batch_norms()
+        quantized, report = conversion.run(), conversion.report
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
@@ -75,8 +79,8 @@ def quantize_model(
 def _copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # deepcopy fails in as many ways as there are attributes
+        reason = str(error).partition("\n")[0]
         raise UnsupportedError(f"quantize_model: {type(model).__name__} cannot be copied: {reason}") from error
 
 
@@ -109,6 +113,9 @@ class _Conversion:
 
     def _convert_or_keep(self, module: nn.Module) -> nn.Module:
         if isinstance(module, QuantLayer):
+            if module._parameters:
+                name = self.names.get(module, [""])[0]
+                self.report.left.append(FloatLayer(name, type(module).__name__, "is quantized already", True))
             return module
         reason, expected = self.reason_to_leave(module)
         if reason is None:
@@ -155,6 +162,8 @@ class _Conversion:
             return f"{type(module).__name__} has no product of matrices", True
         if kind is None:
             return _why_unknown(module), False
+        if not all(p is None or p.is_floating_point() for p in module._parameters.values()):
+            return "has parameters that are no real floating-point numbers", False
         if (refusal := kind.refusal(module)) is not None:
             return refusal, False
         formats = self.table.formats_of(names)
@@ -172,6 +181,8 @@ def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -
 
 def _why_unknown(module: nn.Module) -> str:
     own = type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        return f"{own} is TorchScript; convert the Python module it was made from"
     for known in QUANT_LAYERS:
         if isinstance(module, known):
             return f"{own} is a subclass of {known.__name__} and may compute otherwise; use {known.__name__} itself"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -13,7 +13,7 @@ from mxexport.formats import E8M0_MAX, GroupFormat, check_rule, get_format, roun
 from mxexport.groups import contracted_shape
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
 from mxexport.quant import exported, fused, kernels, library, scaling  # noqa: F401 (exported registers operators)
-from mxexport.scaling import check_scaling
+from mxexport.scaling import check_scaling, resolve_scaling
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Quantizer:
         group as long as the axis, so operators and files know groups only.
     signed: False takes negative values to 0 and gives the whole range to positive ones (after ReLU): minifloats and
         unsigned integers, the latter without a zero point.
+    scaling_per_output_channel: deprecated; True stands for "channel", False for "tensor".
     """
 
     format: GroupFormat
@@ -33,11 +34,12 @@ class Quantizer:
     scaling_per_output: str | None = None
     channel_axis: int = 0
     signed: bool = True
+    scaling_per_output_channel: InitVar[bool | None] = None
 
     not_exportable: ClassVar[str | None] = None
     """Why no ONNX operator computes what this quantizer does; None where one does."""
 
-    def __post_init__(self):
+    def __post_init__(self, scaling_per_output_channel: bool | None):
         check_rule(self.scale_rule)
         if self.scale_rule != "floor" and not self.format.is_mx:
             raise FormatError(
@@ -46,7 +48,8 @@ class Quantizer:
             )
         if not self.signed and not self.format.is_float and self.format.element.signed:
             raise FormatError(f"{self.format.name} is signed; after ReLU use an unsigned integer format or a minifloat")
-        object.__setattr__(self, "scaling_per_output", check_scaling(self.format, self.scaling_per_output))
+        chosen = resolve_scaling(self.scaling_per_output, scaling_per_output_channel)
+        object.__setattr__(self, "scaling_per_output", check_scaling(self.format, chosen))
 
     # --- groups -----------------------------------------------------------------------------------------------
 
@@ -191,6 +194,7 @@ def fake_quantize(
     scale_rule: str = "floor",
     scaling_per_output: str | None = None,
     channel_axis: int = 0,
+    scaling_per_output_channel: bool | None = None,
 ) -> Tensor:
     """Quantize-dequantize `x` along `axis`; shape and dtype of `x`, straight-through gradient.
 
@@ -199,7 +203,8 @@ def fake_quantize(
         ShapeError: axis outside the rank of `x`, or `x` not a real floating tensor.
     """
     check_input(x, axis, "fake_quantize")
-    return Quantizer(get_format(fmt), axis, scale_rule, scaling_per_output, channel_axis)(x)
+    per = resolve_scaling(scaling_per_output, scaling_per_output_channel)
+    return Quantizer(get_format(fmt), axis, scale_rule, per, channel_axis)(x)
 
 
 def check_input(x: Tensor, axis: int, where: str) -> None:

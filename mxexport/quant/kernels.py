@@ -129,7 +129,7 @@ def nvfp4_scale(x: Tensor, axis: int, group_size: int) -> tuple[Tensor, Tensor]:
     finite = torch.isfinite(amax)
     largest = torch.where(finite, amax, 0.0).max() if amax.numel() else amax.new_zeros(())
     # Tensors on both sides: a Python scalar would be divided by way of a rounded reciprocal.
-    one, six, range_max = (torch.tensor(v, device=x.device) for v in (1.0, 6.0, 6.0 * 448))
+    one, six, range_max = (amax.new_tensor(v) for v in (1.0, 6.0, 6.0 * 448))
     encode_scale = torch.where(largest > 0, (range_max / largest).clamp(max=2.0**126), one)
     tensor_scale = one / encode_scale
     codes = encode_float(torch.where(finite, amax / six * encode_scale, torch.nan), numerics.NVFP4_SCALE)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.quantizers import ScaleSource
-from mxexport.quant.spec import Format, make_activation_quantizer, make_weight_quantizer
+from mxexport.quant.spec import Format, as_spec, make_activation_quantizer, make_weight_quantizer
 from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 
 
@@ -16,13 +17,20 @@ def apply(quantizer: Quantizer | ScaleSource | None, x: Tensor) -> Tensor:
     return x if quantizer is None else quantizer(x)
 
 
+def with_value(x: Tensor) -> Tensor:
+    """`x` with the attribute `value`, as quant tensors have it, for code that asks for it."""
+    x.value = torch.ops.aten.alias(x)  # not itself: a tensor in a cycle lives until the collector comes
+    return x
+
+
 class QuantLayer(nn.Module):
     """A layer with quantizers in front of its product, in attributes that end in `_quant`.
 
     Layers with weights subclass this and their float layer: they take the float layer's arguments and then, by name,
-    `weight` and `activation` (a format, a format name, a `QuantSpec`, or None for float), `scale_rule` and
-    `bias_format`.
+    `weight` and `activation` (a format, a format name, a `QuantSpec`, a table of its fields, or None for float),
+    `scale_rule` and `bias_format`.
     Parameter and state_dict names are the float layer's; scales that are stored (static, mse, learned) come on top.
+    A state dict of the float layer loads all the same: stored scales of weights are then found anew.
     Groups run along the axis that the product sums over.
 
     `bias_format`: "float", or "int32" for whole multiples of (input step * weight step); that needs integer elements
@@ -52,7 +60,7 @@ class QuantLayer(nn.Module):
         **kwargs,
     ):
         super().__init__(*args, **kwargs)
-        self.set_formats(weight, activation, scale_rule, bias_format)
+        self.set_formats(as_spec(weight), as_spec(activation), scale_rule, bias_format)
 
     def set_formats(
         self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
@@ -78,6 +86,28 @@ class QuantLayer(nn.Module):
             self._modules.pop(name, None)  # one that is a module would refuse another in its place
             setattr(self, name, quantizer)
 
+    def _quantizers_of_weights(self) -> dict[str, str]:
+        """Attribute of a weight's quantizer -> attribute of the weight."""
+        return {"weight_quant": self.weight_names[0]}
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        """Weights that come without scales of their own, as those of the float model do, get new ones."""
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        for name, attribute in self._quantizers_of_weights().items():
+            quantizer, weight = getattr(self, name, None), getattr(self, attribute, None)
+            has_scales = any(key.startswith(f"{prefix}{name}.") for key in state_dict)
+            if isinstance(quantizer, ScaleSource) and prefix + attribute in state_dict and not has_scales:
+                quantizer.restart(weight.detach())
+
+    def _apply(self, fn, recurse: bool = True):
+        """Scales that the layer itself holds stay float32 when a model is cast, as those of its quantizers do."""
+        held = {n: t for n, t in self._buffers.items() if t is not None and n.endswith(("scale", "zero_point"))}
+        super()._apply(fn, recurse)
+        for name, tensor in held.items():
+            if self._buffers[name].dtype != tensor.dtype:
+                self._buffers[name] = tensor.to(self._buffers[name].device)
+        return self
+
     def quantizers(self) -> dict[str, Quantizer]:
         """Attribute name -> quantizer, of this layer alone; sides in float are left out."""
         held = {**self.__dict__, **self._modules}
@@ -86,9 +116,14 @@ class QuantLayer(nn.Module):
     def quant_weight(self, name: str | None = None) -> GroupwiseQuantTensor | Tensor:
         """The weight as a quant tensor (contracted scales); the float weight where it is not quantized.
 
-        `name`: which one, in layers that have several weights (by default the first of `weight_names`).
+        `name`: which one, in layers that have several weights (by default the first of `weight_names`). Graphs for
+        export know no quant tensors: there it is a plain tensor, with its `value`.
         """
-        weight, q = getattr(self, name or self.weight_names[0]), self.weight_quant
+        name = name or self.weight_names[0]
+        quantizers = {weight: quantizer for quantizer, weight in self._quantizers_of_weights().items()}
+        weight, q = getattr(self, name), getattr(self, quantizers.get(name, "weight_quant"))
+        if q is not None and torch.compiler.is_exporting():
+            return with_value(q(weight))
         return weight if q is None else quantize_with(q, weight)
 
     def quant_bias(self) -> Tensor | None:

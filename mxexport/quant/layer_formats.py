@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,8 +69,8 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 
 
 def format_table(
-    weight: Format | Mapping,
-    activation: Format | Mapping,
+    weight: Format,
+    activation: Format,
     scale_rule: str,
     bias_format: str,
     exclude: str | Sequence[str],
@@ -90,17 +90,28 @@ def format_table(
             {"weight": weight, "activation": activation, "scale_rule": scale_rule, "bias_format": bias_format}, ""
         )
     )
-    entries = tuple((pattern, _entry(value, f"{where}: {pattern!r}: ")) for pattern, value in (formats or {}).items())
-    return FormatTable(defaults, entries, (exclude,) if isinstance(exclude, str) else tuple(exclude))
+    if formats is not None and not isinstance(formats, Mapping):
+        raise FormatError(f"formats: expected a table of module names or patterns, or a path, found {formats!r}")
+    entries = tuple((_name(key, where), _entry(value, f"{where}: {key!r}: ")) for key, value in (formats or {}).items())
+    if not isinstance(exclude, (str, Sequence, Set)):
+        raise FormatError(f"exclude: expected module names or patterns, found {exclude!r}")
+    exclude = tuple(_name(name, "exclude") for name in ((exclude,) if isinstance(exclude, str) else exclude))
+    return FormatTable(defaults, entries, exclude)
+
+
+def _name(key, where: str) -> str:
+    if not isinstance(key, str):
+        raise FormatError(f"{where}: {key!r} is no module name or pattern; if it is one, write it in quotes ('{key}')")
+    return key
 
 
 def _entry(value, where: str) -> dict:
-    """Any subset of `KEYS`; a format name alone or null means weight and activation."""
-    if value is None or isinstance(value, (str, GroupFormat)):
+    """Any subset of `KEYS`; a format or `QuantSpec` alone, or null, means weight and activation."""
+    if value is None or isinstance(value, (str, GroupFormat, QuantSpec)):
         value = {"weight": value, "activation": value}
     if not isinstance(value, Mapping):
         raise FormatError(f"{where}found {value!r}; expected a format name or a table of {', '.join(KEYS)}")
-    if unknown := sorted(set(value) - set(KEYS)):
+    if unknown := sorted(set(map(str, value)) - set(KEYS)):
         raise FormatError(f"{where}unknown key {unknown[0]!r}; expected {', '.join(KEYS)}")
     return _checked(dict(value), where)
 
@@ -130,8 +141,8 @@ def _read(path: Path) -> Mapping:
         raise InputFileError(f"formats: no such file: {path}")
     try:
         table = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
         raise InputFileError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(table, Mapping) or not all(isinstance(key, str) for key in table):
+    if not isinstance(table, Mapping):
         raise InputFileError(f"{path}: expected a table of module names or patterns, found {type(table).__name__}")
     return table

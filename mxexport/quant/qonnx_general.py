@@ -39,9 +39,9 @@ def float_quant(
 ) -> Tensor:
     v = x.abs() / scale
     magnitude = torch.minimum(v, max_val)
-    smallest = torch.ldexp(torch.tensor(1.0), 1 - exponent_bias.int())
+    smallest = torch.ldexp(torch.ones((), dtype=torch.float32), 1 - exponent_bias.int())
     binade = torch.frexp(torch.maximum(magnitude, smallest)).exponent - 1
-    step = torch.ldexp(torch.tensor(1.0), binade - mantissa_bit_width.int())
+    step = torch.ldexp(torch.ones((), dtype=torch.float32), binade - mantissa_bit_width.int())
     rounded = _ROUND[rounding_mode](magnitude / step) * step
     return torch.where(torch.isfinite(v), torch.copysign(rounded, x), torch.nan) * scale
 

@@ -11,8 +11,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from mxexport.formats import GroupFormat, get_format, with_group_size
 from mxexport.quant import kernels, scaling
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.learned import learned_apply, learned_scale
+from mxexport.scaling import resolve_scaling
 
 
 class ScaleSource(nn.Module):
@@ -69,6 +68,18 @@ class ScaleSource(nn.Module):
     def tensor_scale(self, x: Tensor) -> Tensor | None:
         return self.core.tensor_scale(x)
 
+    def restart(self, weight: Tensor) -> None:
+        """Forget stored scales and take those of `weight` (quantizers of weights)."""
+
+    def _apply(self, fn, recurse: bool = True):
+        """Scales stay float32 when a model is cast: float16 has no 2**-127, and bfloat16 would round float scales."""
+
+        def move_only(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(move_only, recurse)
+
     def extra_repr(self) -> str:
         rule = f", scale_rule={self.scale_rule}" if self.format.is_mx else ""
         return f"{self.format.name}, axis={self.axis}, scaling_per_output={self.scaling_per_output}{rule}"
@@ -101,6 +112,8 @@ class StoredScale(ScaleSource):
         self.stored_zero_point = None if zero is None else zero.clone()
         self.stored_tensor_scale = None if tensor_scale is None else tensor_scale.clone()
 
+    restart = calibrate
+
     def _find(self, x: Tensor) -> Tensor:
         return self.core.scale(x)
 
@@ -126,6 +139,8 @@ class StoredScale(ScaleSource):
         return stored.reshape(sizes)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if not self.shared and _is_foreign(state_dict, prefix):
+            return
         for name in ("stored_scale", "stored_zero_point", "stored_tensor_scale"):
             given = state_dict.get(prefix + name)
             if given is not None and (getattr(self, name) is None or getattr(self, name).shape != given.shape):
@@ -217,10 +232,13 @@ class MseScale(StoredScale):
 class LearnedScale(ScaleSource):
     """A trained scale: parameter `raw_scale`, LSQ gradient; MX formats use the nearest power of two of it, exactly.
 
-    Weights start from the scale of the weight (`init`); activations from the first tensor they see.
+    Weights start from the scale of the weight (`init`); activations from the first tensor they see in training mode,
+    and are quantized dynamically until then.
     """
 
     source = "learned"
+    started = False
+    """`initialized` as plain Python, which compiled code can branch on."""
 
     def __init__(self, core: Quantizer, shared: bool = False, *, init: Tensor | None = None, length: int | None = None):
         _refuse(core, "learned", False, "")
@@ -231,15 +249,16 @@ class LearnedScale(ScaleSource):
             )
         self.register_buffer("initialized", torch.tensor(init is not None))
         self.register_buffer("stored_zero_point", None)
+        self.started = init is not None
         if init is not None:
             self.raw_scale = nn.Parameter(self._raw(core.scale(init.detach())))
             self.stored_zero_point = core.zero_point(init.detach(), core.scale(init.detach()))
             return
         size = core.format.group_size if core.scaling_per_output == "group" else 1
         count = 1 if core.scaling_per_output == "tensor" else -(-length // size)
-        self.raw_scale = nn.Parameter(torch.ones(count))
+        self.raw_scale = nn.Parameter(torch.ones(count, dtype=torch.float32))
         if core.has_zero_point:
-            self.stored_zero_point = torch.zeros(count)
+            self.stored_zero_point = torch.zeros(count, dtype=torch.float32)
 
     def _raw(self, scale: Tensor) -> Tensor:
         """MX: the shared power of two, not the step of one integer."""
@@ -256,11 +275,39 @@ class LearnedScale(ScaleSource):
         if self.stored_zero_point is not None:
             self.stored_zero_point.copy_(start.stored_zero_point)
         self.initialized.fill_(True)
+        self.started = True
+
+    @torch.no_grad()
+    def restart(self, weight: Tensor) -> None:
+        scale = self.core.scale(weight)
+        self.raw_scale.copy_(self._raw(scale))
+        if self.stored_zero_point is not None:
+            self.stored_zero_point.copy_(self.core.zero_point(weight, scale))
+
+    @torch.compiler.disable(reason="the first tensor sets a learned scale: run the model once, then compile it")
+    def _start(self, x: Tensor) -> None:
+        if not self.initialized:
+            self.initialize(x)
+        self.started = True
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and not torch.compiler.is_compiling() and not self.initialized:
-            self.initialize(x)
+        if self.started:
+            return super().forward(x)
+        if torch.compiler.is_exporting():
+            raise UnsupportedError(
+                f"learned scale of {self.format.name} has not started; run data through in training mode first"
+            )
+        if not self.training:
+            return self.core(x)
+        self._start(x)
         return super().forward(x)
+
+    def train(self, mode: bool = True) -> LearnedScale:
+        self.started = self.started or self._has_started()  # buffers may have been written from outside
+        return super().train(mode)
+
+    def _has_started(self) -> bool:
+        return not self.initialized.is_meta and bool(self.initialized)
 
     def scale(self, x: Tensor) -> Tensor:
         raw, elements = self.raw_scale, x.numel() // max(self.raw_scale.numel(), 1)
@@ -272,6 +319,12 @@ class LearnedScale(ScaleSource):
         return None if self.stored_zero_point is None else self._place(self.stored_zero_point, x)
 
     _place = StoredScale._place
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if _is_foreign(state_dict, prefix) and not (self.shared and self.started):
+            return
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        self.started = self._has_started()
 
     def _apply_quantizer(self, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
         return learned_apply(self.core, x, scale, zero_point)
@@ -299,6 +352,8 @@ def weight_quantizer(
         FormatError: unknown format, rule, source or granularity, or a combination that does not exist.
     """
     per = resolve_scaling(scaling_per_output, scaling_per_output_channel)
+    if weight.is_meta and source != "dynamic":
+        raise FormatError(f"scale source {source!r} takes its scales from the weight, which has no data on device meta")
     made = _source(source, Quantizer(get_format(fmt), axis, scale_rule, per, channel_axis), init=weight)
     if isinstance(made, StoredScale):
         made.calibrate(weight.detach())
@@ -330,23 +385,23 @@ def activation_quantizer(
 
 
 def freeze_scales(model: nn.Module) -> None:
-    """End calibration: every static scale of `model` becomes constant."""
-    for module in model.modules():
-        if isinstance(module, StaticScale):
-            module.freeze()
+    """End calibration: every static scale of `model` becomes constant.
 
+    A module may hold quantizers that it does not need for the inputs it gets (the keys of self-attention are its
+    queries); those that observed nothing beside others that did are left open.
 
-def resolve_scaling(scaling_per_output: str | None, scaling_per_output_channel: bool | None) -> str | None:
-    """The granularity asked for; the deprecated boolean wins where it is set (True: channel, False: tensor)."""
-    if scaling_per_output_channel is None:
-        return scaling_per_output
-    chosen = "channel" if scaling_per_output_channel else "tensor"
-    warnings.warn(
-        f"scaling_per_output_channel is deprecated; write scaling_per_output={chosen!r}",
-        DeprecationWarning,
-        stacklevel=3,
-    )
-    return chosen
+    Raises:
+        UnsupportedError: names the modules whose quantizers observed nothing at all.
+    """
+    scales = {name: module for name, module in model.named_modules() if isinstance(module, StaticScale)}
+    seen = {name for name, module in scales.items() if module.calibrated or module.low is not None}
+    layers = {name.rpartition(".")[0] for name in seen if name.endswith("_quant") and scales[name].shared}
+    unseen = [name for name in scales if name not in seen]
+    if missed := [n for n in unseen if not (n.endswith("_quant") and n.rpartition(".")[0] in layers)]:
+        problems = [(name or type(model).__name__, "nothing was observed") for name in missed]
+        raise UnsupportedError("static scales cannot be frozen; run data through the model first", problems)
+    for name in seen:
+        scales[name].freeze()
 
 
 def search(core: Quantizer, x: Tensor) -> Tensor:
@@ -371,6 +426,14 @@ def _source(name: str, core: Quantizer, shared: bool = False, **start) -> ScaleS
     if name not in SOURCES:
         raise FormatError(f"unknown scale source {name!r}; expected one of {', '.join(SOURCES)}")
     return SOURCES[name](core, shared, **(start if name == "learned" else {}))
+
+
+def _is_foreign(state_dict: dict, prefix: str) -> bool:
+    """True for a state dict without this quantizer, as that of the float model is: nothing is missing then.
+
+    Scales of weights follow the weights that were loaded (`QuantLayer`), those of activations have yet to start.
+    """
+    return not any(key.startswith(prefix) for key in state_dict)
 
 
 def _refuse(core: Quantizer, name: str, unsupported: bool, why: str) -> None:

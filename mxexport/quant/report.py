@@ -30,7 +30,7 @@ class ConvertedLayer:
 
 @dataclass(frozen=True)
 class FloatLayer:
-    """A module with parameters that stays in float; `expected` where that was asked for or has no product."""
+    """A module with parameters left as it is, mostly in float; `expected` where asked for or without a product."""
 
     name: str
     kind: str
@@ -57,7 +57,7 @@ class ConversionReport:
             for c in self.converted
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
-        lines += [f"{f.name}: {f.kind} left in float: {f.reason}" for f in self.left]
+        lines += [f"{f.name}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
 
 

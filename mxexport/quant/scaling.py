@@ -17,10 +17,18 @@ def statistics(x: Tensor, axis: int, channel_axis: int | None, asymmetric: bool)
     x = x.detach().float()
     kept = None if channel_axis is None else channel_axis % x.ndim
     others = [d for d in range(x.ndim) if d != kept]
+    if torch.compiler.is_exporting():  # the largest value that onnxruntime finds is no NaN where there is one
+        bad = x.isnan()
+        found = _statistics(torch.where(bad, 0.0, x), axis % x.ndim, others, asymmetric)
+        bad = _statistics(bad.float(), axis % x.ndim, others, False) > 0
+        return torch.where(bad.repeat_interleave(2, axis % x.ndim) if asymmetric else bad, torch.nan, found)
+    return _statistics(x, axis % x.ndim, others, asymmetric)
+
+
+def _statistics(x: Tensor, axis: int, others: list[int], asymmetric: bool) -> Tensor:
     if not asymmetric:
         return x.abs().amax(others, keepdim=True) if others else x.abs()
     low, high = (x.amin(others, keepdim=True), x.amax(others, keepdim=True)) if others else (x, x)
-    axis = axis % x.ndim
     return torch.stack([low.clamp(max=0), high.clamp(min=0)], axis + 1).flatten(axis, axis + 1)
 
 
@@ -28,28 +36,27 @@ def nested_scale(x: Tensor, fmt: GroupFormat, axis: int) -> Tensor:
     """Contracted scales of groups as integers times one float32 per super-group. See `mxexport.scaling`."""
     axis = axis % x.ndim
     x = x.detach().float()
-    one, levels, wanted_max = (
-        torch.tensor(float(v), device=x.device) for v in (1, 2**fmt.scale_bits - 1, fmt.element.max_val)
-    )
+    one, levels, wanted_max = (x.new_tensor(float(v)) for v in (1, 2**fmt.scale_bits - 1, fmt.element.max_val))
+    bad = ~x.isfinite()  # apart, because the largest value that onnxruntime finds is no NaN where there is one
+    grouped = kernels.split_groups(torch.where(bad, 0.0, x), axis, fmt.group_size)
     if fmt.asymmetric:
-        grouped = kernels.split_groups(x, axis, fmt.group_size)
         width = grouped.amax(axis + 1).clamp(min=0) - grouped.amin(axis + 1).clamp(max=0)
     else:
-        width = kernels.split_groups(x.abs(), axis, fmt.group_size).amax(axis + 1)
+        width = grouped.abs().amax(axis + 1)
     wanted = width / wanted_max
-    finite = wanted.isfinite()
+    finite = wanted.isfinite() & (kernels.split_groups(bad.float(), axis, fmt.group_size).amax(axis + 1) == 0)
     masked = torch.where(finite, wanted, torch.zeros_like(wanted))
     largest = kernels.split_groups(masked, axis, fmt.super_size).amax(axis + 1) / levels
     unit = torch.where(largest == 0, one, largest)
     unit = kernels.expand(unit, axis, fmt.super_size, wanted.shape[axis])
-    scale = torch.round(wanted / unit).clamp(1, float(levels)) * unit
+    scale = torch.round(wanted / unit).clamp(1, 2**fmt.scale_bits - 1) * unit
     return torch.where(finite, scale, torch.nan)
 
 
 def candidates(scale: Tensor, fmt: GroupFormat) -> list[Tensor]:
     """Scales to try, the given one first."""
     if not fmt.is_mx:
-        return [scale * torch.tensor(factor, device=scale.device) for factor in FLOAT_FACTORS]
+        return [scale * scale.new_tensor(factor) for factor in FLOAT_FACTORS]
     codes = kernels.scale_codes(scale, fmt.step_frac_bits).int()
     moved = [kernels.power_of_two((codes + shift).clamp(0, 254), fmt.step_frac_bits) for shift in MX_SHIFTS]
     return [torch.where(scale.isnan(), scale, m) for m in moved]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import InitVar, dataclass, fields
 
 from torch import Tensor
 
@@ -11,7 +11,7 @@ from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat, check_rule, get_format
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.quantizers import SOURCES, ScaleSource, activation_quantizer, weight_quantizer
-from mxexport.scaling import check_scaling
+from mxexport.scaling import check_scaling, resolve_scaling
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class QuantSpec:
     scaling_per_output: "group", "channel" or "tensor"; by default groups where the format has a group size.
     signed: False for activations that are never negative (after ReLU).
     scale_rule: rule of power-of-two scales; None takes the layer's.
+    scaling_per_output_channel: deprecated; True stands for scaling_per_output="channel", False for "tensor".
 
     Raises:
         FormatError: unknown format, source, granularity or rule, or a combination that does not exist.
@@ -33,12 +34,17 @@ class QuantSpec:
     scaling_per_output: str | None = None
     signed: bool = True
     scale_rule: str | None = None
+    scaling_per_output_channel: InitVar[bool | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, scaling_per_output_channel: bool | None):
         object.__setattr__(self, "format", get_format(self.format))
-        if self.source not in SOURCES:
+        if self.source not in tuple(SOURCES):
             raise FormatError(f"unknown scale source {self.source!r}; expected one of {', '.join(SOURCES)}")
-        check_scaling(self.format, self.scaling_per_output)
+        if not isinstance(self.signed, bool):
+            raise FormatError(f"signed {self.signed!r}: expected True or False")
+        chosen = resolve_scaling(self.scaling_per_output, scaling_per_output_channel)
+        object.__setattr__(self, "scaling_per_output", chosen)
+        check_scaling(self.format, chosen)
         if self.scale_rule is not None:
             check_rule(self.scale_rule)
 
@@ -50,20 +56,22 @@ class QuantSpec:
     def from_mapping(cls, keys: Mapping) -> QuantSpec:
         """`QuantSpec(**keys)` of a table read from a file. Raises FormatError for keys that are missing or unknown."""
         known = [field.name for field in fields(cls)]
-        if unknown := sorted(set(keys) - set(known)):
+        if unknown := sorted(set(map(str, keys)) - {*known, "scaling_per_output_channel"}):
             raise FormatError(f"unknown key {unknown[0]!r}; expected {', '.join(known)}")
         if "format" not in keys:
             raise FormatError(f"a table without 'format'; expected {', '.join(known)}")
         return cls(**keys)
 
 
-Format = str | GroupFormat | QuantSpec | None
+Format = str | GroupFormat | QuantSpec | Mapping | None
+"""How one side of a layer is quantized; a table holds the fields of a `QuantSpec`, None keeps it in float."""
 
 
 def make_weight_quantizer(
     fmt: Format, weight: Tensor | None, axis: int, channel_axis: int, scale_rule: str = "floor"
 ) -> Quantizer | ScaleSource | None:
     """The quantizer of a weight; None where `fmt` is, or where a layer lacks that weight. Raises FormatError."""
+    fmt = as_spec(fmt)
     if not isinstance(fmt, QuantSpec):
         return None if fmt is None else Quantizer(get_format(fmt), axis, scale_rule)
     if weight is None:
@@ -85,6 +93,7 @@ def make_activation_quantizer(
     fmt: Format, axis: int, scale_rule: str = "floor", length: int | None = None
 ) -> Quantizer | ScaleSource | None:
     """The quantizer of an activation; None keeps it in float. `length`: size of the axis. Raises FormatError."""
+    fmt = as_spec(fmt)
     if not isinstance(fmt, QuantSpec):
         return None if fmt is None else Quantizer(get_format(fmt), axis, scale_rule)
     return activation_quantizer(
@@ -97,6 +106,11 @@ def make_activation_quantizer(
         signed=fmt.signed,
         length=length,
     )
+
+
+def as_spec(fmt: Format) -> Format:
+    """A `QuantSpec` for a table of its fields; others as they are. Raises FormatError."""
+    return QuantSpec.from_mapping(fmt) if isinstance(fmt, Mapping) else fmt
 
 
 def _rule(spec: QuantSpec, scale_rule: str) -> str:

@@ -15,6 +15,7 @@ from mxexport.formats import GroupFormat, get_format
 from mxexport.quant import codes, kernels
 from mxexport.quant.fake import Quantizer, check_input
 from mxexport.quant.layout import Layout
+from mxexport.scaling import resolve_scaling
 
 INNER = ("_grouped", "scale_", "zero_point_", "tensor_scale")
 _COMPUTED = ("value", "value_", "scale", "zero_point", "codes", "scale_codes")
@@ -290,19 +291,22 @@ def quantize(
     scale_rule: str = "floor",
     scaling_per_output: str | None = None,
     channel_axis: int = 0,
+    scaling_per_output_channel: bool | None = None,
 ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """Quantize a float tensor to a group format along `axis`.
 
     `value_` has the dtype of `x` (its gradient is straight-through), scales are float32. `scaling_per_output` is
     "group", or "channel" / "tensor" for one group as long as the axis whose scale repeats; by default it follows from
-    the format: groups where the name ends in a group size, else the tensor.
+    the format: groups where the name ends in a group size, else the tensor. `scaling_per_output_channel` is deprecated
+    (True: "channel", False: "tensor").
 
     Raises:
         FormatError: unknown format, unknown rule, or a rule the format cannot have.
         ShapeError: axis outside the rank, or `x` not a floating tensor.
     """
     check_input(x, axis, "quantize")
-    return quantize_with(Quantizer(get_format(fmt), axis, scale_rule, scaling_per_output, channel_axis), x)
+    per = resolve_scaling(scaling_per_output, scaling_per_output_channel)
+    return quantize_with(Quantizer(get_format(fmt), axis, scale_rule, per, channel_axis), x)
 
 
 def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:

@@ -6,16 +6,19 @@ layers that compute the same bits through `mxexport::` ops; everything between t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import types
 import warnings
+from collections.abc import Iterator
 
 import torch
 from torch import nn
 
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.convert import convert_layers
+from mxexport.frontends.brevitas.observing import as_tuple
 
 VERSION = "0.13.4"
 
@@ -31,12 +34,13 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
     """The mxexport model that computes what `model` computes in eval mode; `model` itself is left as it is.
 
     Groupwise quantizers become groupwise operators with Brevitas' own contracted scales, all others QONNX's standard
-    `Quant`, `FloatQuant` and `BipolarQuant`. Outputs are plain tensors, also where Brevitas returns quant tensors.
-    The result is for inference and export. What differs from Brevitas, or surprises in it, is kept layer by layer in
-    `notes`; a warning names the layers that saturate and the scales that were not powers of two.
+    `Quant`, `FloatQuant` and `BipolarQuant`. Outputs are plain tensors, also where Brevitas returns quant tensors (they
+    have the attribute `value` then, and no more). The result is for inference and export. What differs from Brevitas,
+    or surprises in it, is kept layer by layer in `notes`; a warning names the layers that saturate and the scales that
+    were not powers of two.
 
-    `args`: example inputs. They are needed where a bias takes its scale from an earlier layer, and to measure how
-    many activations saturate.
+    `args`: example inputs. They are needed where a bias takes its scale from an earlier layer, to measure how many
+    activations saturate, and to see that the code between the layers runs.
 
     Raises:
         UnsupportedError: Brevitas missing or of another version, or layers that cannot be converted (all are listed).
@@ -47,10 +51,13 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
     if not is_brevitas(model):
         raise UnsupportedError("from_brevitas: the model has no Brevitas layer")
     training = {name: module.training for name, module in model.named_modules()}
-    working = _copy(model)
-    with torch.no_grad(), warnings.catch_warnings():
+    # Tensors made in inference mode would be of no use outside of it.
+    with torch.inference_mode(False), torch.no_grad(), _float32_by_default(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Brevitas' own, about its internals
+        working = _copy(model)
         converted, told = convert_layers(working, args)
+        if args is not None:
+            _check_it_runs(converted, args)
     for name, module in converted.named_modules():
         parent = name.rpartition(".")[0]
         module.training = training.get(name, training.get(parent, model.training))
@@ -58,6 +65,28 @@ def from_brevitas(model: nn.Module, args: tuple | None = None) -> nn.Module:
         lines = [f"  {where}: {what}" for where, what in told]
         warnings.warn("\n".join(["from_brevitas:", *lines]), stacklevel=2)
     return converted
+
+
+@contextlib.contextmanager
+def _float32_by_default() -> Iterator[None]:
+    """Probes are float32, and so are the constants that Brevitas makes on the way."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _check_it_runs(converted: nn.Module, args: object) -> None:
+    """Code between the layers may ask for what quant tensors have and plain ones do not."""
+    try:
+        converted(*as_tuple(args))
+    except Exception as error:  # whatever the user's forward raises
+        raise UnsupportedError(
+            "from_brevitas: the model's own code fails on the example inputs once its layers return plain tensors "
+            f"(with the attribute value where they returned quant tensors, and no more of those): {error}"
+        ) from error
 
 
 def _copy(model: nn.Module) -> nn.Module:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.activations import read_activation
@@ -14,6 +16,7 @@ from mxexport.frontends.brevitas.layers import (
     ConvertedActivation,
     ConvertedAdd,
     ConvertedLayer,
+    ConvertedPassing,
     ConvertedWeightLayer,
     activation_function,
     computation,
@@ -29,9 +32,13 @@ def at(name: str, role: str) -> str:
 
 @dataclass
 class Conversion:
-    """What was found on the way: replacements, what to tell, what cannot be converted."""
+    """What was found on the way: replacements, what to tell, what cannot be converted.
+
+    `dtype`: that of the model's parameters, which activations without any share.
+    """
 
     seen: Observed
+    dtype: torch.dtype
     replaced: dict[nn.Module, ConvertedLayer] = field(default_factory=dict)
     told: list[tuple[str, str]] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -51,7 +58,9 @@ def convert_layers(model: nn.Module, args: tuple | None) -> tuple[nn.Module, lis
     """
     from brevitas.proxy.quant_proxy import QuantProxyFromInjector
 
-    work = Conversion(observe(model, args))
+    work = Conversion(
+        observe(model, args), next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    )
     inside: tuple[str, ...] = ()
     for name, module in model.named_modules():
         if inside and name.startswith(inside):
@@ -60,16 +69,21 @@ def convert_layers(model: nn.Module, args: tuple | None) -> tuple[nn.Module, lis
             inside = (*inside, f"{name}." if name else "")
             try:
                 _check_own_code(name, module)
+                _check_parameters(name, module)
                 work.replaced[module] = convert(work, name, module)
                 _tell_of_hooks(work, name, module)
             except UnsupportedError as error:
                 work.problems += error.problems or [(name, str(error))]
+            except Exception as error:  # Brevitas' own code runs here
+                what = f"Brevitas fails on this {type(module).__name__}: {type(error).__name__}: {error}"
+                work.problems.append((name, what))
         elif isinstance(module, QuantProxyFromInjector) and module.is_quant_enabled:
             owner = name.rpartition(".")[0]
             kind = type(model.get_submodule(owner)).__name__
             work.problems.append((name, f"{type(module).__name__} of {kind}: this layer is not known here"))
     if work.problems:
-        raise UnsupportedError("from_brevitas: layers that cannot be converted", work.problems)
+        problems = [(where or type(model).__name__, what) for where, what in work.problems]
+        raise UnsupportedError("from_brevitas: layers that cannot be converted", problems)
     return _swap(model, work.replaced), work.told
 
 
@@ -79,6 +93,16 @@ def _check_own_code(name: str, module: nn.Module) -> None:
         function = getattr(type(module), method, None)
         if function is not None and function.__module__.split(".")[0] != "brevitas":
             raise refuse(name, f"{type(module).__name__} overrides {method}; expected a layer of Brevitas as it is")
+
+
+def _check_parameters(name: str, module: nn.Module) -> None:
+    """What probes of the quantizers cannot work with."""
+    for key, tensor in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):
+        where = at(name, key)
+        if tensor.device.type != "cpu":
+            raise refuse(where, f"is on device {tensor.device}; give the model with its data on the CPU")
+        if tensor.dtype == torch.float64:
+            raise refuse(where, "is float64, and scales are float32 here; call model.float() first")
 
 
 def _tell_of_hooks(work: Conversion, name: str, module: nn.Module) -> None:
@@ -98,7 +122,8 @@ def _swap(model: nn.Module, replaced: dict[nn.Module, ConvertedLayer]) -> nn.Mod
 
 def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], ConvertedLayer] | None:
     from brevitas import nn as qnn
-    from brevitas.nn.mixin.base import QuantRecurrentLayerMixin
+    from brevitas.nn.mixin.acc import TruncMixin
+    from brevitas.nn.mixin.base import QuantLayerMixin, QuantRecurrentLayerMixin
     from brevitas.nn.quant_layer import QuantNonLinearActLayer, QuantWeightBiasInputOutputLayer
 
     if isinstance(module, (QuantWeightBiasInputOutputLayer, qnn.QuantEmbedding)):
@@ -111,13 +136,17 @@ def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], Conv
         return _truncating
     if isinstance(module, QuantRecurrentLayerMixin):
         return _recurrent
+    if isinstance(module, (qnn.QuantUpsample, qnn.QuantUpsamplingNearest2d, qnn.QuantUpsamplingBilinear2d)):
+        return _upsampling
+    if isinstance(module, QuantLayerMixin) and not isinstance(module, TruncMixin):
+        return _unknown
     return None
 
 
 def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
     compute = computation(layer)
     if compute is None:
-        raise refuse(name, f"{type(layer).__name__}: this kind of layer is not known here")
+        _unknown(work, name, layer)
     where = at(name, "weight")
     weight = read_parameter(where, layer.weight_quant, layer.weight, _quant_weight(where, layer))
     bias = _read_bias(work, name, layer)
@@ -126,6 +155,7 @@ def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLay
         _parameter(layer.weight, weight),
         None if bias is None else _parameter(layer.bias, bias),
         compute,
+        with_value=_returns_quant_tensors(layer),
     )
     work.take(converted, name, "weight", weight)
     if bias is not None:
@@ -169,20 +199,20 @@ def _own_quant_input(where: str, layer: nn.Module):
         shape = (1, layer.in_features)
     else:
         shape = (1, layer.in_channels, *[1] * len(layer.kernel_size))
-    return layer.input_quant(torch.zeros(shape))
+    return layer.input_quant(torch.zeros(shape, dtype=layer.weight.dtype))
 
 
 def _activation(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
     fused = layer.act_quant.fused_activation_quant_proxy
     function = activation_function(None if fused is None else fused.activation_impl)
-    converted = ConvertedActivation(type(layer).__name__, function)
+    converted = ConvertedActivation(type(layer).__name__, function, with_value=_returns_quant_tensors(layer))
     for role in ("input", "act"):
         _take_activation(work, converted, name, role, layer)
     return converted
 
 
 def _add(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
-    converted = ConvertedAdd(type(layer).__name__)
+    converted = ConvertedAdd(type(layer).__name__, with_value=_returns_quant_tensors(layer))
     for role in ("input", "output"):
         _take_activation(work, converted, name, role, layer)
     return converted
@@ -193,7 +223,30 @@ def _take_activation(work: Conversion, converted: ConvertedLayer, name: str, rol
     if proxy is None:  # an embedding quantizes its weight only
         return
     where = at(name, role)
-    work.take(converted, name, role, read_activation(where, proxy, work.seen.clipped(proxy)))
+    dtype = getattr(getattr(layer, "weight", None), "dtype", work.dtype)
+    work.take(converted, name, role, read_activation(where, proxy, work.seen.clipped(proxy), dtype))
+
+
+def _returns_quant_tensors(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "return_quant_tensor", False))
+
+
+def _upsampling(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    if layer.mode != "nearest":
+        raise refuse(
+            name,
+            f"{type(layer).__name__} with mode {layer.mode!r} rounds to the scale of a quant tensor; use nn.Upsample "
+            "and a QuantIdentity",
+        )
+    compute = partial(F.interpolate, size=layer.size, scale_factor=layer.scale_factor, mode="nearest")
+    return ConvertedPassing(type(layer).__name__, compute, with_value=_returns_quant_tensors(layer))
+
+
+def _unknown(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
+    reason = "this kind of layer is not known here"
+    if isinstance(layer, nn.Embedding):
+        reason = "max_norm rescales the table in place at each look-up; normalize it once and set max_norm=None"
+    raise refuse(name, f"{type(layer).__name__}: {reason}")
 
 
 def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
+from mxexport.quant.layer import with_value
 from mxexport.quant.layers import QuantLayer
 from mxexport.quant.tensor import GroupwiseQuantTensor
 
@@ -17,14 +19,15 @@ from mxexport.quant.tensor import GroupwiseQuantTensor
 class ConvertedLayer(QuantLayer):
     """`<role>_quant` quantizes `<role>` (weight, bias, input, act, output); its tensors are `<role>_scale` and so on.
 
-    `notes` says what differs from Brevitas, or surprises in it.
+    `notes` says what differs from Brevitas, or surprises in it. `with_value`: the Brevitas layer returns quant tensors,
+    so the plain tensor returned here has what their users mostly ask for, `value`.
     """
 
     roles: tuple[str, ...] = ("input", "output")
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, with_value: bool = False):
         nn.Module.__init__(self)
-        self.kind, self.notes = kind, []
+        self.kind, self.notes, self.with_value = kind, [], with_value
         self.weight_quant = self.input_quant = None
         for role in self.roles:
             setattr(self, f"{role}_quant", None)
@@ -40,6 +43,9 @@ class ConvertedLayer(QuantLayer):
             return x
         return quantizer(x, *(getattr(self, f"{role}_{name}") for name in quantizer.tensor_names))
 
+    def returned(self, y: Tensor) -> Tensor:
+        return with_value(y) if self.with_value else y
+
     def extra_repr(self) -> str:
         return f"from Brevitas {self.kind}"
 
@@ -49,17 +55,24 @@ class ConvertedWeightLayer(ConvertedLayer):
 
     roles = ("input", "weight", "bias", "output")
 
-    def __init__(self, kind: str, weight: nn.Parameter, bias: nn.Parameter | None, compute: Callable[..., Tensor]):
-        super().__init__(kind)
+    def __init__(
+        self, kind: str, weight: nn.Parameter, bias: nn.Parameter | None, compute: Callable[..., Tensor], **options
+    ):
+        super().__init__(kind, **options)
         self.weight, self.bias, self.compute = weight, bias, compute
 
     def quant_weight(self) -> GroupwiseQuantTensor | Tensor:
-        """A quant tensor (contracted scales) where the weight is groupwise, else the dequantized weight."""
+        """A quant tensor (contracted scales) where the weight is groupwise, else the dequantized weight.
+
+        Graphs for export know no quant tensors. A plain tensor, there or elsewhere, has its `value`.
+        """
         value = self.quantized("weight", self.weight)
-        if not isinstance(self.weight_quant, GroupQuantizer):
-            return value
+        if torch.compiler.is_exporting() or not isinstance(self.weight_quant, GroupQuantizer):
+            return value if self.weight_quant is None else with_value(value)
         fmt, axis = self.weight_quant.format, self.weight_quant.elements.axis
         zero_point = getattr(self, "weight_zero_point", None)
+        if zero_point is None and fmt.asymmetric:
+            zero_point = torch.zeros_like(self.weight_scale)
         length = value.shape[axis]
         padded = F.pad(value, [0, 0] * (value.ndim - 1 - axis) + [0, -length % fmt.group_size])
         return GroupwiseQuantTensor.from_parts(
@@ -74,7 +87,7 @@ class ConvertedWeightLayer(ConvertedLayer):
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         x, weight = self.quantized("input", x), self.quantized("weight", self.weight)
         bias = None if self.bias is None else self.quantized("bias", self.bias)
-        return self.quantized("output", self.compute(x, weight, bias, *args, **kwargs))
+        return self.returned(self.quantized("output", self.compute(x, weight, bias, *args, **kwargs)))
 
 
 class ConvertedActivation(ConvertedLayer):
@@ -82,17 +95,31 @@ class ConvertedActivation(ConvertedLayer):
 
     roles = ("input", "act")
 
-    def __init__(self, kind: str, activation: Callable[[Tensor], Tensor]):
-        super().__init__(kind)
+    def __init__(self, kind: str, activation: Callable[[Tensor], Tensor], **options):
+        super().__init__(kind, **options)
         self.activation = activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.quantized("act", self.activation(self.quantized("input", x)))
+        y = self.quantized("act", self.activation(self.quantized("input", x)))
+        return self.returned(torch.ops.aten.alias(y) if y is x and self.with_value else y)
 
 
 class ConvertedAdd(ConvertedLayer):
     def forward(self, x: Tensor, other: Tensor) -> Tensor:
-        return self.quantized("output", self.quantized("input", x) + self.quantized("input", other))
+        return self.returned(self.quantized("output", self.quantized("input", x) + self.quantized("input", other)))
+
+
+class ConvertedPassing(ConvertedLayer):
+    """A layer that moves values and quantizes nothing."""
+
+    roles = ()
+
+    def __init__(self, kind: str, compute: Callable[[Tensor], Tensor], **options):
+        super().__init__(kind, **options)
+        self.compute = compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.returned(self.compute(x))
 
 
 # --- computations ---------------------------------------------------------------------------------------------
@@ -159,14 +186,24 @@ def _same_padded(conv, kernel_size, settings, x, weight, bias):
 
 
 def _transposed_convolution(layer: nn.Module) -> Callable[..., Tensor]:
-    return partial(
-        _CONV_TRANSPOSE[len(layer.kernel_size)],
-        stride=layer.stride,
-        padding=layer.padding,
-        output_padding=layer.output_padding,
-        groups=layer.groups,
-        dilation=layer.dilation,
+    settings = {"stride": layer.stride, "padding": layer.padding, "dilation": layer.dilation}
+    sizes = SimpleNamespace(output_padding=layer.output_padding)  # all that `_output_padding` looks at
+    return partial(_conv_transpose, sizes, tuple(layer.kernel_size), layer.groups, settings)
+
+
+def _conv_transpose(sizes, kernel_size, groups, settings, x, weight, bias, output_size=None):
+    spatial = len(kernel_size)
+    extra = nn.modules.conv._ConvTransposeNd._output_padding(
+        sizes,
+        x,
+        output_size,
+        settings["stride"],
+        settings["padding"],
+        kernel_size,
+        spatial,
+        settings["dilation"],
     )
+    return _CONV_TRANSPOSE[spatial](x, weight, bias, output_padding=extra, groups=groups, **settings)
 
 
 def _embedding(padding_idx, x, weight, bias):

@@ -37,6 +37,11 @@ class Observed:
         return saturated / total if total else None
 
 
+def as_tuple(args: object) -> tuple:
+    """Example inputs by position; one alone needs no tuple."""
+    return tuple(args) if isinstance(args, (tuple, list)) else (args,)
+
+
 def observe(model: nn.Module, args: tuple | None) -> Observed:
     """Run `model` on the inputs, and once more on others, with hooks on its quantizers."""
     from brevitas.proxy.groupwise_int_runtime_quant import GroupwiseActQuantProxyFromInjector
@@ -45,7 +50,7 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
     seen = Observed()
     if args is None:
         return seen
-    args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    args = as_tuple(args)
     hooks = []
     for module in model.modules():
         if isinstance(module, BiasQuantProxyFromInjectorBase):

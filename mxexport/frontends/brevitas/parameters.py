@@ -5,15 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxexport.formats import FloatElement
 from mxexport.frontends.brevitas import rules
 from mxexport.frontends.brevitas.quantizers import Elements, FloatQuantizer, GroupQuantizer, equal_bits
 from mxexport.frontends.brevitas.reading import (
+    HALF,
     MINUS_ZERO,
     Reading,
     is_power_of_two,
     read_elements,
     read_standard,
     refuse,
+    refuse_half,
     saturated_fraction,
     saturation_message,
 )
@@ -32,6 +35,8 @@ def read_parameter(name: str, proxy: nn.Module, original: Tensor, quantized) -> 
         raise refuse(name, f"{type(proxy).__name__} gives a plain tensor; expected a quant tensor with its scale")
     if hasattr(quantized, "value_"):
         reading = _read_groups(name, proxy, original, quantized)
+    elif original.dtype in HALF:
+        raise refuse_half(name, original.dtype, "a scale without groups, for which QONNX's operators take float32,")
     else:
         reading = read_standard(name, proxy, quantized)
     reading.quantizer.eval()
@@ -70,6 +75,11 @@ def _read_groups(name: str, proxy: nn.Module, original: Tensor, q) -> Reading:
     elements = read_elements(name, proxy, q, axis)
     reading = Reading()
     scale = _contracted(q.scale_, original, axis, q.group_size)
+    if isinstance(elements.element, FloatElement) and (scale < 0).any():
+        scale = scale.abs()
+        reading.notes.append(
+            "its negative scales are written as their magnitudes: with signed floats the values are equal"
+        )
     zero_point = _contracted(q.zero_point_, original, axis, q.group_size) if q.zero_point_.any() else None
     zero_groups = ~(_grouped(q, original).ne(0).any(axis + 1))
     scale = _tidy_scales(reading, scale, zero_groups, elements)

@@ -158,4 +158,5 @@ class BipolarQuantizer(Quantizer):
 
 def equal_bits(a: Tensor, b: Tensor) -> Tensor:
     """Element by element: equal float32 bits, any NaN equal to any NaN."""
+    a, b = a.float(), b.float()
     return (a.view(torch.int32) == b.view(torch.int32)) | (torch.isnan(a) & torch.isnan(b))

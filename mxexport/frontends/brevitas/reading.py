@@ -17,6 +17,7 @@ from mxexport.frontends.brevitas.quantizers import (
     Quantizer,
 )
 
+HALF = (torch.float16, torch.bfloat16)
 MINUS_ZERO = "Brevitas' -0 has no code in this format and becomes +0"
 
 
@@ -33,6 +34,10 @@ class Reading:
 
 def refuse(name: str, why: str) -> UnsupportedError:
     return UnsupportedError("from_brevitas: a quantizer cannot be converted", [(name, why)])
+
+
+def refuse_half(name: str, dtype: torch.dtype, what: str) -> UnsupportedError:
+    return refuse(name, f"{what} in {str(dtype).removeprefix('torch.')}; call model.float() first")
 
 
 def is_power_of_two(scale: Tensor) -> bool:
@@ -70,7 +75,8 @@ def read_elements(name: str, proxy: nn.Module, q, axis: int) -> Elements:
 
 def _largest_float(proxy: nn.Module, q) -> float:
     """Brevitas' largest finite value: all bits set, or what its special values leave."""
-    clamp = next(m for m in proxy.modules() if type(m).__name__ == "FloatClamp")
+    # Under BREVITAS_JIT=1 modules are scripted and keep their class as a name only.
+    clamp = next(m for m in proxy.modules() if "FloatClamp" in (type(m).__name__, getattr(m, "original_name", "")))
     exponent, mantissa = int(q.exponent_bit_width), int(q.mantissa_bit_width)
     all_bits = (2 - 2.0**-mantissa) * 2.0 ** (2**exponent - 1 - int(q.exponent_bias))
     return all_bits if clamp.max_available_float is None else min(all_bits, float(clamp.max_available_float()))

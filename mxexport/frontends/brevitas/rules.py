@@ -8,6 +8,7 @@ below Brevitas' smallest statistic, are the only differences that `check_rule` l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -99,16 +100,23 @@ def is_one_bit_short(rule: MXRule | AmaxRule, elements: Elements) -> bool:
 # --- check ----------------------------------------------------------------------------------------------------
 
 
-def check_rule(name: str, theirs: GroupFunction, ours: GroupFunction, rule: MXRule | AmaxRule, elements: Elements):
-    """Compare on edge values, bit for bit (an integer -0 counts as +0).
+def check_rule(
+    name: str,
+    theirs: GroupFunction,
+    ours: GroupFunction,
+    rule: MXRule | AmaxRule,
+    elements: Elements,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Compare on edge values of `dtype`, bit for bit (an integer -0 counts as +0).
 
     Raises:
         UnsupportedError: a difference that is none of those this module's docstring names.
     """
-    groups = edge_groups(elements.group_size)
+    groups = edge_groups(elements.group_size).to(dtype).float()
     expected, actual = theirs(groups)[0], ours(groups)[0]
     same = equal_bits(without_integer_minus_zero(expected, elements), actual).all(1)
-    unexplained = ~same & ~known_difference(groups, rule)
+    unexplained = ~same & ~known_difference(groups, rule, dtype)
     if unexplained.any():
         row = int(torch.argwhere(unexplained)[0])
         at = int(torch.argwhere(~equal_bits(expected[row], actual[row]))[0])
@@ -125,12 +133,15 @@ def without_integer_minus_zero(value: Tensor, elements: Elements) -> Tensor:
     return value if signed_zero else value + 0.0
 
 
-def known_difference(groups: Tensor, rule: MXRule | AmaxRule) -> Tensor:
-    """Rows [P] where Brevitas' float32 log2 may misround, or which lie below its smallest statistic."""
+def known_difference(groups: Tensor, rule: MXRule | AmaxRule, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Rows [P] where Brevitas' log2, of `dtype`, may misround, or which lie below its smallest statistic."""
     if isinstance(rule, AmaxRule):
         return torch.zeros(len(groups), dtype=torch.bool)
     bits = (groups.abs().amax(1).view(torch.int32)).long() + rule.round_bias
     beside = ((bits + LOG2_ERROR) >> 23) != ((bits - LOG2_ERROR) >> 23)
+    if dtype == torch.bfloat16:  # 8 bits hold log2 to 2**-9 of it; subtracting mid-max's constant rounds again
+        steps = torch.log2(groups.double().abs().amax(1)) - math.log2(2 - rule.round_bias / _MANTISSA)
+        beside |= (steps - steps.round()).abs() <= (steps.abs() + 1) * 2**-7
     return beside | ((bits >> 23) - rule.emax <= rule.code_min)
 
 
