@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mxexport.errors import FormatError, ScaleShapeError, ShapeError
+from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.quant import codes, kernels
 from mxexport.quant.fake import Quantizer, check_input
@@ -37,11 +37,13 @@ class GroupwiseQuantTensor(Tensor):
     Expanded on demand to the tensor's own shape, padding removed: `value`, `scale`, `zero_point`.
 
     Make one with `quantize`, or with `from_parts` from parts you have. The results of neg, abs, relu (symmetric and
-    asymmetric alike where the codes allow it), transpose, permute, view, reshape, slices and cat are quant tensors as
-    long as groups stay whole; so are products with a positive power of two when no bit is lost (outside
-    torch.compile, which cannot look at values). Every other result is a plain tensor. Quant tensors are immutable:
-    an operation in place raises, and a view that gives a plain tensor is a copy. A function under torch.compile may
-    take and return quant tensors; one it returns must be detached if another result is differentiated.
+    asymmetric alike where the codes allow it), transpose, permute, view, reshape, flip, expand, repeat, slices, index
+    tensors, masks, embedding, cat and stack are quant tensors as long as groups stay whole; so are products with a
+    positive power of two when no bit is lost (outside torch.compile, which cannot look at values). Every other result
+    is a plain tensor. Quant tensors are immutable: an operation in place raises, and what is not a quant tensor any
+    more (`value`, or a view that cuts groups) is a copy; only `value_` and `scale_` are the stored tensors themselves.
+    A function under torch.compile may take and return quant tensors; one it returns must be detached if another result
+    is differentiated.
     """
 
     @staticmethod
@@ -143,6 +145,32 @@ class GroupwiseQuantTensor(Tensor):
     def __format__(self, spec: str) -> str:
         return format(self.dequantize(), spec) if spec else repr(self)
 
+    @property
+    def data(self) -> Tensor:
+        """The same quant tensor outside autograd. It takes another one, never plain values."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if not isinstance(new, GroupwiseQuantTensor):
+            raise UnsupportedError(
+                f"the data of a quant tensor must be one, too: quantize({self._format_name!r}) it first"
+            )
+        Tensor.data.__set__(self, new)
+        self.__dict__.update({name: new.__dict__[name] for name in (*INNER, "_format_name", "axis")})
+
+    def share_memory_(self):
+        """Moves the stored tensors to shared memory."""
+        for _, part in self._stored():
+            part.share_memory_()
+        return self
+
+    def is_shared(self) -> bool:
+        return all(part.is_shared() for _, part in self._stored())
+
+    def __dlpack__(self, **options):
+        return self.dequantize().__dlpack__(**options)
+
     def numpy(self, *, force: bool = False):
         return self.dequantize().numpy(force=force)
 
@@ -163,6 +191,21 @@ class GroupwiseQuantTensor(Tensor):
             copied = torch.nn.Parameter(copied, self.requires_grad)
         memo[id(self)] = copied
         return copied
+
+    def __setstate__(self, state: dict) -> None:
+        """What torch.load puts in; a checkpoint is a file like any other, so its parts are checked."""
+        try:
+            parts = [state[name] for name in INNER[:3]]
+            axis = state["axis"]
+            fits = type(axis) is int and 0 <= axis < self.ndim and parts[0].dtype == self.dtype
+            if not fits or self.shape != (*parts[0].shape[:axis], self.shape[axis], *parts[0].shape[axis + 2 :]):
+                raise ShapeError(
+                    f"parts of shape {tuple(parts[0].shape)} do not make {tuple(self.shape)} on axis {axis}"
+                )
+            _check_parts(*parts, get_format(state["_format_name"]), axis, self.shape[axis])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShapeError(f"not the parts of a quant tensor: {error!r}") from error
+        self.__dict__.update(state)
 
     def _stored(self) -> list[tuple[str, Tensor]]:
         return [(name, getattr(self, name)) for name in INNER if getattr(self, name) is not None]
@@ -198,6 +241,10 @@ class GroupwiseIntQuantTensor(GroupwiseQuantTensor):
     """Integer elements; `scale_` is the step of one integer."""
 
 
+# Checkpoints that hold quant tensors load under `weights_only=True`.
+torch.serialization.add_safe_globals([GroupwiseFloatQuantTensor, GroupwiseIntQuantTensor])
+
+
 def tensor_class(fmt: GroupFormat) -> type[GroupwiseQuantTensor]:
     return GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
 
@@ -227,7 +274,7 @@ class _Assemble(torch.autograd.Function):
 class _Dequantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q):
-        return joined(q)
+        return joined(q).clone()  # not a view of what `q` stores
 
     @staticmethod
     def backward(ctx, grad):

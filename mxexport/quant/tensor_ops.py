@@ -36,8 +36,18 @@ def dispatch(func, args: tuple, kwargs: dict):
     if result is not NotImplemented:
         return result
     _refuse_writing(func, args, kwargs)
+    if torch.is_inference_mode_enabled():  # no autograd then, which would have taken `func` to pieces
+        result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
     plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
-    return func(*plain_args, **plain_kwargs)
+    return _apart(func, func(*plain_args, **plain_kwargs))
+
+
+def _apart(func, result):
+    """Copies of results that are views, so that writing to them does not change the quant tensor."""
+    views = [r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns]
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, result) if any(views) else result
 
 
 def _plain(x):
@@ -66,6 +76,11 @@ def _same_groups(q: GroupwiseQuantTensor, grouped: Tensor, zero_point=None, scal
     scale = q.scale_ if scale is None else scale
     tensor_scale = q.tensor_scale if tensor_scale is None else tensor_scale
     return type(q)(grouped, scale, zero, q._format_name, q.axis, q.shape[q.axis], tensor_scale)
+
+
+def _has(q, *dims: int) -> bool:
+    """Whether `q` has all these dimensions; where not, torch says so when it is given the plain values."""
+    return all(-q.ndim <= d < q.ndim for d in dims)
 
 
 # --- copies and moves -------------------------------------------------------------------------------------------
@@ -189,6 +204,8 @@ def _scaled(q, power: float | None):
 
 @keeps_groups(aten.permute.default)
 def _permute(q, dims):
+    if not _has(q, *dims):
+        return NotImplemented
     order = tuple(d % q.ndim for d in dims)
     stored = q.group_layout.stored_order(order)
     return _rebuild(q, lambda x: x.permute(stored), order.index(q.axis), q.shape[q.axis])
@@ -196,6 +213,8 @@ def _permute(q, dims):
 
 @keeps_groups(aten.transpose.int)
 def _transpose(q, dim0, dim1):
+    if not _has(q, dim0, dim1):
+        return NotImplemented
     order = list(range(q.ndim))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return _permute(q, order)
@@ -203,6 +222,8 @@ def _transpose(q, dim0, dim1):
 
 @keeps_groups(aten.t.default)
 def _t(q):
+    if q.ndim > 2:
+        return NotImplemented
     return _alias(q) if q.ndim < 2 else _transpose(q, 0, 1)
 
 
@@ -211,7 +232,7 @@ def _view(q, size):
     shape = resolve_shape(tuple(size), q.numel())
     layout = q.group_layout.viewed(shape) if prod(shape) == q.numel() else None
     if layout is None:
-        return joined(q).reshape(size)  # strides of the parts differ, so a plain view may not exist
+        return joined(q).clone().reshape(size)  # not a view, as all plain results
     return _rebuild(
         q,
         lambda x: x.reshape(layout.stored(1)),
@@ -223,6 +244,8 @@ def _view(q, size):
 
 @keeps_groups(aten.unsqueeze.default)
 def _unsqueeze(q, dim):
+    if not -q.ndim - 1 <= dim <= q.ndim:
+        return NotImplemented
     dim %= q.ndim + 1
     before = dim <= q.axis
     return _rebuild(q, lambda x: x.unsqueeze(dim if before else dim + 1), q.axis + before, q.shape[q.axis])
@@ -231,6 +254,8 @@ def _unsqueeze(q, dim):
 @keeps_groups(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default)
 def _squeeze(q, dim=None):
     dims = range(q.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    if not _has(q, *dims):
+        return NotImplemented
     gone = {d % q.ndim for d in dims if q.shape[d] == 1}
     if q.axis in gone:
         return NotImplemented
@@ -238,11 +263,40 @@ def _squeeze(q, dim=None):
     return _rebuild(q, lambda x: x.squeeze(stored), q.axis - sum(d < q.axis for d in gone), q.shape[q.axis])
 
 
+@keeps_groups(aten.flip.default)
+def _flip(q, dims):
+    if not _has(q, *dims) or q.axis in {d % q.ndim for d in dims}:
+        return NotImplemented
+    stored = [q.group_layout.stored_dim(d % q.ndim) for d in dims]
+    return _rebuild(q, lambda x: x.flip(stored), q.axis, q.shape[q.axis])
+
+
+@keeps_groups(aten.expand.default)
+def _expand(q, size, *, implicit=False):
+    more = len(size) - q.ndim
+    if more < 0 or size[more + q.axis] not in (-1, q.shape[q.axis]):
+        return NotImplemented
+    sizes = list(size)
+    sizes[more + q.axis : more + q.axis + 1] = (-1, -1)
+    return _rebuild(q, lambda x: x.expand(sizes), more + q.axis, q.shape[q.axis])
+
+
+@keeps_groups(aten.repeat.default)
+def _repeat(q, repeats):
+    axis = len(repeats) - q.ndim + q.axis
+    if len(repeats) < q.ndim or (repeats[axis] != 1 and not q.group_layout.whole):
+        return NotImplemented
+    stored = [*repeats[: axis + 1], 1, *repeats[axis + 1 :]]
+    return _rebuild(q, lambda x: x.repeat(stored), axis, q.shape[q.axis] * repeats[axis])
+
+
 # --- parts of a tensor ------------------------------------------------------------------------------------------
 
 
 @keeps_groups(aten.slice.Tensor)
 def _slice(q, dim=0, start=None, end=None, step=1):
+    if not _has(q, dim):
+        return NotImplemented
     dim %= q.ndim
     if dim != q.axis:
         stored = q.group_layout.stored_dim(dim)
@@ -256,6 +310,8 @@ def _slice(q, dim=0, start=None, end=None, step=1):
 
 @keeps_groups(aten.select.int)
 def _select(q, dim, index):
+    if not _has(q, dim):
+        return NotImplemented
     dim %= q.ndim
     if dim == q.axis:
         return NotImplemented
@@ -265,20 +321,65 @@ def _select(q, dim, index):
 
 @keeps_groups(aten.index_select.default)
 def _index_select(q, dim, index):
-    if not isinstance(q, GroupwiseQuantTensor) or dim % q.ndim == q.axis or isinstance(index, GroupwiseQuantTensor):
+    if not isinstance(q, GroupwiseQuantTensor) or isinstance(index, GroupwiseQuantTensor):
+        return NotImplemented
+    if not _has(q, dim) or dim % q.ndim == q.axis:
         return NotImplemented
     stored = q.group_layout.stored_dim(dim % q.ndim)
     return _rebuild(q, lambda x: x.index_select(stored, index), q.axis, q.shape[q.axis])
 
 
+@keeps_groups(aten.index.Tensor)
+def _index(q, indices):
+    """Index tensors and masks on dimensions other than the axis. Where they stand side by side, theirs is the place of
+    the new dimensions; else these come first."""
+    if not isinstance(q, GroupwiseQuantTensor) or any(isinstance(i, GroupwiseQuantTensor) for i in indices):
+        return NotImplemented
+    numbers: list[Tensor | None] = []
+    for index in indices:
+        masks = index is not None and index.dtype in (torch.bool, torch.uint8)
+        numbers += index.nonzero().unbind(1) if masks else [index]  # once, the same for values and scales
+    numbers += [None] * (q.ndim - len(numbers))
+    at = [d for d, index in enumerate(numbers) if index is not None]
+    if len(numbers) > q.ndim or not at or q.axis in at or not _masks_fit(q, indices):
+        return NotImplemented
+    new = torch.broadcast_shapes(*(numbers[d].shape for d in at))
+    first = at[0] if at == list(range(at[0], at[-1] + 1)) else 0
+    before = q.axis - sum(d < q.axis for d in at)  # dimensions that stay, in front of the axis
+    stored = [*numbers[: q.axis], None, *numbers[q.axis :]]
+    axis = before if before < first else before + len(new)
+    return _rebuild(q, lambda x: torch.ops.aten.index.Tensor(x, stored), axis, q.shape[q.axis])
+
+
+def _masks_fit(q, indices) -> bool:
+    dim = 0
+    for index in indices:
+        wide = index.ndim if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+        if index is not None and index.dtype in (torch.bool, torch.uint8) and index.shape != q.shape[dim : dim + wide]:
+            return False
+        dim += wide
+    return True
+
+
+@keeps_groups(aten.embedding.default)
+def _embedding(q, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
+    if not isinstance(q, GroupwiseQuantTensor) or isinstance(indices, GroupwiseQuantTensor):
+        return NotImplemented
+    return _index(q, [indices]) if q.ndim == 2 else NotImplemented
+
+
 @keeps_groups(aten.split.Tensor)
 def _split(q, split_size, dim=0):
+    if not _has(q, dim) or split_size < 1:
+        return NotImplemented
     length = q.shape[dim]
     return _split_with_sizes(q, [min(split_size, length - at) for at in range(0, length, split_size)] or [0], dim)
 
 
 @keeps_groups(aten.split_with_sizes.default)
 def _split_with_sizes(q, split_sizes, dim=0):
+    if not _has(q, dim) or min(split_sizes, default=-1) < 0 or sum(split_sizes) != q.shape[dim]:
+        return NotImplemented
     bounds = [sum(split_sizes[:i]) for i in range(len(split_sizes) + 1)]
     pieces = [_slice(q, dim, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
     return NotImplemented if any(piece is NotImplemented for piece in pieces) else pieces
@@ -286,6 +387,8 @@ def _split_with_sizes(q, split_sizes, dim=0):
 
 @keeps_groups(aten.unbind.int)
 def _unbind(q, dim=0):
+    if not _has(q, dim):
+        return NotImplemented
     pieces = [_select(q, dim, i) for i in range(q.shape[dim])]
     return NotImplemented if any(piece is NotImplemented for piece in pieces) else pieces
 
@@ -293,7 +396,7 @@ def _unbind(q, dim=0):
 @keeps_groups(aten.cat.default)
 def _cat(tensors, dim=0):
     first = tensors[0]
-    if not _joinable(tensors):
+    if not _joinable(tensors) or not _has(first, dim):
         return NotImplemented
     dim %= first.ndim
     if dim == first.axis:
@@ -313,7 +416,7 @@ def _cat(tensors, dim=0):
 
 @keeps_groups(aten.stack.default)
 def _stack(tensors, dim=0):
-    if not _joinable(tensors):
+    if not _joinable(tensors) or not -tensors[0].ndim - 1 <= dim <= tensors[0].ndim:
         return NotImplemented
     return _cat([_unsqueeze(q, dim) for q in tensors], dim)
 
