@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.errors import UnsupportedError
 from mxexport.formats import Element, GroupFormat, find_format
-from mxexport.model_file import read_tensors, write_model
+from mxexport.model_file import read_tensors, writable, write_model
 from mxexport.model_reader import read_model
 from mxexport.ops import (
     DOMAIN,
@@ -51,9 +51,7 @@ def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None
     Raises:
         InputFileError: `path` cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    path = writable(path)
     attach_functions(model)
     write_model(model, path, external_data)
     return path

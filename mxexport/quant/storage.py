@@ -24,6 +24,7 @@ from torch import Tensor
 from mxexport.errors import FormatError, InputFileError, MXExportError, OptionError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.graph import write_atomically
+from mxexport.model_file import writable
 from mxexport.numerics import NVFP4_SCALE
 from mxexport.quant import codes, kernels
 from mxexport.quant.layout import Layout
@@ -41,9 +42,7 @@ def save_file(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
         OptionError: what is neither a tensor with values nor called by a string.
         InputFileError: `path` cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    path = writable(path)
     _check_tensors(tensors)
     stored: dict[str, Tensor] = {}
     described: dict[str, dict] = {}

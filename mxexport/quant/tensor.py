@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.formats import GroupFormat, get_format
@@ -241,11 +242,35 @@ class GroupwiseIntQuantTensor(GroupwiseQuantTensor):
     """Integer elements; `scale_` is the step of one integer."""
 
 
+class _Traced:
+    """What a program for export sees: torch's exporter knows plain tensors only, so these give their values."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            args, kwargs = tree_map(cls._values, (args, kwargs or {}))
+            return func(*args, **kwargs)
+
+    @staticmethod
+    def _values(x):
+        return joined(x).contiguous() if isinstance(x, _Traced) else x
+
+
+class _TracedFloat(_Traced, GroupwiseFloatQuantTensor):
+    pass
+
+
+class _TracedInt(_Traced, GroupwiseIntQuantTensor):
+    pass
+
+
 # Checkpoints that hold quant tensors load under `weights_only=True`.
 torch.serialization.add_safe_globals([GroupwiseFloatQuantTensor, GroupwiseIntQuantTensor])
 
 
 def tensor_class(fmt: GroupFormat) -> type[GroupwiseQuantTensor]:
+    if torch.compiler.is_exporting():
+        return _TracedFloat if fmt.is_float else _TracedInt
     return GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
 
 
@@ -369,6 +394,5 @@ def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | Groupwise
         for part in (scale, zero_point)
     )
     value_ = kernels.split_groups(value, axis, fmt.group_size)
-    return GroupwiseQuantTensor.from_parts(
-        value_, scale, zero_point, fmt, axis, x.shape[axis], quantizer.tensor_scale(x)
-    )
+    tensor_scale = None if torch.compiler.is_exporting() else quantizer.tensor_scale(x)  # it is for codes only
+    return GroupwiseQuantTensor.from_parts(value_, scale, zero_point, fmt, axis, x.shape[axis], tensor_scale)
