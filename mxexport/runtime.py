@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import graph
-from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
+from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import DOMAIN
 
@@ -48,7 +50,11 @@ def load_proto(model: ModelLike) -> onnx.ModelProto:
         return model
     if isinstance(model, ir.Model):
         return graph.to_proto(model)
-    return graph.to_proto(graph.load(model))
+    loaded = graph.load(model)
+    try:
+        return graph.to_proto(loaded)
+    except ir.serde.SerdeError as error:  # text that is not UTF-8
+        raise InputFileError(f"{model} is not a readable ONNX model: {error.__cause__ or error}") from error
 
 
 def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
@@ -74,6 +80,8 @@ def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
 
 def _feed(name: str, array, declared: onnx.ValueInfoProto) -> np.ndarray:
     tensor = declared.type.tensor_type
+    if not tensor.elem_type:
+        raise ShapeError(f"input {name!r} is no tensor: the graph declares it as {_kind(declared)}")
     fed = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     fits = len(dims) == fed.ndim and all(d is None or d == n for d, n in zip(dims, fed.shape, strict=True))
@@ -81,6 +89,10 @@ def _feed(name: str, array, declared: onnx.ValueInfoProto) -> np.ndarray:
         shown = tuple("?" if d is None else d for d in dims)
         raise ShapeError(f"input {name!r} has shape {fed.shape}, the graph takes {shown}")
     return fed
+
+
+def _kind(declared: onnx.ValueInfoProto) -> str:
+    return (declared.type.WhichOneof("value") or "nothing").removesuffix("_type")
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str] | None) -> onnx.ModelProto:
@@ -96,14 +108,18 @@ def with_outputs(proto: onnx.ModelProto, names: list[str] | None) -> onnx.ModelP
 def _set_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
     g = proto.graph
     known = {v.name: v for v in (*g.value_info, *g.output, *g.input)}
-    there = {o for n in g.node for o in n.output} | {v.name for v in (*g.input, *g.initializer, *g.output)}
-    unknown = [name for name in names if name not in there]
-    if unknown:
-        raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
+    _check_outputs(g, names)
     made = [onnx.ValueInfoProto.FromString(known[n].SerializeToString()) if n in known else None for n in names]
     del g.output[:]
     g.output.extend(m or onnx.ValueInfoProto(name=n) for m, n in zip(made, names, strict=True))
     _prune(g, set(names))
+
+
+def _check_outputs(g: onnx.GraphProto, names: list[str]) -> None:
+    there = {o for n in g.node for o in n.output} | {v.name for v in (*g.input, *g.initializer, *g.output)}
+    unknown = [name for name in names if name not in there]
+    if unknown:
+        raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
 
 
 def _prune(g: onnx.GraphProto, needed: set[str]) -> None:
@@ -142,9 +158,10 @@ def run(
     try:
         return _execute(_open(prepared, flush_denormals), fed)
     except Exception as error:  # onnxruntime has an exception type for each of its status codes
-        if not type(error).__module__.startswith("onnxruntime"):
+        own = type(error).__module__.startswith("onnxruntime")
+        if not own and not isinstance(error, (RuntimeError, UnicodeDecodeError)):
             raise
-        raise UnsupportedError(f"onnxruntime: {str(error).splitlines()[0]}") from error
+        raise UnsupportedError(f"onnxruntime: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
@@ -253,19 +270,28 @@ def _to_numpy(value: onnxruntime.OrtValue) -> np.ndarray:
 
 
 def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Execute in onnx's ReferenceEvaluator, function bodies included."""
+    """Execute in onnx's ReferenceEvaluator, function bodies included.
+
+    Raises:
+        InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError: the evaluator refuses the model or fails.
+    """
     from onnx.reference import ReferenceEvaluator
 
     proto = with_outputs(load_proto(model), outputs)
     names = [output.name for output in proto.graph.output]
-    return dict(zip(names, ReferenceEvaluator(proto).run(names, feeds(proto, inputs)), strict=True))
+    fed = feeds(proto, inputs)
+    with _own_errors("reference evaluator"):
+        return dict(zip(names, ReferenceEvaluator(proto).run(names, fed), strict=True))
 
 
 def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute node by node in qonnx, our operators through their CustomOp classes. Open dimensions are fixed first.
 
     Raises:
-        UnsupportedError: operators of other domains than ONNX's, QONNX's and ours; qonnx would import them as modules.
+        InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
+        UnsupportedError: operators of other domains than ONNX's, QONNX's and ours (qonnx would import them as modules),
+            or qonnx refuses the model or fails.
     """
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
@@ -273,9 +299,23 @@ def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dic
     proto = load_proto(model)
     check_domains(proto)
     fed = feeds(proto, inputs)
-    wrapper = ModelWrapper(with_static_shapes(proto, {name: array.shape for name, array in fed.items()}))
-    context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
-    return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
+    _check_outputs(proto.graph, outputs or [])
+    with _own_errors("qonnx"):
+        wrapper = ModelWrapper(with_static_shapes(proto, {name: array.shape for name, array in fed.items()}))
+        context = execute_onnx(wrapper, fed, return_full_exec_context=outputs is not None)
+        return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
+
+
+@contextlib.contextmanager
+def _own_errors(executor: str) -> Iterator[None]:
+    """What an executor raises, of whatever type, as UnsupportedError."""
+    try:
+        yield
+    except MXExportError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnsupportedError(f"{executor}: {type(error).__name__}: {reason[:300]}") from error
 
 
 _QONNX_DOMAINS = re.compile(r"(|ai\.onnx(\.ml)?|onnx\.brevitas|qonnx\.custom_op\.\w+|" + re.escape(DOMAIN) + ")")

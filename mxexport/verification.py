@@ -202,7 +202,8 @@ def _inner(tensors: str | list[str], a: onnx.ModelProto, b: onnx.ModelProto) -> 
 
 
 def _weight_bytes(proto: onnx.ModelProto) -> int:
-    return sum(math.prod(t.dims) * max(1, ir.DataType(t.data_type).itemsize) for t in proto.graph.initializer)
+    kinds = [(t, ir.DataType(t.data_type)) for t in proto.graph.initializer]
+    return sum(math.prod(t.dims) * max(1, kind.itemsize) for t, kind in kinds if kind != ir.DataType.STRING)
 
 
 def _chunks(proto: onnx.ModelProto, names: list[str], fed: dict[str, np.ndarray]) -> Iterator[list[str]]:

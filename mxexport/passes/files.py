@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph, model_file
+from mxexport import graph, model_file, model_reader
 from mxexport.errors import InputFileError
 
 _HERE = "<this file>"
@@ -40,8 +40,11 @@ def load(path: str | os.PathLike) -> ir.Model:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         proto = _skeleton(data)
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model_reader.inner_tensors(proto)):
+            raise ValueError("a tensor inside a node lies in a file of its own")
     except (OSError, ValueError, IndexError):
         return graph.load(path)  # with data beside it, not there, or no protobuf: it says so
+    model_reader.check(proto, path, mapped=True)
     try:
         model = ir.from_proto(proto)
         _map_tensors(model, data)
