@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 
 import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
 from onnx import AttributeProto, TensorProto
 
 from mxexport.errors import InputFileError
@@ -36,14 +38,13 @@ _FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in t
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Raise InputFileError, opening with `where` (the path), for the first thing that is wrong."""
     try:
+        _check_text(proto, where)
         _check_graph(proto.graph, set(), where)
         for function in proto.functions:
             _check_nodes(function.node, set(function.input), f"{where}: function {function.name!r}")
         for node in all_nodes(proto.graph):
             if node.domain == DOMAIN and node.op_type in OPERATORS:
                 _check_operator(node, f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})")
-    except UnicodeDecodeError as error:
-        raise InputFileError(f"{where} is not a readable ONNX model: a name is not UTF-8") from error
     except RecursionError as error:
         raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
 
@@ -72,6 +73,21 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def _check_text(message: Message, where: str) -> None:
+    """Protobuf hands out bytes for text that is not UTF-8; what is below fails on it sooner or later."""
+    for field, value in message.ListFields():
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, (str, bytes, Message)) else value:
+            if isinstance(item, bytes):
+                raise InputFileError(f"{where} is not a readable ONNX model: {field.name} {item!r} is not UTF-8")
+            if isinstance(item, Message):
+                _check_text(item, where)
 
 
 # --- names ----------------------------------------------------------------------------------------------------

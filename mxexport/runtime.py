@@ -50,11 +50,7 @@ def load_proto(model: ModelLike) -> onnx.ModelProto:
         return model
     if isinstance(model, ir.Model):
         return graph.to_proto(model)
-    loaded = graph.load(model)
-    try:
-        return graph.to_proto(loaded)
-    except ir.serde.SerdeError as error:  # text that is not UTF-8
-        raise InputFileError(f"{model} is not a readable ONNX model: {error.__cause__ or error}") from error
+    return graph.to_proto(graph.load(model))
 
 
 def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
@@ -82,12 +78,31 @@ def _feed(name: str, array, declared: onnx.ValueInfoProto) -> np.ndarray:
     tensor = declared.type.tensor_type
     if not tensor.elem_type:
         raise ShapeError(f"input {name!r} is no tensor: the graph declares it as {_kind(declared)}")
-    fed = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
+    fed = _converted(name, array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     fits = len(dims) == fed.ndim and all(d is None or d == n for d, n in zip(dims, fed.shape, strict=True))
     if not fits and tensor.HasField("shape"):
         shown = tuple("?" if d is None else d for d in dims)
         raise ShapeError(f"input {name!r} has shape {fed.shape}, the graph takes {shown}")
+    return fed
+
+
+def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
+    """What is given as an array of `dtype`; floats round, integers must be what they are. Raises ShapeError."""
+    found = type(given).__name__
+    try:
+        array = np.asarray(given)
+        found = array.dtype
+        if found == dtype:
+            return np.asarray(array, order="C")
+        if found.kind == "c" or (found.kind in "OSU") != (dtype.kind in "OSU"):
+            raise ValueError
+        with np.errstate(invalid="ignore", over="ignore"):
+            fed = array.astype(dtype, order="C")
+        if dtype.kind in "iub" and not np.array_equal(fed, array):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ShapeError(f"input {name!r}: {found} that is not all {dtype}, which the graph takes") from None
     return fed
 
 

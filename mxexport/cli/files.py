@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json
+from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json, save_arrays
 from mxexport.errors import InputFileError
 
 
@@ -90,18 +90,18 @@ def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | 
     import numpy as np
 
     plain = {n: a if a.dtype.kind in "biufSU" else a.astype(np.float32) for n, a in results.items()}
-    try:
-        if directory is not None:
+    if directory is not None:
+        try:
             directory.mkdir(parents=True, exist_ok=True)
-            paths = {name: str(directory / file) for name, file in _file_names(plain).items()}
-            for name, path in paths.items():
-                np.save(path, plain[name])
-            return paths
-        if out.suffix == ".npz":
-            np.savez(out, **plain)
-            return dict.fromkeys(plain, str(out))
-        first = next(iter(plain))
-        np.save(out, plain[first])
-        return dict.fromkeys(plain) | {first: str(out)}
-    except OSError as error:
-        raise InputFileError(f"cannot write {error.filename or out}: {error.strerror or error}") from error
+        except OSError as error:
+            raise InputFileError(f"cannot write into {directory}: {error.strerror or error}") from error
+        paths = {name: directory / file for name, file in _file_names(plain).items()}
+        for name, path in paths.items():
+            save_arrays(path, plain[name])
+        return {name: str(path) for name, path in paths.items()}
+    if out.suffix == ".npz":
+        save_arrays(out, plain)
+        return dict.fromkeys(plain, str(out))
+    first = next(iter(plain))
+    save_arrays(out, plain[first])
+    return dict.fromkeys(plain) | {first: str(out)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json
+from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, save_arrays
 
 _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
@@ -80,15 +80,13 @@ def simulate(
     as_json: AsJson = False,
 ) -> None:
     """Simulate a compiled design with Verilator and compare it with its dataflow graph."""
-    import numpy as np
-
     from mxexport.errors import VerificationError
     from mxexport.fpga import open_design
 
     opened, x = open_design(design), load_array(inputs)
     result = opened.simulate(x, stall_in=stall, stall_out=stall)
     equal = bool((result.raw == opened.run_dataflow(x).raw).all())
-    np.save(out, result.values)
+    save_arrays(out, result.values)
     summary = {
         "frames": len(x),
         "cycles": result.cycles,
