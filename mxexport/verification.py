@@ -293,9 +293,17 @@ def _table_rows(proto: onnx.ModelProto, indices: str) -> list[int]:
         table, axis = node.input[0], next((a.i for a in node.attribute if a.name == "axis"), 0)
         while table not in shapes and table in makers and makers[table].op_type in _KEEP_SHAPE:
             table = makers[table].input[0]
-        shape = shapes.get(table) or _packed_shape(makers.get(table))
+        shape = shapes.get(table) or _packed_shape(makers.get(table)) or _declared_shape(proto, table)
         rows += [shape[axis]] if shape and -len(shape) <= axis < len(shape) else []
     return rows
+
+
+def _declared_shape(proto: onnx.ModelProto, name: str) -> list[int]:
+    """Of a tensor made on the way, such as a product of codes and scales; empty where it is not known."""
+    for value in proto.graph.value_info:
+        if value.name == name and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim):
+            return [d.dim_value for d in value.type.tensor_type.shape.dim]
+    return []
 
 
 def _packed_shape(node: onnx.NodeProto | None) -> list[int]:

@@ -226,13 +226,13 @@ def test_numbers_that_an_integer_input_cannot_hold_are_refused(tmp_path):
             mx.run(path, np.array(wrong))
 
 
-@pytest.mark.parametrize("weights", ["float", "packed"])
-def test_made_up_indices_fit_quantized_tables(tmp_path, weights):
-    """100 rows would do by chance only: the table has 3, behind its quantizer and, as standard ONNX, a dequantizer."""
+@pytest.mark.parametrize("fmt, weights", [("mxint8", "float"), ("mxint8", "packed"), ("float_e4m3_g16", "float")])
+def test_made_up_indices_fit_quantized_tables(tmp_path, fmt, weights):
+    """The table has 3 rows, behind its quantizer and, as standard ONNX, a dequantizer or a look-up of codes."""
     torch.manual_seed(0)
     path = tmp_path / "m.onnx"
     ids = torch.tensor([[1, 2]], dtype=torch.int32)
-    mx.export(mx.quantize_model(nn.Sequential(nn.Embedding(3, 40)), "mxint8", None), ids, path, weights=weights)
+    mx.export(mx.quantize_model(nn.Sequential(nn.Embedding(3, 40)), fmt, None), ids, path, weights=weights)
     mx.convert(path, tmp_path / "q.onnx", to="qdq")
     assert mx.verify(path, tmp_path / "q.onnx") and mx.verify(tmp_path / "q.onnx", path)
 

@@ -371,6 +371,15 @@ def test_python_protocols():
         ({"zero_point_": torch.zeros(2, 2, 1)}, ShapeError, "has no zero point"),
         ({"axis": 2}, ShapeError, "axis 2 is outside"),
         ({"fmt": "uint8_g4"}, ShapeError, "needs a zero point"),
+        ({"fmt": "int8"}, FormatError, "has no groups"),
+        ({"scale_": torch.ones(2, 2, 1).half()}, ShapeError, "scale_ is torch.float16 on cpu, expected torch.float32"),
+        ({"scale_": torch.ones(2, 2, 1, device="meta")}, ShapeError, "on meta, expected torch.float32 on cpu"),
+        ({"scale_": None}, ShapeError, "scale_ is NoneType"),
+        ({"value_": torch.zeros(2, 2, 4).int()}, ShapeError, "expected a floating tensor"),
+        ({"value_": [[0.0]]}, ShapeError, "value_ is list"),
+        ({"axis": None}, ShapeError, "expected integers"),
+        ({"length": 7.0}, ShapeError, "expected integers"),
+        ({"tensor_scale": torch.ones(())}, ShapeError, "nvfp4 has one"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change, error, message):
@@ -379,6 +388,11 @@ def test_parts_that_do_not_fit_are_refused(change, error, message):
     assert GroupwiseQuantTensor.from_parts(**parts).shape == (2, 7)
     with pytest.raises(error, match=message):
         GroupwiseQuantTensor.from_parts(**(parts | change))
+
+
+def test_what_stands_in_the_padding_of_parts_does_not_matter():
+    q = GroupwiseQuantTensor.from_parts(torch.ones(2, 2, 4), torch.ones(2, 2, 1), None, "mxint8_g4", 1, 7)
+    assert q.value_[:, 1, 3].tolist() == [0, 0] and torch.equal(q.value, torch.ones(2, 7))
 
 
 # --- files ------------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def _example(text: str):
     dtype = getattr(torch, kind)
     try:
         return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
-    except (RuntimeError, OverflowError) as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         raise OptionError(f"--input {text}: torch cannot make it: {_first_line(error)}") from error
 
 

@@ -68,14 +68,19 @@ class GroupwiseQuantTensor(Tensor):
         length: int,
         tensor_scale: Tensor | None = None,
     ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
-        """A quant tensor of contracted parts (shapes above); `length` is K. Gradients flow to `value_`.
+        """A quant tensor of contracted parts (shapes above); `length` is K. Gradients flow to `value_`, whose padding
+        counts as zeros whatever it holds. nvfp4 also needs the scale of the whole tensor, which `scale_` includes.
 
         Raises:
-            FormatError: unknown format.
-            ShapeError, ScaleShapeError: parts that do not fit together.
+            FormatError: unknown format, or one without groups.
+            ShapeError, ScaleShapeError: parts that do not fit together, or scales that are not float32.
         """
         fmt = _registered(fmt)
         axis = _check_parts(value_, scale_, zero_point_, fmt, axis, length)
+        if (fmt.scale == "nvfp4") != isinstance(tensor_scale, Tensor):
+            raise ShapeError(f"format {fmt.name}: tensor_scale is {tensor_scale!r}; nvfp4 has one, others have none")
+        if length % fmt.group_size:
+            value_ = kernels.split_groups(kernels.join_groups(value_, axis, length), axis, fmt.group_size)
         return _Assemble.apply(value_, scale_, zero_point_, fmt.name, axis, length, tensor_scale)
 
     @property
@@ -330,6 +335,11 @@ def _registered(fmt: str | GroupFormat) -> GroupFormat:
 
 
 def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, length: int) -> int:
+    if fmt.group_size is None:
+        raise FormatError(f"format {fmt.name} has no groups; name their size, such as {fmt.name}_g32")
+    _check_tensors(value_, scale_, zero_point_)
+    if type(axis) is not int or type(length) is not int:
+        raise ShapeError(f"axis {axis!r} and length {length!r}: expected integers")
     rank, size = value_.ndim - 1, fmt.group_size
     if not -rank <= axis < rank:
         raise ShapeError(f"axis {axis} is outside a quant tensor of rank {rank} (value_ is {tuple(value_.shape)})")
@@ -350,6 +360,17 @@ def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, lengt
             f"found {'none' if zero_point_ is None else tuple(zero_point_.shape)}"
         )
     return axis
+
+
+def _check_tensors(value_, scale_, zero_point_) -> None:
+    if not isinstance(value_, Tensor) or not value_.is_floating_point():
+        raise ShapeError(f"value_ is {getattr(value_, 'dtype', type(value_).__name__)}, expected a floating tensor")
+    for name, part in (("scale_", scale_), ("zero_point_", zero_point_)):
+        if part is None and name == "zero_point_":
+            continue
+        if not isinstance(part, Tensor) or part.dtype != torch.float32 or part.device != value_.device:
+            found = f"{part.dtype} on {part.device}" if isinstance(part, Tensor) else type(part).__name__
+            raise ShapeError(f"{name} is {found}, expected torch.float32 on {value_.device}")
 
 
 # --- quantize ---------------------------------------------------------------------------------------------------
@@ -395,4 +416,4 @@ def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | Groupwise
     )
     value_ = kernels.split_groups(value, axis, fmt.group_size)
     tensor_scale = None if torch.compiler.is_exporting() else quantizer.tensor_scale(x)  # it is for codes only
-    return GroupwiseQuantTensor.from_parts(value_, scale, zero_point, fmt, axis, x.shape[axis], tensor_scale)
+    return _Assemble.apply(value_, scale, zero_point, _registered(fmt).name, axis, x.shape[axis], tensor_scale)
