@@ -133,6 +133,23 @@ def test_quant_tensors_inside_forward_are_exported(tmp_path, name):
     np.testing.assert_allclose(found, np.asarray(expected), atol=1e-5)
 
 
+def test_quant_tensors_as_parameters_and_inputs_are_exported_as_their_values(tmp_path):
+    class Two(Net):
+        def __init__(self):
+            super().__init__(None)
+            self.head = nn.Linear(40, 3)
+
+        def forward(self, x):
+            return self.head(self.fc(x))
+
+    torch.manual_seed(0)
+    model = mx.quantize_model(Two(), "mxint8", None, exclude=["head"]).eval()
+    model.head.weight = nn.Parameter(mx.quantize(model.head.weight.detach(), "mxfp4_e2m1"))
+    mx.export(model, mx.quantize(X, "mxint8"), tmp_path / "m.onnx")
+    (found,) = runtime.run(tmp_path / "m.onnx", X.numpy()).values()
+    np.testing.assert_allclose(found, model(X).detach().numpy(), atol=1e-5)
+
+
 def test_a_compiled_model_is_exported_as_what_it_wraps(tmp_path):
     report = mx.export(torch.compile(make()), X, tmp_path / "m.onnx")
     assert [layer.name for layer in report.layers] == ["fc.weight_quant"]

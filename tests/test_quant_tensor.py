@@ -238,6 +238,8 @@ WRONG_PLACES = {
     "unbind": lambda q: q.unbind(4),
     "squeeze": lambda q: q.squeeze(4),
     "index_select": lambda q: q.index_select(5, torch.tensor([0])),
+    "embedding": lambda q: functional.embedding(torch.tensor([-1]), q[:, :, 0]),
+    "embedding_scalar": lambda q: functional.embedding(torch.tensor(3), q[:, :, 0]),
     "long_mask": lambda q: q[torch.ones(4, dtype=torch.bool)],
 }
 

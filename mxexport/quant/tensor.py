@@ -77,8 +77,7 @@ class GroupwiseQuantTensor(Tensor):
         """
         fmt = _registered(fmt)
         axis = _check_parts(value_, scale_, zero_point_, fmt, axis, length)
-        if (fmt.scale == "nvfp4") != isinstance(tensor_scale, Tensor):
-            raise ShapeError(f"format {fmt.name}: tensor_scale is {tensor_scale!r}; nvfp4 has one, others have none")
+        _check_tensor_scale(tensor_scale, fmt)
         if length % fmt.group_size:
             value_ = kernels.split_groups(kernels.join_groups(value_, axis, length), axis, fmt.group_size)
         return _Assemble.apply(value_, scale_, zero_point_, fmt.name, axis, length, tensor_scale)
@@ -201,14 +200,15 @@ class GroupwiseQuantTensor(Tensor):
     def __setstate__(self, state: dict) -> None:
         """What torch.load puts in; a checkpoint is a file like any other, so its parts are checked."""
         try:
-            parts = [state[name] for name in INNER[:3]]
-            axis = state["axis"]
+            *parts, tensor_scale = (state[name] for name in INNER)
+            axis, fmt = state["axis"], get_format(state["_format_name"])
             fits = type(axis) is int and 0 <= axis < self.ndim and parts[0].dtype == self.dtype
             if not fits or self.shape != (*parts[0].shape[:axis], self.shape[axis], *parts[0].shape[axis + 2 :]):
                 raise ShapeError(
                     f"parts of shape {tuple(parts[0].shape)} do not make {tuple(self.shape)} on axis {axis}"
                 )
-            _check_parts(*parts, get_format(state["_format_name"]), axis, self.shape[axis])
+            _check_parts(*parts, fmt, axis, self.shape[axis])
+            _check_tensor_scale(tensor_scale, fmt)
         except (KeyError, TypeError, AttributeError) as error:
             raise ShapeError(f"not the parts of a quant tensor: {error!r}") from error
         self.__dict__.update(state)
@@ -360,6 +360,11 @@ def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, lengt
             f"found {'none' if zero_point_ is None else tuple(zero_point_.shape)}"
         )
     return axis
+
+
+def _check_tensor_scale(tensor_scale, fmt: GroupFormat) -> None:
+    if (fmt.scale == "nvfp4") != isinstance(tensor_scale, Tensor):
+        raise ShapeError(f"format {fmt.name}: tensor_scale is {tensor_scale!r}; nvfp4 has one, others have none")
 
 
 def _check_tensors(value_, scale_, zero_point_) -> None:

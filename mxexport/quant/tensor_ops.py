@@ -365,7 +365,15 @@ def _masks_fit(q, indices) -> bool:
 def _embedding(q, indices, padding_idx=-1, scale_grad_by_freq=False, sparse=False):
     if not isinstance(q, GroupwiseQuantTensor) or isinstance(indices, GroupwiseQuantTensor):
         return NotImplemented
-    return _index(q, [indices]) if q.ndim == 2 else NotImplemented
+    if q.ndim != 2 or q.axis == 0:
+        return NotImplemented
+
+    def rows(x):
+        return x.index_select(0, indices.reshape(-1)).unflatten(0, indices.shape)  # refuses negative ones, too
+
+    if indices.ndim == 0:
+        return _select(q, 0, int(indices)) if 0 <= int(indices) < q.shape[0] else NotImplemented
+    return _rebuild(q, rows, indices.ndim, q.shape[1])
 
 
 @keeps_groups(aten.split.Tensor)
