@@ -261,6 +261,14 @@ def test_groups_are_kept_in_inference_mode_too():
             assert type(result) is type(q) and torch.equal(result.value, KEEPING[name](q.value))
 
 
+def test_vmap_takes_quant_tensors_and_cannot_make_them():
+    q = quantized()
+    assert torch.equal(torch.vmap(lambda row: row * 3)(q), q.value * 3)
+    for transform in (torch.vmap, torch.func.jacrev):
+        with pytest.raises(UnsupportedError, match="vmap cannot make quant tensors; quantize outside"):
+            transform(lambda x: mx.quantize(x, "mxint8").value)(torch.randn(3, 4))
+
+
 def test_data_is_replaced_by_quant_tensors_only():
     weight = torch.nn.Parameter(mx.quantize(torch.randn(3, 8), "mxint8_g4"))
     with pytest.raises(UnsupportedError, match=r"must be one, too: quantize\('mxint8_g4'\)"):

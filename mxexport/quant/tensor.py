@@ -406,6 +406,11 @@ def quantize(
 def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
     x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise UnsupportedError(
+            "quantize: torch.func and vmap cannot make quant tensors; quantize outside of them, or under vmap call "
+            "mxexport.quant.fake_quantize"
+        )
     fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
     if isinstance(quantizer, Quantizer):
         value, scale, zero_point = quantizer.quantize(x)
