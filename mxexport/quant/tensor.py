@@ -1,8 +1,8 @@
 """Quant tensors: contracted storage, expanded on demand; they compute like their dequantized values.
 
 Two levels. Autograd works on the quant tensor as a whole: its gradient is a plain tensor of its shape, passed straight
-through to what was quantized. Below autograd, `tensor_ops` says which operations keep the groups; all others see the
-dequantized values.
+through to what was quantized. Below autograd, `tensor_ops` and `tensor_parts` say which operations keep the groups;
+all others see the dequantized values.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class GroupwiseQuantTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        from mxexport.quant import tensor_ops  # it needs the classes of this file
+        from mxexport.quant import tensor_ops, tensor_parts  # noqa: F401 (they need the classes of this file)
 
         return tensor_ops.dispatch(func, args, kwargs or {})
 
