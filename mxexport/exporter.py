@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -11,18 +10,18 @@ import torch
 
 import mxexport
 from mxexport import graph
-from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from mxexport.errors import OptionError, UnsupportedError
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
 from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
-from mxexport.exporting.naming import name_everything, names_in_use
+from mxexport.exporting.naming import check_given_names, check_names, name_everything, names_in_use
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
 from mxexport.exporting.weights import restore_transposed_weights
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
-from mxexport.model_file import write_model
+from mxexport.model_file import writable, write_model
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
@@ -54,7 +53,7 @@ def export(
     bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32.
 
     Args:
-        model: mxexport, Brevitas or torchao model.
+        model: mxexport, Brevitas or torchao model. Outputs that are None are left out.
         args: example inputs: a tuple as for `forward`, one tensor, or a dict of keyword inputs.
         kwargs: more example inputs, by keyword.
         opset: 18 to 26.
@@ -67,20 +66,20 @@ def export(
             group (see `passes.fold_weights`; the same bits when run), and notes name every weight that stays float.
 
     Raises:
-        UnsupportedError: no quantized layer, parameters that are neither float32 nor half precision, or an operator
-            torch cannot export.
+        UnsupportedError: no quantized layer, parameters that are neither float32 nor half precision, an operator
+            torch cannot export, or a `forward` that returns numbers, strings or no tensor.
         InputFileError: the directory of `path` does not exist, or `path` cannot be written.
-        OptionError: `opset` outside 18 .. 26, example inputs that `forward` does not take, or `weights` neither
-            "float" nor "packed".
+        OptionError: `opset` outside 18 .. 26, example inputs that `forward` does not take, names that are too many or
+            taken, or `weights` neither "float" nor "packed".
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
-    if not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
-        raise OptionError(f"opset {opset}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    path = writable(path)
+    if type(opset) is not int or not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise OptionError(f"opset {opset!r}: expected {LOWEST_OPSET} to {HIGHEST_OPSET}")
     if weights not in ("float", "packed"):
         raise OptionError(f"weights {weights!r}: expected 'float' or 'packed'")
-    model = _converted(model, args, kwargs)
+    check_names(input_names, "input_names")
+    check_names(output_names, "output_names")
+    model = _converted(getattr(model, "_orig_mod", model), args, kwargs)  # torch.compile's wrapper left off
     _check(model)
     bound = bind(model, args, kwargs)
     if dynamic_shapes is None and dynamic_batch:
@@ -89,6 +88,7 @@ def export(
         widen(bound, dynamic_shapes)
     with eval_mode(model):
         ir_model = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
+    check_given_names(ir_model.graph, input_names, output_names)
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)

@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError
 from mxexport.formats import GroupFormat, find_format, get_format
-from mxexport.model_file import read_tensors, write_model
+from mxexport.model_file import read_tensors, writable, write_model
 from mxexport.model_reader import read_model
 from mxexport.numerics import power_of_two_exponents
 from mxexport.ops import (
@@ -49,9 +48,7 @@ def save(model: ir.Model, path: str | os.PathLike, *, external_data: bool | None
     Raises:
         InputFileError: `path` cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    path = writable(path)
     attach_functions(model)
     write_model(model, path, external_data)
     return path

@@ -20,6 +20,25 @@ EXTERNAL_ABOVE = 100_000_000
 _PROTO_LIMIT = 1_800_000_000  # protobuf refuses 2 GiB; leave room for everything but tensors
 
 
+def writable(path: str | os.PathLike) -> Path:
+    """`path` as a Path where a file may be put: it is replaced by renaming, so never a directory or a device.
+
+    Raises:
+        InputFileError: no such directory, or something other than a file is there.
+    """
+    try:
+        path = Path(path)
+        if "\0" in str(path):
+            raise ValueError("a name cannot hold a zero byte")
+        if not path.name or not path.parent.is_dir():
+            raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+        if path.exists() and not path.is_file():
+            raise InputFileError(f"cannot write {path}: {'a directory' if path.is_dir() else 'no file'} is there")
+    except (TypeError, ValueError, OSError) as error:
+        raise InputFileError(f"cannot write {str(path)!r}: {getattr(error, 'strerror', None) or error}") from error
+    return path
+
+
 def write_model(model: ir.Model, path: Path, external_data: bool | None = None) -> Path | None:
     """Write `model`; the data file beside it if there is one (`<name>.data`), else None.
 
@@ -34,6 +53,7 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
         external_data = _tensor_bytes(model) > EXTERNAL_ABOVE
     elif not external_data and _tensor_bytes(model) > _PROTO_LIMIT:
         raise OptionError(f"{path}: an ONNX file cannot hold 2 GiB of tensors; leave external_data=None")
+    path = writable(path)
     data = data_path(path)
     stale = not external_data and _refers_to(path, data.name)
     _put_standard_opset_first(model)

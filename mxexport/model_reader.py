@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError
+from mxexport.model_checks import check_numbers, check_proto
 
 _PACKED_BITS = (2, 4, 6)
 
@@ -30,11 +31,21 @@ def read_proto(path: str | os.PathLike) -> onnx.ModelProto:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # the parsers below raise their own types
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
+    check(proto, path)
+    return proto
+
+
+def check(proto: onnx.ModelProto, path: Path, *, mapped: bool = False) -> None:
+    """Raise InputFileError for the first thing wrong with the model read from `path`. `mapped`: initializers of the
+    graph that lie elsewhere are the caller's doing."""
     if not proto.ir_version or not proto.HasField("graph"):
         raise InputFileError(f"{path} is not a readable ONNX model: it holds no graph")
-    for tensor in _tensors(proto):
+    check_proto(proto, str(path))
+    for tensor in proto.graph.initializer:
+        if not (mapped and tensor.data_location == onnx.TensorProto.EXTERNAL):
+            _check(tensor, path)
+    for tensor in inner_tensors(proto):
         _check(tensor, path)
-    return proto
 
 
 def read_model(path: str | os.PathLike) -> ir.Model:
@@ -72,8 +83,11 @@ def _mapped(tensor: ir.ExternalTensor, files: dict[str, np.ndarray]) -> ir.Tenso
 # --- checks ---------------------------------------------------------------------------------------------------
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _graph_tensors(proto.graph)
+def inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All tensors but the initializers of the graph: those of its nodes, of graphs inside them and of functions."""
+    for sparse in proto.graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(proto.graph.node)
     for function in proto.functions:
         yield from _node_tensors(function.node)
 
@@ -91,9 +105,10 @@ def _node_tensors(nodes) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in (*own, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-            for g in (attribute.g, *attribute.graphs):
+            for g in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
                 yield from _graph_tensors(g)
 
 
@@ -101,6 +116,7 @@ def _check(tensor: onnx.TensorProto, path: Path) -> None:
     where = f"{path}: tensor {tensor.name!r}"
     external = tensor.data_location == onnx.TensorProto.EXTERNAL
     if not external and not tensor.HasField("raw_data"):
+        check_numbers(tensor, where)
         return
     if any(d < 0 for d in tensor.dims):
         raise InputFileError(f"{where} has a negative dimension: {list(tensor.dims)}")

@@ -76,13 +76,38 @@ def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
 
 def _feed(name: str, array, declared: onnx.ValueInfoProto) -> np.ndarray:
     tensor = declared.type.tensor_type
-    fed = np.asarray(array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type), order="C")
+    if not tensor.elem_type:
+        raise ShapeError(f"input {name!r} is no tensor: the graph declares it as {_kind(declared)}")
+    fed = _converted(name, array, onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
     dims = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
     fits = len(dims) == fed.ndim and all(d is None or d == n for d, n in zip(dims, fed.shape, strict=True))
     if not fits and tensor.HasField("shape"):
         shown = tuple("?" if d is None else d for d in dims)
         raise ShapeError(f"input {name!r} has shape {fed.shape}, the graph takes {shown}")
     return fed
+
+
+def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
+    """What is given as an array of `dtype`; floats round, integers must be what they are. Raises ShapeError."""
+    found = type(given).__name__
+    try:
+        array = np.asarray(given)
+        found = array.dtype
+        if found == dtype:
+            return np.asarray(array, order="C")
+        if found.kind == "c" or (found.kind in "OSU") != (dtype.kind in "OSU"):
+            raise ValueError
+        with np.errstate(invalid="ignore", over="ignore"):
+            fed = array.astype(dtype, order="C")
+        if dtype.kind in "iub" and not np.array_equal(fed, array):
+            raise ValueError
+    except (TypeError, ValueError):
+        raise ShapeError(f"input {name!r}: {found} that is not all {dtype}, which the graph takes") from None
+    return fed
+
+
+def _kind(declared: onnx.ValueInfoProto) -> str:
+    return (declared.type.WhichOneof("value") or "nothing").removesuffix("_type")
 
 
 def with_outputs(proto: onnx.ModelProto, names: list[str] | None) -> onnx.ModelProto:
@@ -150,9 +175,10 @@ def run(
     try:
         return _execute(_open(prepared, flush_denormals), fed)
     except Exception as error:  # onnxruntime has an exception type for each of its status codes
-        if not type(error).__module__.startswith("onnxruntime"):
+        own = type(error).__module__.startswith("onnxruntime")
+        if not own and not isinstance(error, (RuntimeError, UnicodeDecodeError)):
             raise
-        raise UnsupportedError(f"onnxruntime: {str(error).splitlines()[0]}") from error
+        raise UnsupportedError(f"onnxruntime: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:

@@ -26,6 +26,7 @@ __all__ = ["Tolerance", "TensorComparison", "Verification", "count_quantizer_dif
 _ISOLATE_ABOVE = 256 << 20  # bytes of weights
 _CHUNK = 512 << 20  # bytes of tensors compared at once
 _OPEN_DIMENSION = 2
+_MOST_VALUES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,8 @@ def _inner(tensors: str | list[str], a: onnx.ModelProto, b: onnx.ModelProto) -> 
 
 
 def _weight_bytes(proto: onnx.ModelProto) -> int:
-    return sum(math.prod(t.dims) * max(1, ir.DataType(t.data_type).itemsize) for t in proto.graph.initializer)
+    kinds = [(t, ir.DataType(t.data_type)) for t in proto.graph.initializer]
+    return sum(math.prod(t.dims) * max(1, kind.itemsize) for t, kind in kinds if kind != ir.DataType.STRING)
 
 
 def _chunks(proto: onnx.ModelProto, names: list[str], fed: dict[str, np.ndarray]) -> Iterator[list[str]]:
@@ -248,9 +250,9 @@ def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray
     """Seeded inputs of the declared shapes, every open dimension 2.
 
     Raises:
-        ShapeError: an input without a shape, or of a type that is no number.
+        ShapeError: an input without a shape, too large, or of a type that is no number.
     """
-    rng, constants = np.random.default_rng(seed), {i.name: i for i in proto.graph.initializer}
+    rng, constants = np.random.default_rng(seed), {i.name for i in proto.graph.initializer}
     made = {}
     for value in proto.graph.input:
         if value.name in constants:
@@ -260,16 +262,53 @@ def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray
         if not t.HasField("shape") or dtype.kind in "OSUM":
             raise ShapeError(f"input {value.name!r} has no shape or is no number: give inputs yourself")
         shape = [d.dim_value if d.HasField("dim_value") else _OPEN_DIMENSION for d in t.shape.dim]
+        if min(shape, default=0) < 0 or math.prod(shape) > _MOST_VALUES:
+            raise ShapeError(f"input {value.name!r} of shape {shape} cannot be made up: give inputs yourself")
         if dtype.kind in "iub":
-            rows = [
-                constants[n.input[0]].dims[0]
-                for n in proto.graph.node
-                if n.op_type == "Gather" and n.input[1] == value.name and n.input[0] in constants
-            ]
-            made[value.name] = rng.integers(0, 2 if dtype.kind == "b" else min([*rows, 100]), shape).astype(dtype)
+            highest = 2 if dtype.kind == "b" else min([*_table_rows(proto, value.name), 100])
+            made[value.name] = rng.integers(0, max(highest, 1), shape).astype(dtype)
         else:
             made[value.name] = rng.standard_normal(shape).astype(np.float32).astype(dtype)
     return made
+
+
+_KEEP_VALUES = {"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
+_KEEP_SHAPE = {"Cast", "DequantizeLinear", "Identity", *graph.QUANTIZERS}
+
+
+def _table_rows(proto: onnx.ModelProto, indices: str) -> list[int]:
+    """Sizes of all axes that the input `indices` indexes, directly or reshaped: of tables that are constants, quantized
+    or packed ones included."""
+    names, rows = {indices}, []
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    shapes = {i.name: list(i.dims) for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if (
+            node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten")
+            and node.input[0] in names
+        ):
+            names.update(node.output)
+        if node.op_type != "Gather" or node.input[1] not in names:
+            continue
+        table, axis = node.input[0], next((a.i for a in node.attribute if a.name == "axis"), 0)
+        while table not in shapes and table in makers and makers[table].op_type in _KEEP_SHAPE:
+            table = makers[table].input[0]
+        shape = shapes.get(table) or _packed_shape(makers.get(table)) or _declared_shape(proto, table)
+        rows += [shape[axis]] if shape and -len(shape) <= axis < len(shape) else []
+    return rows
+
+
+def _declared_shape(proto: onnx.ModelProto, name: str) -> list[int]:
+    """Of a tensor made on the way, such as a product of codes and scales; empty where it is not known."""
+    for value in proto.graph.value_info:
+        if value.name == name and all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim):
+            return [d.dim_value for d in value.type.tensor_type.shape.dim]
+    return []
+
+
+def _packed_shape(node: onnx.NodeProto | None) -> list[int]:
+    found = [a.ints for a in node.attribute if a.name == "shape"] if node and node.op_type in graph.DEQUANTIZERS else []
+    return list(found[0]) if found else []
 
 
 # --- quantizers against numpy ---------------------------------------------------------------------------------

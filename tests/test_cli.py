@@ -15,6 +15,9 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.cli import COMMANDS
+from mxexport.cli._common import load_inputs, save_array
+from mxexport.cli.export import _call, _example
+from mxexport.errors import InputFileError, OptionError
 
 
 def run(*arguments, **environment) -> subprocess.CompletedProcess:
@@ -108,3 +111,42 @@ def test_missing_compiler_gives_exit_code_4(files, tmp_path):
     assert run("compile", files / "mlp.onnx", out, "--calibration", files / "x.npy").returncode == 0
     done = run("simulate", out, files / "x.npy", CXX="no-such-compiler")
     assert done.returncode == 4 and "g++" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_arrays_go_to_exactly_the_path_given(tmp_path):
+    """numpy appends .npy to other names, and takes `file` for an argument of its own."""
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    save_array(tmp_path / "noext", array)
+    assert np.array_equal(load_inputs(tmp_path / "noext"), array)
+    save_array(tmp_path / "all.npz", {"file": array, "a/b": array[:0], "größe": array})
+    loaded = load_inputs(tmp_path / "all.npz")
+    assert list(loaded) == ["file", "a/b", "größe"] and np.array_equal(loaded["größe"], array)
+    assert {f.name for f in tmp_path.iterdir()} == {"noext", "all.npz"}
+    for path in (tmp_path, tmp_path / "no" / "y.npy"):
+        with pytest.raises(InputFileError, match="cannot write"):
+            save_array(path, array)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    save_array(tmp_path / "pipe", array)
+    assert os.read(reader, 6) == b"\x93NUMPY" and (tmp_path / "pipe").is_fifo()
+    os.close(reader)
+
+
+def test_a_header_of_a_hopeless_size_is_no_array(tmp_path):
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000000, 40), }".ljust(117) + b"\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header + bytes(100))
+    with pytest.raises(InputFileError, match="not a .npy array"):
+        load_inputs(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: _example("1000000,100000000"), "torch cannot make it"),
+        (lambda: _example("99999999999999999999"), "torch cannot make it"),
+        (lambda: _call(lambda: sys.exit(7), "net:build"), "net:build failed.*SystemExit: 7"),
+    ],
+)
+def test_export_says_what_is_wrong_with_its_arguments(call, message):
+    with pytest.raises(OptionError, match=message):
+        call()

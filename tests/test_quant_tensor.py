@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 import mxexport as mx
-from mxexport.errors import FormatError, InputFileError, ScaleShapeError, ShapeError, UnsupportedError
+from mxexport.errors import FormatError, InputFileError, OptionError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.quant import GroupwiseQuantTensor, load_file, save_file
 from mxexport.quant.codes import decode
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
@@ -70,6 +70,16 @@ KEEPING = {
     "chunk": lambda q: q.chunk(3, 0)[1],
     "unbind": lambda q: q.unbind(2)[4],
     "index_select": lambda q: q.index_select(0, torch.tensor([2, 0])),
+    "indexed": lambda q: q[torch.tensor([[0, 2], [2, 1]])],
+    "indexed_behind": lambda q: q[:, :, torch.tensor([[0, 2], [2, 1]])],
+    "indexed_apart": lambda q: q[torch.tensor([0, 2]), :, torch.tensor([[1], [3]])],
+    "masked": lambda q: q[torch.tensor([True, False, True])],
+    "none_masked": lambda q: q[:, :, torch.zeros(20, dtype=torch.bool)],
+    "embedding": lambda q: functional.embedding(torch.tensor([[0, 2], [2, 1]]), q[:, :, 0]),
+    "flip": lambda q: q.flip(0, -1),
+    "expand": lambda q: q[:1].expand(2, 3, 5, 20),
+    "repeat": lambda q: q.repeat(2, 1, 1, 3),
+    "repeat_groups": lambda q: q[:, :4].repeat(1, 3, 1),
     "cat": lambda q: torch.cat([q, -q], 0),
     "cat_whole": lambda q: torch.cat([q[:, :4], q], 1),
     "stack": lambda q: torch.stack([q, -q], -1),
@@ -110,8 +120,11 @@ LEAVING = {
     "cut_groups": lambda q: q[:, :3],
     "strided": lambda q: q[:, ::4],
     "selected": lambda q: q[:, 2],
-    "indexed": lambda q: q[torch.tensor([0, 2])],
+    "indexed": lambda q: q[:, torch.tensor([0, 2])],
+    "indexed_across": lambda q: q[torch.tensor([0, 2]), torch.tensor([[1], [3]])],
     "masked": lambda q: q[q > 0],
+    "flipped_groups": lambda q: q.flip(0, 1),
+    "repeated_short": lambda q: q.repeat(1, 2, 1),
     "cat_short": lambda q: torch.cat([q, q], 1),
     "cat_plain": lambda q: torch.cat([q, torch.ones(3, 5, 20)], 0),
     "stack_plain": lambda q: torch.stack([q, torch.ones(3, 5, 20)]),
@@ -202,6 +215,95 @@ def test_quant_tensors_refuse_writing():
     assert torch.equal(x.add_(q), 1 + q.value)
 
 
+def test_writing_to_plain_results_leaves_the_quant_tensor_alone():
+    q = mx.quantize(torch.randn(3, 8), "mxint8_g4")
+    before = q.value
+    for plain in (q.value, q.dequantize(), q.view(-1)[:5], q.view(24).view(4, 6), q[:, :3], q[:, 5], q.diagonal()):
+        plain.zero_() if type(plain) is torch.Tensor else plain.value.zero_()
+    q.numpy()[:] = 0
+    torch.from_dlpack(q).zero_()
+    assert torch.equal(q.value, before) and before.any()
+
+
+WRONG_PLACES = {
+    "cat": lambda q: torch.cat([q, q], 5),
+    "stack": lambda q: torch.stack([q, q], 5),
+    "unsqueeze": lambda q: q.unsqueeze(7),
+    "t": lambda q: q.t(),
+    "permute": lambda q: q.permute(3, 1, 2),
+    "select": lambda q: q.select(5, 0),
+    "flip": lambda q: q.flip(4),
+    "split_sizes": lambda q: q.split([1, 1], 0),
+    "split_size": lambda q: q.split(-1),
+    "unbind": lambda q: q.unbind(4),
+    "squeeze": lambda q: q.squeeze(4),
+    "index_select": lambda q: q.index_select(5, torch.tensor([0])),
+    "embedding": lambda q: functional.embedding(torch.tensor([-1]), q[:, :, 0]),
+    "embedding_scalar": lambda q: functional.embedding(torch.tensor(3), q[:, :, 0]),
+    "long_mask": lambda q: q[torch.ones(4, dtype=torch.bool)],
+}
+
+
+@pytest.mark.parametrize("operation", WRONG_PLACES)
+def test_dimensions_that_are_not_there_are_refused_as_by_torch(operation):
+    q = quantized()
+    with pytest.raises((IndexError, RuntimeError)) as expected:
+        WRONG_PLACES[operation](q.value)
+    with pytest.raises(expected.type):
+        WRONG_PLACES[operation](q)
+
+
+def test_groups_are_kept_in_inference_mode_too():
+    with torch.inference_mode():
+        for name in ("flatten", "swapaxes", "movedim", "chunk", "narrow", "embedding"):
+            q = quantized()
+            result = KEEPING[name](q)
+            assert type(result) is type(q) and torch.equal(result.value, KEEPING[name](q.value))
+
+
+def test_vmap_takes_quant_tensors_and_cannot_make_them():
+    q = quantized()
+    assert torch.equal(torch.vmap(lambda row: row * 3)(q), q.value * 3)
+    for transform in (torch.vmap, torch.func.jacrev):
+        with pytest.raises(UnsupportedError, match="vmap cannot make quant tensors; quantize outside"):
+            transform(lambda x: mx.quantize(x, "mxint8").value)(torch.randn(3, 4))
+
+
+def test_data_is_replaced_by_quant_tensors_only():
+    weight = torch.nn.Parameter(mx.quantize(torch.randn(3, 8), "mxint8_g4"))
+    with pytest.raises(UnsupportedError, match=r"must be one, too: quantize\('mxint8_g4'\)"):
+        weight.data = torch.ones(2, 2)
+    weight.data = mx.quantize(torch.ones(2, 40), "mxfp8_e4m3")
+    assert weight.shape == (2, 40) and weight.format.name == "mxfp8_e4m3" and weight.requires_grad
+    assert torch.equal(weight.value, torch.ones(2, 40))
+
+
+def test_shared_memory_holds_the_parts():
+    module = torch.nn.Linear(8, 3)
+    module.weight = torch.nn.Parameter(mx.quantize(module.weight.detach(), "mxint8_g4"))
+    module.share_memory()
+    assert module.weight.is_shared() and module.weight.scale_.is_shared()
+
+
+def test_checkpoint_loads_without_running_code_and_its_parts_are_checked(tmp_path):
+    q = quantized("uint4_g4")
+    torch.save({"w": torch.nn.Parameter(q)}, tmp_path / "f.pt")
+    loaded = torch.load(tmp_path / "f.pt", weights_only=True)["w"]
+    assert type(loaded) is type(q) and torch.equal(loaded.value, q.value)
+    for change in (
+        {"scale_": torch.ones(1)},
+        {"axis": 0},
+        {"axis": "1"},
+        {"_grouped": None},
+        {"_format_name": "int4_g4"},
+    ):
+        bad = quantized("uint4_g4")
+        bad.__dict__.update(change)
+        torch.save({"w": bad}, tmp_path / "f.pt")
+        with pytest.raises(Exception, match="part|shape|expected|zero point"):
+            torch.load(tmp_path / "f.pt", weights_only=True)
+
+
 def test_module_holds_a_quant_tensor_as_parameter_and_loads_its_state_dict():
     def layer(seed):
         torch.manual_seed(seed)
@@ -279,6 +381,15 @@ def test_python_protocols():
         ({"zero_point_": torch.zeros(2, 2, 1)}, ShapeError, "has no zero point"),
         ({"axis": 2}, ShapeError, "axis 2 is outside"),
         ({"fmt": "uint8_g4"}, ShapeError, "needs a zero point"),
+        ({"fmt": "int8"}, FormatError, "has no groups"),
+        ({"scale_": torch.ones(2, 2, 1).half()}, ShapeError, "scale_ is torch.float16 on cpu, expected torch.float32"),
+        ({"scale_": torch.ones(2, 2, 1, device="meta")}, ShapeError, "on meta, expected torch.float32 on cpu"),
+        ({"scale_": None}, ShapeError, "scale_ is NoneType"),
+        ({"value_": torch.zeros(2, 2, 4).int()}, ShapeError, "expected a floating tensor"),
+        ({"value_": [[0.0]]}, ShapeError, "value_ is list"),
+        ({"axis": None}, ShapeError, "expected integers"),
+        ({"length": 7.0}, ShapeError, "expected integers"),
+        ({"tensor_scale": torch.ones(())}, ShapeError, "nvfp4 has one"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change, error, message):
@@ -287,6 +398,11 @@ def test_parts_that_do_not_fit_are_refused(change, error, message):
     assert GroupwiseQuantTensor.from_parts(**parts).shape == (2, 7)
     with pytest.raises(error, match=message):
         GroupwiseQuantTensor.from_parts(**(parts | change))
+
+
+def test_what_stands_in_the_padding_of_parts_does_not_matter():
+    q = GroupwiseQuantTensor.from_parts(torch.ones(2, 2, 4), torch.ones(2, 2, 1), None, "mxint8_g4", 1, 7)
+    assert q.value_[:, 1, 3].tolist() == [0, 0] and torch.equal(q.value, torch.ones(2, 7))
 
 
 # --- files ------------------------------------------------------------------------------------------------------
@@ -315,6 +431,24 @@ def test_file_is_small(tmp_path):
     for name, bits in (("mxfp4_e2m1", 4.25), ("mxfp6_e2m3", 6.25), ("mxint8", 8.25), ("int3_g32", 4)):
         save_file({"w": mx.quantize(x, name)}, tmp_path / "f")
         assert (tmp_path / "f").stat().st_size < x.numel() * bits / 8 + 600
+
+
+@pytest.mark.parametrize(
+    "tensors, message",
+    [
+        ([], "expected a dict"),
+        ({1: torch.ones(1)}, "cannot be called 1"),
+        ({"__metadata__": torch.ones(1)}, "cannot be called '__metadata__'"),
+        ({"w": 1.0}, "'w' is float"),
+        ({"w": torch.ones(2).to_sparse()}, "sparse"),
+        ({"w": mx.quantize(torch.ones(4), "mxint8").to("meta")}, "on meta"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_named(tmp_path, tensors, message):
+    with pytest.raises(OptionError, match=message):
+        save_file(tensors, tmp_path / "f")
+    with pytest.raises(InputFileError, match="cannot write"):
+        save_file({"w": quantized()}, tmp_path)  # a directory
 
 
 def test_values_that_are_not_codes_are_not_saved(tmp_path):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -34,7 +37,7 @@ def load_inputs(path: Path):
     try:
         loaded = np.load(path, allow_pickle=False)
         return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
-    except (ValueError, EOFError, OSError, BadZipFile) as error:
+    except (ValueError, EOFError, OSError, MemoryError, BadZipFile) as error:
         raise InputFileError(f"{path} is not a .npy array or .npz file of numbers: {error}") from error
 
 
@@ -46,9 +49,16 @@ def load_array(path: Path):
     return loaded
 
 
-def npy_path(out: Path) -> Path:
-    """`out` with the ending that numpy gives a file of one array."""
-    return out if out.suffix == ".npy" else out.with_name(f"{out.name}.npy")
+def save_array(path: Path, content) -> None:
+    """An array (.npy), or arrays by name (.npz), at exactly `path`: whole, or what stood there before stays.
+
+    Raises InputFileError when it cannot be written.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():  # a device or a pipe: renaming would replace it
+        with _reported(path), path.open("wb") as stream:
+            stream.write(_bytes(content))
+    else:
+        save_arrays(path.parent, {path.name: content})
 
 
 def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
@@ -58,7 +68,7 @@ def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
     """
     from mxexport.model_file import replace_files, staging
 
-    try:
+    with _reported(directory / next(iter(files)) if len(files) == 1 else directory):
         if make:
             directory.mkdir(parents=True, exist_ok=True)
         with staging(directory / "outputs") as staged:
@@ -66,9 +76,20 @@ def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
                 with (staged / file).open("wb") as stream:
                     _write_array(stream, content)
             replace_files(staged, directory, list(files))
-    except OSError as error:
-        where = directory / next(iter(files)) if len(files) == 1 else directory
-        raise InputFileError(f"cannot write {where}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _reported(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"cannot write {where}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _bytes(content) -> bytes:
+    stream = io.BytesIO()
+    _write_array(stream, content)
+    return stream.getvalue()
 
 
 def _write_array(stream: BinaryIO, content) -> None:
@@ -76,9 +97,9 @@ def _write_array(stream: BinaryIO, content) -> None:
     import numpy as np
 
     if not isinstance(content, dict):
-        np.lib.format.write_array(stream, content, allow_pickle=False)
+        np.lib.format.write_array(stream, np.asanyarray(content), allow_pickle=False)
         return
     with ZipFile(stream, "w") as archive:
         for name, array in content.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)

@@ -88,7 +88,10 @@ def _example(text: str):
     if any(d < 1 for d in shape):
         raise OptionError(f"--input {text}: sizes must be at least 1")
     dtype = getattr(torch, kind)
-    return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+    try:
+        return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
+    except (RuntimeError, TypeError, OverflowError) as error:
+        raise OptionError(f"--input {text}: torch cannot make it: {_first_line(error)}") from error
 
 
 def _load(where: str):
@@ -119,7 +122,7 @@ def _import(name: str):
         if error.name and (name == error.name or name.startswith(f"{error.name}.")):
             raise InputFileError(f"no module {name!r} in {os.getcwd()} or among the installed packages") from None
         raise OptionError(f"importing {name} failed: {error}") from error
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise OptionError(f"importing {name} failed: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(os.getcwd())
@@ -130,7 +133,7 @@ def _call(factory, where: str):
         return factory()
     except MXExportError:
         raise
-    except Exception as error:  # the user's own code may raise anything
+    except (Exception, SystemExit) as error:  # the user's own code may raise anything
         raise OptionError(f"{where} failed, called without arguments: {type(error).__name__}: {error}") from error
 
 

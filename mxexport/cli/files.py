@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, npy_path, print_json, save_arrays
+from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json, save_array, save_arrays
 
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
@@ -92,14 +92,13 @@ def _write(results: dict, out: Path, directory: Path | None) -> dict[str, str | 
     import numpy as np
 
     plain = {n: a if a.dtype.kind in "biufSU" else a.astype(np.float32) for n, a in results.items()}
-    if directory is None and out.suffix == ".npz":
-        save_arrays(out.parent, {out.name: plain})
+    if directory is not None:
+        files = _file_names(plain)
+        save_arrays(directory, {file: plain[name] for name, file in files.items()}, make=True)
+        return {name: str(directory / file) for name, file in files.items()}
+    if out.suffix == ".npz":
+        save_array(out, plain)
         return dict.fromkeys(plain, str(out))
-    if directory is None:
-        first = next(iter(plain))
-        out = npy_path(out)
-        save_arrays(out.parent, {out.name: plain[first]})
-        return dict.fromkeys(plain) | {first: str(out)}
-    files = _file_names(plain)
-    save_arrays(directory, {file: plain[name] for name, file in files.items()}, make=True)
-    return {name: str(directory / file) for name, file in files.items()}
+    first = next(iter(plain))
+    save_array(out, plain[first])
+    return dict.fromkeys(plain) | {first: str(out)}

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_array, npy_path, print_json, save_arrays
+from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, save_array
 
 _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
@@ -83,11 +83,10 @@ def simulate(
     from mxexport.errors import VerificationError
     from mxexport.fpga import open_design
 
-    out = npy_path(out)
     opened, x = open_design(design), load_array(inputs)
     result = opened.simulate(x, stall_in=stall, stall_out=stall)
     equal = bool((result.raw == opened.run_dataflow(x).raw).all())
-    save_arrays(out.parent, {out.name: result.values})
+    save_array(out, result.values)
     summary = {
         "frames": len(x),
         "cycles": result.cycles,

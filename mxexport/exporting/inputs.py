@@ -8,12 +8,15 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from torch.utils._pytree import tree_map
 
 from mxexport.errors import OptionError
+from mxexport.quant import GroupwiseQuantTensor
 
 
 def bind(model: torch.nn.Module, args: Any, kwargs: dict[str, Any] | None) -> inspect.BoundArguments:
-    """Example inputs by the parameters of `forward`. A single tensor is the only input, a dict means keywords.
+    """Example inputs by the parameters of `forward`. A single tensor is the only input, a dict means keywords; quant
+    tensors stand for their values.
 
     Raises:
         OptionError: they are not what `forward` takes.
@@ -21,13 +24,19 @@ def bind(model: torch.nn.Module, args: Any, kwargs: dict[str, Any] | None) -> in
     if isinstance(args, dict):
         args, kwargs = (), {**args, **(kwargs or {})}
     args = tuple(args) if isinstance(args, (tuple, list)) else (args,)
+    args, kwargs = tree_map(_plain, (args, kwargs or {}))
     try:
-        return inspect.signature(model.forward).bind(*args, **(kwargs or {}))
+        return inspect.signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:
         raise OptionError(
             f"export: the example inputs do not fit {type(model).__name__}.forward"
             f"{inspect.signature(model.forward)}: {error}"
         ) from None
+
+
+def _plain(value: Any) -> Any:
+    """A graph takes tensors: what a quant tensor stands for."""
+    return value.dequantize().detach() if isinstance(value, GroupwiseQuantTensor) else value
 
 
 def open_batch(bound: inspect.BoundArguments) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import onnx_ir as ir
 
 from mxexport import graph
+from mxexport.errors import OptionError
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
 
@@ -30,6 +31,27 @@ def names_in_use(g: ir.Graph) -> Names:
     return Names({value.name for value in (*g.inputs, *g.outputs, *g.initializers.values())})
 
 
+def check_names(names: list[str] | None, which: str) -> None:
+    """Raise OptionError unless `names` (an argument called `which`) is a list of distinct names."""
+    if names is None:
+        return
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
+        raise OptionError(f"{which}={names!r}: expected a list of names")
+    if twice := sorted({name for name in names if list(names).count(name) > 1}):
+        raise OptionError(f"{which}: {', '.join(twice)} stands there more than once")
+
+
+def check_given_names(g: ir.Graph, input_names: list[str] | None, output_names: list[str] | None) -> None:
+    """Raise OptionError where names given for inputs and outputs are too many or taken."""
+    for names, values, which in ((input_names, g.inputs, "input_names"), (output_names, g.outputs, "output_names")):
+        if len(names or ()) > len(values):
+            raise OptionError(f"{which}: {len(names)} names, the graph has {len(values)} {which[:-6]}s")
+    taken = [value.name for value in (*g.inputs, *g.outputs, *g.initializers.values())]
+    for name in {*(input_names or ()), *(output_names or ())}:
+        if taken.count(name) > 1:
+            raise OptionError(f"the name {name!r} is given to an input or output, and another tensor has it already")
+
+
 def name_everything(model: ir.Model) -> None:
     """Name nodes and values, strip torch's metadata, annotate quantizers."""
     g = model.graph
@@ -41,10 +63,9 @@ def name_everything(model: ir.Model) -> None:
     node_names = Names()
     for node in g:
         node.name = node_names.unique(_node_name(node))
-    fixed = {value.name for value in g.outputs}
     for node in g:
         for i, value in enumerate(node.outputs):
-            if value.name not in fixed:
+            if not value.is_graph_output():
                 value.name = names.unique(node.name if i == 0 else f"{node.name}.{i}")
             value.metadata_props.clear()
         node.metadata_props.clear()

@@ -24,6 +24,16 @@ def name_outputs(model: ir.Model, program: torch.export.ExportedProgram) -> None
             value.name = names.unique(key)
 
 
+def name_inputs_again(model: ir.Model) -> None:
+    """Torch calls an input that `forward` also returns `x_orig`, and the output `x`: the input keeps its own name."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    for value in model.graph.inputs:
+        name = value.name.removesuffix("_orig")
+        if name != value.name and name in outputs:
+            outputs[name].name = names_in_use(model.graph).unique(name)
+            value.name = name
+
+
 def _output_keys(program: torch.export.ExportedProgram) -> list[str]:
     """A name from its keys for every output that is a tensor: `hidden`, `more.0`; "" where there are only positions."""
     spec = program.call_spec.out_spec

@@ -13,9 +13,10 @@ import onnx_ir as ir
 import torch
 from onnxscript.values import Opset
 
-from mxexport.errors import UnsupportedError
+from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.half import HALF
-from mxexport.exporting.outputs import name_outputs
+from mxexport.exporting.outputs import name_inputs_again, name_outputs
+from mxexport.exporting.plain import plain_outputs
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
@@ -31,10 +32,12 @@ _TORCH_OPS = (
 _ONNX_NAME = {op.lower(): op for op in OPERATORS}
 
 _TALKATIVE = (
+    "torch.onnx._internal.exporter._core",  # outputs that are None are left out
     "torch.onnx._internal.exporter._registration",
     "onnxscript.optimizer._constant_folding",
     "torch._subclasses.fake_tensor",
     "torch.export._trace",
+    "torch.fx.experimental.symbolic_shapes",
     "onnxscript.version_converter",
 )
 _HIGHEST_OF_TORCH = 25
@@ -53,7 +56,7 @@ def trace(
     table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), plain_outputs(model), torch.no_grad():
             program = torch.onnx.export(
                 model,
                 # A dict at the end would be taken for keyword inputs.
@@ -70,6 +73,8 @@ def trace(
     except Exception as error:  # torch raises many types; the user needs the reason, not its stack
         raise UnsupportedError(_trace_failure(model, error)) from error
     _set_opset(program.model, opset)
+    if not input_names:
+        name_inputs_again(program.model)
     if not output_names:
         name_outputs(program.model, program.exported_program)
     return program.model
@@ -182,8 +187,13 @@ def _trace_failure(model: torch.nn.Module, error: Exception) -> str:
     while cause is not None:
         causes.append(cause)
         cause = cause.__cause__
+    own = next((cause for cause in causes if isinstance(cause, MXExportError)), None)
+    if own is not None:
+        return f"export: {type(model).__name__} cannot be exported: {own}"
+    kind = type(causes[-1]).__name__
     lines = [line.strip() for line in str(causes[-1]).splitlines() if line.strip()]
-    reason = lines[0] if lines else type(causes[-1]).__name__
+    reason = lines[0] if lines else kind
     if reason.endswith(":"):  # an introduction
         reason = " ".join(lines[:2])
-    return f"export: torch cannot export {type(model).__name__}: {type(causes[-1]).__name__}: {reason}"
+    hint = "; a branch of Python depends on values: use torch.where or torch.cond" if "DataDependent" in kind else ""
+    return f"export: torch cannot export {type(model).__name__}: {kind}: {reason}{hint}"

@@ -7,12 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import InputFileError
+from mxexport.model_file import writable
 from mxexport.passes import files, rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.driver import Pass, Record, Verify, run_passes
@@ -73,9 +72,7 @@ def clean(
         VerificationError: a pass changed what the model computes; nothing is written.
         UnsupportedError: a pass failed; nothing is written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    path = writable(path)
     with collector_paused():
         model = load(source)
     before, fixed = census(model), 0

@@ -79,8 +79,7 @@ def run_passes(
         VerificationError: a pass changed what the model computes; names the pass, node and first tensor that differs.
         UnsupportedError: a pass failed, never reached a fixed point, or the model cannot be executed for verification.
     """
-    with collector_paused():
-        record = Record(model.clone())
+    record = Record(_copied(model))
     checker = _Checker(record.model, verify)
     stages = _Stages(save_stages, stages_before)
     passes = list(passes)
@@ -107,6 +106,14 @@ def run_passes(
     raise UnsupportedError(
         f"passes: no fixed point after {_ROUNDS} rounds; passes that undo each other are among {', '.join(moving)}"
     )
+
+
+def _copied(model: ir.Model) -> ir.Model:
+    try:
+        with collector_paused():
+            return model.clone()
+    except RuntimeError as error:  # onnx-ir copies in the order of the nodes
+        raise UnsupportedError("passes: the graph has a cycle, or nodes that stand before what they read") from error
 
 
 def _call(function: Pass, model: ir.Model) -> Outcome:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph, model_file
+from mxexport import graph, model_file, model_reader
 from mxexport.errors import InputFileError
 
 _HERE = "<this file>"
@@ -40,8 +40,11 @@ def load(path: str | os.PathLike) -> ir.Model:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         proto = _skeleton(data)
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in model_reader.inner_tensors(proto)):
+            raise ValueError("a tensor inside a node lies in a file of its own")
     except (OSError, ValueError, IndexError):
         return graph.load(path)  # with data beside it, not there, or no protobuf: it says so
+    model_reader.check(proto, path, mapped=True)
     try:
         model = ir.from_proto(proto)
         _map_tensors(model, data)
@@ -153,7 +156,7 @@ def save(model: ir.Model, path: str | os.PathLike) -> Path:
 
     Tensors of more than `EXTERNAL_ABOVE` bytes in all lie in `<name>.data` beside the file.
     """
-    path, copy = Path(path), model.clone()
+    path, copy = model_file.writable(path), model.clone()
     size = sum(v.const_value.nbytes for v in copy.graph.initializers.values() if v.const_value is not None)
     if size > model_file.EXTERNAL_ABOVE or model_file.data_path(path).exists():
         return graph.save(copy, path)
@@ -167,10 +170,18 @@ def save(model: ir.Model, path: str | os.PathLike) -> Path:
     proto.ClearField("graph")
     parts = [_tensor_parts(name, tensor) for name, tensor in tensors.items()]
     length = len(inner) + sum(len(head) + body for head, body, _ in parts)
+    try:
+        _write(path, proto.SerializeToString() + _tag(_GRAPH) + _varint(length) + inner, parts)
+    except OSError as error:
+        raise InputFileError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def _write(path: Path, start: bytes, parts: list[tuple[bytes, int, ir.TensorProtocol]]) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(proto.SerializeToString() + _tag(_GRAPH) + _varint(length) + inner)
+            file.write(start)
             for head, body, tensor in parts:
                 file.write(head)
                 if body:
@@ -180,7 +191,6 @@ def save(model: ir.Model, path: str | os.PathLike) -> Path:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    return path
 
 
 def _read_inner_tensors(model: ir.Model) -> None:

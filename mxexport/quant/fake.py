@@ -212,5 +212,9 @@ def check_input(x: Tensor, axis: int, where: str) -> None:
     if not isinstance(x, torch.Tensor) or not x.is_floating_point():
         found = x.dtype if isinstance(x, torch.Tensor) else type(x).__name__
         raise ShapeError(f"{where}: expected a floating-point torch.Tensor, found {found}; call .float() first")
+    if x.layout != torch.strided:
+        raise ShapeError(f"{where}: expected a dense tensor, found {x.layout}; call .to_dense() first")
+    if not isinstance(axis, int):
+        raise ShapeError(f"{where}: axis is {axis!r}; expected an integer")
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"{where}: axis {axis} is outside a tensor of rank {x.ndim}")

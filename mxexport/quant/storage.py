@@ -21,9 +21,10 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from mxexport.errors import FormatError, InputFileError, MXExportError
+from mxexport.errors import FormatError, InputFileError, MXExportError, OptionError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.graph import write_atomically
+from mxexport.model_file import writable
 from mxexport.numerics import NVFP4_SCALE
 from mxexport.quant import codes, kernels
 from mxexport.quant.layout import Layout
@@ -38,11 +39,11 @@ def save_file(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
 
     Raises:
         FormatError: a quant tensor whose values are not codes times scales of its format, or names that clash.
-        InputFileError: the directory does not exist.
+        OptionError: what is neither a tensor with values nor called by a string.
+        InputFileError: `path` cannot be written.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise InputFileError(f"cannot write {path}: no such directory: {path.parent}")
+    path = writable(path)
+    _check_tensors(tensors)
     stored: dict[str, Tensor] = {}
     described: dict[str, dict] = {}
     for name, tensor in tensors.items():
@@ -56,7 +57,25 @@ def save_file(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
             raise FormatError(f"save_file: two tensors would be called {clash[0]!r} in the file; rename one")
         stored |= {key: value.cpu().contiguous().clone() for key, value in parts.items()}
     metadata = {_KEY: json.dumps({"version": _VERSION, "tensors": described}, sort_keys=True)}
-    write_atomically(path, safetensors.torch.save(stored, metadata))
+    data = safetensors.torch.save(stored, metadata)
+    try:
+        write_atomically(path, data)
+    except OSError as error:
+        raise InputFileError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    if not isinstance(tensors, dict):
+        raise OptionError(f"save_file: expected a dict of tensors by name, found {type(tensors).__name__}")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or name == "__metadata__":
+            raise OptionError(f"save_file: a tensor cannot be called {name!r} in a safetensors file")
+        if not isinstance(tensor, Tensor):
+            raise OptionError(f"save_file: {name!r} is {type(tensor).__name__}, expected a tensor")
+        if tensor.layout != torch.strided or tensor.device.type == "meta":
+            raise OptionError(
+                f"save_file: {name!r} is {tensor.layout} on {tensor.device}, expected a dense tensor with values"
+            )
 
 
 def load_file(path: str | os.PathLike, device: str | torch.device = "cpu") -> dict[str, Tensor]:
@@ -72,7 +91,7 @@ def load_file(path: str | os.PathLike, device: str | torch.device = "cpu") -> di
         with safetensors.safe_open(path, "pt", device=str(device)) as file:
             metadata = file.metadata() or {}
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError) as error:  # the last: no such device
         raise InputFileError(f"{path} is not a readable safetensors file: {error}") from error
     if _KEY not in metadata:
         return stored

@@ -1,16 +1,17 @@
 """Quant tensors: contracted storage, expanded on demand; they compute like their dequantized values.
 
 Two levels. Autograd works on the quant tensor as a whole: its gradient is a plain tensor of its shape, passed straight
-through to what was quantized. Below autograd, `tensor_ops` says which operations keep the groups; all others see the
-dequantized values.
+through to what was quantized. Below autograd, `tensor_ops` and `tensor_parts` say which operations keep the groups;
+all others see the dequantized values.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
-from mxexport.errors import FormatError, ScaleShapeError, ShapeError
+from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.quant import codes, kernels
 from mxexport.quant.fake import Quantizer, check_input
@@ -38,11 +39,13 @@ class GroupwiseQuantTensor(Tensor):
     Expanded on demand to the tensor's own shape, padding removed: `value`, `scale`, `zero_point`.
 
     Make one with `quantize`, or with `from_parts` from parts you have. The results of neg, abs, relu (symmetric and
-    asymmetric alike where the codes allow it), transpose, permute, view, reshape, slices and cat are quant tensors as
-    long as groups stay whole; so are products with a positive power of two when no bit is lost (outside
-    torch.compile, which cannot look at values). Every other result is a plain tensor. Quant tensors are immutable:
-    an operation in place raises, and a view that gives a plain tensor is a copy. A function under torch.compile may
-    take and return quant tensors; one it returns must be detached if another result is differentiated.
+    asymmetric alike where the codes allow it), transpose, permute, view, reshape, flip, expand, repeat, slices, index
+    tensors, masks, embedding, cat and stack are quant tensors as long as groups stay whole; so are products with a
+    positive power of two when no bit is lost (outside torch.compile, which cannot look at values). Every other result
+    is a plain tensor. Quant tensors are immutable: an operation in place raises, and what is not a quant tensor any
+    more (`value`, or a view that cuts groups) is a copy; only `value_` and `scale_` are the stored tensors themselves.
+    A function under torch.compile may take and return quant tensors; one it returns must be detached if another result
+    is differentiated.
     """
 
     @staticmethod
@@ -66,14 +69,18 @@ class GroupwiseQuantTensor(Tensor):
         length: int,
         tensor_scale: Tensor | None = None,
     ) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
-        """A quant tensor of contracted parts (shapes above); `length` is K. Gradients flow to `value_`.
+        """A quant tensor of contracted parts (shapes above); `length` is K. Gradients flow to `value_`, whose padding
+        counts as zeros whatever it holds. nvfp4 also needs the scale of the whole tensor, which `scale_` includes.
 
         Raises:
-            FormatError: unknown format.
-            ShapeError, ScaleShapeError: parts that do not fit together.
+            FormatError: unknown format, or one without groups.
+            ShapeError, ScaleShapeError: parts that do not fit together, or scales that are not float32.
         """
         fmt = _registered(fmt)
         axis = _check_parts(value_, scale_, zero_point_, fmt, axis, length)
+        _check_tensor_scale(tensor_scale, fmt)
+        if length % fmt.group_size:
+            value_ = kernels.split_groups(kernels.join_groups(value_, axis, length), axis, fmt.group_size)
         return _Assemble.apply(value_, scale_, zero_point_, fmt.name, axis, length, tensor_scale)
 
     @property
@@ -144,6 +151,32 @@ class GroupwiseQuantTensor(Tensor):
     def __format__(self, spec: str) -> str:
         return format(self.dequantize(), spec) if spec else repr(self)
 
+    @property
+    def data(self) -> Tensor:
+        """The same quant tensor outside autograd. It takes another one, never plain values."""
+        return self.detach()
+
+    @data.setter
+    def data(self, new: Tensor) -> None:
+        if not isinstance(new, GroupwiseQuantTensor):
+            raise UnsupportedError(
+                f"the data of a quant tensor must be one, too: quantize({self._format_name!r}) it first"
+            )
+        Tensor.data.__set__(self, new)
+        self.__dict__.update({name: new.__dict__[name] for name in (*INNER, "_format_name", "axis")})
+
+    def share_memory_(self):
+        """Moves the stored tensors to shared memory."""
+        for _, part in self._stored():
+            part.share_memory_()
+        return self
+
+    def is_shared(self) -> bool:
+        return all(part.is_shared() for _, part in self._stored())
+
+    def __dlpack__(self, **options):
+        return self.dequantize().__dlpack__(**options)
+
     def numpy(self, *, force: bool = False):
         return self.dequantize().numpy(force=force)
 
@@ -164,6 +197,22 @@ class GroupwiseQuantTensor(Tensor):
             copied = torch.nn.Parameter(copied, self.requires_grad)
         memo[id(self)] = copied
         return copied
+
+    def __setstate__(self, state: dict) -> None:
+        """What torch.load puts in; a checkpoint is a file like any other, so its parts are checked."""
+        try:
+            *parts, tensor_scale = (state[name] for name in INNER)
+            axis, fmt = state["axis"], get_format(state["_format_name"])
+            fits = type(axis) is int and 0 <= axis < self.ndim and parts[0].dtype == self.dtype
+            if not fits or self.shape != (*parts[0].shape[:axis], self.shape[axis], *parts[0].shape[axis + 2 :]):
+                raise ShapeError(
+                    f"parts of shape {tuple(parts[0].shape)} do not make {tuple(self.shape)} on axis {axis}"
+                )
+            _check_parts(*parts, fmt, axis, self.shape[axis])
+            _check_tensor_scale(tensor_scale, fmt)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ShapeError(f"not the parts of a quant tensor: {error!r}") from error
+        self.__dict__.update(state)
 
     def _stored(self) -> list[tuple[str, Tensor]]:
         return [(name, getattr(self, name)) for name in INNER if getattr(self, name) is not None]
@@ -186,7 +235,7 @@ class GroupwiseQuantTensor(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        from mxexport.quant import tensor_ops  # it needs the classes of this file
+        from mxexport.quant import tensor_ops, tensor_parts  # noqa: F401 (they need the classes of this file)
 
         return tensor_ops.dispatch(func, args, kwargs or {})
 
@@ -199,7 +248,35 @@ class GroupwiseIntQuantTensor(GroupwiseQuantTensor):
     """Integer elements; `scale_` is the step of one integer."""
 
 
+class _Traced:
+    """What a program for export sees: torch's exporter knows plain tensors only, so these give their values."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            args, kwargs = tree_map(cls._values, (args, kwargs or {}))
+            return func(*args, **kwargs)
+
+    @staticmethod
+    def _values(x):
+        return joined(x).contiguous() if isinstance(x, _Traced) else x
+
+
+class _TracedFloat(_Traced, GroupwiseFloatQuantTensor):
+    pass
+
+
+class _TracedInt(_Traced, GroupwiseIntQuantTensor):
+    pass
+
+
+# Checkpoints that hold quant tensors load under `weights_only=True`.
+torch.serialization.add_safe_globals([GroupwiseFloatQuantTensor, GroupwiseIntQuantTensor])
+
+
 def tensor_class(fmt: GroupFormat) -> type[GroupwiseQuantTensor]:
+    if torch.compiler.is_exporting():
+        return _TracedFloat if fmt.is_float else _TracedInt
     return GroupwiseFloatQuantTensor if fmt.is_float else GroupwiseIntQuantTensor
 
 
@@ -228,7 +305,7 @@ class _Assemble(torch.autograd.Function):
 class _Dequantize(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q):
-        return joined(q)
+        return joined(q).clone()  # not a view of what `q` stores
 
     @staticmethod
     def backward(ctx, grad):
@@ -259,6 +336,11 @@ def _registered(fmt: str | GroupFormat) -> GroupFormat:
 
 
 def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, length: int) -> int:
+    if fmt.group_size is None:
+        raise FormatError(f"format {fmt.name} has no groups; name their size, such as {fmt.name}_g32")
+    _check_tensors(value_, scale_, zero_point_)
+    if type(axis) is not int or type(length) is not int:
+        raise ShapeError(f"axis {axis!r} and length {length!r}: expected integers")
     rank, size = value_.ndim - 1, fmt.group_size
     if not -rank <= axis < rank:
         raise ShapeError(f"axis {axis} is outside a quant tensor of rank {rank} (value_ is {tuple(value_.shape)})")
@@ -279,6 +361,22 @@ def _check_parts(value_, scale_, zero_point_, fmt: GroupFormat, axis: int, lengt
             f"found {'none' if zero_point_ is None else tuple(zero_point_.shape)}"
         )
     return axis
+
+
+def _check_tensor_scale(tensor_scale, fmt: GroupFormat) -> None:
+    if (fmt.scale == "nvfp4") != isinstance(tensor_scale, Tensor):
+        raise ShapeError(f"format {fmt.name}: tensor_scale is {tensor_scale!r}; nvfp4 has one, others have none")
+
+
+def _check_tensors(value_, scale_, zero_point_) -> None:
+    if not isinstance(value_, Tensor) or not value_.is_floating_point():
+        raise ShapeError(f"value_ is {getattr(value_, 'dtype', type(value_).__name__)}, expected a floating tensor")
+    for name, part in (("scale_", scale_), ("zero_point_", zero_point_)):
+        if part is None and name == "zero_point_":
+            continue
+        if not isinstance(part, Tensor) or part.dtype != torch.float32 or part.device != value_.device:
+            found = f"{part.dtype} on {part.device}" if isinstance(part, Tensor) else type(part).__name__
+            raise ShapeError(f"{name} is {found}, expected torch.float32 on {value_.device}")
 
 
 # --- quantize ---------------------------------------------------------------------------------------------------
@@ -312,6 +410,11 @@ def quantize(
 def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
     x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
+    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        raise UnsupportedError(
+            "quantize: torch.func and vmap cannot make quant tensors; quantize outside of them, or under vmap call "
+            "mxexport.quant.fake_quantize"
+        )
     fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
     if isinstance(quantizer, Quantizer):
         value, scale, zero_point = quantizer.quantize(x)
@@ -326,6 +429,5 @@ def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | Groupwise
         for part in (scale, zero_point)
     )
     value_ = kernels.split_groups(value, axis, fmt.group_size)
-    return GroupwiseQuantTensor.from_parts(
-        value_, scale, zero_point, fmt, axis, x.shape[axis], quantizer.tensor_scale(x)
-    )
+    tensor_scale = None if torch.compiler.is_exporting() else quantizer.tensor_scale(x)  # it is for codes only
+    return _Assemble.apply(value_, scale, zero_point, _registered(fmt).name, axis, x.shape[axis], tensor_scale)

@@ -36,11 +36,21 @@ def dispatch(func, args: tuple, kwargs: dict):
     if result is not NotImplemented:
         return result
     _refuse_writing(func, args, kwargs)
-    plain_args, plain_kwargs = tree_map(_plain, (args, kwargs))
-    return func(*plain_args, **plain_kwargs)
+    if torch.is_inference_mode_enabled():  # no autograd then, which would have taken `func` to pieces
+        result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
+    plain_args, plain_kwargs = tree_map(plain, (args, kwargs))
+    return _apart(func, func(*plain_args, **plain_kwargs))
 
 
-def _plain(x):
+def _apart(func, result):
+    """Copies of results that are views, so that writing to them does not change the quant tensor."""
+    views = [r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns]
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, result) if any(views) else result
+
+
+def plain(x):
     return joined(x) if isinstance(x, GroupwiseQuantTensor) else x
 
 
@@ -55,7 +65,7 @@ def _refuse_writing(func, args: tuple, kwargs: dict) -> None:
             )
 
 
-def _rebuild(q: GroupwiseQuantTensor, part: Callable[[Tensor], Tensor], axis: int, length: int, values=None):
+def rebuild(q: GroupwiseQuantTensor, part: Callable[[Tensor], Tensor], axis: int, length: int, values=None):
     """Like `q` with `part` done to every contracted tensor (`values`, if given, to the values instead)."""
     zero = None if q.zero_point_ is None else part(q.zero_point_)
     return type(q)((values or part)(q._grouped), part(q.scale_), zero, q._format_name, axis, length, q.tensor_scale)
@@ -68,17 +78,22 @@ def _same_groups(q: GroupwiseQuantTensor, grouped: Tensor, zero_point=None, scal
     return type(q)(grouped, scale, zero, q._format_name, q.axis, q.shape[q.axis], tensor_scale)
 
 
+def has_dims(q, *dims: int) -> bool:
+    """Whether `q` has all these dimensions; where not, torch says so when it is given the plain values."""
+    return all(-q.ndim <= d < q.ndim for d in dims)
+
+
 # --- copies and moves -------------------------------------------------------------------------------------------
 
 
 @keeps_groups(aten.detach.default, aten.alias.default, aten.lift_fresh.default)
 def _alias(q):
-    return _rebuild(q, torch.ops.aten.alias.default, q.axis, q.shape[q.axis])
+    return rebuild(q, torch.ops.aten.alias.default, q.axis, q.shape[q.axis])
 
 
 @keeps_groups(aten.clone.default, aten.contiguous.default)
 def _clone(q, *, memory_format=None):
-    copied = _rebuild(q, torch.clone, q.axis, q.shape[q.axis])
+    copied = rebuild(q, torch.clone, q.axis, q.shape[q.axis])
     copied.tensor_scale = None if q.tensor_scale is None else q.tensor_scale.clone()
     return copied
 
@@ -92,7 +107,7 @@ def _to(q, *, dtype=None, device=None, layout=None, pin_memory=None, non_blockin
     def part(x):
         return torch.ops.aten._to_copy.default(x, **move)
 
-    moved = _rebuild(
+    moved = rebuild(
         q, part, q.axis, q.shape[q.axis], values=lambda v: torch.ops.aten._to_copy.default(v, dtype=dtype, **move)
     )
     moved.tensor_scale = None if q.tensor_scale is None else part(q.tensor_scale)
@@ -168,8 +183,8 @@ def _power_of_two(factor) -> float | None:
 
 def _scaled(q, power: float | None):
     """`q` times a power of two where values and scales stay exact; needs to see the values."""
-    plain = type(q._grouped) in (Tensor, torch.nn.Parameter)
-    if power is None or not plain or q._grouped.device.type == "meta" or torch.compiler.is_compiling():
+    seen = type(q._grouped) in (Tensor, torch.nn.Parameter)
+    if power is None or not seen or q._grouped.device.type == "meta" or torch.compiler.is_compiling():
         return NotImplemented
     grouped, scale = q._grouped * power, q.scale_ * power
     lost = ((grouped / power != q._grouped) & ~q._grouped.isnan()).any()
@@ -189,13 +204,17 @@ def _scaled(q, power: float | None):
 
 @keeps_groups(aten.permute.default)
 def _permute(q, dims):
+    if not has_dims(q, *dims):
+        return NotImplemented
     order = tuple(d % q.ndim for d in dims)
     stored = q.group_layout.stored_order(order)
-    return _rebuild(q, lambda x: x.permute(stored), order.index(q.axis), q.shape[q.axis])
+    return rebuild(q, lambda x: x.permute(stored), order.index(q.axis), q.shape[q.axis])
 
 
 @keeps_groups(aten.transpose.int)
 def _transpose(q, dim0, dim1):
+    if not has_dims(q, dim0, dim1):
+        return NotImplemented
     order = list(range(q.ndim))
     order[dim0], order[dim1] = order[dim1], order[dim0]
     return _permute(q, order)
@@ -203,6 +222,8 @@ def _transpose(q, dim0, dim1):
 
 @keeps_groups(aten.t.default)
 def _t(q):
+    if q.ndim > 2:
+        return NotImplemented
     return _alias(q) if q.ndim < 2 else _transpose(q, 0, 1)
 
 
@@ -211,8 +232,8 @@ def _view(q, size):
     shape = resolve_shape(tuple(size), q.numel())
     layout = q.group_layout.viewed(shape) if prod(shape) == q.numel() else None
     if layout is None:
-        return joined(q).reshape(size)  # strides of the parts differ, so a plain view may not exist
-    return _rebuild(
+        return joined(q).clone().reshape(size)  # not a view, as all plain results
+    return rebuild(
         q,
         lambda x: x.reshape(layout.stored(1)),
         layout.axis,
@@ -222,110 +243,48 @@ def _view(q, size):
 
 
 @keeps_groups(aten.unsqueeze.default)
-def _unsqueeze(q, dim):
+def unsqueeze(q, dim):
+    if not -q.ndim - 1 <= dim <= q.ndim:
+        return NotImplemented
     dim %= q.ndim + 1
     before = dim <= q.axis
-    return _rebuild(q, lambda x: x.unsqueeze(dim if before else dim + 1), q.axis + before, q.shape[q.axis])
+    return rebuild(q, lambda x: x.unsqueeze(dim if before else dim + 1), q.axis + before, q.shape[q.axis])
 
 
 @keeps_groups(aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default)
 def _squeeze(q, dim=None):
     dims = range(q.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+    if not has_dims(q, *dims):
+        return NotImplemented
     gone = {d % q.ndim for d in dims if q.shape[d] == 1}
     if q.axis in gone:
         return NotImplemented
     stored = tuple(q.group_layout.stored_dim(d) for d in gone)
-    return _rebuild(q, lambda x: x.squeeze(stored), q.axis - sum(d < q.axis for d in gone), q.shape[q.axis])
+    return rebuild(q, lambda x: x.squeeze(stored), q.axis - sum(d < q.axis for d in gone), q.shape[q.axis])
 
 
-# --- parts of a tensor ------------------------------------------------------------------------------------------
-
-
-@keeps_groups(aten.slice.Tensor)
-def _slice(q, dim=0, start=None, end=None, step=1):
-    dim %= q.ndim
-    if dim != q.axis:
-        stored = q.group_layout.stored_dim(dim)
-        return _rebuild(q, lambda x: torch.ops.aten.slice.Tensor(x, stored, start, end, step), q.axis, q.shape[q.axis])
-    first, last, _ = slice(start, end).indices(q.shape[dim])
-    size = q.group_size
-    if step != 1 or last <= first or first % size or (last % size and last != q.shape[dim]):
+@keeps_groups(aten.flip.default)
+def _flip(q, dims):
+    if not has_dims(q, *dims) or q.axis in {d % q.ndim for d in dims}:
         return NotImplemented
-    return _rebuild(q, lambda x: x.narrow(dim, first // size, -(-last // size) - first // size), dim, last - first)
+    stored = [q.group_layout.stored_dim(d % q.ndim) for d in dims]
+    return rebuild(q, lambda x: x.flip(stored), q.axis, q.shape[q.axis])
 
 
-@keeps_groups(aten.select.int)
-def _select(q, dim, index):
-    dim %= q.ndim
-    if dim == q.axis:
+@keeps_groups(aten.expand.default)
+def _expand(q, size, *, implicit=False):
+    more = len(size) - q.ndim
+    if more < 0 or size[more + q.axis] not in (-1, q.shape[q.axis]):
         return NotImplemented
-    stored = q.group_layout.stored_dim(dim)
-    return _rebuild(q, lambda x: x.select(stored, index), q.axis - (dim < q.axis), q.shape[q.axis])
+    sizes = list(size)
+    sizes[more + q.axis : more + q.axis + 1] = (-1, -1)
+    return rebuild(q, lambda x: x.expand(sizes), more + q.axis, q.shape[q.axis])
 
 
-@keeps_groups(aten.index_select.default)
-def _index_select(q, dim, index):
-    if not isinstance(q, GroupwiseQuantTensor) or dim % q.ndim == q.axis or isinstance(index, GroupwiseQuantTensor):
+@keeps_groups(aten.repeat.default)
+def _repeat(q, repeats):
+    axis = len(repeats) - q.ndim + q.axis
+    if len(repeats) < q.ndim or (repeats[axis] != 1 and not q.group_layout.whole):
         return NotImplemented
-    stored = q.group_layout.stored_dim(dim % q.ndim)
-    return _rebuild(q, lambda x: x.index_select(stored, index), q.axis, q.shape[q.axis])
-
-
-@keeps_groups(aten.split.Tensor)
-def _split(q, split_size, dim=0):
-    length = q.shape[dim]
-    return _split_with_sizes(q, [min(split_size, length - at) for at in range(0, length, split_size)] or [0], dim)
-
-
-@keeps_groups(aten.split_with_sizes.default)
-def _split_with_sizes(q, split_sizes, dim=0):
-    bounds = [sum(split_sizes[:i]) for i in range(len(split_sizes) + 1)]
-    pieces = [_slice(q, dim, a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
-    return NotImplemented if any(piece is NotImplemented for piece in pieces) else pieces
-
-
-@keeps_groups(aten.unbind.int)
-def _unbind(q, dim=0):
-    pieces = [_select(q, dim, i) for i in range(q.shape[dim])]
-    return NotImplemented if any(piece is NotImplemented for piece in pieces) else pieces
-
-
-@keeps_groups(aten.cat.default)
-def _cat(tensors, dim=0):
-    first = tensors[0]
-    if not _joinable(tensors):
-        return NotImplemented
-    dim %= first.ndim
-    if dim == first.axis:
-        if not all(q.group_layout.whole for q in tensors[:-1]):
-            return NotImplemented
-        stored = dim
-    else:
-        stored = first.group_layout.stored_dim(dim)
-
-    def joined_part(name: str):
-        return None if getattr(first, name) is None else torch.cat([getattr(q, name) for q in tensors], stored)
-
-    parts = [joined_part(name) for name in INNER[:3]]
-    length = sum(q.shape[dim] for q in tensors) if dim == first.axis else first.shape[first.axis]
-    return type(first)(*parts, first._format_name, first.axis, length)
-
-
-@keeps_groups(aten.stack.default)
-def _stack(tensors, dim=0):
-    if not _joinable(tensors):
-        return NotImplemented
-    return _cat([_unsqueeze(q, dim) for q in tensors], dim)
-
-
-def _joinable(tensors) -> bool:
-    """Quant tensors of one format, axis and dtype; nvfp4 tensors each have a tensor scale of their own."""
-    if not all(isinstance(q, GroupwiseQuantTensor) for q in tensors):
-        return False
-    kinds = {(q._format_name, q.axis, q.ndim, q.dtype, q.tensor_scale is None) for q in tensors}
-    return len(kinds) == 1 and tensors[0].tensor_scale is None
-
-
-@keeps_groups(aten.equal.default)
-def _equal(a, b):
-    return torch.equal(_plain(a), _plain(b))
+    stored = [*repeats[: axis + 1], 1, *repeats[axis + 1 :]]
+    return rebuild(q, lambda x: x.repeat(stored), axis, q.shape[q.axis] * repeats[axis])

@@ -6,14 +6,15 @@ A target module has `convert(model: ir.Model, **options) -> Converted`. It does 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.errors import OptionError
+from mxexport.errors import MXExportError, OptionError, UnsupportedError
+from mxexport.model_file import writable
 
 TARGETS = ("qdq", "mxexport", "hls4ml", "finn")
 """`mxexport` is the way back: blocked QuantizeLinear and DequantizeLinear become our operators."""
@@ -46,11 +47,17 @@ def convert(source: str | os.PathLike, path: str | os.PathLike, *, to: str, **op
     if to not in TARGETS:
         raise OptionError(f"convert: unknown target {to!r}; expected one of {', '.join(TARGETS)}")
     target = importlib.import_module(f"mxexport.targets.{'from_qdq' if to == 'mxexport' else to}")
+    unknown = set(options) - set(inspect.signature(target.convert).parameters)
+    if unknown:
+        raise OptionError(f"convert --to {to}: unexpected options {', '.join(sorted(unknown))}")
+    path = writable(path)
+    model = graph.load(source)
     try:
-        converted = target.convert(graph.load(source), **options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error):
-            raise
-        raise OptionError(f"convert --to {to}: {str(error).split('() ')[-1]}") from error
-    graph.save(converted.model, Path(path))
+        converted = target.convert(model, **options)
+        graph.save(converted.model, path)
+    except MXExportError:
+        raise
+    except Exception as error:  # a graph that makes no sense, such as a cycle, fails anywhere
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnsupportedError(f"convert --to {to}: {source}: {type(error).__name__}: {reason[:300]}") from error
     return ConvertReport(str(path), to, converted.model.opset_imports[""], converted.notes)

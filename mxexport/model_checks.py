@@ -1,0 +1,140 @@
+"""What is checked of an ONNX file before anything computes with it, apart from the data of its tensors: that names lead
+somewhere, that tensors written out as numbers are complete, and that our operators are called as they are declared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import onnx
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from onnx import AttributeProto, TensorProto
+
+from mxexport.errors import InputFileError
+from mxexport.ops import DOMAIN, OPERATORS
+
+_KINDS = {"i": AttributeProto.INT, "f": AttributeProto.FLOAT, "ints": AttributeProto.INTS}
+_RANGES = {
+    "axis": (-64, 63),
+    "group_size": (1, 2**31 - 1),
+    "bit_width": (1, 32),
+    "exponent_bits": (0, 8),
+    "mantissa_bits": (0, 23),
+    "exponent_bias": (-255, 255),
+    "frac_bits": (0, 31),
+}
+_T = TensorProto
+_FIELDS = (
+    ("float_data", {_T.FLOAT: 1, _T.COMPLEX64: 2}),
+    ("double_data", {_T.DOUBLE: 1, _T.COMPLEX128: 2}),
+    ("int64_data", {_T.INT64: 1}),
+    ("uint64_data", {_T.UINT32: 1, _T.UINT64: 1}),
+    ("string_data", {_T.STRING: 1}),
+)
+_FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in types.items()}
+
+
+def check_proto(proto: onnx.ModelProto, where: str) -> None:
+    """Raise InputFileError, opening with `where` (the path), for the first thing that is wrong."""
+    try:
+        _check_text(proto, where)
+        _check_graph(proto.graph, set(), where)
+        for function in proto.functions:
+            _check_nodes(function.node, set(function.input), f"{where}: function {function.name!r}")
+        for node in all_nodes(proto.graph):
+            if node.domain == DOMAIN and node.op_type in OPERATORS:
+                _check_operator(node, f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})")
+    except RecursionError as error:
+        raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
+
+
+def check_numbers(tensor: onnx.TensorProto, where: str) -> None:
+    """Raise InputFileError unless a tensor without raw data holds as many numbers as its shape says."""
+    if any(d < 0 for d in tensor.dims):
+        raise InputFileError(f"{where} has a negative dimension: {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    field, per = _FIELD_OF.get(tensor.data_type, ("int32_data", 1))
+    found = len(getattr(tensor, field))
+    packed = field == "int32_data" and found != count and -(-count // 4) <= found <= -(-count // 2)  # 2 or 4 bits
+    if found != count * per and not packed:
+        raise InputFileError(f"{where} holds {found} numbers, its shape {list(tensor.dims)} needs {count * per}")
+
+
+def all_nodes(g: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in g.node:
+        yield node
+        for inner in _subgraphs(node):
+            yield from all_nodes(inner)
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+# --- text -----------------------------------------------------------------------------------------------------
+
+
+def _check_text(message: Message, where: str) -> None:
+    """Protobuf hands out bytes for text that is not UTF-8; what is below fails on it sooner or later."""
+    for field, value in message.ListFields():
+        if field.type not in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_MESSAGE):
+            continue
+        for item in [value] if isinstance(value, (str, bytes, Message)) else value:
+            if isinstance(item, bytes):
+                raise InputFileError(f"{where} is not a readable ONNX model: {field.name} {item!r} is not UTF-8")
+            if isinstance(item, Message):
+                _check_text(item, where)
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def _check_graph(g: onnx.GraphProto, outside: set[str], where: str) -> None:
+    if any(not t.name for t in g.initializer):
+        raise InputFileError(f"{where}: a tensor among the initializers has no name")
+    known = outside | {v.name for v in g.input} | {t.name for t in g.initializer}
+    known |= {t.values.name for t in g.sparse_initializer}
+    known = _check_nodes(g.node, known, where)
+    for value in g.output:
+        if value.name not in known:
+            raise InputFileError(f"{where}: no node makes the output {value.name!r}")
+
+
+def _check_nodes(nodes, known: set[str], where: str) -> set[str]:
+    """`known` and the names nodes make. Their order is left to whoever runs them."""
+    known = known | {name for node in nodes for name in node.output if name}
+    for node in nodes:
+        missing = [name for name in node.input if name and name not in known]
+        if missing:
+            raise InputFileError(
+                f"{where}: node {node.name or node.op_type!r} reads {missing[0]!r}, which nothing makes"
+            )
+        for inner in _subgraphs(node):
+            _check_graph(inner, known, where)
+    return known
+
+
+# --- our operators --------------------------------------------------------------------------------------------
+
+
+def _check_operator(node: onnx.NodeProto, where: str) -> None:
+    operator = OPERATORS[node.op_type]
+    ports = list(operator.inputs.items())
+    given = [i < len(node.input) and bool(node.input[i]) for i in range(len(ports))]
+    absent = [name for (name, port), there in zip(ports, given, strict=True) if not (there or port.optional)]
+    if absent or len(node.input) > len(ports):
+        raise InputFileError(f"{where} has {len(node.input)} inputs, expected {', '.join(operator.inputs)}")
+    attributes = {a.name: a for a in node.attribute}
+    for name, declared in operator.attributes.items():
+        found = attributes.get(name)
+        if found is None or found.type != _KINDS[declared.kind]:
+            raise InputFileError(
+                f"{where}: attribute {name!r} is missing or of another type; every one must be written"
+            )
+        low, high = _RANGES.get(name, (None, None))
+        if low is not None and declared.kind == "i" and not low <= found.i <= high:
+            raise InputFileError(f"{where}: {name} is {found.i}, expected {low} to {high}")

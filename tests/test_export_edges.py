@@ -1,0 +1,155 @@
+"""What users hand to export and should not, or may: paths, names, what `forward` returns, quant tensors in it."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import mxexport as mx
+from mxexport import graph, runtime
+from mxexport.errors import InputFileError, OptionError, UnsupportedError
+
+X = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    def __init__(self, end):
+        super().__init__()
+        self.fc, self.end = nn.Linear(40, 40), end
+
+    def forward(self, x):
+        return self.end(self.fc(x))
+
+
+def make(end=lambda x: x) -> nn.Module:
+    torch.manual_seed(0)
+    return mx.quantize_model(Net(end), "mxint8", None).eval()
+
+
+@pytest.mark.parametrize("path", [".", "", "a\0b", "n" * 300 + ".onnx", None, 3])
+def test_what_is_no_path_for_a_file_is_refused_before_tracing(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mxexport.exporter.trace", lambda *_: pytest.fail("traced"))
+    with pytest.raises(InputFileError, match="cannot write"):
+        mx.export(make(), X, path)
+
+
+def test_only_files_are_replaced(tmp_path):
+    """Renaming over a device would delete it: as root, `/dev/null` itself."""
+    target, model = tmp_path / "m.onnx", tmp_path / "model.onnx"
+    mx.export(make(), X, model)
+    os.mkfifo(target)
+    for write in (
+        lambda: mx.export(make(), X, target),
+        lambda: graph.save(graph.load(model), target),
+        lambda: mx.clean(model, target),
+        lambda: mx.convert(model, target, to="qdq"),
+        lambda: mx.quant.save_file({"w": X}, target),
+    ):
+        with pytest.raises(InputFileError, match="cannot write .*no file is there"):
+            write()
+    assert stat.S_ISFIFO(target.stat().st_mode) and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"input_names": ["x"], "output_names": ["x"]}, "name 'x' is given"),
+        ({"output_names": ["fc.bias"]}, "name 'fc.bias' is given"),
+        ({"input_names": [""]}, "expected a list of names"),
+        ({"input_names": "x"}, "expected a list of names"),
+        ({"output_names": ["a", "a"]}, "output_names: a stands there more than once"),
+        ({"input_names": ["a", "b"]}, "input_names: 2 names, the graph has 1 input"),
+        ({"output_names": ["a", "b"]}, "output_names: 2 names, the graph has 1 output"),
+        ({"opset": "20"}, "opset '20': expected 18 to 26"),
+        ({"opset": None}, "opset None: expected 18 to 26"),
+    ],
+)
+def test_names_and_opsets_that_make_no_file_are_refused(tmp_path, options, message):
+    with pytest.raises(OptionError, match=message):
+        mx.export(make(), X, tmp_path / "m.onnx", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_torch_gave_to_a_tensor_inside_may_be_that_of_an_output(tmp_path):
+    mx.export(make(torch.relu), X, tmp_path / "m.onnx", input_names=["linear"], output_names=["fc"])
+    onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
+    assert list(runtime.run(tmp_path / "m.onnx", {"linear": X.numpy()})) == ["fc"]
+
+
+def test_an_input_that_is_returned_keeps_its_name(tmp_path):
+    class Both(Net):
+        def forward(self, x):
+            return self.fc(x), x
+
+    model = mx.quantize_model(Both(None), "mxint8", None)
+    mx.export(model, X, tmp_path / "m.onnx")
+    outputs = list(runtime.run(tmp_path / "m.onnx", {"x": X.numpy()}).values())
+    assert len(outputs) == 2 and np.array_equal(outputs[1], X.numpy())
+
+
+@pytest.mark.parametrize(
+    "end, message",
+    [
+        (lambda x: (x, 5), "output 1 of forward is the int 5"),
+        (lambda x: {"a": x, "b": "text"}, "output 1 of forward is the str 'text'"),
+        (lambda x: None, "returns no tensor"),
+        (lambda x: x if x.sum() > 0 else -x, "use torch.where or torch.cond"),
+    ],
+)
+def test_what_a_graph_cannot_return_is_named(tmp_path, end, message):
+    model = make(end)
+    with pytest.raises(UnsupportedError, match=message):
+        mx.export(model, X, tmp_path / "m.onnx")
+    assert not model._forward_hooks and not list(tmp_path.iterdir())
+
+
+INSIDE = {
+    "returned": lambda x: mx.quantize(x, "mxint8"),
+    "in a dict": lambda x: {"y": mx.quantize(x, "uint4_g8")},
+    "arithmetic": lambda x: mx.quantize(x, "mxfp4_e2m1") + x,
+    "weight": lambda x: functional.linear(x, -mx.quantize(x.T.reshape(2, 40) * 2, "int4_g8")),
+    "views": lambda x: mx.quantize(x, "nvfp4").view(-1, 20).transpose(0, 1),
+    "attributes": lambda x: mx.quantize(x, "mxint8").T.sum() / mx.quantize(x, "mxint8").shape[1],
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_quant_tensors_inside_forward_are_exported(tmp_path, name):
+    model = make(INSIDE[name])
+    report = mx.export(model, X, tmp_path / "m.onnx", dynamic_batch=False)
+    assert len(report.layers) >= 2
+    (found,) = runtime.run(tmp_path / "m.onnx", X.numpy()).values()
+    with torch.no_grad():
+        expected = model(X)
+    expected = expected["y"] if isinstance(expected, dict) else expected
+    np.testing.assert_allclose(found, np.asarray(expected), atol=1e-5)
+
+
+def test_quant_tensors_as_parameters_and_inputs_are_exported_as_their_values(tmp_path):
+    class Two(Net):
+        def __init__(self):
+            super().__init__(None)
+            self.head = nn.Linear(40, 3)
+
+        def forward(self, x):
+            return self.head(self.fc(x))
+
+    torch.manual_seed(0)
+    model = mx.quantize_model(Two(), "mxint8", None, exclude=["head"]).eval()
+    model.head.weight = nn.Parameter(mx.quantize(model.head.weight.detach(), "mxfp4_e2m1"))
+    mx.export(model, mx.quantize(X, "mxint8"), tmp_path / "m.onnx")
+    (found,) = runtime.run(tmp_path / "m.onnx", X.numpy()).values()
+    np.testing.assert_allclose(found, model(X).detach().numpy(), atol=1e-5)
+
+
+def test_a_compiled_model_is_exported_as_what_it_wraps(tmp_path):
+    report = mx.export(torch.compile(make()), X, tmp_path / "m.onnx")
+    assert [layer.name for layer in report.layers] == ["fc.weight_quant"]
