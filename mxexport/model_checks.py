@@ -9,21 +9,11 @@ from collections.abc import Iterator
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import AttributeProto, TensorProto
+from onnx import TensorProto
 
-from mxexport.errors import InputFileError
+from mxexport.errors import FormatError, InputFileError, ShapeError
 from mxexport.ops import DOMAIN, OPERATORS
 
-_KINDS = {"i": AttributeProto.INT, "f": AttributeProto.FLOAT, "ints": AttributeProto.INTS}
-_RANGES = {
-    "axis": (-64, 63),
-    "group_size": (1, 2**31 - 1),
-    "bit_width": (1, 32),
-    "exponent_bits": (0, 8),
-    "mantissa_bits": (0, 23),
-    "exponent_bias": (-255, 255),
-    "frac_bits": (0, 31),
-}
 _T = TensorProto
 _FIELDS = (
     ("float_data", {_T.FLOAT: 1, _T.COMPLEX64: 2}),
@@ -128,13 +118,7 @@ def _check_operator(node: onnx.NodeProto, where: str) -> None:
     absent = [name for (name, port), there in zip(ports, given, strict=True) if not (there or port.optional)]
     if absent or len(node.input) > len(ports):
         raise InputFileError(f"{where} has {len(node.input)} inputs, expected {', '.join(operator.inputs)}")
-    attributes = {a.name: a for a in node.attribute}
-    for name, declared in operator.attributes.items():
-        found = attributes.get(name)
-        if found is None or found.type != _KINDS[declared.kind]:
-            raise InputFileError(
-                f"{where}: attribute {name!r} is missing or of another type; every one must be written"
-            )
-        low, high = _RANGES.get(name, (None, None))
-        if low is not None and declared.kind == "i" and not low <= found.i <= high:
-            raise InputFileError(f"{where}: {name} is {found.i}, expected {low} to {high}")
+    try:
+        operator.check([], {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
+    except (FormatError, ShapeError, ValueError) as error:  # ValueError: an attribute of no type
+        raise InputFileError(f"{where}: {error}") from error

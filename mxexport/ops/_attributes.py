@@ -24,6 +24,8 @@ class Attribute:
         """The bounds in words."""
         if self.high == math.inf:
             return "any" if self.low == -math.inf else f"at least {self.low:g}"
+        if self.low == -math.inf:
+            return f"at most {self.high:.10g}"
         return f"{self.low:.9g} to {self.high:.9g}"
 
     def allows(self, value) -> bool:
@@ -33,7 +35,7 @@ class Attribute:
 
 
 AXIS = Attribute("i", "axis the groups run along; negative ones count from the back")
-GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded")
+GROUP_SIZE = Attribute("i", "elements per group; the last group may be short and counts as zero-padded", high=2**31 - 1)
 SHAPE = Attribute("ints", "shape of Y", 0)
 ROUND_BIAS = Attribute("i", "the scale rule: 0 floor, 0x7FFFFF ceil, others round to the element", 0, 0x7FFFFF)
 FRAC_BITS = Attribute("i", "fraction bits of an integer element (the scale is its step), else 0", 0, 22)
