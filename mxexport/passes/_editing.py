@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,7 @@ class Editor:
         self.model = model
         self.outcome = Outcome()
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
+        self._later: list[Callable[[], object]] = []
         self._asked: dict[str, str] = {}  # node name given for now -> name asked for
         self._values = Counter(
             value.name
@@ -41,6 +42,10 @@ class Editor:
 
     def changed(self, text: str) -> None:
         self.outcome.changed.append(text)
+
+    def later(self, function: Callable[[], object]) -> None:
+        """Have `function` run when everything has its name."""
+        self._later.append(function)
 
     def declined(self, node: ir.Node, reason: str) -> None:
         self.outcome.declined.append((label(node), reason))
@@ -149,6 +154,8 @@ class Editor:
             if made.graph is not None and made.name != wanted and not owners[wanted]:
                 owners.update({wanted: 1, made.name: -1})
                 made.name = wanted
+        for function in self._later:
+            function()
         return self.outcome
 
 

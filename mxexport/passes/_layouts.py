@@ -32,6 +32,8 @@ def move_quantizer_behind(
         return f"`{label(quantizer)}` also feeds {_others(quantizer, layout)}"
     weight = weight_of(layout.inputs[0])
     if weight is not None:
+        if reason := weight.why_not_rewritten():
+            return reason
         made = replace_weight(
             editor, weight, values(weight.values), [parameters(p) for p in weight.parameters], "moved", axis=axis
         )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, groups, numerics, packing
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat
-from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant
+from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
 from mxexport.passes.outcome import Outcome
 from mxexport.verification import equal_bits
 
@@ -31,11 +33,18 @@ def fold_weights(model: ir.Model) -> Outcome:
     return outcome
 
 
+def pack(g: ir.Graph, node: ir.Node, tensor_scale: np.ndarray | None = None) -> None:
+    """Fold one quantizer of `g`; it stays where that cannot be. `tensor_scale`: the upper level of its NVFP4 scale."""
+    if node.graph is g:
+        with contextlib.suppress(_Declined):
+            _fold(g, node, tensor_scale)
+
+
 class _Declined(Exception):
     """Why a quantizer stays as it is."""
 
 
-def _fold(g: ir.Graph, node: ir.Node) -> str:
+def _fold(g: ir.Graph, node: ir.Node, tensor_scale: np.ndarray | None = None) -> str:
     weight, scale, *zero_points = [value for value in node.inputs if value is not None]
     arrays = _constants(node)
     fmt, attributes = graph.quantizer_format(node), graph.attributes(node)
@@ -46,7 +55,7 @@ def _fold(g: ir.Graph, node: ir.Node) -> str:
     (decoded,) = op.reference(codes, *arrays[1:], **described)
     _check_same(decoded, expected, fmt)
 
-    scale, how = _store_scale(g, scale, arrays, fmt, axis)
+    scale, how = _store_scale(g, scale, arrays, fmt, axis, tensor_scale)
     zero_points = [_settle(g, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
     inputs = [_initializer(g, f"{weight.name}_codes", codes), scale, *zero_points]
     name = _free_node_name(g, f"{node.name.removesuffix('_quant')}_dequant")
@@ -112,7 +121,7 @@ def _check_same(decoded: np.ndarray, expected: np.ndarray, fmt: GroupFormat) -> 
 
 
 def _store_scale(
-    g: ir.Graph, scale: ir.Value, arrays: list[np.ndarray], fmt: GroupFormat, axis: int
+    g: ir.Graph, scale: ir.Value, arrays: list[np.ndarray], fmt: GroupFormat, axis: int, tensor_scale=None
 ) -> tuple[ir.Value, str]:
     """The scale as the file keeps it, for everything that reads it, and in words how that is."""
     if graph.is_ours(scale.producer(), graph.STORED_SCALES):
@@ -125,12 +134,16 @@ def _store_scale(
         stored = [_initializer(g, f"{scale.name}_codes", codes)]
         node = ir.node("MXScaleDequant", stored, {"frac_bits": fmt.step_frac_bits}, domain=DOMAIN)
     elif fmt.scale == "nvfp4":
-        found, codes, tensor_scale = numerics.nvfp4_scale(arrays[0], axis, fmt.group_size)
+        if tensor_scale is None:
+            found, codes, tensor_scale = numerics.nvfp4_scale(arrays[0], axis, fmt.group_size)
+        else:
+            codes = numerics.encode(arrays[1] / tensor_scale, numerics.NVFP4_SCALE)
+            (found,) = NVFP4ScaleDequant.reference(codes, tensor_scale)
         if not equal_bits(found, arrays[1]).all():  # found from other values
             return _settle(g, scale, arrays[1]), "float32"
         stored = [
             _initializer(g, f"{scale.name}_codes", codes),
-            _initializer(g, f"{scale.name}_tensor", np.array(tensor_scale, np.float32)),
+            _initializer(g, f"{scale.name}_tensor", np.asarray(tensor_scale, np.float32)),
         ]
         node = ir.node("NVFP4ScaleDequant", stored, domain=DOMAIN)
     else:
