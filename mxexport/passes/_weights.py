@@ -21,12 +21,16 @@ MAKERS = graph.QUANTIZERS | graph.DEQUANTIZERS
 
 @dataclass(frozen=True)
 class Weight:
-    """`op_type` and `attributes` are those of the quantizer, for packed codes of one that gives the same values."""
+    """`op_type` and `attributes` are those of the quantizer, for packed codes of one that gives the same values.
+
+    Arrays are read when they are asked for; those of packed codes only while `node` is in the graph.
+    """
 
     node: ir.Node
     op_type: str
     attributes: dict
     shape: tuple[int, ...]
+    inputs: tuple[ir.Value, ...]
 
     @property
     def axis(self) -> int:
@@ -38,12 +42,12 @@ class Weight:
 
     @cached_property
     def values(self) -> np.ndarray:
-        return graph.evaluate(self.node.outputs[0]) if self.packed else constant(self.node.inputs[0])
+        return graph.evaluate(self.node.outputs[0]) if self.packed else constant(self.inputs[0])
 
     @cached_property
     def parameters(self) -> list[np.ndarray]:
         """Contracted scale, then the zero point where there is one."""
-        return [graph.evaluate(v) for v in self.node.inputs[1:] if v is not None]
+        return [graph.evaluate(v) for v in self.inputs[1:]]
 
     def quantized(self) -> np.ndarray:
         return self.values if self.packed else self.requantized(self.values, self.parameters)
@@ -68,7 +72,11 @@ def weight_of(value: ir.Value | None) -> Weight | None:
         return _packed(node) if known else None
     if any(v is not None and not _is_constant(v) for v in node.inputs):
         return None
-    return Weight(node, node.op_type, graph.attributes(node), tuple(node.inputs[0].const_value.shape))
+    return Weight(node, node.op_type, graph.attributes(node), tuple(node.inputs[0].const_value.shape), _inputs(node))
+
+
+def _inputs(node: ir.Node) -> tuple[ir.Value, ...]:
+    return tuple(v for v in node.inputs if v is not None)
 
 
 def _is_constant(value: ir.Value) -> bool:
@@ -89,7 +97,7 @@ def _packed(node: ir.Node) -> Weight:
     else:
         op, described = GroupwiseQuant, {"bit_width": a["bit_width"], "signed": a["signed"], "narrow": 0}
     described |= {name: a[name] for name in ("axis", "group_size")}
-    return Weight(node, op.op_type(), described, tuple(a["shape"]))
+    return Weight(node, op.op_type(), described, tuple(a["shape"]), _inputs(node))
 
 
 def replace_weight(
