@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
-from mxexport.passes import PIPELINE, fold_shapes, infer_shapes, run_passes
+from mxexport.passes import PIPELINE, fix_shapes, fold_shapes, infer_shapes, run_passes
 from tests.passes_helpers import declines, model, op_types, silent
 
 SPLIT_HEADS = """
@@ -73,3 +74,12 @@ def test_inference_never_stores_names_that_onnx_made_up():
     named = model("y = Relu(x)  z = Abs(y)", "float[N, 4] x", "float[M, 4] y, float[unk__0, 4] z")
     infer_shapes(named)
     assert [str(v.shape[0]) for v in named.graph.outputs] == ["M", "N"]
+
+
+def test_fixed_shapes_reach_what_inference_cannot_see():
+    text = """<ir_version: 10, opset_import: ["" : 20, "local" : 1, "odd" : 1]>
+      g (float[batch, 4] x) => (float[batch, 4] y, float[batch, rest] z) { y = local.f(x)  z = odd.Op(x) }
+      <domain: "local", opset_import: ["" : 20]> f (v) => (r) { r = Relu(v) }"""
+    made = ir.from_onnx_text(text)
+    assert fix_shapes(made, {"batch": 3}).changed
+    assert [str(v.shape) for v in made.graph.outputs] == ["[3,4]", "[3,rest]"]
