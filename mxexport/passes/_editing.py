@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
 
@@ -159,14 +159,6 @@ class Editor:
         return self.outcome
 
 
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of an initializer nobody can override, or of a Constant node; else None."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
-
-
 def constant_operand(node: ir.Node) -> tuple[ir.Value, np.ndarray] | None:
     """(variable, float32 constant) of a node with two inputs of which exactly one is a constant; else None."""
     if len(node.inputs) != 2 or None in node.inputs:
@@ -177,16 +169,6 @@ def constant_operand(node: ir.Node) -> tuple[ir.Value, np.ndarray] | None:
         return None
     known, variable = (known_b, a) if known_a is None else (known_a, b)
     return (variable, known) if known.dtype == np.float32 else None
-
-
-def dims(value: ir.Value) -> list[int | None] | None:
-    """Dimensions, None where one is open; None where not even the rank is known."""
-    return None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
-
-
-def static_shape(value: ir.Value) -> tuple[int, ...] | None:
-    known = dims(value)
-    return None if known is None or None in known else tuple(known)
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:

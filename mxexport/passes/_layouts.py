@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN
-from mxexport.passes._editing import Editor, constant, sole_user
+from mxexport.passes._editing import Editor, sole_user
 from mxexport.passes._weights import copy_description, replace_weight, weight_of
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 Relayout = Callable[[np.ndarray], np.ndarray]
 FOUND = graph.SCALES | {"GroupwiseZeroPoint"}

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.passes._editing import aligned, constant, dims, is_exact_factor, runs_along
-from mxexport.passes.rewriting import attribute
+from mxexport.passes._editing import aligned, is_exact_factor, runs_along
+from mxexport.passes.rewriting import attribute, constant, dims
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
-from mxexport.passes._editing import Editor, constant
+from mxexport.passes._editing import Editor
 from mxexport.passes.fold_weights import pack
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 from mxexport.verification import equal_bits
 
 MAKERS = graph.QUANTIZERS | graph.DEQUANTIZERS

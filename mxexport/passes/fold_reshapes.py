@@ -5,11 +5,11 @@ from math import prod
 import onnx_ir as ir
 
 from mxexport import graph, groups
-from mxexport.passes._editing import Editor, dims, static_shape
+from mxexport.passes._editing import Editor
 from mxexport.passes._layouts import move_quantizer_behind
 from mxexport.passes._weights import MAKERS, weight_of
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import is_op, label
+from mxexport.passes.rewriting import dims, is_op, label, static_shape
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 

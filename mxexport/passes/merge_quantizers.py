@@ -4,9 +4,9 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN, qonnx_general
-from mxexport.passes._editing import Editor, constant
+from mxexport.passes._editing import Editor
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 _OURS = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
 _SMALL = 64

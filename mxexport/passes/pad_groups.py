@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.passes._editing import Editor, constant, dims, sole_user
+from mxexport.passes._editing import Editor, sole_user
 from mxexport.passes._layouts import again, why_not_found_anew
 from mxexport.passes._weights import Weight, replace_weight, weight_of
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import attribute, is_op, label
+from mxexport.passes.rewriting import attribute, constant, dims, is_op, label
 
 
 @approximate(
