@@ -25,7 +25,7 @@ class Editor:
         self.model = model
         self.outcome = Outcome()
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
-        self._later: list[Callable[[], object]] = []
+        self._later: dict[Callable, list] = {}
         self._asked: dict[str, str] = {}  # node name given for now -> name asked for
         self._values = Counter(
             value.name
@@ -43,9 +43,9 @@ class Editor:
     def changed(self, text: str) -> None:
         self.outcome.changed.append(text)
 
-    def later(self, function: Callable[[], object]) -> None:
-        """Have `function` run when everything has its name."""
-        self._later.append(function)
+    def later(self, function: Callable[[ir.Model, list], object], item) -> None:
+        """Have `function` run on the model and all such items when everything has its name."""
+        self._later.setdefault(function, []).append(item)
 
     def declined(self, node: ir.Node, reason: str) -> None:
         self.outcome.declined.append((label(node), reason))
@@ -154,8 +154,8 @@ class Editor:
             if made.graph is not None and made.name != wanted and not owners[wanted]:
                 owners.update({wanted: 1, made.name: -1})
                 made.name = wanted
-        for function in self._later:
-            function()
+        for function, items in self._later.items():
+            function(self.model, items)
         return self.outcome
 
 

@@ -119,8 +119,7 @@ def replace_weight(
     )  # fmt: skip
     copy_description(old, made.producer())
     if weight.packed:
-        tensor_scale = _tensor_scale(old)
-        editor.later(lambda: pack(editor.model.graph, made.producer(), tensor_scale))
+        editor.later(pack, (made.producer(), _tensor_scale(old)))
     return made
 
 
