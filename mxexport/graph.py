@@ -124,37 +124,86 @@ def attach_standard_functions(model: ir.Model) -> None:
 
 def _unify_zero_points(model: ir.Model) -> None:
     """An ONNX function has one signature: beside asymmetric quantizers, symmetric ones get an explicit zero."""
-    for op_type in ("GroupwiseQuant", "GroupwiseDequant"):
-        _unify_zero_points_of(op_type, model)
+    drop_zero_points(model)
+    for op_type in _ASYMMETRIC:
+        quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {op_type})]
+        symmetric = [n for n in quantizers if len(n.inputs) < 3 or n.inputs[2] is None]
+        if len(symmetric) < len(quantizers):
+            for node in symmetric:
+                zero = _zero_point(model, node)
+                node.resize_inputs(3)
+                node.replace_input_with(2, zero)
 
 
-def _unify_zero_points_of(op_type: str, model: ir.Model) -> None:
-    quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {op_type})]
-    symmetric = [n for n in quantizers if len(n.inputs) < 3 or n.inputs[2] is None]
-    if len(symmetric) == len(quantizers):
+def drop_zero_points(model: ir.Model) -> None:
+    """Take the zeros out that `attach_functions` put in for the signature; passes look at quantizers without them."""
+    for node in list(model.graph.all_nodes()):
+        zero = node.inputs[2] if is_ours(node, _ASYMMETRIC) and len(node.inputs) > 2 else None
+        if zero is None or not _is_made_zero(zero, node.inputs[1]):
+            continue
+        node.replace_input_with(2, None)
+        node.resize_inputs(2)
+        if not zero.uses() and not zero.is_graph_output():
+            _drop(zero)
+
+
+_ASYMMETRIC = {"GroupwiseQuant", "GroupwiseDequant"}
+
+
+def _is_made_zero(zero: ir.Value, scale: ir.Value) -> bool:
+    """Zeros under the name `_zero_point` gives them, or scale * 0."""
+    known, product = constant(zero), zero.producer()
+    if known is not None:
+        made = str(zero.name).startswith(f"{scale.name}_zero_point")
+        return made and not zero.is_graph_input() and not known.any()
+    if product is None or (product.domain, product.op_type) != ("", "Mul") or product.inputs[0] is not scale:
+        return False
+    factor = ir.convenience.get_const_tensor(product.inputs[1]) if product.inputs[1] is not None else None
+    return factor is not None and factor.size == 1 and not factor.numpy().any()
+
+
+def _drop(value: ir.Value) -> None:
+    """Remove a value nobody uses, and what made it."""
+    maker = value.producer()
+    if maker is None:
+        if value.graph is not None and not value.is_graph_input():
+            value.graph.initializers.pop(value.name, None)
         return
-    for node in symmetric:
-        scale = node.inputs[1]
-        known = constant(scale)
-        if known is not None:
-            zero = ir.Value(
-                name=f"{scale.name}_zero_point",
-                shape=ir.Shape(known.shape),
-                type=ir.TensorType(ir.DataType.FLOAT),
-                const_value=ir.tensor(np.zeros_like(known)),
-            )
-            zero = model.graph.initializers.get(zero.name) or zero
-            model.graph.register_initializer(zero)
-        else:
-            nothing = ir.node("Constant", [], {"value": ir.tensor(np.float32(0))}, name=f"{node.name}_zero")
-            product = ir.node("Mul", [scale, nothing.outputs[0]], name=f"{node.name}_zero_point")
-            for made in (nothing, product):
-                made.outputs[0].name = made.name
-                node.graph.insert_before(node, made)
-            product.outputs[0].shape, product.outputs[0].type = scale.shape, scale.type
-            zero = product.outputs[0]
-        node.resize_inputs(3)
-        node.replace_input_with(2, zero)
+    inputs = [v for v in maker.inputs if v is not None]
+    maker.graph.remove(maker, safe=True)
+    for source in inputs:
+        if not source.uses() and ir.convenience.get_const_tensor(source) is not None:
+            _drop(source)
+
+
+def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
+    """Zeros in the shape of the scale: an initializer where the shape is known, else scale * 0."""
+    scale = node.inputs[1]
+    known = constant(scale)
+    shape = scale.shape if known is None else known.shape
+    if shape is not None and all(isinstance(n, int) for n in shape):
+        return _zeros(model.graph, f"{scale.name}_zero_point", tuple(int(n) for n in shape))
+    nothing = ir.node("Constant", [], {"value": ir.tensor(np.float32(0))}, name=f"{node.name}_zero")
+    product = ir.node("Mul", [scale, nothing.outputs[0]], name=f"{node.name}_zero_point")
+    for made in (nothing, product):
+        made.outputs[0].name = made.name
+        node.graph.insert_before(node, made)
+    product.outputs[0].shape, product.outputs[0].type = scale.shape, scale.type
+    return product.outputs[0]
+
+
+def _zeros(g: ir.Graph, name: str, shape: tuple[int, ...]) -> ir.Value:
+    """The initializer `name` of zeros; a number follows where the name is taken by something else."""
+    candidate, count = name, 1
+    while candidate in g.initializers:
+        known = constant(g.initializers[candidate])
+        if known is not None and known.shape == shape and not known.any():
+            return g.initializers[candidate]
+        candidate, count = f"{name}_{count}", count + 1
+    tensor = ir.tensor(np.zeros(shape, np.float32))
+    zero = ir.Value(name=candidate, shape=ir.Shape(shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    g.register_initializer(zero)
+    return zero
 
 
 def attributes(node: ir.Node) -> dict:

@@ -18,8 +18,11 @@ from mxexport import cli, graph, numerics, ops, runtime, verification
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError
 from mxexport.formats import MX_FORMATS, get_format
+from mxexport.passes import run_passes
 from mxexport.passes.fold_weights import fold_weights
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
+from tests.pass_helpers import Build
+from tests.passes_helpers import model as text_model
 from tests.test_export import Net, inputs
 from tests.test_ops import quant_node
 
@@ -237,3 +240,31 @@ def test_info_lists_packed_weights(tmp_path):
 def test_other_words_for_weights_are_refused(tmp_path):
     with pytest.raises(OptionError, match="weights 'codes': expected 'float' or 'packed'"):
         mx.export(mx.QuantLinear(8, 8), (torch.randn(2, 8),), tmp_path / "m.onnx", weights="codes")
+
+
+def test_time_grows_with_the_number_of_weights_only(monkeypatch):
+    """Every node is looked at once per pass, not once per weight."""
+    looks = 0
+
+    def counted(self):
+        nonlocal looks
+        looks += 1
+        return iterate(self)
+
+    b, iterate = Build(x=(2, 32)), ir.Graph.__iter__
+    x = b.inputs[0]
+    for i in range(12):
+        x = b.op("MatMul", x, b.weight(np.eye(32, dtype=np.float32), "mxint8", 0, f"w{i}"))
+    model = b.model(x)
+    monkeypatch.setattr(ir.Graph, "__iter__", counted)
+    assert len(fold_weights(model).changed) == 12 and looks < 12
+
+
+def test_a_scale_that_a_branch_reads_too_stays_an_initializer():
+    body = """z = If (c) <then_branch = t () => (float[32,1] o) { o = Neg(s) },
+                          else_branch = e () => (float[32,1] p) { p = Abs(s) }>
+      q = mxexport.ops.GroupwiseQuant<axis=1, group_size=32, bit_width=8, signed=1, narrow=1>(w, s)  y = MatMul(x, q)"""
+    arrays = {"w": np.eye(32, dtype=np.float32), "s": np.full((32, 1), 0.5, np.float32)}
+    model = text_model(body, "float[2,32] x, bool c", "float[2,32] y, float[32,1] z", **arrays)
+    record = run_passes(model, [fold_weights], verify=True)
+    assert [n.op_type for n in record.model.graph] == ["If", "GroupwiseDequant", "MatMul"]

@@ -97,6 +97,40 @@ def test_a_stated_bound_is_held():
         run_passes(small(), [far], verify=True)
 
 
+def drop_output(made: ir.Model) -> Outcome:
+    made.graph.outputs.pop()
+    return Outcome(["z: gone"])
+
+
+def rename_and_shift(made: ir.Model) -> Outcome:
+    made.graph.outputs[0].name = "y_new"
+    made.graph.initializers["k"].const_value = ir.tensor(np.full(4, 9, np.float32))
+    return Outcome(["k: 9"])
+
+
+def shift_output(made: ir.Model) -> Outcome:
+    made.graph.initializers["k"].const_value = ir.tensor(np.full(4, 9, np.float32))
+    return Outcome(["k: 9"])
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (drop_output, "tensor 'z' of node 'n' .* the graph had the outputs y, k, z, now y, k"),
+        (rename_and_shift, r"tensor 'y_new' of node 'm' should be within 4 ulp"),
+        (shift_output, "tensor 'k' of node '' .* 4 of 4 values differ"),
+    ],
+)
+def test_a_bound_excuses_no_output_that_is_gone_renamed_or_no_node_s(function, message):
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[2,4] x) => (float[2,4] y, float[4] k, float[2,4] z)
+      <float[4] k = {1, 2, 3, 4}> { BODY [n] z = Relu(x) }"""
+    body = "[r] y = Relu(x)" if function is shift_output else "[m] y = Mul(x, k)"
+    made = ir.from_onnx_text(text.replace("BODY", body))
+    loose = approximate(ulp=4, reason="rounds once more")(functools.wraps(function)(lambda m: function(m)))
+    with pytest.raises(VerificationError, match=message):
+        run_passes(made, [loose], verify=np.ones((2, 4), np.float32))
+
+
 def test_a_code_that_moves_behind_a_bounded_change_is_counted_not_refused():
     body = """m = Add(x, k)
       s = mxexport.ops.MXScale<axis=1, group_size=32, emax=2, round_bias=0, frac_bits=0, code_min=0, code_max=254>(m)

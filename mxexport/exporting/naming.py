@@ -81,7 +81,8 @@ def _module_path(node: ir.Node) -> str:
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
     # A list of strings written by torch; JSON reads it once the quotes are double.
     names = json.loads(scopes.replace("'", '"')) if scopes else []
-    return names[-2] if len(names) > 1 else ""
+    path = names[-2] if len(names) > 1 else ""
+    return "" if path.startswith("_empty_nn_module_stack") else path  # torch's own mark for "no module"
 
 
 def _node_name(node: ir.Node) -> str:

@@ -14,6 +14,7 @@ from mxexport.passes.extract_conv_bias import extract_conv_bias
 from mxexport.passes.fix_shapes import fix_shapes
 from mxexport.passes.fold_constants import fold_constants
 from mxexport.passes.fold_reshapes import fold_reshapes
+from mxexport.passes.fold_shapes import fold_shapes
 from mxexport.passes.fold_transposes import fold_transposes
 from mxexport.passes.fold_weight_transposes import fold_weight_transposes
 from mxexport.passes.fold_weights import fold_weights
@@ -47,6 +48,7 @@ CLEAN = (
     extract_conv_bias,
     lower_batch_norm,
     fold_constants,
+    fold_shapes,
     remove_identities,
     fold_weight_transposes,
     deduplicate_initializers,
@@ -98,6 +100,7 @@ __all__ = [
     "fix_shapes",
     "fold_constants",
     "fold_reshapes",
+    "fold_shapes",
     "fold_transposes",
     "fold_weight_transposes",
     "fold_weights",

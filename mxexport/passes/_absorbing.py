@@ -55,12 +55,14 @@ def _site(multiply: ir.Node, product: ir.Node, weight: Weight, c: np.ndarray) ->
         return "the factor is not one value per output channel"
     if not (c > 0).all():
         return "the factor has values that are not positive, which would change codes"
-    output = 0 if product.op_type == "Conv" else weight.values.ndim - 1
+    output = 0 if product.op_type == "Conv" else len(weight.shape) - 1
     if c.size > 1 and weight.axis == output:
         return "groups run along the output channels, so a scale is shared between them"
-    if c.size > 1 and c.size != weight.values.shape[output]:
+    if c.size > 1 and c.size != weight.shape[output]:
         return "the factor is not one value per output channel"
-    shape = [1] * weight.values.ndim
+    if reason := weight.why_not_rewritten():
+        return reason
+    shape = [1] * len(weight.shape)
     shape[output] = c.size
     return Site(multiply, product, weight, c.reshape(shape))
 

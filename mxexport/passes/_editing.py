@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
 
@@ -25,6 +25,7 @@ class Editor:
         self.model = model
         self.outcome = Outcome()
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
+        self._later: dict[Callable, list] = {}
         self._asked: dict[str, str] = {}  # node name given for now -> name asked for
         self._values = Counter(
             value.name
@@ -41,6 +42,10 @@ class Editor:
 
     def changed(self, text: str) -> None:
         self.outcome.changed.append(text)
+
+    def later(self, function: Callable[[ir.Model, list], object], item) -> None:
+        """Have `function` run on the model and all such items when everything has its name."""
+        self._later.setdefault(function, []).append(item)
 
     def declined(self, node: ir.Node, reason: str) -> None:
         self.outcome.declined.append((label(node), reason))
@@ -149,15 +154,9 @@ class Editor:
             if made.graph is not None and made.name != wanted and not owners[wanted]:
                 owners.update({wanted: 1, made.name: -1})
                 made.name = wanted
+        for function, items in self._later.items():
+            function(self.model, items)
         return self.outcome
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of an initializer nobody can override, or of a Constant node; else None."""
-    if value is None or value.is_graph_input():
-        return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
 
 
 def constant_operand(node: ir.Node) -> tuple[ir.Value, np.ndarray] | None:
@@ -170,16 +169,6 @@ def constant_operand(node: ir.Node) -> tuple[ir.Value, np.ndarray] | None:
         return None
     known, variable = (known_b, a) if known_a is None else (known_a, b)
     return (variable, known) if known.dtype == np.float32 else None
-
-
-def dims(value: ir.Value) -> list[int | None] | None:
-    """Dimensions, None where one is open; None where not even the rank is known."""
-    return None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
-
-
-def static_shape(value: ir.Value) -> tuple[int, ...] | None:
-    known = dims(value)
-    return None if known is None or None in known else tuple(known)
 
 
 def sole_user(value: ir.Value) -> ir.Node | None:

@@ -9,9 +9,9 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN
-from mxexport.passes._editing import Editor, constant, sole_user
+from mxexport.passes._editing import Editor, sole_user
 from mxexport.passes._weights import copy_description, replace_weight, weight_of
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 Relayout = Callable[[np.ndarray], np.ndarray]
 FOUND = graph.SCALES | {"GroupwiseZeroPoint"}
@@ -32,6 +32,8 @@ def move_quantizer_behind(
         return f"`{label(quantizer)}` also feeds {_others(quantizer, layout)}"
     weight = weight_of(layout.inputs[0])
     if weight is not None:
+        if reason := weight.why_not_rewritten():
+            return reason
         made = replace_weight(
             editor, weight, values(weight.values), [parameters(p) for p in weight.parameters], "moved", axis=axis
         )

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.passes._editing import aligned, constant, dims, is_exact_factor, runs_along
-from mxexport.passes.rewriting import attribute
+from mxexport.passes._editing import aligned, is_exact_factor, runs_along
+from mxexport.passes.rewriting import attribute, constant, dims
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,15 @@ def _inexact(c: np.ndarray, what: str) -> str | None:
     return None if is_exact_factor(c) else f"it is not a power of two, so {what} would round differently"
 
 
+def _inexact_sum(c: np.ndarray, what: str = "sums") -> str | None:
+    """Terms that cancel give +0 whatever their scale; a negative factor behind them would make it -0."""
+    negative = None if (c > 0).all() else f"it is negative, so {what} that cancel would be -0 and not +0"
+    return _inexact(c, what) or negative
+
+
 def _not_positive(c: np.ndarray) -> str | None:
-    return None if (c > 0).all() else "it has values that are not positive, which turns the order around"
+    fits = ((c > 0) & np.isfinite(c)).all()
+    return None if fits else "it has values that are not positive, which turns the order around"
 
 
 def _rank(value: ir.Value) -> int:
@@ -71,7 +78,7 @@ def _matmul(node: ir.Node, fronts: Fronts) -> Move | str:
     if runs_along(c, axis) > 1:
         return f"it varies along K ({counted(c, axis)})"
     factor = aligned(np.take(c, [0], axis=axis), max(ranks))
-    return _inexact(c, "sums") or Move(factor)
+    return _inexact_sum(c) or Move(factor)
 
 
 def _gemm(node: ir.Node, fronts: Fronts) -> Move | str:
@@ -80,7 +87,7 @@ def _gemm(node: ir.Node, fronts: Fronts) -> Move | str:
         return "it holds its bias; run split_gemm first"
     if c.size > 1:
         return "it may transpose its operands; run split_gemm first"
-    return _inexact(c, "sums") or Move(c.reshape(1, 1))
+    return _inexact_sum(c) or Move(c.reshape(1, 1))
 
 
 def _conv(node: ir.Node, fronts: Fronts) -> Move | str:
@@ -94,7 +101,7 @@ def _conv(node: ir.Node, fronts: Fronts) -> Move | str:
     if index == 1:
         if any(n > 1 for n in c.shape[1:]):
             return f"it varies along the input channels it sums over ({counted(c, 1)})"
-        return _inexact(c, "sums") or Move(c.reshape(channels))
+        return _inexact_sum(c) or Move(c.reshape(channels))
     if any(n > 1 for i, n in enumerate(c.shape) if i > 1):
         return "it varies between pixels"
     factor = c
@@ -104,7 +111,7 @@ def _conv(node: ir.Node, fronts: Fronts) -> Move | str:
         if (parts != parts[:, :, :1]).any():
             return f"it varies along the input channels it sums over ({counted(c, 1)})"
         factor = np.repeat(parts[:, :, 0], weight[0] // group, axis=1).reshape(c.shape[0], weight[0], *channels[2:])
-    return _inexact(c, "sums") or Move(factor)
+    return _inexact_sum(c) or Move(factor)
 
 
 # --- element by element ---------------------------------------------------------------------------------------
@@ -116,13 +123,13 @@ def _add(node: ir.Node, fronts: Fronts) -> Move | str:
         a, b = (aligned(c, max(rank, _rank(node.outputs[0]))) for c in fronts.values())
         if a.shape != b.shape or (a != b).any():
             return "its operands carry different scales"
-        return _inexact(a, "sums") or Move(a)
+        return _inexact_sum(a) or Move(a)
     index, c = _single(fronts)
     other = node.inputs[1 - index]
     known = constant(other)
     if known is None:
         return f"its other operand `{other.name}` carries no constant scale"
-    reason = _inexact(c, "sums")
+    reason = _inexact_sum(c)
     if reason:
         return reason
     quotient = _divided(known, c)
@@ -190,7 +197,7 @@ def _max_pool(node: ir.Node, fronts: Fronts) -> Move | str:
 
 
 def _average_pool(node: ir.Node, fronts: Fronts) -> Move | str:
-    return _inexact(fronts[0], "averages") or _pixels(fronts[0])
+    return _inexact_sum(fronts[0], "averages") or _pixels(fronts[0])
 
 
 def _pixels(c: np.ndarray) -> Move | str:
@@ -208,7 +215,7 @@ def _reduce(node: ir.Node, fronts: Fronts) -> Move | str:
     for axis in sorted(axes):
         if c.shape[axis] > 1:
             return f"it varies along axis {axis}, which is reduced ({counted(c, axis)})"
-    reason = _not_positive(c) if node.op_type == "ReduceMax" else _inexact(c, "sums")
+    reason = _not_positive(c) if node.op_type == "ReduceMax" else _inexact_sum(c)
     factor = c if attribute(node, "keepdims", 1) else np.squeeze(c, axis=tuple(axes))
     return reason or Move(factor)
 
@@ -268,6 +275,8 @@ def _pad(node: ir.Node, fronts: Fronts) -> Move | str:
     filler = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.float32(0)
     if attribute(node, "mode", "constant") == "constant" and (filler is None or filler != 0):
         return "it pads with a value other than 0"
+    if 0 in fronts and not (np.isfinite(fronts[0]) & (fronts[0] > 0)).all():
+        return "it is not positive and would turn the zeros it pads with into -0 or NaN"
     return _pick(node, fronts)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
+from mxexport.formats import GroupFormat
 from mxexport.numerics import element_codes
 from mxexport.passes._absorbing import Site, absorb, sites
 from mxexport.passes._editing import Editor, is_exact_factor
@@ -45,12 +46,11 @@ def _rescaled(site: Site) -> tuple[np.ndarray, np.ndarray] | str:
         return "the weight's scales would over- or underflow"
     values = (weight.quantized() * site.factor).astype(np.float32)
     parameters = [scale, *weight.parameters[1:]]
-    moved = Weight(weight.node, values, parameters, weight.attributes)
-    if not np.array_equal(_codes(moved, fmt, parameters), _codes(weight, fmt, weight.parameters)):
+    before = _codes(weight.values, weight.parameters, fmt, weight)
+    if not np.array_equal(_codes(values, parameters, fmt, weight), before):
         return "codes of the weight would change"
-    return moved.quantized(), scale
+    return weight.requantized(values, parameters), scale
 
 
-def _codes(weight: Weight, fmt, parameters: list[np.ndarray]) -> np.ndarray:
-    zero_point = parameters[1] if len(parameters) > 1 else None
-    return element_codes(weight.values, parameters[0], zero_point, fmt, weight.axis)
+def _codes(values: np.ndarray, parameters: list[np.ndarray], fmt: GroupFormat, weight: Weight) -> np.ndarray:
+    return element_codes(values, parameters[0], parameters[1] if len(parameters) > 1 else None, fmt, weight.axis)

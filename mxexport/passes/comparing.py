@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,36 +40,58 @@ def same_outputs(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarra
 
 
 def compare(before: ir.Model, after: ir.Model, inputs: Mapping[str, np.ndarray], bound: Bound | None) -> Comparison:
-    """Compare all tensors of equal name in the main graphs, in the order `after` computes them."""
+    """Compare all tensors of equal name in the main graphs, in the order `after` computes them, and every output of
+    the graph with the one in its place, whatever it is called."""
+    outputs = [list(model.graph.outputs) for model in (before, after)]
+    if len(outputs[0]) != len(outputs[1]):
+        return Comparison(difference=_other_outputs(*outputs))
+    former = {b.name: a.name for a, b in zip(*outputs, strict=True)}
     names = {v.name for node in before.graph for v in node.outputs if v.name}
-    common = [v.name for node in after.graph for v in node.outputs if v.name in names]
-    old, new = execute(before, inputs, common), execute(after, inputs, common)
+    partners = {v.name: v.name for node in after.graph for v in node.outputs if v.name in names} | former
+    old = execute(before, inputs, list(dict.fromkeys(partners.values())))
+    new = execute(after, inputs, list(partners))
     loose: set[ir.Value] = set()  # tensors that a moved code may have reached
     equal = within = behind = 0
-    for node in after.graph:
-        freed = any(value in loose for value in node.inputs)
-        for value in node.outputs:
-            if value.name not in new or value.name not in old:
-                if freed:
-                    loose.add(value)
-                continue
-            if _identical(old[value.name], new[value.name]):
-                equal += 1
-                continue
-            distance = _distance(old[value.name], new[value.name])
-            if bound and distance is not None and distance <= bound.ulp:
-                within += 1
-            elif bound and distance is not None and (freed or _rounds(node)):
-                behind += 1
+    for node, value in _tensors(after.graph):
+        freed = node is not None and any(v in loose for v in node.inputs)
+        if value.name not in partners:
+            if freed:
                 loose.add(value)
-            else:
-                detail = _describe(old[value.name], new[value.name])
-                return Comparison(equal, within, behind, Difference(value.name, node.name or "", detail, distance))
+            continue
+        a, b = old[partners[value.name]], new[value.name]
+        if _identical(a, b):
+            equal += 1
+            continue
+        distance = _distance(a, b)
+        if bound and distance is not None and distance <= bound.ulp:
+            within += 1
+        elif bound and distance is not None and (freed or _rounds(node)):
+            behind += 1
+            loose.add(value)
+        else:
+            by = "" if node is None else node.name or ""
+            return Comparison(equal, within, behind, Difference(value.name, by, _describe(a, b), distance))
     return Comparison(equal, within, behind)
 
 
-def _rounds(node: ir.Node) -> bool:
+def _tensors(graph: ir.Graph) -> Iterator[tuple[ir.Node | None, ir.Value]]:
+    """What nodes make, with the node, in order; then outputs that no node makes."""
+    yield from ((node, value) for node in graph for value in node.outputs)
+    yield from ((None, value) for value in dict.fromkeys(graph.outputs) if value.producer() is None)
+
+
+def _other_outputs(before: list[ir.Value], after: list[ir.Value]) -> Difference:
+    names = [[value.name for value in outputs] for outputs in (before, after)]
+    odd = next((name for name in names[0] if name not in names[1]), names[1][-1] if names[1] else "")
+    maker = next((v.producer() for v in before if v.name == odd), None)
+    node = "" if maker is None else maker.name or ""
+    return Difference(odd, node, f"the graph had the outputs {', '.join(names[0])}, now {', '.join(names[1])}")
+
+
+def _rounds(node: ir.Node | None) -> bool:
     """Where a small change of the input may move the output by a whole step."""
+    if node is None:
+        return False
     scales = node.domain == "mxexport.ops"
     return (
         scales

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from mxexport import graph, groups
 from mxexport.ops import DOMAIN, VERSION, qonnx_general
-from mxexport.passes._editing import Editor, constant, static_shape
+from mxexport.passes._editing import Editor
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import attribute, label
+from mxexport.passes.rewriting import attribute, constant, label, static_shape
 
 
 @approximate(

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from mxexport import graph
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
+from mxexport.ops import DOMAIN
 from mxexport.passes import files, rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.comparing import compare, same_outputs
@@ -71,6 +73,9 @@ def run_passes(
 ) -> Record:
     """Run `passes` in order, again and again until a whole round changes nothing. `model` itself stays as it is.
 
+    Passes see symmetric quantizers without the zero points a file may need for its function bodies
+    (`graph.drop_zero_points`); a model that holds bodies gets them anew in the end.
+
     `verify`: True executes on seeded random inputs, or give inputs (by name, in order, or one array): a pass must leave
     all outputs bit-equal, or within the bound it states (`@approximate`). `save_stages`: a directory for one file per
     pass that changed something, `01_pass_name.onnx`, …
@@ -79,7 +84,9 @@ def run_passes(
         VerificationError: a pass changed what the model computes; names the pass, node and first tensor that differs.
         UnsupportedError: a pass failed, never reached a fixed point, or the model cannot be executed for verification.
     """
-    record = Record(_copied(model))
+    with collector_paused():
+        record = Record(_copied(model))
+        graph.drop_zero_points(record.model)
     checker = _Checker(record.model, verify)
     stages = _Stages(save_stages, stages_before)
     passes = list(passes)
@@ -101,6 +108,8 @@ def run_passes(
             else:
                 seen[i] = version
         if all(last == version for last in seen):
+            if any(domain == DOMAIN for domain, *_ in record.model.functions):  # bodies as the calls are now
+                graph.attach_functions(record.model)
             return record
     moving = [name_of(f) for f, last in zip(passes, seen, strict=True) if last != version]
     raise UnsupportedError(

@@ -85,7 +85,8 @@ def execute(
     if any(rewriting.is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
         return _in_qonnx(runnable, inputs, outputs)
     if outputs is not None:
-        values = {v.name: v for node in runnable.graph for v in node.outputs}
+        values = {v.name: v for v in (*runnable.graph.inputs, *runnable.graph.initializers.values())}
+        values |= {v.name: v for node in runnable.graph for v in node.outputs}
         runnable.graph.outputs[:] = [values[name] for name in outputs]
     try:
         session = _session(runnable)

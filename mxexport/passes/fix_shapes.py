@@ -11,7 +11,7 @@ from mxexport.passes.outcome import Outcome
 def fix_shapes(model: ir.Model, shapes: Mapping[str, int | Sequence[int]]) -> Outcome:
     """input(batch, 64) -> input(1, 64)  when `shapes` says {"batch": 1}, or {"input": (1, 64)}.
 
-    Shapes behind the inputs are forgotten, so that inference finds them anew.
+    Dimensions of a name that is fixed are fixed wherever they stand; infer_shapes finds the others.
 
     Raises:
         OptionError: a name that is neither an input nor an open dimension, or a shape that does not fit.
@@ -31,7 +31,8 @@ def fix_shapes(model: ir.Model, shapes: Mapping[str, int | Sequence[int]]) -> Ou
         for graph in model.graphs():
             for node in graph:
                 for made in node.outputs:
-                    _forget(made)
+                    if made.shape is not None:
+                        made.shape = ir.Shape(_fixed(made, None, sizes))
     return outcome
 
 
@@ -67,9 +68,3 @@ def _fixed(value: ir.Value, wanted: Sequence[int] | None, sizes: Mapping[str, in
     if wanted is not None:
         return list(wanted)
     return [d if isinstance(d, int) else sizes.get(str(d), d) for d in value.shape]
-
-
-def _forget(value: ir.Value) -> None:
-    """A graph output keeps its rank and drops names of dimensions only through inference."""
-    if value.shape is not None:
-        value.shape = None

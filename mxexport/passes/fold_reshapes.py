@@ -5,11 +5,11 @@ from math import prod
 import onnx_ir as ir
 
 from mxexport import graph, groups
-from mxexport.passes._editing import Editor, dims, static_shape
+from mxexport.passes._editing import Editor
 from mxexport.passes._layouts import move_quantizer_behind
-from mxexport.passes._weights import weight_of
+from mxexport.passes._weights import MAKERS, weight_of
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import is_op, label
+from mxexport.passes.rewriting import dims, is_op, label, static_shape
 
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -24,7 +24,7 @@ def fold_reshapes(model: ir.Model) -> Outcome:
         if not is_op(node, *RESHAPES) or node.inputs[0] is None:
             continue
         quantizer = node.inputs[0].producer()
-        if not graph.is_ours(quantizer, graph.QUANTIZERS):
+        if not graph.is_ours(quantizer, MAKERS):
             continue
         name, target = label(node), label(quantizer)
         found = _fold(editor, quantizer, node)

@@ -5,6 +5,7 @@ import onnx_ir as ir
 from mxexport import graph
 from mxexport.passes._editing import Editor
 from mxexport.passes._layouts import move_quantizer_behind
+from mxexport.passes._weights import MAKERS
 from mxexport.passes.outcome import Outcome
 from mxexport.passes.rewriting import attribute, is_op, label
 
@@ -12,9 +13,10 @@ from mxexport.passes.rewriting import attribute, is_op, label
 def fold_transposes(model: ir.Model) -> Outcome:
     """Transpose(Q(w, s)) -> Q(w', s')  on weights;  Transpose(Q(x)) -> Q(Transpose(x))  on activations. Exact.
 
-    The axis follows. Transpose(Transpose(x)) becomes one, or none.
+    The axis follows. Transpose(Transpose(x)) becomes one, or none; equal Transposes of one tensor become one.
     """
     editor = Editor(model)
+    _merge_equal(editor)
     for node in list(editor.nodes()):
         if not is_op(node, "Transpose") or node.graph is None or node.inputs[0] is None:
             continue
@@ -22,9 +24,22 @@ def fold_transposes(model: ir.Model) -> Outcome:
         if is_op(source, "Transpose") and source.graph is node.graph:
             node = _compose(editor, source, node)
             source = None if node is None else node.inputs[0].producer()
-        if graph.is_ours(source, graph.QUANTIZERS):
+        if graph.is_ours(source, MAKERS):
             _fold(editor, source, node)
     return editor.finish()
+
+
+def _merge_equal(editor: Editor) -> None:
+    """Typical: two Gemms on one tied weight, each with a Transpose of its own that keeps the other from folding."""
+    first: dict[tuple, ir.Node] = {}
+    for node in list(editor.nodes()):
+        if not is_op(node, "Transpose") or node.inputs[0] is None or (perm := _perm(node)) is None:
+            continue
+        kept = first.setdefault((node.graph, node.inputs[0], *perm), node)
+        if kept is not node and not node.outputs[0].is_graph_output():
+            editor.merge(node.outputs[0], kept.outputs[0])
+            editor.changed(f"Transpose `{label(node)}` equals `{label(kept)}`")
+            editor.drop(node)
 
 
 def _perm(node: ir.Node) -> list[int] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import onnx_ir as ir
 
@@ -9,7 +11,7 @@ from mxexport import graph, groups, numerics, packing
 from mxexport.constants import constant_array
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat
-from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant
+from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
 from mxexport.passes.outcome import Outcome
 from mxexport.verification import equal_bits
 
@@ -23,21 +25,56 @@ def fold_weights(model: ir.Model) -> Outcome:
     are stored as E8M0 codes and those of nvfp4 as E4M3 codes, one byte per group, read by an operator that gives the
     same float32 tensor. The float weight leaves the file unless something else reads it.
     """
-    outcome = Outcome()
+    outcome, scene = Outcome(), None
     for node in list(model.graph):
         if graph.is_ours(node, graph.QUANTIZERS) and graph.constant(node.inputs[0]) is not None:
+            scene = scene or _Scene(model.graph)
             try:
-                outcome.changed.append(_fold(model.graph, node))
+                outcome.changed.append(_fold(scene, node))
             except _Declined as reason:
                 outcome.declined.append((node.name, str(reason)))
     return outcome
+
+
+def pack(model: ir.Model, quantizers: list[tuple[ir.Node, np.ndarray | None]]) -> None:
+    """Fold these quantizers of the main graph, each given with the upper level of its NVFP4 scale where it has one.
+
+    A quantizer that does not fold stays.
+    """
+    scene = _Scene(model.graph)
+    for node, tensor_scale in quantizers:
+        if node.graph is model.graph:
+            with contextlib.suppress(_Declined):
+                _fold(scene, node, tensor_scale)
+
+
+class _Scene:
+    """A graph, the names taken in it and the place of every node: found once, because all weights are asked for."""
+
+    def __init__(self, g: ir.Graph):
+        self.graph = g
+        self.place = {node: i for i, node in enumerate(g)}
+        self.values = {v.name for node in g for v in node.outputs} | {v.name for v in g.inputs}
+        self.nodes = {node.name for node in g}
+
+    def free_node_name(self, name: str) -> str:
+        candidate, count = name, 1
+        while candidate in self.nodes:
+            candidate, count = f"{name}_{count}", count + 1
+        self.nodes.add(candidate)
+        return candidate
+
+    def first(self, nodes) -> ir.Node:
+        """The first of some nodes in the graph. Nodes made here never come before what they take the place of."""
+        return min(nodes, key=lambda node: self.place.get(node, len(self.place)))
 
 
 class _Declined(Exception):
     """Why a quantizer stays as it is."""
 
 
-def _fold(g: ir.Graph, node: ir.Node) -> str:
+def _fold(scene: _Scene, node: ir.Node, tensor_scale: np.ndarray | None = None) -> str:
+    g = scene.graph
     weight, scale, *zero_points = [value for value in node.inputs if value is not None]
     arrays = _constants(node)
     fmt, attributes = graph.quantizer_format(node), graph.attributes(node)
@@ -48,12 +85,14 @@ def _fold(g: ir.Graph, node: ir.Node) -> str:
     (decoded,) = op.reference(codes, *arrays[1:], **described)
     _check_same(decoded, expected, fmt)
 
-    scale, how = _store_scale(g, scale, arrays, fmt, axis)
-    zero_points = [_settle(g, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
-    inputs = [_initializer(g, f"{weight.name}_codes", codes), scale, *zero_points]
-    name = _free_node_name(g, f"{node.name.removesuffix('_quant')}_dequant")
+    scale, how = _store_scale(scene, scale, arrays, fmt, axis, tensor_scale)
+    zero_points = [_settle(scene, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
+    inputs = [_initializer(scene, f"{weight.name}_codes", codes), scale, *zero_points]
+    scene.nodes.discard(node.name)
+    name = scene.free_node_name(f"{node.name.removesuffix('_quant')}_dequant")
     new = ir.node(op.op_type(), inputs, described, domain=DOMAIN, name=name, doc_string=node.doc_string)
     new.metadata_props[graph.FORMAT_KEY] = fmt.name
+    scene.place[new] = scene.place.get(node, len(scene.place))
     ir.convenience.replace_nodes_and_values(g, node, [node], [new], node.outputs, new.outputs)
     kept = "" if _drop_unused(g, weight) else f"; {weight.name} stays because {_readers(weight)}"
     return f"{name}: {fmt.name}, {arrays[0].nbytes} -> {codes.nbytes} bytes of codes, {how} scales{kept}"
@@ -114,32 +153,39 @@ def _check_same(decoded: np.ndarray, expected: np.ndarray, fmt: GroupFormat) -> 
 
 
 def _store_scale(
-    g: ir.Graph, scale: ir.Value, arrays: list[np.ndarray], fmt: GroupFormat, axis: int
+    scene: _Scene, scale: ir.Value, arrays: list[np.ndarray], fmt: GroupFormat, axis: int, tensor_scale=None
 ) -> tuple[ir.Value, str]:
     """The scale as the file keeps it, for everything that reads it, and in words how that is."""
     if graph.is_ours(scale.producer(), graph.STORED_SCALES):
         return scale, "stored"
+    if any(user.graph is not scene.graph for user, _ in scale.uses()):  # of a graph inside a node before this one
+        return _settle(scene, scale, arrays[1]), "float32"
     if fmt.is_mx:
         try:
             codes = numerics.codes_from_scale(arrays[1], fmt.step_frac_bits)
         except FormatError:  # powers of two that E8M0 does not reach
-            return _settle(g, scale, arrays[1]), "float32"
-        stored = [_initializer(g, f"{scale.name}_codes", codes)]
+            return _settle(scene, scale, arrays[1]), "float32"
+        stored = [_initializer(scene, f"{scale.name}_codes", codes)]
         node = ir.node("MXScaleDequant", stored, {"frac_bits": fmt.step_frac_bits}, domain=DOMAIN)
     elif fmt.scale == "nvfp4":
-        found, codes, tensor_scale = numerics.nvfp4_scale(arrays[0], axis, fmt.group_size)
+        if tensor_scale is None:
+            found, codes, tensor_scale = numerics.nvfp4_scale(arrays[0], axis, fmt.group_size)
+        else:
+            codes = numerics.encode(arrays[1] / tensor_scale, numerics.NVFP4_SCALE)
+            (found,) = NVFP4ScaleDequant.reference(codes, tensor_scale)
         if not equal_bits(found, arrays[1]).all():  # found from other values
-            return _settle(g, scale, arrays[1]), "float32"
+            return _settle(scene, scale, arrays[1]), "float32"
         stored = [
-            _initializer(g, f"{scale.name}_codes", codes),
-            _initializer(g, f"{scale.name}_tensor", np.array(tensor_scale, np.float32)),
+            _initializer(scene, f"{scale.name}_codes", codes),
+            _initializer(scene, f"{scale.name}_tensor", np.asarray(tensor_scale, np.float32)),
         ]
         node = ir.node("NVFP4ScaleDequant", stored, domain=DOMAIN)
     else:
-        return _settle(g, scale, arrays[1]), "float32"
-    node.name = _free_node_name(g, scale.name)
-    users = {user for user, _ in scale.uses()}
-    g.insert_before(next(n for n in g if n in users), node)
+        return _settle(scene, scale, arrays[1]), "float32"
+    g, node.name = scene.graph, scene.free_node_name(scale.name)
+    first = scene.first([user for user, _ in scale.uses()])
+    g.insert_before(first, node)
+    scene.place[node] = scene.place.get(first, len(scene.place))
     node.outputs[0].type, node.outputs[0].shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(arrays[1].shape)
     name = scale.name
     _replace(g, scale, node.outputs[0])
@@ -147,13 +193,14 @@ def _store_scale(
     return node.outputs[0], {"MXScaleDequant": "E8M0", "NVFP4ScaleDequant": "E4M3"}[node.op_type]
 
 
-def _settle(g: ir.Graph, value: ir.Value, array: np.ndarray) -> ir.Value:
+def _settle(scene: _Scene, value: ir.Value, array: np.ndarray) -> ir.Value:
     """A constant that operators of ours compute becomes an initializer; an initializer stays."""
     if graph.constant(value) is not None or graph.is_ours(value.producer(), graph.STORED_SCALES):
         return value
     name, value.name = value.name, f"{value.name}_computed"  # the initializer takes the name
-    new = _initializer(g, name, array)
-    _replace(g, value, new)
+    scene.values.discard(name)
+    new = _initializer(scene, name, array)
+    _replace(scene.graph, value, new)
     return new
 
 
@@ -178,11 +225,11 @@ def _readers(value: ir.Value) -> str:
     return f"{', '.join(names)} read{'s' * (len(names) == 1)} it" if names else "it is an input or output of the graph"
 
 
-def _initializer(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+def _initializer(scene: _Scene, name: str, array: np.ndarray) -> ir.Value:
     """A new initializer; a tied weight that was folded the same way before shares its own."""
     array = np.ascontiguousarray(array) if array.ndim else array
-    candidate, count = name, 1
-    while candidate in g.initializers or candidate in _names(g):
+    g, candidate, count = scene.graph, name, 1
+    while candidate in g.initializers or candidate in scene.values:
         known = graph.constant(g.initializers.get(candidate))
         if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
             return g.initializers[candidate]
@@ -195,14 +242,3 @@ def _initializer(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     )
     g.register_initializer(value)
     return value
-
-
-def _names(g: ir.Graph) -> set[str]:
-    return {value.name for node in g for value in node.outputs} | {value.name for value in g.inputs}
-
-
-def _free_node_name(g: ir.Graph, name: str) -> str:
-    taken, candidate, count = {node.name for node in g}, name, 1
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    return candidate

@@ -11,13 +11,14 @@ from mxexport.passes.rewriting import QONNX_DOMAINS, STANDARD_DOMAINS
 
 _DATA_LIMIT = 1000  # bytes; larger initializers say nothing about shapes
 _KNOWN_DOMAINS = {*STANDARD_DOMAINS, DOMAIN, qonnx_general.DOMAIN}
+_MADE_UP = "unk__"
 _SHAPE_KEEPING = ("Trunc", "IntQuant")
 
 
 def infer_shapes(model: ir.Model) -> Outcome:
     """tensor of unknown shape -> tensor with its shape  when inference finds one, our operators' included.
 
-    Weights are left out of what is handed to onnx. Known dimensions are never overwritten.
+    Weights are left out of what is handed to onnx. Known dimensions are never overwritten, named ones by numbers only.
     """
     outcome = Outcome()
     _register_qonnx_schemas()
@@ -96,7 +97,7 @@ def _merge_value(node: ir.Node, value: ir.Value, proto: onnx.TypeProto, outcome:
         value.type = ir.TensorType(ir.DataType(tensor.elem_type))
     if not tensor.HasField("shape"):
         return
-    dims = [d.dim_value if d.HasField("dim_value") else (d.dim_param or None) for d in tensor.shape.dim]
+    dims = [d.dim_value if d.HasField("dim_value") else _name(d.dim_param) for d in tensor.shape.dim]
     if before is None:
         value.shape = ir.Shape(dims)
         outcome.changed.append(f"{value.name}: {value.shape}")
@@ -107,10 +108,20 @@ def _merge_value(node: ir.Node, value: ir.Value, proto: onnx.TypeProto, outcome:
     clashes = [1 for old, new in zip(before, dims, strict=True) if _known(old) and _known(new) and old != new]
     if clashes:
         outcome.declined.append((node.name, f"the file gives {value.name!r} the shape {before}, inference says {dims}"))
-    merged = [new if _known(new) and not _known(old) else old for old, new in zip(before, dims, strict=True)]
+    merged = [new if _says_more(old, new) else old for old, new in zip(before, dims, strict=True)]
     if merged != list(before):
         value.shape = ir.Shape(merged)
         outcome.changed.append(f"{value.name}: {value.shape}")
+
+
+def _name(text: str) -> str | None:
+    """The name of an open dimension. Those that onnx makes up count from 0 each time: equal ones need not be equal."""
+    return None if not text or text.startswith(_MADE_UP) else text
+
+
+def _says_more(old, new) -> bool:
+    unnamed = str(old) == "None" or str(old).startswith(_MADE_UP)
+    return not _known(old) and (_known(new) or (unnamed and new is not None))
 
 
 def _known(dim) -> bool:

@@ -18,8 +18,8 @@ from mxexport.passes.rewriting import is_op, label
 def merge_affines(model: ir.Model) -> Outcome:
     """(x * a) * c -> x * (a * c);  (x + b) + d -> x + (b + d);  (x + b) * c -> x * c + (b * c).
 
-    Constants a .. d; the result is one Mul, then one Add. A Mul by powers of two stays behind the Add: move_scales
-    carries it on, exactly.
+    Constants a .. d; the result is one Mul, then one Add. A Mul by positive powers of two stays behind the Add:
+    move_scales carries it on, exactly.
     """
     editor = Editor(model)
     for node in list(editor.nodes()):
@@ -40,7 +40,7 @@ def _merge(editor: Editor, first: ir.Node | None) -> list[ir.Node | None]:
         return []
     (x, a), (_, c) = known, constant_operand(second)
     pair = (first.op_type, second.op_type)
-    if pair == ("Mul", "Add") or (pair == ("Add", "Mul") and is_exact_factor(c)):
+    if pair == ("Mul", "Add") or (pair == ("Add", "Mul") and is_exact_factor(c) and (c > 0).all()):
         return []
     if second.graph is not first.graph:
         editor.declined(first, f"`{label(second)}` is in a subgraph")

@@ -4,16 +4,17 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.ops import DOMAIN, qonnx_general
-from mxexport.passes._editing import Editor, constant
+from mxexport.passes._editing import Editor
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
-_OURS = graph.QUANTIZERS | graph.SCALES | {"GroupwiseZeroPoint"}
+_OURS = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
 _SMALL = 64
 
 
 def merge_quantizers(model: ir.Model) -> Outcome:
-    """Q(x), Q(x) -> one Q(x)  when both have the same inputs and attributes; scale operators alike. Exact.
+    """Q(x), Q(x) -> one Q(x)  when both have the same inputs and attributes; scale operators and packed weights
+    alike. Exact.
 
     Typical: the projections q, k and v of attention, each with a quantizer of its own on the same input.
     """

@@ -3,11 +3,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.passes._editing import Editor, dims
+from mxexport.passes._editing import Editor
 from mxexport.passes._layouts import again
 from mxexport.passes.fold_reshapes import RESHAPES, axis_of_whole_groups
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import attribute, is_op, label
+from mxexport.passes.rewriting import attribute, dims, is_op, label
 
 
 def merge_residual_quantizers(model: ir.Model) -> Outcome:

@@ -4,11 +4,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.passes._editing import Editor, aligned, constant, constant_operand, is_exact_factor
+from mxexport.passes._editing import Editor, aligned, constant_operand, is_exact_factor
 from mxexport.passes._layouts import FOUND, again, why_not_found_anew
 from mxexport.passes._scale_rules import JOINT, RULES, Move
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import is_op, label
+from mxexport.passes.rewriting import constant, is_op, label
 
 
 def move_scales(model: ir.Model) -> Outcome:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.passes._editing import Editor, constant, is_exact_factor
+from mxexport.passes._editing import Editor, is_exact_factor
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import is_op, label
+from mxexport.passes.rewriting import constant, is_op, label
 
 
 def normalize_affines(model: ir.Model) -> Outcome:

@@ -4,12 +4,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.passes._editing import Editor, constant, dims, sole_user
+from mxexport.passes._editing import Editor, sole_user
 from mxexport.passes._layouts import again, why_not_found_anew
 from mxexport.passes._weights import Weight, replace_weight, weight_of
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import attribute, is_op, label
+from mxexport.passes.rewriting import attribute, constant, dims, is_op, label
 
 
 @approximate(
@@ -43,7 +43,7 @@ def pad_groups(model: ir.Model) -> Outcome:
 
 def _short(weight: Weight) -> int:
     """Zeros the last group lacks."""
-    return -weight.values.shape[weight.axis] % weight.attributes["group_size"]
+    return -weight.shape[weight.axis] % weight.attributes["group_size"]
 
 
 def _behind_transpose(editor: Editor, node: ir.Node) -> Weight | None:
@@ -64,12 +64,12 @@ def _why_not(node: ir.Node, weight: Weight) -> str | None:
             return f"its {attribute(node, 'group', 1)} convolution groups would each need padding of their own"
         k = 1
     else:
-        k = weight.values.ndim - 2
+        k = len(weight.shape) - 2
     if weight.axis != k:
         return f"its groups run along axis {weight.axis} and not along K (axis {k})"
     if dims(node.inputs[0]) is None:
         return "the rank of its input is not known; run infer_shapes first"
-    return None
+    return weight.why_not_rewritten()
 
 
 def _pad(editor: Editor, node: ir.Node, weight: Weight, padded: dict) -> str | None:
@@ -81,7 +81,7 @@ def _pad(editor: Editor, node: ir.Node, weight: Weight, padded: dict) -> str | N
         if isinstance(found, str):
             return found
         padded[key] = found
-    widths = [(0, missing if i == weight.axis else 0) for i in range(weight.values.ndim)]
+    widths = [(0, missing if i == weight.axis else 0) for i in range(len(weight.shape))]
     made = replace_weight(editor, weight, np.pad(weight.values, widths), weight.parameters, suffix="padded")
     node.replace_input_with(1, made)
     old = node.inputs[0].producer()

@@ -14,6 +14,7 @@ from mxexport.passes.driver import Pass, run_passes
 from mxexport.passes.exactness import Bound
 from mxexport.passes.extract_conv_bias import extract_conv_bias as _extract_conv_bias
 from mxexport.passes.fold_constants import fold_constants
+from mxexport.passes.fold_shapes import fold_shapes
 from mxexport.passes.fold_weight_transposes import fold_weight_transposes
 from mxexport.passes.infer_shapes import infer_shapes
 from mxexport.passes.name_nodes import name_nodes
@@ -88,6 +89,7 @@ QONNX_CLEANUP: tuple[Pass, ...] = (
     remove_constant_inputs,
     infer_shapes,
     fold_constants,
+    fold_shapes,
     remove_identities,
     fold_weight_transposes,
     deduplicate_initializers,

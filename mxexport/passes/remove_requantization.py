@@ -7,9 +7,9 @@ from mxexport import graph
 from mxexport.errors import FormatError
 from mxexport.formats import SCALE_RULES, FloatElement, round_bias
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.passes._editing import Editor, constant
+from mxexport.passes._editing import Editor
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import label
+from mxexport.passes.rewriting import constant, label
 
 _SMALLEST_NORMAL = np.float32(2.0**-126)
 _FRACTION_BITS_OF_THE_LOWEST = 22  # 2**-127 * 2**-22 is the smallest float32

@@ -49,8 +49,16 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array behind an initializer that is not a graph input, else None."""
-    return value.const_value.numpy() if is_constant(value) else None
+    """The array of an initializer nobody can override, or of a Constant node; else None."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def dims(value: ir.Value) -> list[int | None] | None:
+    """Dimensions, None where one is open; None where not even the rank is known."""
+    return None if value.shape is None else [d if isinstance(d, int) else None for d in value.shape]
 
 
 def static_shape(value: ir.Value | None) -> tuple[int, ...] | None:
