@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,8 @@ from mxexport.formats import GroupFormat
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
 from mxexport.passes.outcome import Outcome
 from mxexport.verification import equal_bits
+
+_SLAB = 1 << 16  # elements
 
 
 def fold_weights(model: ir.Model) -> Outcome:
@@ -79,13 +82,8 @@ def _fold(scene: _Scene, node: ir.Node, tensor_scale: np.ndarray | None = None) 
     arrays = _constants(node)
     fmt, attributes = graph.quantizer_format(node), graph.attributes(node)
     op, described = _dequantizer(fmt, attributes, arrays[0].shape)
-    axis, size = described["axis"], described["group_size"]
-    codes = packing.pack_codes(_codes(arrays, fmt, attributes), fmt.element.bits, axis, size)
-    (expected,) = OPERATORS[node.op_type].reference(*arrays, **attributes)
-    (decoded,) = op.reference(codes, *arrays[1:], **described)
-    _check_same(decoded, expected, fmt)
-
-    scale, how = _store_scale(scene, scale, arrays, fmt, axis, tensor_scale)
+    codes = _packed_codes(OPERATORS[node.op_type], op, arrays, fmt, attributes)
+    scale, how = _store_scale(scene, scale, arrays, fmt, described["axis"], tensor_scale)
     zero_points = [_settle(scene, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
     inputs = [_initializer(scene, f"{weight.name}_codes", codes), scale, *zero_points]
     scene.nodes.discard(node.name)
@@ -139,14 +137,44 @@ def _codes(arrays: list[np.ndarray], fmt: GroupFormat, attributes: dict) -> np.n
     return np.nan_to_num(q).astype(np.int16).astype(np.uint8)
 
 
-def _check_same(decoded: np.ndarray, expected: np.ndarray, fmt: GroupFormat) -> None:
-    differs = ~equal_bits(decoded, expected)
-    if differs.any():
-        where = tuple(int(i) for i in np.argwhere(differs)[0])
+def _packed_codes(quantizer, dequantizer, arrays: list[np.ndarray], fmt: GroupFormat, attributes: dict) -> np.ndarray:
+    """The packed codes of a weight, slab by slab: the steps of a whole one would take many times its memory.
+
+    Raises _Declined where they do not give the bits that the quantizer gives.
+    """
+    axis = groups.normalize_axis(attributes["axis"], arrays[0].ndim)
+    cut, packed, wrong, first = int(axis == 0), [], 0, None
+    for start, part in _slabs(arrays, cut):
+        described = _dequantizer(fmt, attributes, part[0].shape)[1]
+        codes = packing.pack_codes(_codes(part, fmt, attributes), fmt.element.bits, axis, fmt.group_size)
+        (expected,) = quantizer.reference(*part, **attributes)
+        (decoded,) = dequantizer.reference(codes, *part[1:], **described)
+        differs = ~equal_bits(decoded, expected)
+        if first is None and differs.any():
+            place = np.argwhere(differs)[0]
+            values = float(expected[tuple(place)]), float(decoded[tuple(place)])
+            place[cut : cut + 1] += start
+            first = (*values, tuple(map(int, place)))
+        wrong += int(differs.sum())
+        packed.append(codes)
+    if first is not None:
         raise _Declined(
-            f"{int(differs.sum())} of {differs.size} quantized values are no {fmt.name} codes times scales, first "
-            f"{float(expected[where]):.9g} at {where} (codes would give {float(decoded[where]):.9g})"
+            f"{wrong} of {arrays[0].size} quantized values are no {fmt.name} codes times scales, first "
+            f"{first[0]:.9g} at {first[2]} (codes would give {first[1]:.9g})"
         )
+    return np.concatenate(packed, cut) if len(packed) > 1 else packed[0]
+
+
+def _slabs(arrays: list[np.ndarray], cut: int) -> Iterator[tuple[int, list[np.ndarray]]]:
+    """Runs of about _SLAB elements along axis `cut` of arrays that agree on it, with the place where each begins."""
+    length = arrays[0].shape[cut] if arrays[0].ndim > cut else 0
+    step = max(1, _SLAB * length // max(1, arrays[0].size)) if length else 1
+    if length <= step:
+        yield 0, arrays
+        return
+    for start in range(0, length, step):
+        at = (slice(None),) * cut + (slice(start, start + step),)
+        yield start, [array[at] for array in arrays]
 
 
 # --- the graph --------------------------------------------------------------------------------------------------
