@@ -124,12 +124,14 @@ def attach_standard_functions(model: ir.Model) -> None:
 
 def _unify_zero_points(model: ir.Model) -> None:
     """An ONNX function has one signature: beside asymmetric quantizers, symmetric ones get an explicit zero."""
-    drop_zero_points(model)
-    for op_type in _ASYMMETRIC:
+    for op_type in sorted(_ASYMMETRIC):
         quantizers = [n for n in model.graph.all_nodes() if is_ours(n, {op_type})]
-        symmetric = [n for n in quantizers if len(n.inputs) < 3 or n.inputs[2] is None]
-        if len(symmetric) < len(quantizers):
-            for node in symmetric:
+        zeros = [n.inputs[2] if len(n.inputs) > 2 else None for n in quantizers]
+        if all(z is None or _is_made_zero(z, n.inputs[1]) for n, z in zip(quantizers, zeros, strict=True)):
+            _drop_zero_points_of(quantizers)
+            continue
+        for node, zero in zip(quantizers, zeros, strict=True):
+            if zero is None:
                 zero = _zero_point(model, node)
                 node.resize_inputs(3)
                 node.replace_input_with(2, zero)
@@ -137,8 +139,12 @@ def _unify_zero_points(model: ir.Model) -> None:
 
 def drop_zero_points(model: ir.Model) -> None:
     """Take the zeros out that `attach_functions` put in for the signature; passes look at quantizers without them."""
-    for node in list(model.graph.all_nodes()):
-        zero = node.inputs[2] if is_ours(node, _ASYMMETRIC) and len(node.inputs) > 2 else None
+    _drop_zero_points_of([node for node in model.graph.all_nodes() if is_ours(node, _ASYMMETRIC)])
+
+
+def _drop_zero_points_of(quantizers: list[ir.Node]) -> None:
+    for node in quantizers:
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
         if zero is None or not _is_made_zero(zero, node.inputs[1]):
             continue
         node.replace_input_with(2, None)
@@ -188,7 +194,8 @@ def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
     for made in (nothing, product):
         made.outputs[0].name = made.name
         node.graph.insert_before(node, made)
-    product.outputs[0].shape, product.outputs[0].type = scale.shape, scale.type
+        made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+    nothing.outputs[0].shape, product.outputs[0].shape = ir.Shape([]), scale.shape
     return product.outputs[0]
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from qonnx.core.modelwrapper import ModelWrapper
 from torch import nn
 
 import mxexport as mx
 from mxexport import graph
-from mxexport.passes import PIPELINE, merge_quantizers, run_passes
+from mxexport.passes import PIPELINE, as_transformation, fold_constants, infer_shapes, merge_quantizers, run_passes
 from tests.pass_helpers import Build, op_types, outputs_of, random_inputs, same_bits
 
 
@@ -63,6 +64,15 @@ def test_passes_look_behind_them_and_bodies_fit_in_the_end():
     assert len(zero_points(record.model)) == 2 and "Transpose" not in op_types(record.model)
     assert not run_passes(record.model, [merge_quantizers]).changed
     assert op_types(run_passes(record.model, PIPELINE).model) == op_types(record.model)
+
+
+def test_a_transformation_of_qonnx_comes_to_an_end_beside_them():
+    wrapper = ModelWrapper(graph.to_proto(mixed()))
+    for function in (infer_shapes, fold_constants):
+        transformation = as_transformation(function)
+        for _ in range(3):
+            wrapper, modified = transformation.apply(wrapper)
+        assert not modified, transformation.outcome.changed
 
 
 def test_a_real_zero_point_of_that_name_stays():
