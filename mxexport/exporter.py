@@ -45,6 +45,7 @@ def export(
     output_names: list[str] | None = None,
     external_data: bool | None = None,
     weights: str = "float",
+    keep_initializers: bool = False,
 ) -> ExportReport:
     """Write `model` as QONNX to `path` and report every quantizer.
 
@@ -64,6 +65,8 @@ def export(
         external_data: keep tensors in `<name>.data` beside the file; None does so above 100 MB.
         weights: "float" keeps trained values before their quantizers; "packed" stores element codes and one scale per
             group (see `passes.fold_weights`; the same bits when run), and notes name every weight that stays float.
+        keep_initializers: list parameters among the inputs of the graph, too, as old tools expect; whoever runs the
+            file may replace them. `mx.clean` takes them out again.
 
     Raises:
         UnsupportedError: no quantized layer, parameters that are neither float32 nor half precision, an operator
@@ -100,6 +103,8 @@ def export(
     unpacked = _pack_weights(ir_model) if weights == "packed" else []
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
     graph.attach_functions(ir_model)
+    if keep_initializers:
+        ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
     data_path = write_model(ir_model, path, external_data)
     notes = [("model", NOTE)] if carried else []
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]

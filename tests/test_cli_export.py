@@ -7,6 +7,7 @@ import pickle
 import sys
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -112,3 +113,14 @@ def test_mistakes_are_explained(run, tmp_path, arguments, code, message):
     found, out, err = run(arguments[0], "m.onnx", *arguments[1:])
     assert (found, out) == (code, "") and message in err and "Traceback" not in err
     assert not list(tmp_path.glob("m.onnx*"))
+
+
+def test_weights_are_packed_and_parameters_inputs_when_asked(run, tmp_path):
+    for options, inputs in (((), 1), (("--keep-initializers",), 3)):
+        code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "packed", *options)
+        assert code == 0, err
+        proto = onnx.load(tmp_path / "m.onnx")
+        assert {n.op_type for n in proto.graph.node} >= {"MXFloatDequant"} and len(proto.graph.input) >= inputs
+        assert (len(proto.graph.input) == 1) == (inputs == 1)
+    code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "zipped")
+    assert code == 2 and "expected 'float' or 'packed'" in err

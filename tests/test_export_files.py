@@ -16,6 +16,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import exporter, graph, model_file, runtime, verification
 from mxexport.errors import InputFileError, UnsupportedError
+from tests.helpers import assert_equal_bits
 
 X = (torch.randn(2, 40),)
 
@@ -241,3 +242,19 @@ def test_report_as_table_and_json(tmp_path):
     assert lines[6] == f"2 weights, {packed:,} bytes once packed"
     parsed = json.loads(report.to_json())
     assert parsed["layers"] == [vars(layer) for layer in report.layers] and parsed["data_path"] == report.data_path
+
+
+@pytest.mark.parametrize("weights", ["float", "packed"])
+def test_parameters_are_inputs_only_when_asked(tmp_path, weights):
+    x, model = torch.randn(3, 40), mx.quantize_model(nn.Sequential(nn.Linear(40, 8)), "mxint8", "mxfp8_e4m3")
+    plain, kept, cleaned = (tmp_path / f"{name}.onnx" for name in ("plain", "kept", "cleaned"))
+    mx.export(model, (x,), plain, weights=weights)
+    mx.export(model, (x,), kept, weights=weights, keep_initializers=True)
+    proto = onnx.load(kept)
+    assert [v.name for v in onnx.load(plain).graph.input] == ["input"]
+    assert {v.name for v in proto.graph.input} == {"input"} | {t.name for t in proto.graph.initializer}
+    onnx.checker.check_model(proto)
+    for executor in runtime.EXECUTORS.values():
+        assert_equal_bits(*(next(iter(executor(path, x.numpy()).values())) for path in (kept, plain)))
+    mx.clean(kept, cleaned, verify=True)
+    assert [v.name for v in onnx.load(cleaned).graph.input] == ["input"]

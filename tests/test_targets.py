@@ -124,7 +124,15 @@ def test_command_line(tmp_path):
     ] in report["notes"]
     done = run(out, tmp_path / "b.onnx", "--to", "mxexport")
     assert done.returncode == 0 and "0.weight_quant: MXFloatQuant, mxfp4_e2m1" in done.stdout, done.stderr
+    options = ("--batch", 2, "--fold", "wide", "--input-type", "16,8", "--max-weight-bits", 30, "--round-bias")
+    weights_only = tmp_path / "w.onnx"
+    mx.export(
+        mx.quantize_model(nn.Sequential(nn.Linear(40, 4)), "mxfp4_e2m1", None), (torch.zeros(1, 40),), weights_only
+    )
+    done = run(weights_only, tmp_path / "h.onnx", "--to", "hls4ml", *options)
+    assert done.returncode == 0 and "input: rounded to 16 bits, 8 of them" in done.stdout, done.stderr
     for arguments, message in [
+        ((source, out, "--to", "hls4ml", "--input-type", "16"), "expected two whole numbers"),
         ((source, out, "--to", "nothing"), "unknown target"),
         ((source, out, "--to", "qdq", "--opset", 19), "expected 21 to 25"),
         ((source, out, "--to", "mxexport", "--opset", 24), "opset"),

@@ -16,12 +16,18 @@ def convert(
     out: Annotated[Path, typer.Argument(help="Where the converted file goes.")],
     to: Annotated[str, typer.Option(help="qdq (standard ONNX), mxexport (the way back), hls4ml or finn.")],
     opset: Annotated[int | None, typer.Option(help="Opset to write; qdq from 24 on: FP4 and E8M0 types.")] = None,
+    batch: Annotated[int | None, typer.Option(help="hls4ml, finn: size of an open first dimension (1).")] = None,
+    fold: Annotated[str | None, typer.Option(help="hls4ml: wide, groups, or auto (wide where narrow enough).")] = None,
+    max_weight_bits: Annotated[int | None, typer.Option(help="hls4ml, finn: widest integer of a wide fold.")] = None,
+    round_bias: Annotated[bool | None, typer.Option(help="hls4ml: round biases to the step of their product.")] = None,
+    input_type: Annotated[str | None, typer.Option(help="hls4ml: bits,fraction bits of inputs: 16,8.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a file for another tool and say of every node how it is carried."""
     from mxexport import targets
 
-    given = {"opset": opset}
+    given = {"opset": opset, "batch": batch, "fold": fold, "max_weight_bits": max_weight_bits, "round_bias": round_bias}
+    given["input_type"] = None if input_type is None else _numbers(input_type)
     report = targets.convert(model, out, to=to, **{name: value for name, value in given.items() if value is not None})
     if as_json:
         print_json(asdict(report))
@@ -29,3 +35,10 @@ def convert(
     for where, note in report.notes:
         console.print(f"{where}: {note}", highlight=False, markup=False)
     console.print(f"{report.path} (opset {report.opset})", highlight=False, markup=False)
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    bits, comma, fraction = text.partition(",")
+    if not (comma and bits.isdigit() and fraction.isdigit()):
+        raise typer.BadParameter(f"{text!r}; expected two whole numbers, such as 16,8", param_hint="--input-type")
+    return int(bits), int(fraction)

@@ -46,6 +46,10 @@ def export(
     external_data: Annotated[
         bool | None, typer.Option(help="Keep tensors in <out>.data; by default above 100 MB.")
     ] = None,
+    weights: Annotated[
+        str, typer.Option(help="float (QONNX style), or packed: codes and one scale per group.")
+    ] = "float",
+    keep_initializers: Annotated[bool, typer.Option(help="List parameters among the graph's inputs, too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a PyTorch model of yours and write it as QONNX.
@@ -66,6 +70,8 @@ def export(
         opset=opset,
         dynamic_batch=dynamic_batch,
         external_data=external_data,
+        weights=weights,
+        keep_initializers=keep_initializers,
     )
     if as_json:
         print(report.to_json())
