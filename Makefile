@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODELS := $(VENV)/models
-# One process per core; the suite is CPU bound.
+# One process per core; the suite is CPU bound. The profile `ci` gives property tests the same examples every time:
+# plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
 
 .PHONY: demo test bench lint finn-base clean
@@ -14,7 +15,7 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 
 bench: $(READY) $(MODELS)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt onnxslim

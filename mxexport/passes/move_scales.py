@@ -33,10 +33,19 @@ class _Mover:
         self.obstacles: dict[ir.Node, str | None] = {}
 
     def visit(self, node: ir.Node) -> None:
+        """Move what can be moved past `node`; behind a factor that went there may stand another."""
+        declined: list[tuple[ir.Node, str]] = []
+        while self.move_once(node, declined):
+            declined.clear()
+        for multiply, reason in declined:
+            self.editor.declined(multiply, reason)
+
+    def move_once(self, node: ir.Node, declined: list[tuple[ir.Node, str]]) -> bool:
+        """Whether factors in front of `node`, one for each input, went past it and others may follow."""
         multiplies = {i: v.producer() for i, v in enumerate(node.inputs) if _is_scale(v, node.graph)}
         if not multiplies or graph.is_ours(node, FOUND):  # found scales move along with their quantizers
-            return
-        batches = [multiplies] if is_op(node, *JOINT) else [{i: m} for i, m in multiplies.items()]
+            return False
+        batches, moved = [multiplies] if is_op(node, *JOINT) else [{i: m} for i, m in multiplies.items()], False
         for batch in batches:
             verdict = self.judge(node, batch)
             for multiply in batch.values():
@@ -44,9 +53,11 @@ class _Mover:
                     verdict = self.obstacle(multiply, node) or verdict
             if isinstance(verdict, str):
                 reason = f"scale of `{label(node)}` not moved past {node.op_type}: {verdict}"
-                self.editor.declined(next(iter(batch.values())), reason)
+                declined.append((next(iter(batch.values())), reason))
             else:
                 self.apply(node, batch, verdict)
+                moved = True
+        return moved and node.graph is not None  # a quantizer is made anew
 
     def judge(self, node: ir.Node, batch: dict[int, ir.Node]) -> Move | str:
         if graph.is_ours(node, FOUND | graph.QUANTIZERS):
