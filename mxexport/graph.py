@@ -188,7 +188,8 @@ def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
     known = constant(scale)
     shape = scale.shape if known is None else known.shape
     if shape is not None and all(isinstance(n, int) for n in shape):
-        return _zeros(model.graph, f"{scale.name}_zero_point", tuple(int(n) for n in shape))
+        zeros = np.zeros([int(n) for n in shape], np.float32)
+        return add_initializer(model.graph, f"{scale.name}_zero_point", zeros)
     nothing = ir.node("Constant", [], {"value": ir.tensor(np.float32(0))}, name=f"{node.name}_zero")
     product = ir.node("Mul", [scale, nothing.outputs[0]], name=f"{node.name}_zero_point")
     for made in (nothing, product):
@@ -199,18 +200,25 @@ def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
     return product.outputs[0]
 
 
-def _zeros(g: ir.Graph, name: str, shape: tuple[int, ...]) -> ir.Value:
-    """The initializer `name` of zeros; a number follows where the name is taken by something else."""
+def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
+    """An initializer of `array` under `name`, or `name_1`, ... where that is taken by another tensor; one that is there
+    with the same bits serves again."""
+    tensor = ir.tensor(array, dtype=dtype, name=name)
     candidate, count = name, 1
     while candidate in g.initializers:
-        known = constant(g.initializers[candidate])
-        if known is not None and known.shape == shape and not known.any():
+        known = g.initializers[candidate].const_value
+        if (
+            known is not None
+            and known.dtype == tensor.dtype
+            and tuple(known.shape) == array.shape
+            and known.tobytes() == tensor.tobytes()
+        ):
             return g.initializers[candidate]
         candidate, count = f"{name}_{count}", count + 1
-    tensor = ir.tensor(np.zeros(shape, np.float32))
-    zero = ir.Value(name=candidate, shape=ir.Shape(shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    g.register_initializer(zero)
-    return zero
+    tensor.name = candidate
+    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    g.register_initializer(value)
+    return value
 
 
 def attributes(node: ir.Node) -> dict:

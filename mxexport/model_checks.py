@@ -52,13 +52,15 @@ def check_numbers(tensor: onnx.TensorProto, where: str) -> None:
 
 
 def all_nodes(g: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the graphs inside them."""
     for node in g.node:
         yield node
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             yield from all_nodes(inner)
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+def subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs that If, Loop and Scan hold."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -103,7 +105,7 @@ def _check_nodes(nodes, known: set[str], where: str) -> set[str]:
             raise InputFileError(
                 f"{where}: node {node.name or node.op_type!r} reads {missing[0]!r}, which nothing makes"
             )
-        for inner in _subgraphs(node):
+        for inner in subgraphs(node):
             _check_graph(inner, known, where)
     return known
 

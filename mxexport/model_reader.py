@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError
-from mxexport.model_checks import check_numbers, check_proto
+from mxexport.model_checks import check_numbers, check_proto, subgraphs
 
 _PACKED_BITS = (2, 4, 6)
 
@@ -108,8 +108,8 @@ def _node_tensors(nodes) -> Iterator[onnx.TensorProto]:
             own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
             for sparse in (*own, *attribute.sparse_tensors):
                 yield from (sparse.values, sparse.indices)
-            for g in ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs):
-                yield from _graph_tensors(g)
+        for g in subgraphs(node):
+            yield from _graph_tensors(g)
 
 
 def _check(tensor: onnx.TensorProto, path: Path) -> None:

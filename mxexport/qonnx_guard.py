@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 
 import onnx
 
 from mxexport.errors import UnsupportedError
+from mxexport.model_checks import all_nodes
 from mxexport.ops import DOMAIN, qonnx_general
 
 _STANDARD = r"|ai\.onnx(\.ml)?"
@@ -36,7 +36,7 @@ def guarded_copy(proto: onnx.ModelProto, *, keep_bodies: bool = False) -> onnx.M
     if not keep_bodies:
         del copy.functions[:]
     _keep(copy.metadata_props, lambda entry: entry.key not in _ORDERS)
-    for node in _all_nodes(copy.graph):
+    for node in all_nodes(copy.graph):
         if node.domain not in ("", "ai.onnx"):
             _keep(node.attribute, lambda a: a.name not in _ORDERS)
     for annotation in copy.graph.quantization_annotation:
@@ -48,7 +48,7 @@ def check_domains(proto: onnx.ModelProto) -> None:
     """Raise UnsupportedError for nodes with which qonnx would leave the file: a domain that it would have to import,
     another file to open, or a body in the file where qonnx has an operator of its own."""
     bodies = {(f.domain, f.name) for f in proto.functions}
-    found = ((node.name or node.op_type, _objection(node, bodies)) for node in _all_nodes(proto.graph))
+    found = ((node.name or node.op_type, _objection(node, bodies)) for node in all_nodes(proto.graph))
     problems = [(f"node {name!r}", why) for name, why in found if why]
     if problems:
         raise UnsupportedError("qonnx must not execute this file", problems)
@@ -65,14 +65,6 @@ def _objection(node: onnx.NodeProto, bodies: set[tuple[str, str]]) -> str | None
     if (node.domain, node.op_type) in bodies and not ours:
         return f"the file brings its own body for {node.domain}.{node.op_type}, and qonnx would run another; inline it"
     return None
-
-
-def _all_nodes(graph_proto: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph_proto.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs:
-                yield from _all_nodes(inner)
 
 
 def _keep(entries, wanted) -> None:

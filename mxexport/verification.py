@@ -283,10 +283,7 @@ def _table_rows(proto: onnx.ModelProto, indices: str) -> list[int]:
     makers = {name: node for node in proto.graph.node for name in node.output}
     shapes = {i.name: list(i.dims) for i in proto.graph.initializer}
     for node in proto.graph.node:
-        if (
-            node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Flatten")
-            and node.input[0] in names
-        ):
+        if node.op_type in _KEEP_VALUES and node.input[0] in names:
             names.update(node.output)
         if node.op_type != "Gather" or node.input[1] not in names:
             continue

@@ -79,7 +79,7 @@ _FINN = set(
         "Upsample",
     ]
 )
-_OF_SCALES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast", "Mul"}
+_OF_SCALES = rw.SHAPE_OPERATORS | {"Mul"}
 _SUGGESTIONS = {
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",

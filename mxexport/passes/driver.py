@@ -119,8 +119,7 @@ def run_passes(
 
 def _copied(model: ir.Model) -> ir.Model:
     try:
-        with collector_paused():
-            return model.clone()
+        return model.clone()
     except RuntimeError as error:  # onnx-ir copies in the order of the nodes
         raise UnsupportedError("passes: the graph has a cycle, or nodes that stand before what they read") from error
 

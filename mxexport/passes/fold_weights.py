@@ -14,6 +14,7 @@ from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
 from mxexport.passes.outcome import Outcome
+from mxexport.passes.rewriting import free_name
 from mxexport.verification import equal_bits
 
 _SLAB = 1 << 16  # elements
@@ -60,13 +61,6 @@ class _Scene:
         self.values = {v.name for node in g for v in node.outputs} | {v.name for v in g.inputs}
         self.nodes = {node.name for node in g}
 
-    def free_node_name(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self.nodes:
-            candidate, count = f"{name}_{count}", count + 1
-        self.nodes.add(candidate)
-        return candidate
-
     def first(self, nodes) -> ir.Node:
         """The first of some nodes in the graph. Nodes made here never come before what they take the place of."""
         return min(nodes, key=lambda node: self.place.get(node, len(self.place)))
@@ -87,7 +81,7 @@ def _fold(scene: _Scene, node: ir.Node, tensor_scale: np.ndarray | None = None) 
     zero_points = [_settle(scene, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
     inputs = [_initializer(scene, f"{weight.name}_codes", codes), scale, *zero_points]
     scene.nodes.discard(node.name)
-    name = scene.free_node_name(f"{node.name.removesuffix('_quant')}_dequant")
+    name = free_name(f"{node.name.removesuffix('_quant')}_dequant", scene.nodes)
     new = ir.node(op.op_type(), inputs, described, domain=DOMAIN, name=name, doc_string=node.doc_string)
     new.metadata_props[graph.FORMAT_KEY] = fmt.name
     scene.place[new] = scene.place.get(node, len(scene.place))
@@ -105,7 +99,7 @@ def _constants(node: ir.Node) -> list[np.ndarray]:
     for what, value in zip(("input", "scale", "zero point"), node.inputs, strict=False):
         if value is None:
             continue
-        array = graph.constant(value) if what == "input" else constant_array(value)
+        array = constant_array(value)
         if array is None:
             raise _Declined(f"its {what} {value.name!r} is computed at run time; expected an initializer")
         if value.is_graph_input():
@@ -210,7 +204,7 @@ def _store_scale(
         node = ir.node("NVFP4ScaleDequant", stored, domain=DOMAIN)
     else:
         return _settle(scene, scale, arrays[1]), "float32"
-    g, node.name = scene.graph, scene.free_node_name(scale.name)
+    g, node.name = scene.graph, free_name(scale.name, scene.nodes)
     first = scene.first([user for user, _ in scale.uses()])
     g.insert_before(first, node)
     scene.place[node] = scene.place.get(first, len(scene.place))

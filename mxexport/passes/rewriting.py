@@ -14,6 +14,7 @@ QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
 QONNX_ONLY = {"Quant", "BipolarQuant", "Trunc"}  # no standard operator goes by these names
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 STANDARD_DOMAINS = {"", "ai.onnx"}
+SHAPE_OPERATORS = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
 
 def nodes(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:
@@ -89,11 +90,16 @@ class Names:
         }
 
     def unique(self, name: str) -> str:
-        candidate, count = name, 1
-        while candidate in self.taken:
-            candidate, count = f"{name}_{count}", count + 1
-        self.taken.add(candidate)
-        return candidate
+        return free_name(name, self.taken)
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """`name`, or `name_1`, … where that is among `taken`; it is taken then."""
+    candidate, count = name, 1
+    while candidate in taken:
+        candidate, count = f"{name}_{count}", count + 1
+    taken.add(candidate)
+    return candidate
 
 
 def add_initializer(graph: ir.Graph, name: str, array: np.ndarray | ir.TensorProtocol) -> ir.Value:

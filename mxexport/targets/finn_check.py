@@ -7,11 +7,12 @@ import onnx_ir as ir
 
 from mxexport.constants import constant_array
 from mxexport.ops import qonnx_general
+from mxexport.passes.rewriting import SHAPE_OPERATORS
 
 _OPERATORS = {
     "MatMul", "Conv", "Add", "Mul", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "BatchNormalization",
 }  # fmt: skip
-_CONVERTED = {"Gemm", "Constant", "Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # gone when converted
+_CONVERTED = {"Gemm", "Constant"} | SHAPE_OPERATORS  # gone when converted
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 _QUANT = (qonnx_general.DOMAIN, "Quant")
 _HIGHEST_OPSET = 17

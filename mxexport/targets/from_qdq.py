@@ -22,7 +22,7 @@ from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
-from mxexport.targets import Converted, carriers, values
+from mxexport.targets import Converted, carriers
 from mxexport.targets.recover import recover_operators
 from mxexport.verification import equal_bits
 
@@ -103,7 +103,7 @@ def _weight(node: ir.Node, codes: np.ndarray, g: ir.Graph):
     where = {"axis": axis, "group_size": grouping.group_size}
     for op_type, of_element in _of_element(node, _named_element(node), dtype, elements):
         if _gives_itself(op_type, arrays, where | of_element):
-            inputs = [values.add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
+            inputs = [graph.add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
             return op_type, inputs, where | of_element
     raise _Declined("quantizing its values anew gives other bits")
 
@@ -155,7 +155,7 @@ def _convert_table(node: ir.Node, model: ir.Model) -> str | None:
     if not _gives_itself("MXFloatQuant", [weight, scale], attributes):
         return None
     stem = node.name.removesuffix("_quant")
-    inputs = [values.add_initializer(model.graph, n, a) for n, a in ((stem, weight), (f"{stem}_scale", scale))]
+    inputs = [graph.add_initializer(model.graph, n, a) for n, a in ((stem, weight), (f"{stem}_scale", scale))]
     return _put(node, node, "MXFloatQuant", inputs, attributes, model)
 
 
@@ -181,7 +181,7 @@ def _activation(node: ir.Node, codes: None, g: ir.Graph):
     where = {"axis": here.axis, "group_size": here.group_size}
     scale = here.scale
     if isinstance(scale, np.ndarray):
-        scale = values.add_initializer(g, f"{node.name or node.outputs[0].name}_scale", scale)
+        scale = graph.add_initializer(g, f"{node.name or node.outputs[0].name}_scale", scale)
     if dtype in carriers.FLOAT_ELEMENTS:
         if source.attributes.get_int("saturate", 1) != 1 or clip is not None:
             raise _Declined("it does not saturate (saturate=0), or a Clip stands before it")

@@ -17,6 +17,7 @@ from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import qonnx_general
+from mxexport.passes.rewriting import SHAPE_OPERATORS
 from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._integers import grid_of
@@ -40,7 +41,6 @@ _EXACT = {
 }  # fmt: skip
 _BESIDE = graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
 _QUANT = (qonnx_general.DOMAIN, "Quant")
-_SHAPES = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
 
 def convert(
@@ -248,7 +248,7 @@ def _is_known(node: ir.Node) -> bool:
 
 def _is_beside(node: ir.Node) -> bool:
     if node.domain == "":
-        return node.op_type in _SHAPES
+        return node.op_type in SHAPE_OPERATORS
     return is_quantizer(node) or is_trunc(node) or graph.is_ours(node, _BESIDE)
 
 

@@ -1,4 +1,4 @@
-"""Constants as codes and scales: what nodes of ours quantize, and where converted constants are kept."""
+"""Constants as codes and scales: what nodes of ours quantize."""
 
 from __future__ import annotations
 
@@ -92,23 +92,3 @@ def format_name(node: ir.Node) -> str | None:
         return graph.quantizer_format(node).name
     except (FormatError, UnsupportedError, KeyError):
         return None
-
-
-def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
-    """A new initializer under `name`, or `name_1`, ... where that is taken by another tensor."""
-    tensor = ir.tensor(array, dtype=dtype, name=name)
-    candidate, count = name, 1
-    while candidate in g.initializers:
-        known = g.initializers[candidate].const_value
-        if (
-            known is not None
-            and known.dtype == tensor.dtype
-            and tuple(known.shape) == array.shape
-            and known.tobytes() == tensor.tobytes()
-        ):
-            return g.initializers[candidate]
-        candidate, count = f"{name}_{count}", count + 1
-    tensor.name = candidate
-    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    g.register_initializer(value)
-    return value
