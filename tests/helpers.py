@@ -59,6 +59,24 @@ def assert_equal_bits(actual: np.ndarray, expected: np.ndarray, context: object 
         )
 
 
+def rms(x: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(x, dtype=np.float64))))
+
+
+def assert_equal_up_to_turned_codes(actual: np.ndarray, expected: np.ndarray, limit: float | None = None) -> None:
+    """Root mean square of the difference at most `limit` (1% of the expected values, if not given).
+
+    Processors and libraries add float32 products in different orders. A sum near a rounding point then turns over to
+    the neighbouring code, and with attention behind it one code moves a row. How many do is a matter of the machine;
+    how much they change is not: noise of four units in the last place on every sum of the networks tested here stays
+    at 0.4% or below, where quantization itself makes 1% to 7%.
+    """
+    assert actual.shape == expected.shape, (actual.shape, expected.shape)
+    limit = 0.01 * rms(expected) if limit is None else limit
+    found = rms(actual.astype(np.float64) - expected)
+    assert found <= limit, f"differs by {found:.3g} (root mean square), at most {limit:.3g} expected"
+
+
 def single_node_model(op_type: str, arrays: list, attributes: dict, opset: int = 18) -> onnx.ModelProto:
     """A model of one operator of ours, its function body attached; None leaves an optional input out."""
     cls = ops.OPERATORS[op_type]
