@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def attach_functions(model: ir.Model) -> None:
     """
     opset = model.opset_imports[""]
     _unify_zero_points(model)
-    protos = [ir.serde.serialize_node(node) for node in model.graph.all_nodes() if node.domain == DOMAIN]
+    protos = [ir.serde.serialize_node(node) for node in _all_nodes(model) if node.domain == DOMAIN]
     for key in [key for key in model.functions if key[0] == DOMAIN]:
         del model.functions[key]
     for function in functions_for(protos, opset):
@@ -92,6 +93,14 @@ def attach_functions(model: ir.Model) -> None:
     if protos:
         model.opset_imports[DOMAIN] = VERSION
         _constants_first(model.graph)
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    """Those of the graph, and those in the functions that are not ours."""
+    yield from model.graph.all_nodes()
+    for (domain, *_), function in model.functions.items():
+        if domain not in (DOMAIN, qonnx_general.DOMAIN):
+            yield from function.all_nodes()
 
 
 def _constants_first(g: ir.Graph) -> None:
@@ -113,7 +122,11 @@ def _constants_first(g: ir.Graph) -> None:
 
 def attach_standard_functions(model: ir.Model) -> None:
     """Give QONNX's own quantizers function bodies, so that plain ONNX runtimes execute them, too."""
-    nodes = [node for node in model.graph.all_nodes() if node.domain == qonnx_general.DOMAIN]
+    nodes = [
+        node
+        for node in _all_nodes(model)
+        if node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
+    ]
     if not nodes:
         return
     for function in qonnx_general.functions_for(map(ir.serde.serialize_node, nodes), model.opset_imports[""]):

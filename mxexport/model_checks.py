@@ -51,8 +51,8 @@ def check_numbers(tensor: onnx.TensorProto, where: str) -> None:
         raise InputFileError(f"{where} holds {found} numbers, its shape {list(tensor.dims)} needs {count * per}")
 
 
-def all_nodes(g: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """The nodes of a graph and of the graphs inside them."""
+def all_nodes(g: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph or function, and of the graphs inside them."""
     for node in g.node:
         yield node
         for inner in subgraphs(node):

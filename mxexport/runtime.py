@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport import graph
+from mxexport import bodies, graph
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import check_nodes
@@ -159,7 +159,7 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 def run(
     model: ModelLike, inputs, outputs: list[str] | None = None, *, flush_denormals: bool = False
 ) -> dict[str, np.ndarray]:
-    """Execute in onnxruntime on the CPU; output name -> array.
+    """Execute in onnxruntime on the CPU, our operators by their own function bodies; output name -> array.
 
     `outputs` asks for tensors by name, intermediate ones included. `flush_denormals` sets flush-to-zero, which
     onnxruntime then keeps for the whole process. A path is opened by onnxruntime itself, so files of any size do.
@@ -182,22 +182,30 @@ def run(
 
 
 def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
+    path = None if isinstance(model, (onnx.ModelProto, ir.Model)) else Path(model)
+    proto = outline(model) if isinstance(model, ir.Model) else read_proto(path) if path else model
+    if not bodies.are_ours(proto):
+        model = bodies.with_ours(_as_ir(model))
+    elif path and outputs is None:
+        return _Prepared(_without_data(proto), path=path)
+    elif proto.ByteSize() >= 1 << 30:
+        del proto  # too large to be copied or handed over as one message
+        model = _as_ir(model)
+    elif path:
+        _set_outputs(proto, outputs)
+        return _Prepared(proto, data_directory=path.absolute().parent)
     if isinstance(model, onnx.ModelProto):
-        if model.ByteSize() < 1 << 30:
-            return _Prepared(with_outputs(model, outputs))
-        model = ir.from_proto(model)  # too large to be copied or handed over as one message
-    elif not isinstance(model, ir.Model):
-        if outputs is None:
-            return _Prepared(_without_data(read_proto(model)), path=Path(model))
-        proto = read_proto(model)
-        if proto.ByteSize() < 1 << 30:
-            _set_outputs(proto, outputs)
-            return _Prepared(proto, data_directory=Path(model).absolute().parent)
-        model = ir.from_proto(proto)
+        return _Prepared(with_outputs(model, outputs))
     proto, arrays = _skeleton(model)
     if outputs is not None:
         _set_outputs(proto, outputs)
     return _Prepared(proto, arrays)
+
+
+def _as_ir(model: ModelLike) -> ir.Model:
+    if isinstance(model, ir.Model):
+        return model
+    return ir.from_proto(model) if isinstance(model, onnx.ModelProto) else graph.load(model)
 
 
 def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -287,7 +295,7 @@ def _to_numpy(value: onnxruntime.OrtValue) -> np.ndarray:
 
 
 def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
-    """Execute in onnx's ReferenceEvaluator, function bodies included.
+    """Execute in onnx's ReferenceEvaluator, our operators by their own function bodies.
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
@@ -296,7 +304,10 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
     """
     from onnx.reference import ReferenceEvaluator
 
-    proto = with_outputs(load_proto(model), outputs)
+    proto = load_proto(model)
+    if not bodies.are_ours(proto):
+        proto = graph.to_proto(bodies.with_ours(ir.from_proto(proto)))
+    proto = with_outputs(proto, outputs)
     check_nodes(proto)
     fed, names = feeds(proto, inputs), [output.name for output in proto.graph.output]
     with our_errors("onnx's reference evaluator"):

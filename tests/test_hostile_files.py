@@ -158,8 +158,13 @@ def sequence_input(proto):
 
 
 def recursive_function(proto):
-    function = proto.functions[0]
-    function.node.append(helper.make_node(function.name, [function.input[0]] * 2, ["again"], domain=function.domain))
+    inner = helper.make_node("Again", ["x"], ["y"], domain="theirs")
+    opsets = [helper.make_opsetid("theirs", 1)]
+    proto.functions.append(helper.make_function("theirs", "Again", ["x"], ["y"], [inner], opsets))
+    proto.opset_import.extend(opsets)
+    proto.graph.node[-1].CopyFrom(
+        helper.make_node("Again", proto.graph.node[-1].input[:1], proto.graph.node[-1].output, domain="theirs")
+    )
 
 
 @pytest.mark.parametrize("damage", [cycle, unknown_operator, no_opsets, sequence_input, recursive_function])

@@ -56,10 +56,14 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
     """Function bodies of every operator of ours that `nodes` use, for a model of `opset`.
 
     A function has one signature per model, so the nodes of one operator must agree on which inputs they give.
+
+    Raises:
+        UnsupportedError: a node of the domain that is no operator of ours.
     """
     present: dict[str, set[str]] = {}
     for node in nodes:
         if node.domain == DOMAIN:
+            _checking.check_known(node, OPERATORS)
             names = {name for name, given in zip(OPERATORS[node.op_type].inputs, node.input, strict=False) if given}
             present.setdefault(node.op_type, set()).update(names)
     return [OPERATORS[op_type].function(opset, present[op_type]) for op_type in OPERATORS if op_type in present]

@@ -27,6 +27,15 @@ def check_nodes(proto: onnx.ModelProto, operators: Mapping[str, type[Operator]])
             operators[node.op_type].check([shapes.get(name) for name in node.input], attributes)
 
 
+def check_known(node: onnx.NodeProto, operators: Mapping[str, type[Operator]]) -> None:
+    """Raise UnsupportedError unless `node`, of our domain, is one of `operators`."""
+    if node.op_type not in operators:
+        raise UnsupportedError(
+            f"node {node.name or node.output[0]!r}: the domain {DOMAIN} has no operator {node.op_type!r}; "
+            f"expected one of {', '.join(operators)}"
+        )
+
+
 @contextlib.contextmanager
 def naming(node: str) -> Iterator[None]:
     """Puts the node's name in front of what `Operator.check` says; attributes in a file make it unsupported."""

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport import graph, runtime
+from mxexport import bodies, graph, runtime
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.passes import rewriting
@@ -98,16 +98,10 @@ def execute(
 
 
 def _with_bodies(model: ir.Model) -> ir.Model:
-    copy, seen = model.clone(), set()
+    copy, seen = bodies.with_ours(model), set()
     for node in copy.graph.all_nodes():  # onnxruntime refuses a name twice, onnx does not
         node.name = "" if node.name in seen else node.name
         seen.add(node.name)
-    graph.attach_functions(copy)
-    if any(
-        node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
-        for node in copy.graph.all_nodes()
-    ):
-        graph.attach_standard_functions(copy)
     return copy
 
 
