@@ -235,6 +235,14 @@ def _size(group: str | None) -> int | None:
 
 
 def _float_family(name: str, kind: str | None, exponent: str, mantissa: str, group: str | None) -> GroupFormat:
+    return GroupFormat(name, _float_element(name, kind, exponent, mantissa), _size(group), "float32")
+
+
+def _mxfloat_family(name: str, kind: str | None, exponent: str, mantissa: str, group: str | None) -> GroupFormat:
+    return find_format(_float_element(name, kind, exponent, mantissa), int(group or 32), "e8m0")
+
+
+def _float_element(name: str, kind: str | None, exponent: str, mantissa: str) -> FloatElement:
     e, m = int(exponent), int(mantissa)
     if e < 1 or not 2 <= 1 + e + m <= 8:
         raise FormatError(
@@ -242,7 +250,7 @@ def _float_family(name: str, kind: str | None, exponent: str, mantissa: str, gro
             "and at most 8 bits in all"
         )
     specials = {None: "none", "ocp": ocp_specials(e, m), "fnuz": "fnuz"}[kind]
-    return GroupFormat(name, FloatElement(e, m, specials), _size(group), "float32")
+    return FloatElement(e, m, specials)
 
 
 def _mxint_family(name: str, bits: str, group: str | None) -> GroupFormat:
@@ -263,6 +271,7 @@ _FAMILIES = (
     (re.compile(r"(u?int)([2-8])(?:" + _GROUP + ")?"), _int_family),
     (re.compile(r"(u?int)([2-8])" + _GROUP + r"_s([2-8])x([1-9]\d{0,3})"), _nested_family),
     (re.compile(r"float_(?:(ocp|fnuz)_)?e(\d)m(\d)(?:" + _GROUP + ")?"), _float_family),
+    (re.compile(r"mxfloat_(?:(ocp|fnuz)_)?e(\d)m(\d)(?:" + _GROUP + ")?"), _mxfloat_family),
     (re.compile(r"mxint([2-8])(?:" + _GROUP + ")?"), _mxint_family),
     (re.compile("(" + "|".join(MX_FORMATS) + ")" + _GROUP), _regrouped_mx),
 )
@@ -295,7 +304,8 @@ def get_format(name: str | GroupFormat) -> GroupFormat:
             f"unknown format {name!r}.{hint} Named formats: {', '.join(_NAMED)}; families: mxint{{2..8}}, "
             "int{2..8}_g{N}, uint{2..8}_g{N}, float_e{E}m{M}_g{N}, float_ocp_e{E}m{M}_g{N}, "
             "float_fnuz_e{E}m{M}_g{N} (without _g{N}: one scale per channel or tensor), "
-            "u?int{2..8}_g{N}_s{2..8}x{M} (nested scales); any MX format takes another group size as ..._g{N}"
+            "u?int{2..8}_g{N}_s{2..8}x{M} (nested scales), mxfloat_[ocp_|fnuz_]e{E}m{M} (power-of-two scales); any MX "
+            "format takes another group size as ..._g{N}"
         )
     return fmt
 
@@ -348,4 +358,6 @@ def find_format(element: Element, group_size: int, scale: ScaleKind) -> GroupFor
         return get_format(f"mx{element.name}_g{group_size}")
     kind = {"fnuz": "fnuz_", "nan": "ocp_", "ieee": "ocp_"}.get(getattr(element, "specials", "none"), "")
     stem = f"float_{kind}{element.name}" if isinstance(element, FloatElement) else element.name
+    if scale == "e8m0":
+        return GroupFormat(f"mx{stem}" if group_size == 32 else f"mx{stem}_g{group_size}", element, group_size, scale)
     return GroupFormat(f"{stem}_g{group_size}", element, group_size, scale)

@@ -23,6 +23,8 @@ ALL_FORMATS = (
     "float_e3m2_g8",
     "float_ocp_e5m2_g32",
     "float_fnuz_e4m3_g32",
+    "mxfloat_e4m3",
+    "mxfloat_fnuz_e4m3_g16",
 )
 
 

@@ -157,11 +157,27 @@ def test_a_canonical_name_parses_to_the_same_format():
 @pytest.mark.parametrize(
     "name",
     [*(row[0] for row in NAMED), *(f"{mx}_g16" for mx in MX_FORMATS), "mxint4", "mxint3_g5", "int4_g9", "uint8_g64",
-     "float_e3m3_g7", "float_e4m3_g7", "float_ocp_e4m3_g7", "float_ocp_e5m2_g7", "float_fnuz_e5m2_g7"],
+     "float_e3m3_g7", "float_e4m3_g7", "float_ocp_e4m3_g7", "float_ocp_e5m2_g7", "float_fnuz_e5m2_g7",
+     "mxfloat_e4m3", "mxfloat_fnuz_e4m3_g16", "mxfloat_ocp_e3m4_g8"],
 )  # fmt: skip
 def test_find_format_inverts_get_format(name):
     fmt = get_format(name)
     assert find_format(fmt.element, fmt.group_size, fmt.scale) == fmt
+    assert get_format(fmt.name) == fmt
+
+
+@pytest.mark.parametrize("kind", ["", "ocp_", "fnuz_"])
+@pytest.mark.parametrize("scale", ["e8m0", "float32"])
+def test_every_minifloat_has_a_name_of_its_own(kind, scale):
+    prefix = {"e8m0": "mxfloat", "float32": "float"}[scale]
+    formats = [get_format(f"{prefix}_{kind}e{e}m{m}_g8") for e in range(1, 8) for m in range(max(0, 1 - e), 8 - e)]
+    assert all(get_format(fmt.name) == fmt and fmt.scale == scale for fmt in formats)
+    assert len({fmt.name for fmt in formats}) == len(formats) == 28
+
+
+def test_mxfloat_of_an_ocp_format_is_that_format():
+    assert get_format("mxfloat_ocp_e4m3") is get_format("mxfp8_e4m3")
+    assert get_format("mxfloat_e2m1_g8") == get_format("mxfp4_e2m1_g8")
 
 
 def test_nvfp4_has_one_group_size_whichever_way_it_is_asked_for():

@@ -19,7 +19,8 @@ from mxexport.quant import Quantizer, fake_quantize, fused, native
 from tests.helpers import assert_equal_bits, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
-FORMATS = (*MX_FORMATS, "mxint4", "mxint2", "mxfp6_e3m2_g7", "mxint8_g128")
+FNUZ = ("mxfloat_fnuz_e4m3", "mxfloat_fnuz_e1m2_g9")
+FORMATS = (*MX_FORMATS, "mxint4", "mxint2", "mxfp6_e3m2_g7", "mxint8_g128", "mxfloat_e4m3", "mxfloat_e7m0", *FNUZ)
 
 
 @pytest.fixture(params=["native", "torch"])

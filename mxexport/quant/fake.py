@@ -117,6 +117,7 @@ class Quantizer:
             emin=e.emin if f.is_float else 0,
             max_val=float(e.max_val),
             integer=not f.is_float,
+            signed_zero=e.signed_zero,
         )
 
     def zero_point(self, x: Tensor, scale: Tensor) -> Tensor | None:

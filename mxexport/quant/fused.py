@@ -29,7 +29,7 @@ class MXSpec:
     """A format as numbers: the first five as in `numerics.mx_scale`, the rest describe the element.
 
     Element steps are 2**(max(exponent, emin) - mantissa_bits); an MX integer has `emin` 0 and its fraction bits as
-    `mantissa_bits`, and returns +0 for -0.
+    `mantissa_bits`. `signed_zero` False (integers, FNUZ floats) returns +0 for -0.
     """
 
     emax: int
@@ -41,12 +41,13 @@ class MXSpec:
     emin: int
     max_val: float
     integer: bool
+    signed_zero: bool
 
     @property
     def numbers(self) -> tuple:
         """The fields in their order, as the operator takes them."""
         shared = (self.emax, self.round_bias, self.frac_bits, self.code_min, self.code_max)
-        return *shared, self.mantissa_bits, self.emin, self.max_val, self.integer
+        return *shared, self.mantissa_bits, self.emin, self.max_val, self.integer, self.signed_zero
 
     @property
     def limit(self) -> float:
@@ -54,7 +55,7 @@ class MXSpec:
         return self.max_val + (2.0 ** -(self.mantissa_bits + 1) if self.integer else 0.0)
 
     def native(self) -> native.Format:
-        zero = 0.0 if self.integer else -0.0
+        zero = -0.0 if self.signed_zero else 0.0
         shared = (self.emax, self.round_bias, self.frac_bits, self.code_min, self.code_max)
         return native.Format(*shared, self.mantissa_bits, self.emin, self.max_val, self.limit, zero)
 
@@ -196,6 +197,8 @@ def _quantize_slab(x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None
         torch.mul(v, down, out=out)
     else:
         torch.copysign(v.mul_(down), grouped, out=out)
+        if not p.signed_zero:
+            out.add_(0.0)
     if not whole:
         values.copy_(v.flatten(1, 2)[:, :length])
 

@@ -82,11 +82,12 @@ def mx_quantize_dequantize(
     emin: int,
     max_val: float,
     integer: bool,
+    signed_zero: bool,
     with_mask: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(values, scale, mask): `mx_scale` and the quantizer of an MX format in one pass. See `fused`."""
     shared = (emax, round_bias, frac_bits, code_min, code_max)
-    spec = fused.MXSpec(*shared, mantissa_bits, emin, max_val, integer)
+    spec = fused.MXSpec(*shared, mantissa_bits, emin, max_val, integer, signed_zero)
     return fused.mx_quantize_dequantize(x, axis, group_size, spec, with_mask)
 
 
