@@ -303,7 +303,7 @@ def test_vmap_takes_quant_tensors_and_cannot_make_them():
     q = quantized()
     assert torch.equal(torch.vmap(lambda row: row * 3)(q), q.value * 3)
     for transform in (torch.vmap, torch.func.jacrev):
-        with pytest.raises(UnsupportedError, match="vmap cannot make quant tensors; quantize outside"):
+        with pytest.raises(UnsupportedError, match="vmap .* cannot make quant tensors; quantize outside"):
             transform(lambda x: mx.quantize(x, "mxint8").value)(torch.randn(3, 4))
 
 
