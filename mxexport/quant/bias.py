@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import FormatError
+from mxexport.quant import transforms
 from mxexport.quant.quantizers import LearnedScale, StoredScale
 
 BIAS_FORMATS = ("float", "int32")
@@ -56,9 +57,9 @@ def integer_bias(layer: nn.Module) -> Tensor:
     with torch.no_grad():
         step = product_step(layer)
         values = (torch.round(bias.float() / step).clamp(-_LARGEST, _LARGEST) * step).to(bias.dtype)
-    if not (torch.is_grad_enabled() and bias.requires_grad):
+    if not (transforms.active() or (torch.is_grad_enabled() and bias.requires_grad)):
         return values
-    return values + (bias - bias.detach())  # adds zeros, and the gradient
+    return transforms.straight_through(values, bias)
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import E8M0_MAX, GroupFormat, check_rule, get_format, round_bias, with_group_size
 from mxexport.groups import contracted_shape
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import exported, fused, kernels, library, scaling  # noqa: F401 (exported registers operators)
+from mxexport.quant import exported, fused, kernels, library, scaling, transforms  # noqa: F401 (exported: operators)
 from mxexport.scaling import check_scaling, resolve_scaling
 
 
@@ -182,6 +182,9 @@ class Quantizer:
             values, scale = replace(self, axis=order.index(self.axis % x.ndim))._fused(x.permute(order))
             back = [order.index(dim) for dim in range(x.ndim)]
             return values.permute(back), scale.permute(back)
+        if transforms.active():
+            scale = self.scale(x)
+            return self.apply(x, scale), scale
         with_mask = torch.is_grad_enabled() and x.requires_grad
         return library.mx_quantize_dequantize(
             x, self.axis % x.ndim, self.format.group_size, *self.spec.numbers, with_mask

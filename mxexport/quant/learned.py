@@ -13,16 +13,24 @@ import torch
 from torch import Tensor
 
 from mxexport.formats import GroupFormat
-from mxexport.quant import kernels, library
+from mxexport.quant import kernels, library, transforms
 
 _TO_NEAREST = 1 << 22  # half a mantissa: 1.5 * 2**k and more become 2**(k+1)
 
 
 def learned_scale(raw: Tensor, fmt: GroupFormat, elements: int) -> Tensor:
     """The scale that `raw` stands for: MX the nearest power of two (over 2**frac_bits), else its magnitude."""
+    if transforms.active():
+        factor = _gradient_factor(raw.detach(), fmt, elements)
+        return transforms.straight_through(_exact(raw.detach(), fmt), raw * factor, raw.isfinite())
     if raw.requires_grad and torch.is_grad_enabled():
         return _LearnedScale.apply(raw, fmt, elements)
     return _exact(raw, fmt)
+
+
+def _gradient_factor(raw: Tensor, fmt: GroupFormat, elements: int) -> Tensor:
+    factor = 2.0**-fmt.step_frac_bits / math.sqrt(max(elements, 1) * fmt.element.max_val)
+    return factor * torch.where(raw < 0, -1.0, 1.0)
 
 
 def _exact(raw: Tensor, fmt: GroupFormat) -> Tensor:
@@ -35,18 +43,20 @@ def _exact(raw: Tensor, fmt: GroupFormat) -> Tensor:
 class _LearnedScale(torch.autograd.Function):
     @staticmethod
     def forward(ctx, raw, fmt, elements):
-        ctx.factor = 2.0**-fmt.step_frac_bits / math.sqrt(max(elements, 1) * fmt.element.max_val)
+        ctx.fmt, ctx.elements = fmt, elements
         ctx.save_for_backward(raw)
         return _exact(raw, fmt)
 
     @staticmethod
     def backward(ctx, grad):
         (raw,) = ctx.saved_tensors
-        return grad * ctx.factor * torch.where(raw < 0, -1.0, 1.0), None, None
+        return grad * _gradient_factor(raw, ctx.fmt, ctx.elements), None, None
 
 
 def learned_apply(core, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
     """`core.apply(x, scale, zero_point)` (scales contracted) with gradients for x and scale."""
+    if transforms.active():
+        return _transformed_apply(core, x, scale, zero_point)
     if scale.requires_grad and torch.is_grad_enabled():
         return _LearnedApply.apply(x, scale, zero_point, core)
     return core.apply(x, scale, zero_point)
@@ -63,16 +73,30 @@ class _LearnedApply(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         x, scale, zero_point, y = ctx.saved_tensors
-        core, axis, length = ctx.core, ctx.core.axis % x.ndim, x.shape[ctx.core.axis]
-        size = core.group_size(x)
-        s = kernels.expand(scale, axis, size, length)
-        values = x.float()
-        z = 0.0 if zero_point is None else kernels.expand(zero_point, axis, size, length)
-        inside = _inside(core, values / s + z)
-        slope = torch.where(inside, y.float() - values, y.float()) / s
-        per_element = grad.float() * torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
-        grad_scale = kernels.split_groups(per_element, axis, size).sum(axis + 1)
+        inside, slope = _slopes(ctx.core, x, scale, zero_point, y)
+        axis = ctx.core.axis % x.ndim
+        grad_scale = kernels.split_groups(grad.float() * slope, axis, ctx.core.group_size(x)).sum(axis + 1)
         return grad * inside, grad_scale, None, None
+
+
+def _slopes(core, x: Tensor, scale: Tensor, zero_point: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
+    """What passes the gradient to x, and d y / d scale; one per element."""
+    values = x.float()
+    s = _per_element(core, x, scale)
+    inside = _inside(core, values / s + (0.0 if zero_point is None else _per_element(core, x, zero_point)))
+    slope = torch.where(inside, y.float() - values, y.float()) / s
+    return inside, torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
+
+
+def _per_element(core, x: Tensor, scale: Tensor) -> Tensor:
+    return kernels.expand(scale, core.axis % x.ndim, core.group_size(x), x.shape[core.axis])
+
+
+def _transformed_apply(core, x: Tensor, scale: Tensor, zero_point: Tensor | None) -> Tensor:
+    constants = x.detach(), scale.detach(), zero_point
+    y = core.apply(*constants)
+    inside, slope = _slopes(core, *constants, y)
+    return transforms.straight_through(y, x, inside, _per_element(core, x, scale), slope)
 
 
 def _inside(core, v: Tensor) -> Tensor:

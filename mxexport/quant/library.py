@@ -2,42 +2,45 @@
 
 Names and arguments equal those of the ONNX operators in `mxexport.ops`, except for `mx_quantize_dequantize`: scale and
 elements at once, which no graph for export holds. Gradients are straight-through: the
-quantizers pass the gradient where the value was not clipped; scales found at run time take none.
+quantizers pass the gradient where the value was not clipped; scales found at run time take none. For transforms other
+than a backward pass see `transforms`.
 """
 
 from __future__ import annotations
+
+from functools import partial, wraps
 
 import torch
 from torch import Tensor
 
 from mxexport.groups import contracted_shape
-from mxexport.quant import fused, kernels
+from mxexport.quant import fused, kernels, transforms
 
 
 @torch.library.custom_op("mxexport::mx_scale", mutates_args=())
-def mx_scale(
+def _mx_scale(
     x: Tensor, axis: int, group_size: int, emax: int, round_bias: int, frac_bits: int, code_min: int, code_max: int
 ) -> Tensor:
     return kernels.mx_scale(x, axis, group_size, emax, round_bias, frac_bits, code_min, code_max)
 
 
 @torch.library.custom_op("mxexport::nvfp4_scale", mutates_args=())
-def nvfp4_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
+def _nvfp4_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
     return kernels.nvfp4_scale(x, axis, group_size)[0]
 
 
 @torch.library.custom_op("mxexport::groupwise_scale", mutates_args=())
-def groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymmetric: bool) -> Tensor:
+def _groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymmetric: bool) -> Tensor:
     return kernels.groupwise_scale(x, axis, group_size, levels, asymmetric)
 
 
 @torch.library.custom_op("mxexport::groupwise_zero_point", mutates_args=())
-def groupwise_zero_point(x: Tensor, scale: Tensor, axis: int, group_size: int, levels: float) -> Tensor:
+def _groupwise_zero_point(x: Tensor, scale: Tensor, axis: int, group_size: int, levels: float) -> Tensor:
     return kernels.groupwise_zero_point(x, scale, axis, group_size, levels)
 
 
 @torch.library.custom_op("mxexport::mx_float_quant", mutates_args=())
-def mx_float_quant(
+def _mx_float_quant(
     x: Tensor,
     scale: Tensor,
     axis: int,
@@ -55,7 +58,7 @@ def mx_float_quant(
 
 
 @torch.library.custom_op("mxexport::groupwise_quant", mutates_args=())
-def groupwise_quant(
+def _groupwise_quant(
     x: Tensor,
     scale: Tensor,
     zero_point: Tensor | None,
@@ -100,32 +103,32 @@ def _fake_scale(x: Tensor, axis: int, group_size: int) -> Tensor:
     return x.new_empty(contracted_shape(tuple(x.shape), axis, group_size), dtype=torch.float32)
 
 
-@mx_scale.register_fake
+@_mx_scale.register_fake
 def _(x, axis, group_size, *rest):
     return _fake_scale(x, axis, group_size)
 
 
-@nvfp4_scale.register_fake
+@_nvfp4_scale.register_fake
 def _(x, axis, group_size):
     return _fake_scale(x, axis, group_size)
 
 
-@groupwise_scale.register_fake
+@_groupwise_scale.register_fake
 def _(x, axis, group_size, *rest):
     return _fake_scale(x, axis, group_size)
 
 
-@groupwise_zero_point.register_fake
+@_groupwise_zero_point.register_fake
 def _(x, scale, axis, group_size, *rest):
     return _fake_scale(x, axis, group_size)
 
 
-@mx_float_quant.register_fake
+@_mx_float_quant.register_fake
 def _(x, *rest):
     return torch.empty_like(x)
 
 
-@groupwise_quant.register_fake
+@_groupwise_quant.register_fake
 def _(x, *rest):
     return torch.empty_like(x)
 
@@ -141,6 +144,70 @@ def _(grad, mask):
     return grad.new_empty(grad.shape)
 
 
+# --- what the rest of the package calls ---------------------------------------------------------------------------
+
+
+def _scale_finder(op):
+    """The operator; scales found at run time take no gradient from any transform."""
+
+    @wraps(op)
+    def find(x: Tensor, *args) -> Tensor:
+        return op(x.detach() if transforms.active() else x, *args)
+
+    return find
+
+
+mx_scale, nvfp4_scale = _scale_finder(_mx_scale), _scale_finder(_nvfp4_scale)
+groupwise_scale, groupwise_zero_point = _scale_finder(_groupwise_scale), _scale_finder(_groupwise_zero_point)
+
+
+def mx_float_quant(x: Tensor, scale: Tensor, axis: int, group_size: int, **element) -> Tensor:
+    """The operator of this name; `element` holds the rest of its arguments."""
+    if not transforms.active():
+        return _mx_float_quant(x, scale, axis, group_size, **element)
+    constants = x.detach(), scale.detach(), axis, group_size
+    inside = _float_inside(*constants, element["max_val"], element["signed"])
+    return transforms.straight_through(_mx_float_quant(*constants, **element), x, inside)
+
+
+def groupwise_quant(
+    x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group_size: int, **element
+) -> Tensor:
+    """The operator of this name; `element` holds the rest of its arguments."""
+    if not transforms.active():
+        return _groupwise_quant(x, scale, zero_point, axis, group_size, **element)
+    constants = x.detach(), scale.detach(), zero_point, axis, group_size
+    return transforms.straight_through(_groupwise_quant(*constants, **element), x, _int_inside(*constants, **element))
+
+
+# --- vmap: the batch becomes the first dimension -----------------------------------------------------------------
+
+
+def _batched(op, tensors: int, info, in_dims, *args):
+    """One call for the whole batch: `args` begin with so many tensors (or None), then comes the axis."""
+    given, (axis, *rest) = args[:tensors], args[tensors:]
+    moved = [
+        None if t is None else t.unsqueeze(0).expand(info.batch_size, *t.shape) if dim is None else t.movedim(dim, 0)
+        for t, dim in zip(given, in_dims, strict=False)
+    ]
+    return op(*moved, axis % (moved[0].ndim - 1) + 1, *rest), 0
+
+
+for _op, _tensors in (
+    (_mx_scale, 1),
+    (_groupwise_scale, 1),
+    (_groupwise_zero_point, 2),
+    (_mx_float_quant, 2),
+    (_groupwise_quant, 3),
+):
+    _op.register_vmap(partial(_batched, _op, _tensors))
+
+
+@_nvfp4_scale.register_vmap
+def _(info, in_dims, x, axis, group_size):
+    return torch.stack([_nvfp4_scale(one, axis, group_size) for one in x.unbind(in_dims[0])]), 0  # each a tensor scale
+
+
 # --- straight-through gradients -------------------------------------------------------------------------------
 
 
@@ -152,26 +219,42 @@ def _remember_arity(ctx, inputs, output):
     ctx.arity = len(inputs)
 
 
-for _op in (mx_scale, nvfp4_scale, groupwise_scale, groupwise_zero_point):
+for _op in (_mx_scale, _nvfp4_scale, _groupwise_scale, _groupwise_zero_point):
     _op.register_autograd(_no_gradient, setup_context=_remember_arity)
 
 
 def _float_setup(ctx, inputs, output):
     x, scale, axis, group_size, _, _, _, max_val, signed, _ = inputs
-    v = x.detach().float() / kernels.expand(scale, axis, group_size, x.shape[axis])
-    ctx.save_for_backward((v <= max_val) & (v >= (-max_val if signed else 0.0)))
+    ctx.save_for_backward(_float_inside(x.detach(), scale, axis, group_size, max_val, signed))
     ctx.arity = len(inputs)
 
 
+def _float_inside(x: Tensor, scale: Tensor, axis: int, group_size: int, max_val: float, signed: bool) -> Tensor:
+    v = x.float() / kernels.expand(scale, axis, group_size, x.shape[axis])
+    return (v <= max_val) & (v >= (-max_val if signed else 0.0))
+
+
 def _int_setup(ctx, inputs, output):
-    x, scale, zero_point, axis, group_size, bit_width, signed, narrow = inputs
-    v = x.detach().float() / kernels.expand(scale, axis, group_size, x.shape[axis])
+    ctx.save_for_backward(_int_inside(inputs[0].detach(), *inputs[1:]))
+    ctx.arity = len(inputs)
+
+
+def _int_inside(
+    x: Tensor,
+    scale: Tensor,
+    zero_point: Tensor | None,
+    axis: int,
+    group_size: int,
+    bit_width: int,
+    signed: bool,
+    narrow: bool,
+) -> Tensor:
+    v = x.float() / kernels.expand(scale, axis, group_size, x.shape[axis])
     if zero_point is not None:
         v = v + kernels.expand(zero_point, axis, group_size, x.shape[axis])
     low, high = kernels.int_limits(bit_width, signed, narrow)
     # Half a step beyond the last code still rounds to it: only what is really clipped loses its gradient.
-    ctx.save_for_backward((v <= high + 0.5) & (v >= low - 0.5))
-    ctx.arity = len(inputs)
+    return (v <= high + 0.5) & (v >= low - 0.5)
 
 
 def _straight_through(ctx, grad):
@@ -179,8 +262,8 @@ def _straight_through(ctx, grad):
     return (torch.where(inside, grad, 0.0), *(None,) * (ctx.arity - 1))
 
 
-mx_float_quant.register_autograd(_straight_through, setup_context=_float_setup)
-groupwise_quant.register_autograd(_straight_through, setup_context=_int_setup)
+_mx_float_quant.register_autograd(_straight_through, setup_context=_float_setup)
+_groupwise_quant.register_autograd(_straight_through, setup_context=_int_setup)
 
 
 def _fused_setup(ctx, inputs, output):

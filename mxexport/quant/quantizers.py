@@ -177,7 +177,12 @@ class StaticScale(StoredScale):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Take `x` into the range seen so far."""
+        """Take `x` into the range seen so far. Raises UnsupportedError inside torch.func, where nothing may be kept."""
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            raise UnsupportedError(
+                f"{self.source} scale of {self.format.name} has no value yet and cannot take one inside torch.func; "
+                "run data through the model first (and freeze static scales)"
+            )
         x = x.detach().float()
         others = [d for d in range(x.ndim) if d != _shared_dim(self.core, x.ndim)]
         if self.core.scaling_per_output == "tensor":

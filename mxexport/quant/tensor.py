@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
@@ -109,7 +110,7 @@ class GroupwiseQuantTensor(Tensor):
     @property
     def value_(self) -> Tensor:
         """Dequantized values (..., n, G, ...), zero-padded."""
-        return _Grouped.apply(self)
+        return _Grouped.apply(self, self.axis, self.shape[self.axis])
 
     def _expand(self, contracted: Tensor) -> Tensor:
         return kernels.expand(contracted.squeeze(self.axis + 1), self.axis, self.group_size, self.shape[self.axis])
@@ -303,9 +304,15 @@ class _Assemble(torch.autograd.Function):
 
 @torch._dynamo.allow_in_graph
 class _Dequantize(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, q):
+    def forward(q):
         return joined(q).clone()  # not a view of what `q` stores
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
 
     @staticmethod
     def backward(ctx, grad):
@@ -314,14 +321,19 @@ class _Dequantize(torch.autograd.Function):
 
 @torch._dynamo.allow_in_graph
 class _Grouped(torch.autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx, q):
-        ctx.axis, ctx.length = q.axis, q.shape[q.axis]
+    def forward(q, axis, length):
         return q._grouped.view_as(q._grouped)
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, ctx.axis, ctx.length = inputs
+
+    @staticmethod
     def backward(ctx, grad):
-        return kernels.join_groups(grad, ctx.axis, ctx.length)
+        return kernels.join_groups(grad, ctx.axis, ctx.length), None, None
 
 
 # --- checks -----------------------------------------------------------------------------------------------------
@@ -379,6 +391,14 @@ def _check_tensors(value_, scale_, zero_point_) -> None:
             raise ShapeError(f"{name} is {found}, expected torch.float32 on {value_.device}")
 
 
+def _refuse_transforms(x: Tensor) -> None:
+    if torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(x).tangent is not None:
+        raise UnsupportedError(
+            "quantize: torch.func, vmap and forward-mode autograd cannot make quant tensors; quantize outside of them, "
+            "or call mxexport.quant.fake_quantize there"
+        )
+
+
 # --- quantize ---------------------------------------------------------------------------------------------------
 
 
@@ -410,11 +430,8 @@ def quantize(
 def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | GroupwiseIntQuantTensor:
     """The quant tensor of `x` under a `Quantizer` or a scale source of `quantizers`, which gives the scales."""
     x = x.dequantize() if isinstance(x, GroupwiseQuantTensor) else x
-    if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
-        raise UnsupportedError(
-            "quantize: torch.func and vmap cannot make quant tensors; quantize outside of them, or under vmap call "
-            "mxexport.quant.fake_quantize"
-        )
+    if not torch.compiler.is_compiling():
+        _refuse_transforms(x)
     fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
     if isinstance(quantizer, Quantizer):
         value, scale, zero_point = quantizer.quantize(x)

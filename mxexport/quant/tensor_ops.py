@@ -19,6 +19,7 @@ from mxexport.quant.tensor import INNER, GroupwiseQuantTensor, joined
 
 aten = torch.ops.aten
 _RULES: dict[object, Callable] = {}
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 
 
 def keeps_groups(*operations):
@@ -31,27 +32,63 @@ def keeps_groups(*operations):
 
 def dispatch(func, args: tuple, kwargs: dict):
     """The result of `func`: by its rule, or on dequantized values."""
+    if not torch.is_inference_mode_enabled():
+        return _result(func, args, kwargs)
+    if not _gives_views(func) or _made_in_inference_mode(args, kwargs):
+        return _result(func, args, kwargs, take_to_pieces=True)
+    with torch.inference_mode(False), torch.no_grad():  # torch gives views of other tensors a version counter
+        return _result(func, args, kwargs, take_to_pieces=True)
+
+
+def _result(func, args: tuple, kwargs: dict, take_to_pieces: bool = False):
+    """`take_to_pieces`: where there is no autograd, which otherwise has done that to `func`."""
     rule = _RULES.get(func)
     result = NotImplemented if rule is None else rule(*args, **kwargs)
     if result is not NotImplemented:
         return result
     _refuse_writing(func, args, kwargs)
-    if torch.is_inference_mode_enabled():  # no autograd then, which would have taken `func` to pieces
-        result = func.decompose(*args, **kwargs)
-        if result is not NotImplemented:
-            return result
-    plain_args, plain_kwargs = tree_map(plain, (args, kwargs))
+    if take_to_pieces and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), _COMPOSITE):
+        with _lazy_bits():
+            return func._op_dk(_COMPOSITE, *args, **kwargs)  # `decompose` prefers pieces in Python: other roundings
+    plain_args, plain_kwargs = tree_map(_values_for(func), (args, kwargs))
     return _apart(func, func(*plain_args, **plain_kwargs))
+
+
+def _lazy_bits():
+    """Conjugation and negation that torch puts off are done in here; a dispatch goes on without."""
+    exclude = torch._C._dispatch_tls_local_exclude_set()
+    for key in (torch._C.DispatchKey.Conjugate, torch._C.DispatchKey.Negative):
+        exclude = exclude.remove(key)
+    return torch._C._ForceDispatchKeyGuard(torch._C._dispatch_tls_local_include_set(), exclude)
 
 
 def _apart(func, result):
     """Copies of results that are views, so that writing to them does not change the quant tensor."""
-    views = [r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns]
-    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, result) if any(views) else result
+    return tree_map(lambda x: x.clone() if isinstance(x, Tensor) else x, result) if _gives_views(func) else result
+
+
+def _gives_views(func) -> bool:
+    return any(r.alias_info is not None and not r.alias_info.is_write for r in func._schema.returns)
+
+
+def _made_in_inference_mode(args: tuple, kwargs: dict) -> bool:
+    return all(x.is_inference() for x in tree_leaves((args, kwargs)) if isinstance(x, GroupwiseQuantTensor))
 
 
 def plain(x):
     return joined(x) if isinstance(x, GroupwiseQuantTensor) else x
+
+
+_ANY_STRIDES = {aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default}
+_ANY_STRIDES |= {aten.convolution.default, aten.copy_.default, aten._to_copy.default}
+
+
+def _values_for(func) -> Callable:
+    """Quant tensors claim to be contiguous, and torch has operations that rely on it, such as `det` in its gradient; so
+    they see contiguous values. No copy is made for products and elementwise operations, which take any strides."""
+    if func in _ANY_STRIDES or torch.Tag.pointwise in func.tags:
+        return plain
+    return lambda x: joined(x).contiguous() if isinstance(x, GroupwiseQuantTensor) else x
 
 
 def _refuse_writing(func, args: tuple, kwargs: dict) -> None:
@@ -153,7 +190,8 @@ def _neg(q):
 
 @keeps_groups(aten.abs.default)
 def _abs(q):
-    return NotImplemented if q.format.asymmetric else _same_groups(q, q._grouped.abs())
+    in_backward = torch._C._current_graph_task_id() != -1  # there torch's formulas write to the magnitudes of a norm
+    return NotImplemented if q.format.asymmetric or in_backward else _same_groups(q, q._grouped.abs())
 
 
 @keeps_groups(aten.relu.default)
