@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,7 @@ FORMAT_KEY = "mx_format"
 
 
 def load(path: str | os.PathLike) -> ir.Model:
-    """Read an ONNX file; tensors in data files are mapped, not copied.
+    """Read an ONNX file; large tensors are mapped, not copied.
 
     Raises:
         InputFileError: missing, not an ONNX model, or tensors whose data are not where and what the file says.
@@ -62,18 +61,6 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     del proto.opset_import[:]
     proto.opset_import.extend(imports)
     return proto
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def attach_functions(model: ir.Model) -> None:
