@@ -1,8 +1,8 @@
 """ONNX files tensor by tensor, so that a model needs little more memory than its largest tensor.
 
-onnx holds a file twice while it reads or writes it: as bytes and as a proto. An ONNX file is one protobuf message, fields
-of (number, wire type, value), and `ModelProto.graph` holds the initializers: reading leaves their bytes in the file,
-mapped; writing computes all lengths first and then copies.
+onnx holds a file twice while it reads or writes it: as bytes and as a proto. An ONNX file is one protobuf message,
+fields of (number, wire type, value), and `ModelProto.graph` holds the initializers: reading leaves their bytes in the
+file, mapped; writing computes all lengths first and then copies.
 """
 
 from __future__ import annotations
