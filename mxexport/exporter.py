@@ -165,13 +165,8 @@ def _fold_weight_scales(model: ir.Model) -> None:
         if node.op_type == "NVFP4Scale":
             for quantizer, _ in node.outputs[0].uses():
                 quantizer.meta[graph.FORMAT_KEY] = "nvfp4"
-        value = ir.Value(
-            name=names.unique(f"{node.inputs[0].name}_{suffix}"),  # a tied weight may have scales of two formats
-            shape=ir.Shape(folded.shape),
-            type=ir.TensorType(ir.DataType.FLOAT),
-            const_value=ir.tensor(folded),
-        )
-        g.register_initializer(value)
+        name = names.unique(f"{node.inputs[0].name}_{suffix}")  # a tied weight may have scales of two formats
+        value = graph.new_initializer(g, name, folded)
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         g.remove(node, safe=True)
 

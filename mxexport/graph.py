@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ FORMAT_KEY = "mx_format"
 
 
 def load(path: str | os.PathLike) -> ir.Model:
-    """Read an ONNX file; tensors in data files are mapped, not copied.
+    """Read an ONNX file; large tensors are mapped, not copied.
 
     Raises:
         InputFileError: missing, not an ONNX model, or tensors whose data are not where and what the file says.
@@ -63,18 +62,6 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     del proto.opset_import[:]
     proto.opset_import.extend(imports)
     return proto
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def attach_functions(model: ir.Model) -> None:
@@ -213,25 +200,35 @@ def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
     return product.outputs[0]
 
 
-def add_initializer(g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None) -> ir.Value:
-    """An initializer of `array` under `name`, or `name_1`, ... where that is taken by another tensor; one that is there
-    with the same bits serves again."""
-    tensor = ir.tensor(array, dtype=dtype, name=name)
-    candidate, count = name, 1
-    while candidate in g.initializers:
-        known = g.initializers[candidate].const_value
-        if (
-            known is not None
-            and known.dtype == tensor.dtype
-            and tuple(known.shape) == array.shape
-            and known.tobytes() == tensor.tobytes()
-        ):
-            return g.initializers[candidate]
-        candidate, count = f"{name}_{count}", count + 1
-    tensor.name = candidate
-    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+def new_initializer(
+    g: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol, dtype: ir.DataType | None = None
+) -> ir.Value:
+    """A new initializer; `name` must be free. `dtype`: what an array holds, where that is no type of numpy's."""
+    in_numpy = isinstance(data, np.ndarray | np.generic)
+    tensor = ir.tensor(np.asarray(data, order="C"), dtype=dtype) if in_numpy else data
+    tensor.name = name
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     g.register_initializer(value)
     return value
+
+
+def add_initializer(
+    g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None, taken: Container[str] = ()
+) -> ir.Value:
+    """An initializer of `array` under `name`, or `name_1`, … where that is among `taken` or another tensor has it; one
+    that is there with the same bits serves again."""
+    tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype)
+    candidate, count = name, 1
+    while candidate in g.initializers or candidate in taken:
+        known = g.initializers.get(candidate)
+        if known is not None and not known.is_graph_input() and _same_bits(known.const_value, tensor):
+            return known
+        candidate, count = f"{name}_{count}", count + 1
+    return new_initializer(g, candidate, tensor)
+
+
+def _same_bits(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:
+    return a is not None and a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape) and a.tobytes() == b.tobytes()
 
 
 def attributes(node: ir.Node) -> dict:

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from mxexport import streaming
 from mxexport.errors import InputFileError, OptionError
 
 EXTERNAL_ABOVE = 100_000_000
@@ -59,12 +60,13 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
     _put_standard_opset_first(model)
     try:
         with staging(path) as staged:
-            # Tensors in a file of their own may lie in the very file that is replaced: both forms read them.
+            # Tensors in a file of their own may lie in the very file that is replaced: all forms read them.
             if external_data:
                 ir.save(model, staged / path.name, external_data=data.name)
             else:
                 read_tensors(model)
-                ir.save(model, staged / path.name)
+                write = ir.save if streaming.is_text(path) else streaming.write_whole
+                write(model, staged / path.name)
             external_data = external_data and (staged / data.name).exists()  # tensors may all be small
             names = [data.name] if external_data else []
             replace_files(staged, path.parent, [*names, path.name])
@@ -75,9 +77,16 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
     return data if external_data else None
 
 
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, then rename. Raises OSError."""
+    with staging(path) as staged:
+        (staged / path.name).write_bytes(data)
+        _move(staged / path.name, path)
+
+
 def read_tensors(model: ir.Model) -> None:
     """Read initializers that lie in a data file into memory. Arrays taken from them before stay valid."""
-    for value in model.graph.initializers.values():
+    for value in (value for g in model.graphs() for value in g.initializers.values()):
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
             value.const_value = ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)

@@ -1,4 +1,4 @@
-"""Reads ONNX files that nobody vouches for: every tensor is checked, tensors in data files are mapped, not copied."""
+"""Reads ONNX files that nobody vouches for: every tensor is checked, large ones are mapped, not copied."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from mxexport import streaming
 from mxexport.errors import InputFileError
 from mxexport.model_checks import check_numbers, check_proto, subgraphs
 
@@ -31,33 +32,31 @@ def read_proto(path: str | os.PathLike) -> onnx.ModelProto:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # the parsers below raise their own types
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
-    check(proto, path)
+    _check_model(proto, path)
     return proto
 
 
-def check(proto: onnx.ModelProto, path: Path, *, mapped: bool = False) -> None:
-    """Raise InputFileError for the first thing wrong with the model read from `path`. `mapped`: initializers of the
-    graph that lie elsewhere are the caller's doing."""
+def _check_model(proto: onnx.ModelProto, path: Path, *, within: bool = False) -> None:
+    """Raise InputFileError for the first thing wrong with the model read from `path`. `within`: external initializers
+    of the graph lie in the model's own file."""
     if not proto.ir_version or not proto.HasField("graph"):
         raise InputFileError(f"{path} is not a readable ONNX model: it holds no graph")
     check_proto(proto, str(path))
     for tensor in proto.graph.initializer:
-        if not (mapped and tensor.data_location == onnx.TensorProto.EXTERNAL):
-            _check(tensor, path)
-    for tensor in inner_tensors(proto):
+        _check(tensor, path, within)
+    for tensor in _inner_tensors(proto):
         _check(tensor, path)
 
 
 def read_model(path: str | os.PathLike) -> ir.Model:
-    """The same as an onnx-ir model. Tensors in data files are read-only views of the mapped files: what is never
-    looked at is never read, and a file that is later replaced by another of its name stays the one that was read."""
+    """The same as an onnx-ir model. Large tensors are read-only views of the mapped files: what is never looked at is
+    never read, and a file that is later replaced by another of its name stays the one that was read."""
     path = Path(path)
-    proto = read_proto(path)
+    proto, files = _read_mapped(path)
     try:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
-    files: dict[str, np.ndarray] = {}
     for g in model.graphs():
         ir.external_data.set_base_dir(g, path.parent.absolute())
         for value in g.initializers.values():
@@ -66,14 +65,26 @@ def read_model(path: str | os.PathLike) -> ir.Model:
     return model
 
 
+def _read_mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
+    """The checked model, large initializers as references, and the bytes of mapped files by location."""
+    try:
+        proto, data = streaming.map_proto(path)
+        if any(t.data_location == onnx.TensorProto.EXTERNAL for t in _inner_tensors(proto)):
+            raise ValueError("a tensor inside a node lies in a file of its own")
+    except (OSError, ValueError):
+        return read_proto(path), {}  # with data beside it, not there, or no ONNX model: it says so
+    _check_model(proto, path, within=True)
+    return proto, {streaming.WITHIN: data}
+
+
 def _mapped(tensor: ir.ExternalTensor, files: dict[str, np.ndarray]) -> ir.TensorProtocol:
-    """One map per file: a map per tensor would need a file descriptor each."""
+    """One map per file: a map per tensor would need a file descriptor each, and count the pages around it again."""
     shape, size = tensor.shape.numpy(), tensor.nbytes
-    if tensor.path not in files and size:
-        files[tensor.path] = np.memmap(tensor.path, np.uint8, "r").view(np.ndarray)
+    if tensor.location not in files and size:
+        files[tensor.location] = np.memmap(tensor.path, np.uint8, "r").view(np.ndarray)
     start = tensor.offset or 0
-    data = files[tensor.path][start : start + size] if size else np.empty(0, np.uint8)
-    common = {"name": tensor.name, "doc_string": tensor.doc_string}
+    data = files[tensor.location][start : start + size] if size else np.empty(0, np.uint8)
+    common = {"name": tensor.name, "doc_string": tensor.doc_string, "metadata_props": dict(tensor.metadata_props)}
     if tensor.dtype.bitwidth in _PACKED_BITS:
         return ir.PackedTensor(data, tensor.dtype, shape=shape, **common)
     array = data.view(np.dtype(tensor.dtype.numpy()).newbyteorder("<")).reshape(shape)
@@ -83,7 +94,7 @@ def _mapped(tensor: ir.ExternalTensor, files: dict[str, np.ndarray]) -> ir.Tenso
 # --- checks ---------------------------------------------------------------------------------------------------
 
 
-def inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """All tensors but the initializers of the graph: those of its nodes, of graphs inside them and of functions."""
     for sparse in proto.graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -112,7 +123,7 @@ def _node_tensors(nodes) -> Iterator[onnx.TensorProto]:
             yield from _graph_tensors(g)
 
 
-def _check(tensor: onnx.TensorProto, path: Path) -> None:
+def _check(tensor: onnx.TensorProto, path: Path, within: bool = False) -> None:
     where = f"{path}: tensor {tensor.name!r}"
     external = tensor.data_location == onnx.TensorProto.EXTERNAL
     if not external and not tensor.HasField("raw_data"):
@@ -125,14 +136,16 @@ def _check(tensor: onnx.TensorProto, path: Path) -> None:
     except (TypeError, ValueError):
         raise InputFileError(f"{where} has an element type that cannot be stored so: {tensor.data_type}") from None
     size = -(-math.prod(tensor.dims) * bits // 8)
-    if external:
-        _check_external(tensor, size, path, where)
-    elif len(tensor.raw_data) != size:
-        raise InputFileError(f"{where} holds {len(tensor.raw_data)} bytes, its shape and type need {size}")
-
-
-def _check_external(tensor: onnx.TensorProto, size: int, path: Path, where: str) -> None:
     entries = {entry.key: entry.value for entry in tensor.external_data}
+    if external and not within:
+        _check_external(entries, size, path, where)
+        return
+    found = int(entries["length"]) if external else len(tensor.raw_data)
+    if found != size:
+        raise InputFileError(f"{where} holds {found} bytes, its shape and type need {size}")
+
+
+def _check_external(entries: dict[str, str], size: int, path: Path, where: str) -> None:
     data = _inside(entries.get("location", ""), path.parent, where)
     try:
         offset, length = int(entries.get("offset", 0)), int(entries.get("length", size))

@@ -8,23 +8,8 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.errors import OptionError
+from mxexport.names import Names
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
-
-
-class Names:
-    """Hands out unique names: `fc`, `fc_1`, `fc_2` …"""
-
-    def __init__(self, taken: set[str] = frozenset()):
-        self.taken = set(taken)
-        self._next: dict[str, int] = {}
-
-    def unique(self, name: str) -> str:
-        candidate, count = name, self._next.get(name, 1)
-        while candidate in self.taken:
-            candidate, count = f"{name}_{count}", count + 1
-        self._next[name] = count
-        self.taken.add(candidate)
-        return candidate
 
 
 def names_in_use(g: ir.Graph) -> Names:

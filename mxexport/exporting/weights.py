@@ -35,9 +35,7 @@ def _is_transpose(parameter: torch.Tensor, array: np.ndarray) -> bool:
 def _replace(g: ir.Graph, value: ir.Value, array: np.ndarray, name: str) -> None:
     weight = g.initializers.get(name)
     if weight is None:
-        tensor = ir.tensor(np.ascontiguousarray(array.T), name=name)
-        weight = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=value.type, const_value=tensor)
-        g.register_initializer(weight)
+        weight = graph.new_initializer(g, name, array.T)
     users = list(value.consumers())
     transpose = ir.node("Transpose", [weight], {"perm": [1, 0]})
     transpose.outputs[0].shape, transpose.outputs[0].type = value.shape, value.type

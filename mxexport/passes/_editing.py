@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.graph import new_initializer
+from mxexport.names import free_name
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import constant, label
+from mxexport.passes.rewriting import constant, label, value_names
 
 _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
 
@@ -27,12 +29,7 @@ class Editor:
         self._made: list[tuple[ir.Node | ir.Value, str]] = []
         self._later: dict[Callable, list] = {}
         self._asked: dict[str, str] = {}  # node name given for now -> name asked for
-        self._values = Counter(
-            value.name
-            for graph in model.graphs()
-            for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
-            for value in values
-        )
+        self._values = Counter(value_names(model))
         self._nodes = Counter(node.name for graph in model.graphs() for node in graph)
 
     def nodes(self) -> Iterator[ir.Node]:
@@ -52,22 +49,13 @@ class Editor:
 
     def _free(self, wanted: str, owners: Counter) -> str:
         """`wanted`, numbered where anything has or had that name."""
-        candidate, count = wanted, 1
-        while candidate in owners:
-            candidate, count = f"{wanted}_{count}", count + 1
-        owners[candidate] += 1
-        return candidate
+        name = free_name(wanted, owners)
+        owners[name] += 1
+        return name
 
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         """A new initializer of the main graph (seen from subgraphs, too)."""
-        array = np.ascontiguousarray(array) if array.ndim else array
-        value = ir.Value(
-            name=self._free(name, self._values),
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(array),
-        )
-        self.model.graph.register_initializer(value)
+        value = new_initializer(self.model.graph, self._free(name, self._values), array)
         self._made.append((value, name))
         return value
 

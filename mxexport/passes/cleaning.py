@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field
 import onnx
 import onnx_ir as ir
 
+from mxexport import graph
 from mxexport.model_file import writable
-from mxexport.passes import files, rewriting
+from mxexport.passes import rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.driver import Pass, Record, Verify, run_passes
 from mxexport.passes.fix_shapes import fix_shapes
@@ -83,13 +84,13 @@ def clean(
         saved = sum(step.stage is not None for step in steps)
         record = run_passes(model, phase, verify, save_stages, progress, saved)
         model, steps = record.model, steps + record.steps
-    total = Record(model, steps)
+    total, after = Record(model, steps), census(model)
     with collector_paused():
-        files.save(model, path)
+        graph.save(model, path)
     return CleanReport(
         str(path),
         before,
-        census(model),
+        after,
         ({"fix_shapes": fixed} if fixed else {}) | total.changed,
         total.declined,
         [(step.name, step.verified) for step in steps if step.verified],
@@ -111,7 +112,7 @@ def load(source: Source) -> ir.Model:
     elif isinstance(source, onnx.ModelProto):
         model = ir.from_proto(source)
     else:
-        model = files.load(source)
+        model = graph.load(source)
     if "" not in model.opset_imports:
         model.opset_imports[""] = model.opset_imports.pop("ai.onnx", 18)
     model.ir_version = max(model.ir_version, _LOWEST_IR)

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from mxexport import graph
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
 from mxexport.ops import DOMAIN
-from mxexport.passes import files, rewriting
+from mxexport.passes import rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.comparing import compare, same_outputs
 from mxexport.passes.exactness import bound_of, name_of
@@ -224,4 +224,4 @@ class _Stages:
         if self.folder is None:
             return None
         self.count += 1
-        return str(files.save(model, self.folder / f"{self.count:02d}_{name}.onnx"))
+        return str(graph.save(model.clone(), self.folder / f"{self.count:02d}_{name}.onnx"))

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.graph import new_initializer
+from mxexport.names import Names
 from mxexport.passes import rewriting as rw
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
@@ -24,20 +26,20 @@ def extract_conv_bias(model: ir.Model) -> Outcome:
                 (rw.label(node), "the ranks of its weight and input are not known; infer shapes first")
             )
             continue
-        names = names or rw.Names(model)
+        names = names or Names(rw.value_names(model))
         _extract(graph, node, width - 2, names)
         outcome.changed.append(f"{rw.label(node)}: bias of {node.op_type} as an Add of its own")
     return outcome
 
 
-def _extract(graph: ir.Graph, node: ir.Node, spatial: int, names: rw.Names) -> None:
+def _extract(graph: ir.Graph, node: ir.Node, spatial: int, names: Names) -> None:
     base, y, bias = node.name or node.outputs[0].name, node.outputs[0], node.inputs[2]
     shape = (-1, *(1,) * spatial)
     known = rw.constant(bias)
     if known is not None:
-        per_channel = rw.add_initializer(graph, names.unique(f"{bias.name}_per_channel"), known.reshape(shape))
+        per_channel = new_initializer(graph, names.unique(f"{bias.name}_per_channel"), known.reshape(shape))
     else:  # a quantized bias
-        target = rw.add_initializer(graph, names.unique(f"{base}.bias_shape"), np.array(shape, np.int64))
+        target = new_initializer(graph, names.unique(f"{base}.bias_shape"), np.array(shape, np.int64))
         reshape = rw.make_node(
             "Reshape", [bias, target], names.unique(f"{base}.bias"), names.unique(f"{base}.bias_reshaped")
         )

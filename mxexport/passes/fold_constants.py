@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport.graph import is_ours
+from mxexport.graph import is_ours, new_initializer
 from mxexport.ops import DOMAIN, VERSION, functions_for
 from mxexport.passes import rewriting as rw
 from mxexport.passes.execution import NUMPY_TYPES, session_options
@@ -195,6 +195,6 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
 def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:
     """The initializer takes the tensor's name; the node that made it is about to go."""
     name, value.name = value.name, f"{value.name}_folded"
-    initializer = rw.add_initializer(graph, name, tensor)
+    initializer = new_initializer(graph, name, tensor)
     value.replace_all_uses_with(initializer)
     return initializer

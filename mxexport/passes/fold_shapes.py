@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.graph import new_initializer
+from mxexport.names import Names
 from mxexport.passes import rewriting as rw
 from mxexport.passes.outcome import Outcome
 
@@ -30,8 +32,8 @@ def fold_shapes(model: ir.Model) -> Outcome:
             if isinstance(target, str):
                 outcome.declined.append((rw.label(node), target))
             else:
-                names = names or rw.Names(model)
-                shape = rw.add_initializer(graph, names.unique(f"{rw.label(node)}.shape"), np.array(target, np.int64))
+                names = names or Names(rw.value_names(model))
+                shape = new_initializer(graph, names.unique(f"{rw.label(node)}.shape"), np.array(target, np.int64))
                 node.replace_input_with(1, shape)
                 if 0 in target:
                     node.attributes.pop("allowzero", None)  # 0 copies now; the shape held none
@@ -44,7 +46,7 @@ def fold_shapes(model: ir.Model) -> Outcome:
         if _is_folded(node, entries):
             dtype = np.int64 if output.dtype is None else output.dtype.numpy()
             name, output.name = output.name, f"{output.name}_folded"
-            output.replace_all_uses_with(rw.add_initializer(graph, name, np.array(entries.tolist(), dtype)))
+            output.replace_all_uses_with(new_initializer(graph, name, np.array(entries.tolist(), dtype)))
             outcome.changed.append(f"{rw.label(node)}: {node.op_type} of known dimensions is {entries.tolist()}")
     return outcome
 

@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import groups
-from mxexport.graph import QUANTIZERS, is_ours
+from mxexport.graph import QUANTIZERS, is_ours, new_initializer
+from mxexport.names import Names
 from mxexport.passes import rewriting as rw
 from mxexport.passes.outcome import Outcome
 
@@ -25,7 +26,7 @@ def fold_weight_transposes(model: ir.Model) -> Outcome:
         if reason:
             outcome.declined.append((rw.label(node), reason))
             continue
-        names = names or rw.Names(model)
+        names = names or Names(rw.value_names(model))
         _fold(graph, node, quantizer, names)
         outcome.changed.append(f"{rw.label(node)}: folded into the weight of {rw.label(quantizer)}")
     return outcome
@@ -56,7 +57,7 @@ def _why_not(graph: ir.Graph, node: ir.Node, quantizer: ir.Node) -> str | None:
     return None
 
 
-def _fold(graph: ir.Graph, node: ir.Node, quantizer: ir.Node, names: rw.Names) -> None:
+def _fold(graph: ir.Graph, node: ir.Node, quantizer: ir.Node, names: Names) -> None:
     weight = quantizer.inputs[0]
     width = len(weight.const_value.shape)
     perm = list(rw.attribute(node, "perm") or range(width)[::-1])
@@ -77,12 +78,12 @@ def _fold(graph: ir.Graph, node: ir.Node, quantizer: ir.Node, names: rw.Names) -
     graph.remove(node, safe=True)
 
 
-def _transposed_parameter(graph: ir.Graph, value: ir.Value, perm: Sequence[int], names: rw.Names) -> ir.Value:
+def _transposed_parameter(graph: ir.Graph, value: ir.Value, perm: Sequence[int], names: Names) -> ir.Value:
     array = value.const_value.numpy()
     array = array.reshape((1,) * (len(perm) - array.ndim) + array.shape)
     swapped = _transposed(array, perm)
     if len(value.uses()) > 1 or value.is_graph_output():  # others still read it as it is
-        return rw.add_initializer(graph, names.unique(f"{value.name}_transposed"), swapped)
+        return new_initializer(graph, names.unique(f"{value.name}_transposed"), swapped)
     # Stages are compared by name, and a packed weight's scale is a tensor of the graph: another value, another name.
     value.name = names.unique(f"{value.name}_transposed")
     value.const_value, value.shape = ir.tensor(swapped, name=value.name), ir.Shape(swapped.shape)

@@ -12,9 +12,9 @@ from mxexport import graph, groups, numerics, packing
 from mxexport.constants import constant_array
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat
+from mxexport.names import free_name
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
 from mxexport.passes.outcome import Outcome
-from mxexport.passes.rewriting import free_name
 from mxexport.verification import equal_bits
 
 _SLAB = 1 << 16  # elements
@@ -61,6 +61,15 @@ class _Scene:
         self.values = {v.name for node in g for v in node.outputs} | {v.name for v in g.inputs}
         self.nodes = {node.name for node in g}
 
+    def node_name(self, wanted: str) -> str:
+        name = free_name(wanted, self.nodes)
+        self.nodes.add(name)
+        return name
+
+    def initializer(self, name: str, array: np.ndarray) -> ir.Value:
+        """A tied weight that was folded the same way before shares its own."""
+        return graph.add_initializer(self.graph, name, array, taken=self.values)
+
     def first(self, nodes) -> ir.Node:
         """The first of some nodes in the graph. Nodes made here never come before what they take the place of."""
         return min(nodes, key=lambda node: self.place.get(node, len(self.place)))
@@ -79,9 +88,9 @@ def _fold(scene: _Scene, node: ir.Node, tensor_scale: np.ndarray | None = None) 
     codes = _packed_codes(OPERATORS[node.op_type], op, arrays, fmt, attributes)
     scale, how = _store_scale(scene, scale, arrays, fmt, described["axis"], tensor_scale)
     zero_points = [_settle(scene, value, array) for value, array in zip(zero_points, arrays[2:], strict=True)]
-    inputs = [_initializer(scene, f"{weight.name}_codes", codes), scale, *zero_points]
+    inputs = [scene.initializer(f"{weight.name}_codes", codes), scale, *zero_points]
     scene.nodes.discard(node.name)
-    name = free_name(f"{node.name.removesuffix('_quant')}_dequant", scene.nodes)
+    name = scene.node_name(f"{node.name.removesuffix('_quant')}_dequant")
     new = ir.node(op.op_type(), inputs, described, domain=DOMAIN, name=name, doc_string=node.doc_string)
     new.metadata_props[graph.FORMAT_KEY] = fmt.name
     scene.place[new] = scene.place.get(node, len(scene.place))
@@ -187,7 +196,7 @@ def _store_scale(
             codes = numerics.codes_from_scale(arrays[1], fmt.step_frac_bits)
         except FormatError:  # powers of two that E8M0 does not reach
             return _settle(scene, scale, arrays[1]), "float32"
-        stored = [_initializer(scene, f"{scale.name}_codes", codes)]
+        stored = [scene.initializer(f"{scale.name}_codes", codes)]
         node = ir.node("MXScaleDequant", stored, {"frac_bits": fmt.step_frac_bits}, domain=DOMAIN)
     elif fmt.scale == "nvfp4":
         if tensor_scale is None:
@@ -198,13 +207,13 @@ def _store_scale(
         if not equal_bits(found, arrays[1]).all():  # found from other values
             return _settle(scene, scale, arrays[1]), "float32"
         stored = [
-            _initializer(scene, f"{scale.name}_codes", codes),
-            _initializer(scene, f"{scale.name}_tensor", np.asarray(tensor_scale, np.float32)),
+            scene.initializer(f"{scale.name}_codes", codes),
+            scene.initializer(f"{scale.name}_tensor", np.asarray(tensor_scale, np.float32)),
         ]
         node = ir.node("NVFP4ScaleDequant", stored, domain=DOMAIN)
     else:
         return _settle(scene, scale, arrays[1]), "float32"
-    g, node.name = scene.graph, free_name(scale.name, scene.nodes)
+    g, node.name = scene.graph, scene.node_name(scale.name)
     first = scene.first([user for user, _ in scale.uses()])
     g.insert_before(first, node)
     scene.place[node] = scene.place.get(first, len(scene.place))
@@ -221,7 +230,7 @@ def _settle(scene: _Scene, value: ir.Value, array: np.ndarray) -> ir.Value:
         return value
     name, value.name = value.name, f"{value.name}_computed"  # the initializer takes the name
     scene.values.discard(name)
-    new = _initializer(scene, name, array)
+    new = scene.initializer(name, array)
     _replace(scene.graph, value, new)
     return new
 
@@ -245,22 +254,3 @@ def _drop_unused(g: ir.Graph, value: ir.Value) -> bool:
 def _readers(value: ir.Value) -> str:
     names = sorted({user.name or user.op_type for user, _ in value.uses()})
     return f"{', '.join(names)} read{'s' * (len(names) == 1)} it" if names else "it is an input or output of the graph"
-
-
-def _initializer(scene: _Scene, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer; a tied weight that was folded the same way before shares its own."""
-    array = np.ascontiguousarray(array) if array.ndim else array
-    g, candidate, count = scene.graph, name, 1
-    while candidate in g.initializers or candidate in scene.values:
-        known = graph.constant(g.initializers.get(candidate))
-        if known is not None and known.dtype == array.dtype and np.array_equal(known, array):
-            return g.initializers[candidate]
-        candidate, count = f"{name}_{count}", count + 1
-    value = ir.Value(
-        name=candidate,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        const_value=ir.tensor(array),
-    )
-    g.register_initializer(value)
-    return value

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.graph import new_initializer
+from mxexport.names import Names
 from mxexport.passes import rewriting as rw
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
@@ -25,7 +27,7 @@ def lower_batch_norm(model: ir.Model) -> Outcome:
         if reason:
             outcome.declined.append((rw.label(node), reason))
             continue
-        names = names or rw.Names(model)
+        names = names or Names(rw.value_names(model))
         _lower(graph, node, names)
         outcome.changed.append(f"{rw.label(node)}: BatchNormalization as Mul and Add")
     return outcome
@@ -47,7 +49,7 @@ def _why_not(node: ir.Node) -> str | None:
     return None
 
 
-def _lower(graph: ir.Graph, node: ir.Node, names: rw.Names) -> None:
+def _lower(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     x, y, base = node.inputs[0], node.outputs[0], node.name or node.outputs[0].name
     scale, bias, mean, variance = (rw.constant(v).astype(np.float64) for v in node.inputs[1:5])
     factor = scale / np.sqrt(variance + rw.attribute(node, "epsilon", 1e-5))
@@ -55,7 +57,7 @@ def _lower(graph: ir.Graph, node: ir.Node, names: rw.Names) -> None:
     dtype = (x.dtype or node.inputs[1].dtype).numpy()
     shape = (-1, *(1,) * (rw.rank(x) - 2))
     constants = [
-        rw.add_initializer(
+        new_initializer(
             graph, names.unique(f"{base}.{name}"), array.astype(dtype).reshape(shape if rw.rank(x) > 1 else -1)
         )
         for name, array in (("factor", factor), ("offset", offset))

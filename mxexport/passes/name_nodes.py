@@ -4,6 +4,7 @@ import re
 
 import onnx_ir as ir
 
+from mxexport.names import Names
 from mxexport.passes import rewriting
 from mxexport.passes.outcome import Outcome
 
@@ -14,17 +15,17 @@ def name_nodes(model: ir.Model) -> Outcome:
     A node takes the name of the module its weight belongs to (`fc1.weight` -> `fc1`), else its operator's.
     """
     outcome = Outcome()
-    taken = {node.name for node in model.graph.all_nodes() if node.name}
-    names, seen, counts = None, set(), {}
+    node_names = Names(node.name for node in model.graph.all_nodes() if node.name)
+    names, seen = None, set()
     for _, node in rewriting.nodes(model):
         if not node.name or node.name in seen:
             old = node.name or "unnamed"
-            node.name = _unique(_wanted(node), taken, counts)
+            node.name = node_names.unique(_wanted(node))
             outcome.changed.append(f"{old} {node.op_type}: {node.name}")
         seen.add(node.name)
         for i, value in enumerate(node.outputs):
             if value.name is None:
-                names = names or rewriting.Names(model)
+                names = names or Names(rewriting.value_names(model))
                 value.name = names.unique(node.name if i == 0 else f"{node.name}.{i}")
                 outcome.changed.append(f"{node.name} output {i}: {value.name}")
     return outcome
@@ -38,12 +39,3 @@ def _wanted(node: ir.Node) -> str:
     if node.name:  # a second node of the same name
         return node.name
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", node.op_type).lower()
-
-
-def _unique(name: str, taken: set[str], counts: dict[str, int]) -> str:
-    candidate = name
-    while candidate in taken:
-        counts[name] = counts.get(name, 0) + 1
-        candidate = f"{name}_{counts[name]}"
-    taken.add(candidate)
-    return candidate

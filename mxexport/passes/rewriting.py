@@ -78,36 +78,11 @@ def attribute(node: ir.Node, name: str, default=None):
     return default if found is None else found.value
 
 
-class Names:
-    """Hands out names no value of the model has yet; made once per pass."""
-
-    def __init__(self, model: ir.Model):
-        self.taken = {
-            value.name
-            for graph in model.graphs()
-            for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph))
-            for value in values
-        }
-
-    def unique(self, name: str) -> str:
-        return free_name(name, self.taken)
-
-
-def free_name(name: str, taken: set[str]) -> str:
-    """`name`, or `name_1`, … where that is among `taken`; it is taken then."""
-    candidate, count = name, 1
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    taken.add(candidate)
-    return candidate
-
-
-def add_initializer(graph: ir.Graph, name: str, array: np.ndarray | ir.TensorProtocol) -> ir.Value:
-    """A new initializer; `name` must be free."""
-    tensor = ir.tensor(array) if isinstance(array, np.ndarray) else array
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+def value_names(model: ir.Model) -> Iterator[str]:
+    """The name of every value outside functions."""
+    for graph in model.graphs():
+        for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph)):
+            yield from (value.name for value in values)
 
 
 def make_node(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.graph import new_initializer
+from mxexport.names import Names
 from mxexport.passes import rewriting as rw
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
@@ -23,7 +25,7 @@ def split_gemm(model: ir.Model) -> Outcome:
         if reason:
             outcome.declined.append((rw.label(node), reason))
             continue
-        names = names or rw.Names(model)
+        names = names or Names(rw.value_names(model))
         _split(graph, node, names)
         outcome.changed.append(f"{rw.label(node)}: Gemm split into MatMul and Add")
     return outcome
@@ -44,7 +46,7 @@ def _why_not(node: ir.Node) -> str | None:
     return None
 
 
-def _split(graph: ir.Graph, node: ir.Node, names: rw.Names) -> None:
+def _split(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     base, y = node.name or node.outputs[0].name, node.outputs[0]
     alpha, beta = _factors(node)
     new: list[ir.Node] = []
@@ -59,7 +61,7 @@ def _split(graph: ir.Graph, node: ir.Node, names: rw.Names) -> None:
         if factor == 1.0:
             return value
         kind = (value.dtype or y.dtype or node.inputs[0].dtype).numpy()
-        constant = rw.add_initializer(graph, names.unique(f"{base}.{suffix}_factor"), np.array(factor, kind))
+        constant = new_initializer(graph, names.unique(f"{base}.{suffix}_factor"), np.array(factor, kind))
         return add("Mul", [value, constant], suffix, value)
 
     a, b = node.inputs[0], node.inputs[1]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.fake import Quantizer
-from mxexport.quant.quantizers import ScaleSource
+from mxexport.quant.quantizers import ScaleSource, only_moved
 from mxexport.quant.spec import Format, as_spec, make_activation_quantizer, make_weight_quantizer
 from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 
@@ -104,8 +104,7 @@ class QuantLayer(nn.Module):
         held = {n: t for n, t in self._buffers.items() if t is not None and n.endswith(("scale", "zero_point"))}
         super()._apply(fn, recurse)
         for name, tensor in held.items():
-            if self._buffers[name].dtype != tensor.dtype:
-                self._buffers[name] = tensor.to(self._buffers[name].device)
+            self._buffers[name] = only_moved(tensor, self._buffers[name])
         return self
 
     def quantizers(self) -> dict[str, Quantizer]:

@@ -22,6 +22,11 @@ from mxexport.quant.learned import learned_apply, learned_scale
 from mxexport.scaling import resolve_scaling
 
 
+def only_moved(tensor: Tensor, cast: Tensor) -> Tensor:
+    """A scale where `cast` is, in the type it has: float16 has no 2**-127, and bfloat16 would round float scales."""
+    return cast if cast.dtype == tensor.dtype else tensor.to(cast.device)
+
+
 class ScaleSource(nn.Module):
     """A `Quantizer` (`core`) whose scales come from somewhere; this base takes them from every tensor anew.
 
@@ -72,13 +77,8 @@ class ScaleSource(nn.Module):
         """Forget stored scales and take those of `weight` (quantizers of weights)."""
 
     def _apply(self, fn, recurse: bool = True):
-        """Scales stay float32 when a model is cast: float16 has no 2**-127, and bfloat16 would round float scales."""
-
-        def move_only(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(move_only, recurse)
+        """Scales stay float32 when a model is cast."""
+        return super()._apply(lambda tensor: only_moved(tensor, fn(tensor)), recurse)
 
     def extra_repr(self) -> str:
         rule = f", scale_rule={self.scale_rule}" if self.format.is_mx else ""

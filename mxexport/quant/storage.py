@@ -23,8 +23,7 @@ from torch import Tensor
 
 from mxexport.errors import FormatError, InputFileError, MXExportError, OptionError
 from mxexport.formats import GroupFormat, get_format
-from mxexport.graph import write_atomically
-from mxexport.model_file import writable
+from mxexport.model_file import writable, write_bytes
 from mxexport.numerics import NVFP4_SCALE
 from mxexport.quant import codes, kernels
 from mxexport.quant.layout import Layout
@@ -59,7 +58,7 @@ def save_file(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
     metadata = {_KEY: json.dumps({"version": _VERSION, "tensors": described}, sort_keys=True)}
     data = safetensors.torch.save(stored, metadata)
     try:
-        write_atomically(path, data)
+        write_bytes(path, data)
     except OSError as error:
         raise InputFileError(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
+from mxexport.names import free_name
 from mxexport.ops import qonnx_general
 from mxexport.targets._integers import Grid
 
@@ -120,13 +121,7 @@ def _read_standard(node: ir.Node, scale: np.float32) -> Uniform:
 
 def add_constant(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     """A new initializer, float32 unless the array says otherwise; every node gets its own."""
-    taken, candidate, count = g.initializers, name, 1
-    while candidate in taken:
-        candidate, count = f"{name}_{count}", count + 1
-    tensor = ir.tensor(np.asarray(array), name=candidate)
-    value = ir.Value(name=candidate, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    g.register_initializer(value)
-    return value
+    return graph.new_initializer(g, free_name(name, g.initializers), array)
 
 
 def add_quant(

@@ -16,6 +16,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.names import Names
 from mxexport.ops import qonnx_general
 from mxexport.passes.rewriting import SHAPE_OPERATORS
 from mxexport.targets import Converted
@@ -304,21 +305,17 @@ def _finish(model: ir.Model) -> None:
 
 def _name_for_cpp(model: ir.Model) -> None:
     """hls4ml makes C++ names of node and tensor names."""
-    taken: set[str] = {"input"}  # reserved by hls4ml
+    reserved = {"input"}
+    names = Names(reserved)
     values = [*model.graph.inputs, *model.graph.initializers.values()]
     for item in (*values, *(v for node in model.graph for v in node.outputs)):
         if not item.is_graph_output():
-            item.name = _identifier(item.name, taken)
-    taken = {"input"}
+            item.name = names.unique(_identifier(item.name))
+    names = Names(reserved)
     for node in model.graph:
-        node.name = _identifier(node.name, taken)
+        node.name = names.unique(_identifier(node.name))
 
 
-def _identifier(name: str, taken: set[str]) -> str:
+def _identifier(name: str) -> str:
     stem = re.sub(r"\W", "_", name)
-    stem = f"n{stem}" if not stem[:1].isalpha() else stem
-    candidate, count = stem, 1
-    while candidate in taken:
-        candidate, count = f"{stem}_{count}", count + 1
-    taken.add(candidate)
-    return candidate
+    return stem if stem[:1].isalpha() else f"n{stem}"

@@ -10,7 +10,6 @@ import pytest
 
 from mxexport import graph
 from mxexport.errors import InputFileError
-from mxexport.passes import files
 from tests.passes_helpers import model
 
 RNG = np.random.default_rng(4)
@@ -50,44 +49,58 @@ def assert_same_tensors(a: ir.Model, b: ir.Model) -> None:
 
 def test_round_trip_of_every_type(tmp_path):
     made = many_types()
-    files.save(made, tmp_path / "m.onnx")
+    graph.save(made, tmp_path / "m.onnx")
     onnx.checker.check_model(str(tmp_path / "m.onnx"))
-    assert_same_tensors(graph.load(tmp_path / "m.onnx"), made)
-    loaded = files.load(tmp_path / "m.onnx")
+    assert_same_tensors(ir.load(tmp_path / "m.onnx"), made)
+    loaded = graph.load(tmp_path / "m.onnx")
     assert_same_tensors(loaded, made)
-    files.save(loaded, tmp_path / "again.onnx")
+    graph.save(loaded, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "m.onnx").read_bytes()
-    files.save(loaded, tmp_path / "m.onnx")  # over the very file it is read from
-    assert_same_tensors(graph.load(tmp_path / "m.onnx"), made)
+    graph.save(loaded, tmp_path / "m.onnx")  # over the very file it is read from
+    assert_same_tensors(loaded, made)
+    assert_same_tensors(ir.load(tmp_path / "m.onnx"), made)
 
 
 def test_files_written_by_onnx_are_read_alike(tmp_path):
     made = many_types()
-    onnx.save(graph.to_proto(made), tmp_path / "m.onnx")
-    assert_same_tensors(files.load(tmp_path / "m.onnx"), made)
+    for name in ("m.onnx", "m.json"):
+        onnx.save(graph.to_proto(made), tmp_path / name)
+        assert_same_tensors(graph.load(tmp_path / name), made)
     ir.save(made, tmp_path / "beside.onnx", external_data="beside.data")
-    assert_same_tensors(files.load(tmp_path / "beside.onnx"), made)
+    assert_same_tensors(graph.load(tmp_path / "beside.onnx"), made)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02", b"not a model at all", b"\xff" * 50])
 def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     try:
-        assert not list(files.load(tmp_path / "m.onnx").graph)
+        assert not list(graph.load(tmp_path / "m.onnx").graph)
     except InputFileError as error:
         assert "is not a readable ONNX model" in str(error)
 
 
 def test_cut_and_inconsistent_files_are_refused(tmp_path):
-    files.save(many_types(), tmp_path / "m.onnx")
+    graph.save(many_types(), tmp_path / "m.onnx")
     whole = (tmp_path / "m.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputFileError, match="cut.onnx is not a readable ONNX model"):
-        files.load(tmp_path / "cut.onnx")
+        graph.load(tmp_path / "cut.onnx")
     proto = onnx.load(tmp_path / "m.onnx")
     next(t for t in proto.graph.initializer if t.name == "f").dims[0] = 1 << 40
     (tmp_path / "odd.onnx").write_bytes(proto.SerializeToString())
     with pytest.raises(InputFileError, match="tensor 'f' holds 10240 bytes"):
-        files.load(tmp_path / "odd.onnx")
+        graph.load(tmp_path / "odd.onnx")
     with pytest.raises(InputFileError, match="no such file"):
-        files.load(tmp_path / "missing.onnx")
+        graph.load(tmp_path / "missing.onnx")
+
+
+def test_a_file_cannot_refer_to_itself_without_a_name(tmp_path):
+    """An empty location is how a reader marks tensors that it left in the model's own file."""
+    made = graph.to_proto(model("y = Relu(x)"))
+    tensor = made.graph.initializer.add(name="w", data_type=onnx.TensorProto.UINT8, dims=[8])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", ""), ("offset", "0"), ("length", "8")):
+        tensor.external_data.add(key=key, value=value)
+    (tmp_path / "m.onnx").write_bytes(made.SerializeToString())
+    with pytest.raises(InputFileError, match="tensor 'w': data file ''; expected a path inside"):
+        graph.load(tmp_path / "m.onnx")
