@@ -23,6 +23,7 @@ from mxexport.passes import (
     split_gemm,
     unify_qonnx_domains,
 )
+from mxexport.passes.execution import execute
 from tests.helpers import assert_equal_bits
 from tests.passes_helpers import declines, fires, model, op_types, silent
 
@@ -367,6 +368,18 @@ def test_lower_batch_norm(shape):
     sizes = ",".join(map(str, shape))
     made = fires(lower_batch_norm, model(BATCH_NORM, f"float[{sizes}] x", f"float[{sizes}] y", **_statistics(3)))
     assert op_types(made) == ["Mul", "Add"]
+
+
+def test_lower_batch_norm_rounds_as_the_kernel_does():
+    """Bit for bit; a processor that fuses multiply-add in that kernel rounds once less, from the same constants."""
+    x = normal(3, 64, 9) * 3
+    before = model(BATCH_NORM, "float[3,64,9] x", "float[3,64,9] y", **_statistics(64))
+    after = before.clone()
+    lower_batch_norm(after)
+    expected, found = (execute(made, {"x": x})["y"] for made in (before, after))
+    factor, offset = (after.graph.initializers[f"bn.{name}"].const_value.numpy() for name in ("factor", "offset"))
+    fused = (x.astype(np.float64) * factor + offset).astype(np.float32)
+    assert any(np.array_equal(expected, y) for y in (found, fused))
 
 
 def test_lower_batch_norm_declines():
