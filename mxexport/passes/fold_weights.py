@@ -112,7 +112,7 @@ def _constants(node: ir.Node) -> list[np.ndarray]:
 def _dequantizer(fmt: GroupFormat, attributes: dict, shape: tuple[int, ...]):
     """The operator that reads the codes, and its attributes."""
     axis = groups.normalize_axis(attributes["axis"], len(shape))
-    # One short group is stored without the padding that would make it whole: depthwise kernels, layers that read images.
+    # One short group is stored without the padding to a whole one: depthwise kernels, layers that read images.
     size = max(1, min(attributes["group_size"], shape[axis]))
     common = {"axis": axis, "group_size": size, "shape": list(shape)}
     if fmt.is_float:
