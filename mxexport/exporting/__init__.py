@@ -3,6 +3,7 @@
 inputs.py     example inputs, open dimensions
 guard.py      the model is left as it was
 trace.py      torch -> onnx-ir, our operators as bare nodes
+pools.py      global average pools as means
 outputs.py    outputs under the keys of what forward returns
 weights.py    float weights under their own names
 half.py       half precision carried in float32, rounded where torch rounds

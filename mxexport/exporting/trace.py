@@ -17,6 +17,7 @@ from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.half import HALF
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
 from mxexport.exporting.plain import plain_outputs
+from mxexport.exporting.pools import GlobalPoolsAsMeans
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
@@ -56,7 +57,7 @@ def trace(
     table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
-        with _quiet(), plain_outputs(model), torch.no_grad():
+        with _quiet(), plain_outputs(model), torch.no_grad(), GlobalPoolsAsMeans():
             program = torch.onnx.export(
                 model,
                 # A dict at the end would be taken for keyword inputs.
