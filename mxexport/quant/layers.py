@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from torch import nn
 
 from mxexport.quant.activation import QuantAdd, QuantIdentity, QuantMatMul, QuantReLU
@@ -15,7 +17,7 @@ from mxexport.quant.conv import (
     QuantConvTranspose3d,
 )
 from mxexport.quant.layer import QuantLayer
-from mxexport.quant.linear import QuantEmbedding, QuantLinear
+from mxexport.quant.linear import QuantEmbedding, QuantLinear, QuantTransposedLinear
 
 QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
@@ -29,6 +31,16 @@ QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.MultiheadAttention: QuantMultiheadAttention,
 }
 """Float layer -> quantized layer: what `quantize_model` converts."""
+
+
+def quantized_kind(layer: nn.Module) -> type[QuantLayer] | None:
+    """What a float layer becomes: by `QUANT_LAYERS`, and for `Conv1D` of transformers; None for others.
+
+    Transformers is asked only where somebody has loaded it already: no model holds its layers otherwise.
+    """
+    conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
+    return QuantTransposedLinear if type(layer) is conv1d else QUANT_LAYERS.get(type(layer))
+
 
 __all__ = [
     "QUANT_LAYERS",
@@ -46,4 +58,6 @@ __all__ = [
     "QuantMatMul",
     "QuantMultiheadAttention",
     "QuantReLU",
+    "QuantTransposedLinear",
+    "quantized_kind",
 ]
