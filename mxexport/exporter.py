@@ -11,6 +11,7 @@ import torch
 import mxexport
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.exporting.bypassed import warn_of_bypassed_layers
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
@@ -51,7 +52,8 @@ def export(
 
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
     Models of half precision are carried in float32, rounded with Casts after every operation, so quantizers return the
-    bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32.
+    bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32. Layers whose weight the
+    model's own code reads (`F.linear(x, self.qkv.weight)`) are not quantized there; notes and a warning name them.
 
     Args:
         model: mxexport, Brevitas or torchao model. Outputs that are None are left out.
@@ -95,6 +97,7 @@ def export(
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
+    bypassed = warn_of_bypassed_layers(ir_model, model)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)
     name_everything(ir_model)
@@ -106,7 +109,7 @@ def export(
     if keep_initializers:
         ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
     data_path = write_model(ir_model, path, external_data)
-    notes = [("model", NOTE)] if carried else []
+    notes = ([("model", NOTE)] if carried else []) + bypassed
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     notes += unpacked
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
