@@ -15,6 +15,7 @@ from torch.nn import functional
 import mxexport as mx
 from mxexport import graph, runtime
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from tests.helpers import assert_equal_up_to_turned_codes
 
 X = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
 
@@ -152,4 +153,63 @@ def test_quant_tensors_as_parameters_and_inputs_are_exported_as_their_values(tmp
 
 def test_a_compiled_model_is_exported_as_what_it_wraps(tmp_path):
     report = mx.export(torch.compile(make()), X, tmp_path / "m.onnx")
+    assert [layer.name for layer in report.layers] == ["fc.weight_quant"]
+
+
+class Functional(nn.Module):
+    """Window attention of torchvision's Swin reads the weights of layers that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj, self.tied = nn.Linear(40, 96, bias=False), nn.Linear(96, 8), nn.Embedding(8, 96)
+        self.tied.weight = self.proj.weight
+
+    def forward(self, x):
+        return self.proj(torch.relu(functional.linear(x, self.qkv.weight)))
+
+
+def test_layers_that_are_not_called_are_named(tmp_path):
+    model, told = mx.quantize_model(Functional()).eval(), "not quantized where it is used: qkv: weight is read by code"
+    with pytest.warns(UserWarning, match=told):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert [name for name, _ in report.notes] == ["qkv"]
     assert len(report.layers) == 2 and not any("qkv" in layer.name for layer in report.layers)
+
+
+class Masked(nn.Module):
+    """Torch compares the mask of its encoders and decoders with a causal one, value by value, unless told."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Transformer(40, 4, 1, 1, 40, batch_first=True)
+
+    def forward(self, x):
+        return self.body(x, x, tgt_mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]))
+
+
+def test_masks_of_torchs_transformers_may_be_made_in_forward(tmp_path):
+    torch.manual_seed(0)
+    model, x = mx.quantize_model(Masked()).eval(), torch.randn(3, 9, 40)
+    open_sizes = {"x": {0: "batch", 1: "sequence"}}
+    mx.export(model, torch.randn(2, 5, 40), tmp_path / "m.onnx", dynamic_shapes=open_sizes)
+    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    with torch.no_grad():
+        assert_equal_up_to_turned_codes(found, model(x).numpy())
+
+
+class Batch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(40, 4)
+
+    def forward(self, batch, *, scale=None):
+        return self.fc(batch["x"]) if scale is None else self.fc(batch["x"]) * scale
+
+
+@pytest.mark.parametrize("kwargs", [None, {"scale": torch.full((2, 4), 2.0)}], ids=["alone", "with_keywords"])
+def test_a_dict_may_be_the_last_positional_input(tmp_path, kwargs):
+    model, batch = mx.quantize_model(Batch()).eval(), {"x": X}
+    mx.export(model, (batch,), tmp_path / "m.onnx", kwargs=kwargs)
+    (found,) = runtime.run(tmp_path / "m.onnx", (X.numpy(), *(t.numpy() for t in (kwargs or {}).values()))).values()
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(batch, **(kwargs or {})).numpy(), atol=1e-5)

@@ -3,7 +3,7 @@
 inputs.py     example inputs, open dimensions
 guard.py      the model is left as it was
 trace.py      torch -> onnx-ir, our operators as bare nodes
-pools.py      global average pools as means
+modes.py      torch's own layers by ways that a graph can hold
 outputs.py    outputs under the keys of what forward returns
 weights.py    float weights under their own names
 bypassed.py   layers whose weight is read past them

@@ -15,9 +15,9 @@ from onnxscript.values import Opset
 
 from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.half import HALF
+from mxexport.exporting.modes import GlobalPoolsAsMeans, masks_not_looked_into
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
 from mxexport.exporting.plain import plain_outputs
-from mxexport.exporting.pools import GlobalPoolsAsMeans
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
@@ -57,11 +57,10 @@ def trace(
     table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
-        with _quiet(), plain_outputs(model), torch.no_grad(), GlobalPoolsAsMeans():
+        with _quiet(), plain_outputs(model), masks_not_looked_into(model), torch.no_grad(), GlobalPoolsAsMeans():
             program = torch.onnx.export(
                 model,
-                # A dict at the end would be taken for keyword inputs.
-                (*bound.args, {}) if bound.args and isinstance(bound.args[-1], dict) else bound.args,
+                (*bound.args, {}) if _ends_in_a_dict(bound) else bound.args,
                 kwargs=bound.kwargs,
                 dynamo=True,
                 verbose=False,
@@ -79,6 +78,11 @@ def trace(
     if not output_names:
         name_outputs(program.model, program.exported_program)
     return program.model
+
+
+def _ends_in_a_dict(bound: inspect.BoundArguments) -> bool:
+    """Where there are no keyword inputs, torch takes a dict at the end for them."""
+    return not bound.kwargs and bool(bound.args) and isinstance(bound.args[-1], dict)
 
 
 def _set_opset(model: ir.Model, opset: int) -> None:
