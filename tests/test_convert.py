@@ -94,6 +94,39 @@ def test_linear_layers_of_gpt2_are_converted(monkeypatch, tmp_path):
     assert quantized[0].weight.grad.abs().sum() > 0
 
 
+class Depthwise(nn.Conv2d):
+    """As MobileNet and EfficientNet of some libraries name theirs."""
+
+    version = 2
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, groups=channels)
+
+    @staticmethod
+    def stride_of(kernel: int) -> int:
+        return kernel // 2
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Padded(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1)), weight, bias)
+
+
+def test_subclasses_that_compute_the_same_are_converted():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Depthwise(4), nn.Flatten(), nn.Linear(36, 2)).eval(), torch.randn(2, 4, 5, 5)
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(36, 2)).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(mx.quantize_model(model)(x), mx.quantize_model(plain)(x))
+    with pytest.warns(UserWarning, match="0: Padded is a subclass of Conv2d .*; 1: Doubled is a subclass of Linear"):
+        mx.quantize_model(nn.Sequential(Padded(1, 1, 1), Doubled(3, 3), nn.Linear(3, 1)))
+
+
 class Vision(nn.Module):
     """Parameters of its own as vision transformers and ConvNeXt have them."""
 

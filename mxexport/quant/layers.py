@@ -33,13 +33,37 @@ QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
 """Float layer -> quantized layer: what `quantize_model` converts."""
 
 
-def quantized_kind(layer: nn.Module) -> type[QuantLayer] | None:
-    """What a float layer becomes: by `QUANT_LAYERS`, and for `Conv1D` of transformers; None for others.
+_ELSEWHERE = {
+    ("transformers.pytorch_utils", "Conv1D"): QuantTransposedLinear,
+    ("timm.layers.linear", "Linear"): QuantLinear,  # casts for TorchScript, and else is torch's
+}
+"""Layers of other libraries that compute what torch's do: (module, class) -> quantized layer."""
 
-    Transformers is asked only where somebody has loaded it already: no model holds its layers otherwise.
+_SAYS_NOTHING_OF_PRODUCTS = {"__init__", "__repr__", "extra_repr", "reset_parameters"}
+
+
+def quantized_kind(layer: nn.Module) -> type[QuantLayer] | None:
+    """What a float layer becomes; None where that is not known.
+
+    By `QUANT_LAYERS`, subclasses included that only construct, initialize or print otherwise; and some layers of other
+    libraries, which are asked only where somebody has loaded them: no model holds their layers otherwise.
     """
-    conv1d = getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
-    return QuantTransposedLinear if type(layer) is conv1d else QUANT_LAYERS.get(type(layer))
+    own = type(layer)
+    for (module, name), kind in _ELSEWHERE.items():
+        if own is getattr(sys.modules.get(module), name, None):
+            return kind
+    known = next((base for base in own.__mro__ if base in QUANT_LAYERS), None)
+    return QUANT_LAYERS[known] if known and _computes_as(own, known) else None
+
+
+def _computes_as(own: type, known: type) -> bool:
+    between = own.__mro__[: own.__mro__.index(known)]
+    added = {name for cls in between for name, value in vars(cls).items() if _acts(value)}
+    return added <= _SAYS_NOTHING_OF_PRODUCTS and not any(cls.__module__.startswith("torch.nn.") for cls in between)
+
+
+def _acts(value: object) -> bool:
+    return (callable(value) or hasattr(value, "__get__")) and not isinstance(value, staticmethod)
 
 
 __all__ = [
