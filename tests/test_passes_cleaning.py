@@ -54,6 +54,18 @@ def test_fold_constants_computes_a_region_at_once():
     assert set(made.graph.initializers) == {"e", "w"}
 
 
+@pytest.mark.parametrize("offset", [0, 4, 16])
+def test_fold_constants_sums_alike_wherever_an_array_lies(offset):
+    """Weight standardization: a mean of every filter, whose sum onnxruntime starts at a boundary of memory."""
+    room = np.empty(64 * 577 * 4 + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    weight = room[start : start + 64 * 576 * 4].view(np.float32).reshape(64, 576)
+    weight[...] = normal(64, 576)
+    axes = np.array([1], np.int64)
+    made = fires(fold_constants, model("m = ReduceMean(w, a)  y = Add(x, m)", "float[64,1] x", w=weight, a=axes))
+    assert op_types(made) == ["Add"]
+
+
 def test_fold_constants_takes_shapes_and_our_scales():
     body = """s = Shape(x)  r = Reshape(x, s)  m = mxexport.ops.MXScale
       <axis=1, group_size=32, emax=0, round_bias=0, frac_bits=6, code_min=0, code_max=254>(w)
