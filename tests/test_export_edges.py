@@ -105,11 +105,12 @@ def test_an_input_that_is_returned_keeps_its_name(tmp_path):
         (lambda x: x if x.sum() > 0 else -x, "use torch.where or torch.cond"),
     ],
 )
-def test_what_a_graph_cannot_return_is_named(tmp_path, end, message):
+def test_what_a_graph_cannot_return_is_named(tmp_path, capfd, end, message):
     model = make(end)
     with pytest.raises(UnsupportedError, match=message):
         mx.export(model, X, tmp_path / "m.onnx")
     assert not model._forward_hooks and not list(tmp_path.iterdir())
+    assert "def forward" not in capfd.readouterr().err  # nor the graph as far as torch got
 
 
 INSIDE = {
@@ -213,3 +214,48 @@ def test_a_dict_may_be_the_last_positional_input(tmp_path, kwargs):
     (found,) = runtime.run(tmp_path / "m.onnx", (X.numpy(), *(t.numpy() for t in (kwargs or {}).values()))).values()
     with torch.no_grad():
         np.testing.assert_allclose(found, model(batch, **(kwargs or {})).numpy(), atol=1e-5)
+
+
+class Cache:
+    """What decoders of transformers return beside their logits unless told not to."""
+
+
+class Decoder(Batch):
+    def forward(self, x):
+        return {"logits": self.fc(x), "past_key_values": Cache()}
+
+
+def test_objects_that_are_no_tensors_are_left_out_with_a_warning(tmp_path):
+    model = mx.quantize_model(Decoder()).eval()
+    with pytest.warns(UserWarning, match="left out: past_key_values: this output is a Cache; a graph returns tensors"):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert report.notes == [("past_key_values", "this output is a Cache; a graph returns tensors only")]
+    assert list(runtime.run(tmp_path / "m.onnx", X.numpy())) == ["logits"]
+
+
+def test_dropout_in_eval_mode_is_named(tmp_path):
+    model = make(functional.dropout)
+    with pytest.warns(UserWarning, match="dropout drops other values each time, in eval mode, too"):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert [name for name, _ in report.notes] == ["dropout"]
+    with pytest.raises(OptionError, match="verify: dropout give other values each time"):
+        mx.clean(tmp_path / "m.onnx", tmp_path / "c.onnx", verify=True)
+
+
+class BatchStatistics(Net):
+    """A norm that a model asks to use the statistics of the batch although it has others."""
+
+    def __init__(self):
+        super().__init__(nn.BatchNorm1d(40))
+
+    def forward(self, x):
+        end = self.end
+        return functional.batch_norm(self.fc(x), end.running_mean, end.running_var, end.weight, end.bias, training=True)
+
+
+def test_statistics_of_the_batch_are_used_where_the_model_uses_them(tmp_path):
+    model, x = mx.quantize_model(BatchStatistics()).eval(), torch.randn(7, 40)
+    mx.export(model, X, tmp_path / "m.onnx")
+    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    with torch.no_grad():
+        assert_equal_up_to_turned_codes(found, model(x).numpy())

@@ -15,12 +15,14 @@ _AXES = {
 }
 
 
-class GlobalPoolsAsMeans(TorchFunctionMode):
+class AsGraphsHold(TorchFunctionMode):
     """Within it `adaptive_avg_pool2d(x, 1)` and its sister in 3d call the mean themselves; other sizes as before.
+    `batch_norm` that takes the statistics of the batch does not see the running ones.
 
-    Torch computes that mean and then restores the strides of a channels-last `x` (one that was permuted) with
-    `as_strided`. A graph has no strides: exported, that is a Gather of indices made at run time, which says nothing
-    about shapes to whoever reads the file.
+    For a global pool torch computes that mean and then restores the strides of a channels-last `x` (one that was
+    permuted) with `as_strided`. A graph has no strides: exported, that is a Gather of indices made at run time, which
+    says nothing about shapes to whoever reads the file. And torch's exporter writes a batch norm that has running
+    statistics as if it used them.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -28,7 +30,15 @@ class GlobalPoolsAsMeans(TorchFunctionMode):
         axes = _AXES.get(function)
         if axes and _all_one(*args[1:], **{name: value for name, value in kwargs.items() if name != "input"}):
             return (args[0] if args else kwargs["input"]).mean(axes, keepdim=True)
+        if function is torch.nn.functional.batch_norm:
+            return _batch_norm(*args, **kwargs)
         return function(*args, **kwargs)
+
+
+def _batch_norm(input, running_mean, running_var, weight=None, bias=None, training=False, *rest, **others):
+    if training:
+        running_mean = running_var = None
+    return torch.nn.functional.batch_norm(input, running_mean, running_var, weight, bias, training, *rest, **others)
 
 
 def _all_one(output_size) -> bool:
