@@ -489,3 +489,10 @@ def test_batch_norm_stays_behind_layers_called_twice_tied_or_not_understood():
     assert batch_norm.find_pairs(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5))) == []
     unknown = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False))
     assert batch_norm.find_pairs(unknown) == []
+
+
+def test_weight_norms_of_the_old_kind_are_named():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        model = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(UnsupportedError, match="cannot be copied: its weight norms .*remove_weight_norm.layer. first"):
+        mx.quantize_model(model)

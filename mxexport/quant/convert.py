@@ -81,6 +81,8 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # deepcopy fails in as many ways as there are attributes
         reason = str(error).partition("\n")[0]
+        if any("weight_g" in module._parameters for module in model.modules()):
+            reason = "its weight norms make weights at run time; call torch.nn.utils.remove_weight_norm(layer) first"
         raise UnsupportedError(f"quantize_model: {type(model).__name__} cannot be copied: {reason}") from error
 
 
