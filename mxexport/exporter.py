@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import Any
 
 import onnx_ir as ir
@@ -11,6 +12,7 @@ import torch
 import mxexport
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.exporting.bypassed import warn_of_bypassed_layers
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
@@ -23,6 +25,7 @@ from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.model_file import writable, write_model
 from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.passes import rewriting
 from mxexport.passes.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
 
@@ -51,10 +54,12 @@ def export(
 
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
     Models of half precision are carried in float32, rounded with Casts after every operation, so quantizers return the
-    bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32.
+    bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32. Layers whose weight the
+    model's own code reads (`F.linear(x, self.qkv.weight)`) are not quantized there; notes and a warning name them.
 
     Args:
-        model: mxexport, Brevitas or torchao model. Outputs that are None are left out.
+        model: mxexport, Brevitas or torchao model. Outputs that are None are left out, and so are objects that are no
+            tensors (the cache of a decoder), with a warning.
         args: example inputs: a tuple as for `forward`, one tensor, or a dict of keyword inputs.
         kwargs: more example inputs, by keyword.
         opset: 18 to 26.
@@ -90,14 +95,18 @@ def export(
     if dynamic_shapes is not None:
         widen(bound, dynamic_shapes)
     with eval_mode(model):
-        ir_model = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
+        ir_model, left_out = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
     check_given_names(ir_model.graph, input_names, output_names)
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
+    bypassed = warn_of_bypassed_layers(ir_model, model)
+    if left_out:
+        warnings.warn("left out: " + "; ".join(f"{name}: {why}" for name, why in left_out), stacklevel=2)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)
     name_everything(ir_model)
+    random = _warn_of_dropout(ir_model)
     graph.attach_standard_functions(ir_model)
     layers = describe_layers(ir_model)
     unpacked = _pack_weights(ir_model) if weights == "packed" else []
@@ -106,7 +115,7 @@ def export(
     if keep_initializers:
         ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
     data_path = write_model(ir_model, path, external_data)
-    notes = [("model", NOTE)] if carried else []
+    notes = ([("model", NOTE)] if carried else []) + left_out + bypassed + random
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     notes += unpacked
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
@@ -145,6 +154,15 @@ def _check(model: torch.nn.Module) -> None:
     ]
     if refused:
         raise UnsupportedError("export: quantizers without an operator", refused)
+
+
+def _warn_of_dropout(model: ir.Model) -> list[tuple[str, str]]:
+    """Dropout that a model asks for in eval mode, too; said in a warning as well."""
+    nodes = [node for node in model.graph if rewriting.is_op(node, "Dropout") and rewriting.is_random(node)]
+    why = "drops other values each time, in eval mode, too: write functional.dropout(x, p, training=self.training)"
+    if nodes:
+        warnings.warn(f"{', '.join(node.name for node in nodes)} {why}", stacklevel=3)
+    return [(node.name, why) for node in nodes]
 
 
 # --- after tracing --------------------------------------------------------------------------------------------

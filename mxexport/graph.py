@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat, find_format, get_format
 from mxexport.model_file import read_tensors, writable, write_model
 from mxexport.model_reader import read_model
@@ -269,7 +270,21 @@ def quantized_shape(node: ir.Node) -> ir.Shape | None:
 def quantizer_format(node: ir.Node) -> GroupFormat:
     """The group format of a quantizer or dequantizer node, from its attributes and the kind of its scale."""
     a, kind = attributes(node), _scale_kind(node)
-    return find_format(OPERATORS[node.op_type].element_of(a, kind == "e8m0"), a["group_size"], kind)
+    return find_format(OPERATORS[node.op_type].element_of(a, kind == "e8m0"), group_size(node), kind)
+
+
+def group_size(node: ir.Node) -> int:
+    """Elements per group of the format. Packed codes of one short group are stored as a group of its own length, and
+    the format's larger size stands in the name alone: it changes no value, only how the weight is grouped when padded.
+    """
+    a = attributes(node)
+    size, axis, shape = a["group_size"], a["axis"], a.get("shape", ())
+    if not -len(shape) <= axis < len(shape) or shape[axis] != size:
+        return size
+    try:
+        return max(size, get_format(node.metadata_props.get(FORMAT_KEY, "")).group_size or 0)
+    except FormatError:  # a name nobody knows
+        return size
 
 
 def _scale_kind(node: ir.Node) -> str:
@@ -277,7 +292,7 @@ def _scale_kind(node: ir.Node) -> str:
     # Once folded, a scale in two levels looks like any float scale; and so it does in groups that nvfp4 does not have.
     named = "nvfp4" in (node.meta.get(FORMAT_KEY), node.metadata_props.get(FORMAT_KEY))
     if named or is_ours(producer, {"NVFP4Scale", "NVFP4ScaleDequant"}):
-        return "nvfp4" if attributes(node)["group_size"] == get_format("nvfp4").group_size else "float32"
+        return "nvfp4" if group_size(node) == get_format("nvfp4").group_size else "float32"
     pow2 = is_power_of_two(known) if known is not None else is_ours(producer, {"MXScale", "MXScaleDequant"})
     if node.op_type.startswith("Groupwise") and not attributes(node)["signed"]:
         pow2 = False  # no MX format has unsigned elements, whatever the scale

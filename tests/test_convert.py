@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 import threading
+import types
+import warnings
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from torch.nn.utils import parametrizations
 import mxexport as mx
 from mxexport.errors import FormatError, InputFileError, UnsupportedError
 from mxexport.quant import QUANT_LAYERS, batch_norm
+from tests.helpers import assert_equal_up_to_turned_codes
 
 
 class Block(nn.Module):
@@ -55,6 +59,100 @@ def test_every_kind_of_layer_is_converted(kind):
     quantized = mx.quantize_model(nn.Sequential(made))
     assert type(quantized[0]) is QUANT_LAYERS[kind] and type(made) is kind
     assert type(mx.quantize_model(made)) is QUANT_LAYERS[kind]
+
+
+class Conv1D(nn.Module):
+    """The linear layer of GPT-2 in transformers, which is not needed here."""
+
+    def __init__(self, nf: int, nx: int):
+        super().__init__()
+        self.nf, self.nx = nf, nx
+        self.weight, self.bias = nn.Parameter(torch.randn(nx, nf) / 8), nn.Parameter(torch.randn(nf))
+
+    def forward(self, x):
+        return torch.addmm(self.bias, x.view(-1, x.size(-1)), self.weight).view(x.size()[:-1] + (self.nf,))
+
+
+def test_linear_layers_of_gpt2_are_converted(monkeypatch, tmp_path):
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match="left in float: 0: Conv1D uses parameters of its own"):
+        mx.quantize_model(nn.Sequential(Conv1D(4, 8), nn.Linear(4, 4)))
+    monkeypatch.setitem(sys.modules, "transformers.pytorch_utils", types.SimpleNamespace(Conv1D=Conv1D))
+    model, x = nn.Sequential(Conv1D(48, 64), nn.GELU(), Conv1D(10, 48)), torch.randn(2, 5, 64)
+    quantized, report = mx.quantize_model(model, "mxfp6_e2m3", "mxfp8_e4m3", return_report=True)
+    assert not report.left and report.converted[1].padding_percent == 25
+    assert quantized.state_dict().keys() == model.state_dict().keys()
+    linear = nn.Sequential(nn.Linear(64, 48), nn.GELU(), nn.Linear(48, 10))
+    linear.load_state_dict({n: p.T if p.ndim == 2 else p for n, p in model.state_dict().items()})
+    with torch.no_grad():
+        found, expected = quantized(x), mx.quantize_model(linear, "mxfp6_e2m3", "mxfp8_e4m3")(x)
+    assert_equal_up_to_turned_codes(found.numpy(), expected.numpy())
+    mx.export(quantized, (x,), tmp_path / "m.onnx")
+    (exported,) = mx.run(tmp_path / "m.onnx", x.numpy()).values()
+    assert_equal_up_to_turned_codes(exported, found.numpy())
+    quantized(x).sum().backward()
+    assert quantized[0].weight.grad.abs().sum() > 0
+
+
+class Depthwise(nn.Conv2d):
+    """As MobileNet and EfficientNet of some libraries name theirs."""
+
+    version = 2
+
+    def __init__(self, channels: int):
+        super().__init__(channels, channels, 3, groups=channels)
+
+    @staticmethod
+    def stride_of(kernel: int) -> int:
+        return kernel // 2
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Padded(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1)), weight, bias)
+
+
+def test_subclasses_that_compute_the_same_are_converted():
+    torch.manual_seed(0)
+    model, x = nn.Sequential(Depthwise(4), nn.Flatten(), nn.Linear(36, 2)).eval(), torch.randn(2, 4, 5, 5)
+    plain = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(36, 2)).eval()
+    plain.load_state_dict(model.state_dict())
+    assert torch.equal(mx.quantize_model(model)(x), mx.quantize_model(plain)(x))
+    with pytest.warns(UserWarning, match="0: Padded is a subclass of Conv2d .*; 1: Doubled is a subclass of Linear"):
+        mx.quantize_model(nn.Sequential(Padded(1, 1, 1), Doubled(3, 3), nn.Linear(3, 1)))
+
+
+class Vision(nn.Module):
+    """Parameters of its own as vision transformers and ConvNeXt have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.class_token, self.positions = nn.Parameter(torch.randn(1, 1, 64)), nn.Parameter(torch.randn(1, 6, 64))
+        self.layer_scale, self.fc = nn.Parameter(torch.ones(6, 1)), nn.Linear(64, 4)
+
+    def forward(self, x):
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        return self.fc(x * self.layer_scale)
+
+
+def test_tokens_positions_and_layer_scales_are_no_matrices_to_warn_about():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = mx.quantize_model(Vision(), return_report=True)[1]
+    (left,) = report.left
+    assert left.expected and left.reason == "positions of Vision is one for the whole batch"
+    assert str(report).endswith(
+        "the model itself: Vision left as it is: positions of Vision is one for the whole batch"
+    )
+    mixing = type("Mixing", (nn.Module,), {})()
+    mixing.table, mixing.fc = nn.Parameter(torch.randn(3, 4)), nn.Linear(4, 4)
+    with pytest.warns(UserWarning, match="left in float: the model itself: Mixing uses parameters of its own .table.;"):
+        mx.quantize_model(mixing)
 
 
 def test_the_given_model_is_left_as_it_was():
@@ -391,3 +489,10 @@ def test_batch_norm_stays_behind_layers_called_twice_tied_or_not_understood():
     assert batch_norm.find_pairs(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5))) == []
     unknown = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False))
     assert batch_norm.find_pairs(unknown) == []
+
+
+def test_weight_norms_of_the_old_kind_are_named():
+    with pytest.warns(FutureWarning, match="weight_norm"):
+        model = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(UnsupportedError, match="cannot be copied: its weight norms .*remove_weight_norm.layer. first"):
+        mx.quantize_model(model)

@@ -15,6 +15,7 @@ from torch.nn import functional
 import mxexport as mx
 from mxexport import graph, runtime
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from tests.helpers import assert_equal_up_to_turned_codes
 
 X = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
 
@@ -104,11 +105,12 @@ def test_an_input_that_is_returned_keeps_its_name(tmp_path):
         (lambda x: x if x.sum() > 0 else -x, "use torch.where or torch.cond"),
     ],
 )
-def test_what_a_graph_cannot_return_is_named(tmp_path, end, message):
+def test_what_a_graph_cannot_return_is_named(tmp_path, capfd, end, message):
     model = make(end)
     with pytest.raises(UnsupportedError, match=message):
         mx.export(model, X, tmp_path / "m.onnx")
     assert not model._forward_hooks and not list(tmp_path.iterdir())
+    assert "def forward" not in capfd.readouterr().err  # nor the graph as far as torch got
 
 
 INSIDE = {
@@ -153,3 +155,107 @@ def test_quant_tensors_as_parameters_and_inputs_are_exported_as_their_values(tmp
 def test_a_compiled_model_is_exported_as_what_it_wraps(tmp_path):
     report = mx.export(torch.compile(make()), X, tmp_path / "m.onnx")
     assert [layer.name for layer in report.layers] == ["fc.weight_quant"]
+
+
+class Functional(nn.Module):
+    """Window attention of torchvision's Swin reads the weights of layers that it never calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj, self.tied = nn.Linear(40, 96, bias=False), nn.Linear(96, 8), nn.Embedding(8, 96)
+        self.tied.weight = self.proj.weight
+
+    def forward(self, x):
+        return self.proj(torch.relu(functional.linear(x, self.qkv.weight)))
+
+
+def test_layers_that_are_not_called_are_named(tmp_path):
+    model, told = mx.quantize_model(Functional()).eval(), "not quantized where it is used: qkv: weight is read by code"
+    with pytest.warns(UserWarning, match=told):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert [name for name, _ in report.notes] == ["qkv"]
+    assert len(report.layers) == 2 and not any("qkv" in layer.name for layer in report.layers)
+
+
+class Masked(nn.Module):
+    """Torch compares the mask of its encoders and decoders with a causal one, value by value, unless told."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Transformer(40, 4, 1, 1, 40, batch_first=True)
+
+    def forward(self, x):
+        return self.body(x, x, tgt_mask=nn.Transformer.generate_square_subsequent_mask(x.shape[1]))
+
+
+def test_masks_of_torchs_transformers_may_be_made_in_forward(tmp_path):
+    torch.manual_seed(0)
+    model, x = mx.quantize_model(Masked()).eval(), torch.randn(3, 9, 40)
+    open_sizes = {"x": {0: "batch", 1: "sequence"}}
+    mx.export(model, torch.randn(2, 5, 40), tmp_path / "m.onnx", dynamic_shapes=open_sizes)
+    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    with torch.no_grad():
+        assert_equal_up_to_turned_codes(found, model(x).numpy())
+
+
+class Batch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(40, 4)
+
+    def forward(self, batch, *, scale=None):
+        return self.fc(batch["x"]) if scale is None else self.fc(batch["x"]) * scale
+
+
+@pytest.mark.parametrize("kwargs", [None, {"scale": torch.full((2, 4), 2.0)}], ids=["alone", "with_keywords"])
+def test_a_dict_may_be_the_last_positional_input(tmp_path, kwargs):
+    model, batch = mx.quantize_model(Batch()).eval(), {"x": X}
+    mx.export(model, (batch,), tmp_path / "m.onnx", kwargs=kwargs)
+    (found,) = runtime.run(tmp_path / "m.onnx", (X.numpy(), *(t.numpy() for t in (kwargs or {}).values()))).values()
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(batch, **(kwargs or {})).numpy(), atol=1e-5)
+
+
+class Cache:
+    """What decoders of transformers return beside their logits unless told not to."""
+
+
+class Decoder(Batch):
+    def forward(self, x):
+        return {"logits": self.fc(x), "past_key_values": Cache()}
+
+
+def test_objects_that_are_no_tensors_are_left_out_with_a_warning(tmp_path):
+    model = mx.quantize_model(Decoder()).eval()
+    with pytest.warns(UserWarning, match="left out: past_key_values: this output is a Cache; a graph returns tensors"):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert report.notes == [("past_key_values", "this output is a Cache; a graph returns tensors only")]
+    assert list(runtime.run(tmp_path / "m.onnx", X.numpy())) == ["logits"]
+
+
+def test_dropout_in_eval_mode_is_named(tmp_path):
+    model = make(functional.dropout)
+    with pytest.warns(UserWarning, match="dropout drops other values each time, in eval mode, too"):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert [name for name, _ in report.notes] == ["dropout"]
+    with pytest.raises(OptionError, match="verify: dropout give other values each time"):
+        mx.clean(tmp_path / "m.onnx", tmp_path / "c.onnx", verify=True)
+
+
+class BatchStatistics(Net):
+    """A norm that a model asks to use the statistics of the batch although it has others."""
+
+    def __init__(self):
+        super().__init__(nn.BatchNorm1d(40))
+
+    def forward(self, x):
+        end = self.end
+        return functional.batch_norm(self.fc(x), end.running_mean, end.running_var, end.weight, end.bias, training=True)
+
+
+def test_statistics_of_the_batch_are_used_where_the_model_uses_them(tmp_path):
+    model, x = mx.quantize_model(BatchStatistics()).eval(), torch.randn(7, 40)
+    mx.export(model, X, tmp_path / "m.onnx")
+    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    with torch.no_grad():
+        assert_equal_up_to_turned_codes(found, model(x).numpy())

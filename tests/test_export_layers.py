@@ -280,3 +280,28 @@ def test_export_is_quiet(tmp_path, caplog):
 def test_files_name_only_our_domain_and_the_standard_one(exported):
     _, _, _, path, _, _ = exported
     assert {o.domain for o in onnx.load(path).opset_import} == {"", ops.DOMAIN}
+
+
+class ChannelsLast(nn.Module):
+    """As ConvNeXt and Swin end: layers on channels-last features, which a global pool then takes channels first."""
+
+    def __init__(self, dims: int):
+        super().__init__()
+        self.fc, self.head = nn.Linear(32, 32), nn.Linear(32, 4)
+        self.pool = {2: nn.AdaptiveAvgPool2d(1), 3: nn.AdaptiveAvgPool3d((1, 1, 1))}[dims]
+
+    def forward(self, x):
+        return self.head(self.pool(self.fc(x).movedim(-1, 1)).flatten(1))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_global_pool_of_permuted_features_is_one_mean(tmp_path, dims):
+    model, shape = mx.quantize_model(ChannelsLast(dims)).eval(), (4,) * dims
+    mx.export(model, (torch.randn(2, *shape, 32),), tmp_path / "m.onnx")
+    kinds = [n.op_type for n in onnx.load(tmp_path / "m.onnx").graph.node]
+    assert kinds.count("ReduceMean") == 1 and not {"Gather", "Range"} & {*kinds}
+    x = torch.randn(3, *shape, 32)
+    with torch.no_grad():
+        expected = model(x).numpy()
+    (found,) = mx.run(tmp_path / "m.onnx", x.numpy()).values()
+    assert_equal_up_to_turned_codes(found, expected)

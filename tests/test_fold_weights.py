@@ -19,6 +19,7 @@ from mxexport.constants import constant_array
 from mxexport.errors import OptionError
 from mxexport.formats import MX_FORMATS, get_format
 from mxexport.passes import run_passes
+from mxexport.passes._weights import weight_of
 from mxexport.passes.fold_weights import fold_weights
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 from tests.pass_helpers import Build
@@ -89,6 +90,21 @@ def test_edge_values_of_every_format_keep_their_bits(name):
     if fmt.scale != "float32":
         assert model.graph.initializers["w_scale0_codes"].const_value.nbytes == 40 * -(-70 // fmt.group_size)
     assert_equal_bits(constant_array(node.outputs[0]), numerics.quantize(edge_values((40, 70)), name, 1).dequantize())
+
+
+@pytest.mark.parametrize("name", [*ALL_FORMATS, "nvfp4"])
+@pytest.mark.parametrize("length", [1, 5])
+def test_a_short_group_is_stored_without_padding(name, length):
+    """Depthwise kernels have one weight in a group of 32, layers that read images three."""
+    fmt, model = get_format(name), weight_model(quantizer(name, edge_values((40, length))))
+    model.graph[0].metadata_props["mx_format"] = name
+    folded_equals(model)
+    (node,) = [n for n in model.graph if graph.is_ours(n, graph.DEQUANTIZERS)]
+    assert model.graph.initializers["w_codes"].const_value.nbytes == 40 * -(-length * fmt.element.bits // 8)
+    assert node.attributes["group_size"].value == length and graph.quantizer_format(node) == fmt
+    assert weight_of(node.outputs[0]).attributes["group_size"] == fmt.group_size  # what padding it would fill
+    node.metadata_props["mx_format"] = "a name nobody knows"
+    assert graph.quantizer_format(node).group_size == length
 
 
 @pytest.mark.parametrize("signed", [0, 1])

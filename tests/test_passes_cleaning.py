@@ -23,6 +23,7 @@ from mxexport.passes import (
     split_gemm,
     unify_qonnx_domains,
 )
+from mxexport.passes.execution import execute
 from tests.helpers import assert_equal_bits
 from tests.passes_helpers import declines, fires, model, op_types, silent
 
@@ -51,6 +52,18 @@ def test_fold_constants_computes_a_region_at_once():
     )
     assert op_types(made) == ["Add"]
     assert set(made.graph.initializers) == {"e", "w"}
+
+
+@pytest.mark.parametrize("offset", [0, 4, 16])
+def test_fold_constants_sums_alike_wherever_an_array_lies(offset):
+    """Weight standardization: a mean of every filter, whose sum onnxruntime starts at a boundary of memory."""
+    room = np.empty(64 * 577 * 4 + 128, np.uint8)
+    start = -room.ctypes.data % 64 + offset
+    weight = room[start : start + 64 * 576 * 4].view(np.float32).reshape(64, 576)
+    weight[...] = normal(64, 576)
+    axes = np.array([1], np.int64)
+    made = fires(fold_constants, model("m = ReduceMean(w, a)  y = Add(x, m)", "float[64,1] x", w=weight, a=axes))
+    assert op_types(made) == ["Add"]
 
 
 def test_fold_constants_takes_shapes_and_our_scales():
@@ -367,6 +380,18 @@ def test_lower_batch_norm(shape):
     sizes = ",".join(map(str, shape))
     made = fires(lower_batch_norm, model(BATCH_NORM, f"float[{sizes}] x", f"float[{sizes}] y", **_statistics(3)))
     assert op_types(made) == ["Mul", "Add"]
+
+
+def test_lower_batch_norm_rounds_as_the_kernel_does():
+    """Bit for bit; a processor that fuses multiply-add in that kernel rounds once less, from the same constants."""
+    x = normal(3, 64, 9) * 3
+    before = model(BATCH_NORM, "float[3,64,9] x", "float[3,64,9] y", **_statistics(64))
+    after = before.clone()
+    lower_batch_norm(after)
+    expected, found = (execute(made, {"x": x})["y"] for made in (before, after))
+    factor, offset = (after.graph.initializers[f"bn.{name}"].const_value.numpy() for name in ("factor", "offset"))
+    fused = (x.astype(np.float64) * factor + offset).astype(np.float32)
+    assert any(np.array_equal(expected, y) for y in (found, fused))
 
 
 def test_lower_batch_norm_declines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 import numpy as np
 import onnx
@@ -18,6 +19,7 @@ from mxexport.cli._common import load_inputs
 from mxexport.cli.files import _file_names
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
 from tests.helpers import assert_equal_bits
+from tests.passes_helpers import model as text_model
 
 
 def product(weight: np.ndarray) -> onnx.ModelProto:
@@ -230,3 +232,13 @@ def test_qonnx_imports_no_module_that_a_file_names(tmp_path, monkeypatch, nested
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 20)])
     with pytest.raises(UnsupportedError, match="node 'odd': domain 'stranger'"):
         runtime.run_qonnx(model, np.ones(2, np.float32))
+
+
+def test_qonnx_is_quiet_about_sizes_that_depend_on_values():
+    """It takes what shape inference leaves open for 0, and would warn of every tensor that is not empty."""
+    body = "c = Greater(x, z)  n = NonZero(c)  y = Cast<to = 1>(n)"
+    model = text_model(body, "float[4] x", "float[1, n] y", z=np.zeros((), np.float32))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = runtime.run_qonnx(model, np.float32([1, -1, 2, 3]))["y"]
+    np.testing.assert_array_equal(found, [[0, 2, 3]])

@@ -37,21 +37,21 @@ def name_inputs_again(model: ir.Model) -> None:
 def _output_keys(program: torch.export.ExportedProgram) -> list[str]:
     """A name from its keys for every output that is a tensor: `hidden`, `more.0`; "" where there are only positions."""
     spec = program.call_spec.out_spec
-    paths = dict(_leaves(pytree.tree_unflatten(list(range(spec.num_leaves)), spec), ()))
+    paths = dict(leaf_paths(pytree.tree_unflatten(list(range(spec.num_leaves)), spec)))
     kinds = [output.arg for output in program.graph_signature.output_specs if output.kind.name == "USER_OUTPUT"]
     return [_key_name(paths.get(i, ())) for i, kind in enumerate(kinds) if isinstance(kind, TensorArgument)]
 
 
-def _leaves(tree: Any, path: tuple) -> Iterator[tuple[int, tuple]]:
+def leaf_paths(tree: Any, path: tuple = ()) -> Iterator[tuple[int, tuple]]:
     """(number of a leaf, keys that lead to it); leaves of containers other than these have none."""
     if isinstance(tree, int):
         yield tree, path
     elif isinstance(tree, Mapping):
         for key, item in tree.items():
-            yield from _leaves(item, (*path, key))
+            yield from leaf_paths(item, (*path, key))
     elif isinstance(tree, (tuple, list)):
         for key, item in zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True):
-            yield from _leaves(item, (*path, key))
+            yield from leaf_paths(item, (*path, key))
 
 
 def _key_name(path: tuple) -> str:

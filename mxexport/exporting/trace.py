@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +17,7 @@ from onnxscript.values import Opset
 
 from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.half import HALF
+from mxexport.exporting.modes import AsGraphsHold, masks_not_looked_into
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
 from mxexport.exporting.plain import plain_outputs
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
@@ -50,17 +53,25 @@ def trace(
     opset: int,
     input_names: list[str] | None,
     output_names: list[str] | None,
-) -> ir.Model:
-    """The model's graph. Raises UnsupportedError with torch's reason when torch cannot export it."""
+) -> tuple[ir.Model, list[tuple[str, str]]]:
+    """The model's graph, and (output, why) for outputs that are left out.
+
+    Raises UnsupportedError with torch's reason when torch cannot export it.
+    """
     table = {getattr(torch.ops.mxexport, name).default: _translation(name) for name in _TORCH_OPS}
     table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
-        with _quiet(), plain_outputs(model), torch.no_grad():
+        with (
+            _quiet(),
+            plain_outputs(model) as left_out,
+            masks_not_looked_into(model),
+            torch.no_grad(),
+            AsGraphsHold(),
+        ):
             program = torch.onnx.export(
                 model,
-                # A dict at the end would be taken for keyword inputs.
-                (*bound.args, {}) if bound.args and isinstance(bound.args[-1], dict) else bound.args,
+                (*bound.args, {}) if _ends_in_a_dict(bound) else bound.args,
                 kwargs=bound.kwargs,
                 dynamo=True,
                 verbose=False,
@@ -77,7 +88,12 @@ def trace(
         name_inputs_again(program.model)
     if not output_names:
         name_outputs(program.model, program.exported_program)
-    return program.model
+    return program.model, left_out
+
+
+def _ends_in_a_dict(bound: inspect.BoundArguments) -> bool:
+    """Where there are no keyword inputs, torch takes a dict at the end for them."""
+    return not bound.kwargs and bool(bound.args) and isinstance(bound.args[-1], dict)
 
 
 def _set_opset(model: ir.Model, opset: int) -> None:
@@ -176,10 +192,26 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", "# The axis name: .* will not be used")  # all inputs share it
             warnings.filterwarnings("ignore", "The tensor attribute.* assigned during export")  # put back afterwards
             warnings.filterwarnings("ignore", "# ONNX model has different number of inputs")  # we name dimensions then
-            yield
+            warnings.filterwarnings("ignore", "While compiling, we found certain side effects")  # our own hook's
+            with contextlib.redirect_stderr(_WithoutGraphs(sys.stderr)):
+                yield
     finally:
         for log, level in zip(logs, levels, strict=True):
             log.setLevel(level)
+
+
+class _WithoutGraphs(io.TextIOBase):
+    """An error stream without the graph that torch prints, before it raises, as far as it was traced."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        shown = text.lstrip().startswith(("def forward(self", "class GraphModule("))
+        return len(text) if shown else self.stream.write(text)
+
+    def flush(self) -> None:
+        self.stream.flush()
 
 
 def _trace_failure(model: torch.nn.Module, error: Exception) -> str:

@@ -97,7 +97,7 @@ def _packed(node: ir.Node) -> Weight:
         op, described = MXFloatQuant, MXFloatQuant.attributes_of(MXFloatDequant.element_of(a))
     else:
         op, described = GroupwiseQuant, {"bit_width": a["bit_width"], "signed": a["signed"], "narrow": 0}
-    described |= {name: a[name] for name in ("axis", "group_size")}
+    described |= {"axis": a["axis"], "group_size": graph.group_size(node)}
     return Weight(node, op.op_type(), described, tuple(a["shape"]), _inputs(node))
 
 

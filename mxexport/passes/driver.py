@@ -180,7 +180,7 @@ class _Checker:
 
 
 def _refuse_random(model: ir.Model) -> None:
-    random = [rewriting.label(node) for node in model.graph.all_nodes() if rewriting.is_op(node, *rewriting.RANDOM)]
+    random = [rewriting.label(node) for node in model.graph.all_nodes() if rewriting.is_random(node)]
     if random:
         raise OptionError(f"verify: {', '.join(random)} give other values each time; leave verify out")
 

@@ -14,6 +14,7 @@ from mxexport.passes.outcome import Outcome
 SIZE_LIMIT = 1 << 20
 """Bytes a folded tensor may have; more is fine where it does not outgrow what it is made from."""
 
+_ALIGNMENT = 64  # bytes
 _GROWING = {"ConstantOfShape", "Expand", "Tile", "Range", "Resize", "Upsample", "Pad", "OneHot", "EyeLike", "Gather"}
 _OWN_SCALES = {"MXScale", "GroupwiseScale", "GroupwiseZeroPoint"}
 
@@ -172,7 +173,7 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
     sources = {
         v: ready.get(v, v.const_value) for node in region for v in node.inputs if v is not None and v not in inside
     }
-    fed = {value.name: np.require(tensor.numpy(), requirements="CA") for value, tensor in sources.items()}
+    fed = {value.name: _aligned(tensor.numpy()) for value, tensor in sources.items()}
     infos = [
         onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
         for n, a in fed.items()
@@ -190,6 +191,16 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
     )
     arrays = session.run([value.name for value in wanted], fed)
     return {value: ir.tensor(a) for value, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}
+
+
+def _aligned(array: np.ndarray) -> np.ndarray:
+    """A copy that lies in memory as onnxruntime's own initializers do: sums of its kernels start with what comes before
+    the first boundary of a vector register, so their last bits depend on it."""
+    room = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % _ALIGNMENT
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _replace(graph: ir.Graph, value: ir.Value, tensor: ir.TensorProtocol) -> ir.Value:

@@ -27,7 +27,8 @@ def fold_weights(model: ir.Model) -> Outcome:
     The values keep their bits: each weight is decoded again and compared before anything changes. The tensor keeps its
     name (`fc.weight_quant`); the node is called `fc.weight_dequant`, the codes `fc.weight_codes`. Power-of-two scales
     are stored as E8M0 codes and those of nvfp4 as E4M3 codes, one byte per group, read by an operator that gives the
-    same float32 tensor. The float weight leaves the file unless something else reads it.
+    same float32 tensor. An axis shorter than a group is stored as a group of its own length. The float weight leaves
+    the file unless something else reads it.
     """
     outcome, scene = Outcome(), None
     for node in list(model.graph):
@@ -120,7 +121,9 @@ def _constants(node: ir.Node) -> list[np.ndarray]:
 def _dequantizer(fmt: GroupFormat, attributes: dict, shape: tuple[int, ...]):
     """The operator that reads the codes, and its attributes."""
     axis = groups.normalize_axis(attributes["axis"], len(shape))
-    common = {"axis": axis, "group_size": attributes["group_size"], "shape": list(shape)}
+    # One short group is stored without the padding to a whole one: depthwise kernels, layers that read images.
+    size = max(1, min(attributes["group_size"], shape[axis]))
+    common = {"axis": axis, "group_size": size, "shape": list(shape)}
     if fmt.is_float:
         return MXFloatDequant, MXFloatDequant.attributes_of(fmt.element) | common
     return GroupwiseDequant, {name: attributes[name] for name in ("bit_width", "signed")} | common
@@ -149,7 +152,7 @@ def _packed_codes(quantizer, dequantizer, arrays: list[np.ndarray], fmt: GroupFo
     cut, packed, wrong, first = int(axis == 0), [], 0, None
     for start, part in _slabs(arrays, cut):
         described = _dequantizer(fmt, attributes, part[0].shape)[1]
-        codes = packing.pack_codes(_codes(part, fmt, attributes), fmt.element.bits, axis, fmt.group_size)
+        codes = packing.pack_codes(_codes(part, fmt, attributes), fmt.element.bits, axis, described["group_size"])
         (expected,) = quantizer.reference(*part, **attributes)
         (decoded,) = dequantizer.reference(codes, *part[1:], **described)
         differs = ~equal_bits(decoded, expected)

@@ -13,6 +13,7 @@ QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.gen
 QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
 QONNX_ONLY = {"Quant", "BipolarQuant", "Trunc"}  # no standard operator goes by these names
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
+"""Operators that give other values each time; so does Dropout where it is in training mode, see `is_random`."""
 STANDARD_DOMAINS = {"", "ai.onnx"}
 SHAPE_OPERATORS = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
 
@@ -29,6 +30,15 @@ def nodes(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """A standard ONNX operator of one of the given types."""
     return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types
+
+
+def is_random(node: ir.Node) -> bool:
+    """Gives other values each time. Dropout does in training mode (its third input), unless that is known to be off."""
+    if is_op(node, "Dropout"):
+        mode = node.inputs[2] if len(node.inputs) > 2 else None
+        known = constant(mode)
+        return mode is not None and (known is None or bool(known))
+    return is_op(node, *RANDOM)
 
 
 def is_qonnx(node: ir.Node | None) -> bool:

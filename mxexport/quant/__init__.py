@@ -18,6 +18,7 @@ from mxexport.quant.layers import (
     QuantMatMul,
     QuantMultiheadAttention,
     QuantReLU,
+    QuantTransposedLinear,
 )
 from mxexport.quant.quantizers import (
     ScaleSource,
@@ -56,6 +57,7 @@ __all__ = [
     "QuantMatMul",
     "QuantMultiheadAttention",
     "QuantReLU",
+    "QuantTransposedLinear",
     "QuantSpec",
     "Quantizer",
     "ScaleSource",

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.layer_formats import FormatTable, format_table
-from mxexport.quant.layers import QUANT_LAYERS, QuantLayer
+from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 from mxexport.quant.spec import Format
 
@@ -69,7 +69,7 @@ def quantize_model(
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
         raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)
-    if unexpected := [f"{left.name}: {left.reason}" for left in report.left if not left.expected]:
+    if unexpected := [f"{left.place}: {left.reason}" for left in report.left if not left.expected]:
         warnings.warn("left in float: " + "; ".join(unexpected), stacklevel=2)
     _stop_fused_kernels(quantized)
     attach(report, quantized)
@@ -81,6 +81,8 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # deepcopy fails in as many ways as there are attributes
         reason = str(error).partition("\n")[0]
+        if any("weight_g" in module._parameters for module in model.modules()):
+            reason = "its weight norms make weights at run time; call torch.nn.utils.remove_weight_norm(layer) first"
         raise UnsupportedError(f"quantize_model: {type(model).__name__} cannot be copied: {reason}") from error
 
 
@@ -123,14 +125,14 @@ class _Conversion:
         if module._parameters or parametrize.is_parametrized(module):
             name = self.names.get(module, [""])[0]
             self.report.left.append(FloatLayer(name, type(module).__name__, reason, expected))
-        if type(module) not in QUANT_LAYERS and not parametrize.is_parametrized(module):
+        if quantized_kind(module) is None and not parametrize.is_parametrized(module):
             for child_name, child in module._modules.items():
                 if child is not None:
                     module._modules[child_name] = self.visit(child)
         return module
 
     def convert(self, module: nn.Module) -> QuantLayer:
-        names, kind = self.names[module], QUANT_LAYERS[type(module)]
+        names, kind = self.names[module], quantized_kind(module)
         formats = self.table.formats_of(names)
         layer = _from_float(kind, module, names[0], formats)
         self.report.converted.append(describe(names[0], layer, formats.scale_rule))
@@ -151,17 +153,17 @@ class _Conversion:
 
     def reason_to_leave(self, module: nn.Module) -> tuple[str | None, bool]:
         """Why `module` stays in float and whether that was to be expected; (None, True) when it is converted."""
-        names, kind = self.names.get(module, [""]), QUANT_LAYERS.get(type(module))
+        names, kind = self.names.get(module, [""]), quantized_kind(module)
         if (pattern := self.table.excluding_pattern(names)) is not None:
             return f"excluded by {pattern!r}", True
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
             return "has no shape yet; run the model once before converting it", False
-        if not any(p is not None and p.ndim > 1 for p in module._parameters.values()):
+        if not _matrices(module):
             if parametrize.is_parametrized(module):
                 return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first", False
-            return f"{type(module).__name__} has no product of matrices", True
+            return _why_no_product(module), True
         if kind is None:
-            return _why_unknown(module), False
+            return _why_unknown(module)
         if not all(p is None or p.is_floating_point() for p in module._parameters.values()):
             return "has parameters that are no real floating-point numbers", False
         if (refusal := kind.refusal(module)) is not None:
@@ -179,17 +181,39 @@ def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -
         raise FormatError(f"{name}: {error}") from None
 
 
-def _why_unknown(module: nn.Module) -> str:
+def _matrices(module: nn.Module) -> list[str]:
+    """Names of the module's own parameters that may be matrices. In layers that have products all of rank 2 and more
+    are; elsewhere sizes of 1 do not count, for a scale [C, 1, 1] is a vector."""
+    rank = len if isinstance(module, tuple(QUANT_LAYERS)) else lambda shape: sum(size != 1 for size in shape)
+    return [name for name, p in module._parameters.items() if p is not None and rank(p.shape) > 1]
+
+
+def _why_no_product(module: nn.Module) -> str:
+    own, names = type(module).__name__, [name for name, p in module._parameters.items() if p is not None]
+    if not module._modules:
+        return f"{own} has no product of matrices"
+    return f"{', '.join(names)} of {own} {'is no matrix' if len(names) == 1 else 'are no matrices'}"
+
+
+def _why_unknown(module: nn.Module) -> tuple[str, bool]:
+    """Why a module of a kind that is not converted stays in float, and whether that was to be expected."""
+    if type(module).__module__.startswith("torch.nn.") or isinstance(module, (*QUANT_LAYERS, torch.jit.ScriptModule)):
+        return _why_no_form(module), False
+    names, own = _matrices(module), type(module).__name__
+    # [1, N, D] is added to [batch, N, D]: positions, tokens. No product of a layer has a matrix of that shape.
+    if all(module._parameters[name].ndim > 2 and module._parameters[name].shape[0] == 1 for name in names):
+        return f"{', '.join(names)} of {own} {'is' if len(names) == 1 else 'are'} one for the whole batch", True
+    return f"{own} uses parameters of its own ({', '.join(names)}); what it computes with them is not known", False
+
+
+def _why_no_form(module: nn.Module) -> str:
     own = type(module).__name__
     if isinstance(module, torch.jit.ScriptModule):
         return f"{own} is TorchScript; convert the Python module it was made from"
     for known in QUANT_LAYERS:
         if isinstance(module, known):
             return f"{own} is a subclass of {known.__name__} and may compute otherwise; use {known.__name__} itself"
-    if type(module).__module__.startswith("torch.nn."):
-        return f"{own} has no quantized form yet"
-    matrices = [name for name, p in module._parameters.items() if p is not None and p.ndim > 1]
-    return f"{own} uses parameters of its own ({', '.join(matrices)}); what it computes with them is not known"
+    return f"{own} has no quantized form yet"
 
 
 def _stop_fused_kernels(model: nn.Module) -> None:

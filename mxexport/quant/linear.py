@@ -1,7 +1,8 @@
-"""Layers with one weight matrix: linear and embedding."""
+"""Layers with one weight matrix: linear, either way round, and embedding."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
@@ -15,6 +16,24 @@ class QuantLinear(QuantLayer, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         x, weight = self._quantized(x)
         return nn.functional.linear(x, weight, self.quant_bias())
+
+
+class QuantTransposedLinear(QuantLayer, nn.Module):
+    """A linear layer that stores its weight as [I, O]: `Conv1D` of transformers, which GPT-2 is made of.
+
+    The weight is grouped along axis 0, the input along its last axis. `quantize_model` makes these from the layers it
+    finds; there is nothing to construct, for the float layer is not torch's own.
+    """
+
+    weight_axis = 0
+    channel_axis = 1
+
+    def _input_length(self) -> int:
+        return self.weight.shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self._quantized(x)
+        return torch.matmul(x, weight) + self.quant_bias()
 
 
 class QuantEmbedding(QuantLayer, nn.Embedding):

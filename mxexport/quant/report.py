@@ -37,6 +37,10 @@ class FloatLayer:
     reason: str
     expected: bool
 
+    @property
+    def place(self) -> str:
+        return self.name or "the model itself"
+
 
 @dataclass
 class ConversionReport:
@@ -57,7 +61,7 @@ class ConversionReport:
             for c in self.converted
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
-        lines += [f"{f.name}: {f.kind} left as it is: {f.reason}" for f in self.left]
+        lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
 
 

@@ -50,8 +50,9 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
     given = dict(zip(ports, map(constant_array, node.inputs), strict=False))
     value, scale, zero = results[0], given["scale"], given.get("zero_point")
     axis = groups.normalize_axis(a["axis"], value.ndim)
-    s = groups.expand(scale, axis, a["group_size"], value.shape[axis])
-    z = np.float32(0) if zero is None else groups.expand(zero, axis, a["group_size"], value.shape[axis])
+    size = graph.group_size(node)
+    s = groups.expand(scale, axis, size, value.shape[axis])
+    z = np.float32(0) if zero is None else groups.expand(zero, axis, size, value.shape[axis])
     with np.errstate(all="ignore"):
         elements = np.where(value == 0, value, value / s)
         if "exponent_bits" in a:
@@ -60,7 +61,7 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
             elements = np.rint(elements + z)
         elements = np.where(np.isnan(s), z, elements).astype(np.float32)
         exact = bool(equal_bits(np.float32(elements - z) * s, value).all())
-    return ConstantCodes(elements, scale, zero, axis, a["group_size"], value, exact)
+    return ConstantCodes(elements, scale, zero, axis, size, value, exact)
 
 
 def _rounding(node: ir.Node, a: dict) -> dict:
