@@ -17,6 +17,7 @@ from torch import nn
 import mxexport
 from mxexport import graph, runtime, verification
 from mxexport.errors import MissingToolError
+from mxexport.model_file import write_bytes
 
 TEST_IMAGES = 1000
 _SEED = 0
@@ -152,7 +153,7 @@ def run_demo(
         "area": area,
         "files": {"qonnx": str(qonnx_path)} | design.files(),
     }
-    (out / "demo.json").write_text(json.dumps(result, indent=2) + "\n")
+    write_bytes(out / "demo.json", (json.dumps(result, indent=2) + "\n").encode())
     return result
 
 

@@ -1,16 +1,49 @@
-"""Building small graphs for the tests of passes, and executing them before and after a pass."""
+"""Small graphs for tests of passes and targets, from ONNX text or node by node; the claims every pass is held to."""
 
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport import graph, runtime, verification
+from mxexport import graph, numerics, runtime, verification
 from mxexport.formats import get_format
 from mxexport.ops import DOMAIN, GroupwiseQuant, MXFloatQuant
+from mxexport.passes import bound_of, run_passes
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
+HEADER = '<ir_version: 10, opset_import: ["" : 20, "mxexport.ops" : 1, "qonnx.custom_op.general" : 1]>'
+
+
+ARRAYS = {
+    "w": np.eye(4, 3, dtype=np.float32), "b": np.ones(3, np.float32), "nan": np.array([1, np.nan, 1], np.float32),
+    "step": np.float32(0.5), "zero": np.float32(0), "four": np.float32(4),
+}  # fmt: skip
+"""A table of constants for small quantized layers: weight and bias, scale, zero point and bit width."""
+
+
+def model(
+    body: str,
+    inputs: str = "float[2,4] x",
+    outputs: str = "float[2,4] y",
+    constants: str = "",
+    table: dict[str, np.ndarray] | None = None,
+    **arrays,
+) -> ir.Model:
+    """A model from the text of its nodes; `arrays`, and those of `table` that nodes read, become initializers."""
+    names = f"<{constants}>" if constants else ""
+    made = ir.from_onnx_text(f"{HEADER} g ({inputs}) => ({outputs}) {names} {{ {body} }}")
+    read = {v.name for node in made.graph.all_nodes() for v in node.inputs if v is not None}
+    arrays |= {name: array for name, array in (table or {}).items() if name in read}
+    for name, array in arrays.items():
+        uses = [
+            (n, i) for n in made.graph.all_nodes() for i, v in enumerate(n.inputs) if v is not None and v.name == name
+        ]
+        value = graph.new_initializer(made.graph, name, np.asarray(array))
+        for node, i in uses:
+            node.replace_input_with(i, value)
+    return made
 
 
 class Build:
@@ -23,13 +56,7 @@ class Build:
 
     def const(self, array, name: str | None = None) -> ir.Value:
         self.count += 1
-        tensor = ir.tensor(np.asarray(array))
-        value = ir.Value(
-            name=name or f"c{self.count}", shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype),
-            const_value=tensor,
-        )  # fmt: skip
-        self.graph.register_initializer(value)
-        return value
+        return graph.new_initializer(self.graph, name or f"c{self.count}", np.asarray(array))
 
     def op(self, op_type: str, *operands, name: str | None = None, domain: str = "", **attributes) -> ir.Value:
         self.count += 1
@@ -54,8 +81,6 @@ class Build:
         return self.op(operator.op_type(), x, scale, name=name, domain=DOMAIN, **attributes)
 
     def weight(self, array: np.ndarray, fmt: str, axis: int, name: str) -> ir.Value:
-        from mxexport import numerics
-
         q = numerics.quantize(array, fmt, axis)
         return self.quant(self.const(array, f"{name}.weight"), fmt, axis, f"{name}.weight_quant",
                           self.const(q.scale, f"{name}.scale"))  # fmt: skip
@@ -70,8 +95,6 @@ class Build:
 
 def infer(model: ir.Model) -> ir.Model:
     """Shapes of standard nodes by onnx, of ours by their own rule; executing needs our function bodies."""
-    import onnx
-
     graph.attach_functions(model)
     graph.attach_standard_functions(model)
     inferred = ir.from_proto(onnx.shape_inference.infer_shapes(graph.to_proto(model), data_prop=True))
@@ -173,3 +196,28 @@ def producer_chain(value: ir.Value) -> list[str]:
         chain.append(value.producer().op_type)
         value = value.producer().inputs[0]
     return chain
+
+
+def fires(function, made: ir.Model) -> ir.Model:
+    """The pass changes the model, a second run does not, and execution before and after agrees as it promises."""
+    assert function(made.clone()).modified
+    record = run_passes(made, [function], verify=True)
+    assert all(step.verified for step in record.steps if step.changed)
+    assert not function(record.model).modified
+    if bound_of(function) is None:
+        assert {step.verified for step in record.steps if step.changed} == {"equal bits"}
+    return record.model
+
+
+def declines(function, made: ir.Model, reason: str) -> None:
+    """The pass leaves the model alone and says why."""
+    before = op_types(made)
+    outcome = function(made)
+    assert not outcome.modified and op_types(made) == before
+    assert any(reason in why for _, why in outcome.declined), outcome.declined
+
+
+def silent(function, made: ir.Model) -> None:
+    """Nothing to do and nothing to report."""
+    outcome = function(made)
+    assert not outcome.modified and not outcome.declined, outcome

@@ -10,7 +10,7 @@ from mxexport import graph, runtime
 from mxexport.constants import constant_array
 from mxexport.errors import ShapeError, UnsupportedError
 from tests.helpers import assert_equal_bits, edge_values
-from tests.passes_helpers import model
+from tests.pass_helpers import model
 
 W = edge_values((16, 24))
 QONNX = "qonnx.custom_op.general"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -108,8 +110,24 @@ def randomized(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
+@dataclass(frozen=True)
+class Exported:
+    """`model` is what was exported, `original` the float model it was made of."""
+
+    name: str
+    original: nn.Module
+    model: nn.Module
+    args: tuple[torch.Tensor, ...]
+    path: Path
+    report: mx.ExportReport
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        return tuple(a.numpy() for a in self.args)
+
+
 @pytest.fixture(scope="module", params=MODELS)
-def exported(request, tmp_path_factory):
+def exported(request, tmp_path_factory) -> Exported:
     torch.manual_seed(0)
     make, args = MODELS[request.param]
     original = randomized(make())
@@ -117,7 +135,7 @@ def exported(request, tmp_path_factory):
     path = tmp_path_factory.mktemp(request.param) / "model.onnx"
     # The sequence of sequence-first attention has the mask's length; only batches may vary.
     report = mx.export(model, args, path, dynamic_batch=request.param != "attention_sequence_first")
-    return request.param, model, args, path, report, original
+    return Exported(request.param, original, model, args, path, report)
 
 
 def outputs(model: nn.Module, args: tuple) -> list[np.ndarray]:
@@ -126,11 +144,12 @@ def outputs(model: nn.Module, args: tuple) -> list[np.ndarray]:
     return [t.numpy() for t in (found if isinstance(found, tuple) else (found,)) if t is not None]
 
 
-def check_outputs(name, model, args, path, original) -> None:
+def check_outputs(exported: Exported) -> None:
     """The file computes what torch computes: its error is 10 dB below that of quantization, or nothing but rounding."""
-    found = runtime.run(path, tuple(a.numpy() for a in args)).values()
-    for actual, expected, floats in zip(found, outputs(model, args), outputs(original, args), strict=True):
-        if name in ONE_LAYER:
+    found = runtime.run(exported.path, exported.arrays).values()
+    from_torch, from_floats = (outputs(m, exported.args) for m in (exported.model, exported.original))
+    for actual, expected, floats in zip(found, from_torch, from_floats, strict=True):
+        if exported.name in ONE_LAYER:
             np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
         else:
             assert_equal_up_to_turned_codes(actual, expected, 0.3 * rms(expected - floats))
@@ -142,37 +161,33 @@ def constants(path) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("execute", [runtime.run, runtime.run_qonnx, runtime.run_reference])
 def test_quantizers_give_equal_bits_on_equal_input(exported, execute):
-    name, _, args, path, _, _ = exported
-    if name == "transposed2d" and execute is runtime.run_reference:
+    if exported.name == "transposed2d" and execute is runtime.run_reference:
         pytest.skip("onnx's ReferenceEvaluator fails on ConvTranspose with groups")
-    differences = verification.count_quantizer_differences(graph.load(path), tuple(a.numpy() for a in args), execute)
+    differences = verification.count_quantizer_differences(graph.load(exported.path), exported.arrays, execute)
     assert len(differences) >= 3 and not any(differences.values()), differences
 
 
 def test_outputs_agree_with_torch_up_to_accumulation_order(exported):
-    name, model, args, path, _, original = exported
-    check_outputs(name, model, args, path, original)
+    check_outputs(exported)
 
 
 def test_another_batch_size_runs(exported):
-    name, model, args, path, _, original = exported
-    if name == "attention_sequence_first":
+    if exported.name == "attention_sequence_first":
         pytest.skip("exported with a fixed batch")
-    check_outputs(name, model, tuple(torch.cat([a, a[:1]]) for a in args), path, original)
+    check_outputs(replace(exported, args=tuple(torch.cat([a, a[:1]]) for a in exported.args)))
 
 
 def test_every_weight_is_stored_once_with_a_contracted_scale(exported):
-    _, model, _, path, _, _ = exported
-    onnx.checker.check_model(onnx.load(path), full_check=True)
-    nodes = [n for n in graph.load(path).graph if graph.is_ours(n, graph.QUANTIZERS)]
+    onnx.checker.check_model(onnx.load(exported.path), full_check=True)
+    nodes = [n for n in graph.load(exported.path).graph if graph.is_ours(n, graph.QUANTIZERS)]
     weights = [n for n in nodes if graph.constant(n.inputs[0]) is not None]
-    quantized = {id(getattr(m, w)) for m in model.modules() for w in _quantized_weights(m)}
+    quantized = {id(getattr(m, w)) for m in exported.model.modules() for w in _quantized_weights(m)}
     assert len(weights) == len({n.inputs[0].name for n in weights}) == len(quantized)
     for node in weights:
         a, shape = graph.attributes(node), graph.constant(node.inputs[0]).shape
         assert graph.constant(node.inputs[1]).shape == contracted_shape(shape, a["axis"], a["group_size"])
-    stored = sum(array.size for array in constants(path).values() if array.dtype == np.float32)
-    parameters = sum(p.numel() for p in model.parameters())
+    stored = sum(array.size for array in constants(exported.path).values() if array.dtype == np.float32)
+    parameters = sum(p.numel() for p in exported.model.parameters())
     scales = sum(graph.constant(n.inputs[1]).size for n in weights)
     assert stored <= parameters + scales + 64  # a few scalars of torch's own, and masks as floats
 
@@ -183,22 +198,20 @@ def _quantized_weights(module: nn.Module) -> tuple[str, ...]:
 
 
 def test_every_quantizer_of_the_file_has_the_name_of_its_module(exported):
-    _, model, _, path, report, _ = exported
-    modules = dict(model.named_modules())
-    for layer in report.layers:
+    modules, layers = dict(exported.model.named_modules()), exported.report.layers
+    for layer in layers:
         owner = layer.name.rpartition(".")[0]
         assert owner in modules, layer.name
         assert layer.format in {"mxfp8_e4m3", "mxint8", "mxfp6_e2m3"} and layer.scale_shape
-    assert len({layer.name for layer in report.layers}) == len(report.layers)
+    assert len({layer.name for layer in layers}) == len(layers)
 
 
 def test_torch_weights_have_the_same_bits(exported):
-    _, model, args, path, _, _ = exported
-    nodes = [n for n in graph.load(path).graph if graph.is_ours(n, graph.QUANTIZERS) and "weight" in n.name]
-    found = runtime.run(path, tuple(a.numpy() for a in args), [n.outputs[0].name for n in nodes])
+    nodes = [n for n in graph.load(exported.path).graph if graph.is_ours(n, graph.QUANTIZERS) and "weight" in n.name]
+    found = runtime.run(exported.path, exported.arrays, [n.outputs[0].name for n in nodes])
     for node in nodes:
         owner, _, weight = node.inputs[0].name.rpartition(".")
-        expected = model.get_submodule(owner).quant_weight(weight).value.detach().numpy()
+        expected = exported.model.get_submodule(owner).quant_weight(weight).value.detach().numpy()
         assert verification.equal_bits(found[node.outputs[0].name], expected).all()
 
 
@@ -278,8 +291,7 @@ def test_export_is_quiet(tmp_path, caplog):
 
 
 def test_files_name_only_our_domain_and_the_standard_one(exported):
-    _, _, _, path, _, _ = exported
-    assert {o.domain for o in onnx.load(path).opset_import} == {"", ops.DOMAIN}
+    assert {o.domain for o in onnx.load(exported.path).opset_import} == {"", ops.DOMAIN}
 
 
 class ChannelsLast(nn.Module):

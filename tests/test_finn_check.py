@@ -7,27 +7,25 @@ import onnx_ir as ir
 import pytest
 
 from mxexport.targets.finn_check import check_finn
-from tests.passes_helpers import model
+from tests import pass_helpers
+from tests.pass_helpers import model
 
 Q = "qonnx.custom_op.general.Quant"
 OURS = "mxexport.ops.GroupwiseQuant<axis=0, group_size=32, bit_width=4, signed=1, narrow=1>"
 INPUT = f"[in] q = {Q}<signed=1, narrow=1>(x, step, zero, four)"
 WEIGHT = f"[w] qw = {Q}<signed=1, narrow=1>(w, per_column, zero, four)"
 FILTERS = f"[f] qf = {Q}<signed=1, narrow=1>(f, step, zero, four)"
-ARRAYS = {
-    "w": np.eye(4, 3, dtype=np.float32), "f": np.ones((3, 2, 1, 1), np.float32), "b": np.ones(3, np.float32),
-    "step": np.float32(0.5), "zero": np.float32(0), "four": np.float32(4), "nine": np.float32(9),
-    "half": np.float32(4.5),
+ARRAYS = pass_helpers.ARRAYS | {
+    "f": np.ones((3, 2, 1, 1), np.float32), "nine": np.float32(9), "half": np.float32(4.5),
     "per_column": np.array([[0.5, 1, 2]], np.float32), "per_row": np.array([[0.5], [1], [2], [4]], np.float32),
     "per_input": np.array([1, 2, 4, 8], np.float32), "ones": np.ones((1, 4), np.float32),
-    "columns": np.array([0.5, 1, 2], np.float32), "nan": np.array([1, np.nan, 1], np.float32),
+    "columns": np.array([0.5, 1, 2], np.float32),
     "short": np.ones(3, np.float16), "scale": np.ones((1, 3), np.float32),
 }  # fmt: skip
 
 
 def built(body: str, inputs: str = "float[2,4] x", outputs: str = "float[2,3] y", opset: int = 17) -> ir.Model:
-    words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
-    made = model(body, inputs, outputs, **{name: array for name, array in ARRAYS.items() if name in words})
+    made = model(body, inputs, outputs, table=ARRAYS)
     made.opset_imports[""] = opset
     return made
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from mxexport.passes import PIPELINE, fix_shapes, fold_shapes, infer_shapes, run_passes
-from tests.passes_helpers import declines, model, op_types, silent
+from tests.pass_helpers import declines, model, op_types, silent
 
 SPLIT_HEADS = """
   s = Shape(x)  i0 = Constant<value_int=0>()  i1 = Constant<value_int=1>()  i2 = Constant<value_int=2>()

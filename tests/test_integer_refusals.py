@@ -13,7 +13,8 @@ from mxexport.errors import UnsupportedError
 from mxexport.passes import infer_shapes
 from mxexport.targets import finn, hls4ml
 from mxexport.targets._opset import lower_opset
-from tests.passes_helpers import model
+from tests import pass_helpers
+from tests.pass_helpers import model
 
 QONNX = "qonnx.custom_op.general"
 Q = f'{QONNX}.Quant<signed=1, narrow=1, rounding_mode="ROUND">'
@@ -25,13 +26,10 @@ SCALE = "mxexport.ops.MXScale<axis=1, group_size=2, emax=0, round_bias=0, frac_b
 INPUT, WEIGHT = f"[in] q = {Q}(x, step, zero, four)", f"[w] qw = {Q}(w, step, zero, four)"
 WIDE = np.full((4, 3), 2.0**100, np.float32)
 WIDE[0] = 2.0**-100
-ARRAYS = {
-    "w": np.eye(4, 3, dtype=np.float32), "wide": WIDE, "vector": np.ones(4, np.float32),
-    "inf": np.full((4, 3), np.inf, np.float32), "b": np.ones(3, np.float32),
-    "long": np.array([2.0**60, 0, 0.5], np.float32), "nan": np.array([1, np.nan, 1], np.float32),
-    "fine": np.array([2.0**60, 0, 2.0**-20], np.float32),
-    "step": np.float32(0.5), "half": np.float32(0.25), "zero": np.float32(0), "four": np.float32(4),
-    "eight": np.float32(8), "third": np.float32(1 / 3), "infinite": np.float32(np.inf),
+ARRAYS = pass_helpers.ARRAYS | {
+    "wide": WIDE, "vector": np.ones(4, np.float32), "inf": np.full((4, 3), np.inf, np.float32),
+    "long": np.array([2.0**60, 0, 0.5], np.float32), "fine": np.array([2.0**60, 0, 2.0**-20], np.float32),
+    "half": np.float32(0.25), "eight": np.float32(8), "third": np.float32(1 / 3), "infinite": np.float32(np.inf),
     "s": np.ones((2, 1), np.float32), "s2": np.ones((2, 2), np.float32),
     "mixed": np.array([[1, 2], [1, 2]], np.float32),
     "z2": np.full((2, 2), 3, np.float32), "bits": np.array([3, 4, 5, 6], np.float32),
@@ -40,8 +38,7 @@ BOTH = {"hls4ml": (hls4ml, "hls4ml multiplies"), "finn": (finn, "FINN multiplies
 
 
 def built(body: str, inputs: str = "float[2,4] x", outputs: str = "float[2,3] y") -> ir.Model:
-    words = set(re.findall(r"\w+", body))
-    return model(body, inputs, outputs, **{name: array for name, array in ARRAYS.items() if name in words})
+    return model(body, inputs, outputs, table=ARRAYS)
 
 
 def activation(quant: str, before: str = "") -> str:

@@ -13,7 +13,7 @@ from mxexport import graph, runtime
 from mxexport.errors import UnsupportedError
 from mxexport.passes import check
 from mxexport.quant import freeze_scales
-from tests.passes_helpers import model
+from tests.pass_helpers import model
 
 STATIC = mx.QuantSpec("mxint8", source="static", scaling_per_output="tensor")
 LINEAR = ("mxint8", "mxfp4_e2m1", "mxfp8_e4m3", "int4_g16", "uint4_g16", "nvfp4")

@@ -14,7 +14,7 @@ import pytest
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.passes import check, clean
-from tests.passes_helpers import model
+from tests.pass_helpers import model
 
 RNG = np.random.default_rng(3)
 SCALE = "mxexport.ops.MXScale<axis=1, group_size=32, emax=0, round_bias=0, frac_bits=6, code_min=0, code_max=254>"

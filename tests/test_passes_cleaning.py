@@ -25,7 +25,7 @@ from mxexport.passes import (
 )
 from mxexport.passes.execution import execute
 from tests.helpers import assert_equal_bits
-from tests.passes_helpers import declines, fires, model, op_types, silent
+from tests.pass_helpers import declines, fires, model, op_types, silent
 
 RNG = np.random.default_rng(0)
 QUANT = "axis=1, group_size=32, bit_width=4, signed=1, narrow=1"

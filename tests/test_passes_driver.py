@@ -31,7 +31,7 @@ from mxexport.passes import (
     split_gemm,
 )
 from tests.helpers import assert_equal_bits
-from tests.passes_helpers import model, op_types
+from tests.pass_helpers import model, op_types
 
 RNG = np.random.default_rng(1)
 

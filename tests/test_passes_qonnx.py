@@ -33,7 +33,7 @@ from mxexport.passes import (
     run_passes,
 )
 from tests.helpers import assert_equal_bits
-from tests.passes_helpers import model, op_types
+from tests.pass_helpers import model, op_types
 
 RNG = np.random.default_rng(2)
 QUANT = 'qonnx.custom_op.general.Quant<signed=1, narrow=1, rounding_mode="ROUND">'

@@ -19,7 +19,7 @@ from mxexport.cli._common import load_inputs
 from mxexport.cli.files import _file_names
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
 from tests.helpers import assert_equal_bits
-from tests.passes_helpers import model as text_model
+from tests.pass_helpers import model as text_model
 
 
 def product(weight: np.ndarray) -> onnx.ModelProto:

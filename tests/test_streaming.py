@@ -10,7 +10,7 @@ import pytest
 
 from mxexport import graph
 from mxexport.errors import InputFileError
-from tests.passes_helpers import model
+from tests.pass_helpers import model
 
 RNG = np.random.default_rng(4)
 
