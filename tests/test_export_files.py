@@ -106,7 +106,7 @@ def test_a_failed_export_changes_nothing(tmp_path, monkeypatch, traced, stage):
     before = everything(model)
     where, name, error = STAGES[stage]
     if where is not None:
-        monkeypatch.setattr(exporter, "trace", lambda *_: ir.from_proto(traced))
+        monkeypatch.setattr(exporter, "trace", lambda *_: (ir.from_proto(traced), []))
         monkeypatch.setattr(where, name, raise_full_disk if error is InputFileError else raise_unsupported)
     with pytest.raises(error, match="No space left" if error is InputFileError else "cannot export|stop here"):
         mx.export(model, X, path, external_data=True)
