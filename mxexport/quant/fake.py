@@ -168,9 +168,10 @@ class Quantizer:
     def quantize(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Quantize-dequantized `x` with the scale and the zero point it took (None where there is none).
 
-        Graphs for export hold the operators one by one; elsewhere groups of an MX format take one pass.
+        Graphs for export hold the operators one by one, and `transforms` differentiate them so; elsewhere groups of an
+        MX format take one pass.
         """
-        if self._grouped_mx and not torch.compiler.is_exporting():
+        if self._grouped_mx and not (torch.compiler.is_exporting() or transforms.active()):
             return *self._fused(x), None
         scale = self.scale(x)
         zero_point = self.zero_point(x, scale)
@@ -182,9 +183,6 @@ class Quantizer:
             values, scale = replace(self, axis=order.index(self.axis % x.ndim))._fused(x.permute(order))
             back = [order.index(dim) for dim in range(x.ndim)]
             return values.permute(back), scale.permute(back)
-        if transforms.active():
-            scale = self.scale(x)
-            return self.apply(x, scale), scale
         with_mask = torch.is_grad_enabled() and x.requires_grad
         return library.mx_quantize_dequantize(
             x, self.axis % x.ndim, self.format.group_size, *self.spec.numbers, with_mask

@@ -37,6 +37,12 @@ def expand(contracted: Tensor, axis: int, group_size: int, length: int) -> Tenso
     return join_groups(contracted.unsqueeze(axis + 1).expand(sizes), axis, length)
 
 
+def in_steps(x: Tensor, scale: Tensor, zero_point: Tensor | None, axis: int, group_size: int) -> Tensor:
+    """float32 `x` in units of its scale, moved by its zero point, not rounded yet: what clipping is decided on."""
+    v = x.float() / expand(scale, axis, group_size, x.shape[axis])
+    return v if zero_point is None else v + expand(zero_point, axis, group_size, x.shape[axis])
+
+
 def power_of_two(codes: Tensor, frac_bits: int = 0) -> Tensor:
     """int32 E8M0 codes (0 .. 254) -> float32 2**(code - 127 - frac_bits), exact, subnormals included."""
     field = codes - frac_bits

@@ -81,10 +81,8 @@ class _LearnedApply(torch.autograd.Function):
 
 def _slopes(core, x: Tensor, scale: Tensor, zero_point: Tensor | None, y: Tensor) -> tuple[Tensor, Tensor]:
     """What passes the gradient to x, and d y / d scale; one per element."""
-    values = x.float()
-    s = _per_element(core, x, scale)
-    inside = _inside(core, values / s + (0.0 if zero_point is None else _per_element(core, x, zero_point)))
-    slope = torch.where(inside, y.float() - values, y.float()) / s
+    inside = _inside(core, kernels.in_steps(x, scale, zero_point, core.axis % x.ndim, core.group_size(x)))
+    slope = torch.where(inside, y.float() - x.float(), y.float()) / _per_element(core, x, scale)
     return inside, torch.nan_to_num(slope, posinf=0.0, neginf=0.0)
 
 

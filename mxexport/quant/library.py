@@ -165,9 +165,9 @@ def mx_float_quant(x: Tensor, scale: Tensor, axis: int, group_size: int, **eleme
     """The operator of this name; `element` holds the rest of its arguments."""
     if not transforms.active():
         return _mx_float_quant(x, scale, axis, group_size, **element)
-    constants = x.detach(), scale.detach(), axis, group_size
-    inside = _float_inside(*constants, element["max_val"], element["signed"])
-    return transforms.straight_through(_mx_float_quant(*constants, **element), x, inside)
+    x0, scale = x.detach(), scale.detach()
+    inside = _float_inside(kernels.in_steps(x0, scale, None, axis, group_size), element["max_val"], element["signed"])
+    return transforms.straight_through(_mx_float_quant(x0, scale, axis, group_size, **element), x, inside)
 
 
 def groupwise_quant(
@@ -177,7 +177,8 @@ def groupwise_quant(
     if not transforms.active():
         return _groupwise_quant(x, scale, zero_point, axis, group_size, **element)
     constants = x.detach(), scale.detach(), zero_point, axis, group_size
-    return transforms.straight_through(_groupwise_quant(*constants, **element), x, _int_inside(*constants, **element))
+    inside = _int_inside(kernels.in_steps(*constants), **element)
+    return transforms.straight_through(_groupwise_quant(*constants, **element), x, inside)
 
 
 # --- vmap: the batch becomes the first dimension -----------------------------------------------------------------
@@ -225,33 +226,22 @@ for _op in (_mx_scale, _nvfp4_scale, _groupwise_scale, _groupwise_zero_point):
 
 def _float_setup(ctx, inputs, output):
     x, scale, axis, group_size, _, _, _, max_val, signed, _ = inputs
-    ctx.save_for_backward(_float_inside(x.detach(), scale, axis, group_size, max_val, signed))
+    v = kernels.in_steps(x.detach(), scale, None, axis, group_size)
+    ctx.save_for_backward(_float_inside(v, max_val, signed))
     ctx.arity = len(inputs)
 
 
-def _float_inside(x: Tensor, scale: Tensor, axis: int, group_size: int, max_val: float, signed: bool) -> Tensor:
-    v = x.float() / kernels.expand(scale, axis, group_size, x.shape[axis])
+def _float_inside(v: Tensor, max_val: float, signed: bool) -> Tensor:
     return (v <= max_val) & (v >= (-max_val if signed else 0.0))
 
 
 def _int_setup(ctx, inputs, output):
-    ctx.save_for_backward(_int_inside(inputs[0].detach(), *inputs[1:]))
+    x, *groups, bit_width, signed, narrow = inputs
+    ctx.save_for_backward(_int_inside(kernels.in_steps(x.detach(), *groups), bit_width, signed, narrow))
     ctx.arity = len(inputs)
 
 
-def _int_inside(
-    x: Tensor,
-    scale: Tensor,
-    zero_point: Tensor | None,
-    axis: int,
-    group_size: int,
-    bit_width: int,
-    signed: bool,
-    narrow: bool,
-) -> Tensor:
-    v = x.float() / kernels.expand(scale, axis, group_size, x.shape[axis])
-    if zero_point is not None:
-        v = v + kernels.expand(zero_point, axis, group_size, x.shape[axis])
+def _int_inside(v: Tensor, bit_width: int, signed: bool, narrow: bool) -> Tensor:
     low, high = kernels.int_limits(bit_width, signed, narrow)
     # Half a step beyond the last code still rounds to it: only what is really clipped loses its gradient.
     return (v <= high + 0.5) & (v >= low - 0.5)

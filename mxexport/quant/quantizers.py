@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.formats import GroupFormat, get_format, with_group_size
-from mxexport.quant import kernels, scaling
+from mxexport.quant import kernels, scaling, transforms
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.learned import learned_apply, learned_scale
 from mxexport.scaling import resolve_scaling
@@ -178,7 +178,7 @@ class StaticScale(StoredScale):
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         """Take `x` into the range seen so far. Raises UnsupportedError inside torch.func, where nothing may be kept."""
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not torch.compiler.is_compiling() and transforms.in_torch_func():
             raise UnsupportedError(
                 f"{self.source} scale of {self.format.name} has no value yet and cannot take one inside torch.func; "
                 "run data through the model first (and freeze static scales)"

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.formats import GroupFormat, get_format
-from mxexport.quant import codes, kernels
+from mxexport.quant import codes, kernels, transforms
 from mxexport.quant.fake import Quantizer, check_input
 from mxexport.quant.layout import Layout
 from mxexport.scaling import resolve_scaling
@@ -392,7 +392,7 @@ def _check_tensors(value_, scale_, zero_point_) -> None:
 
 
 def _refuse_transforms(x: Tensor) -> None:
-    if torch._C._are_functorch_transforms_active() or forward_ad.unpack_dual(x).tangent is not None:
+    if transforms.in_torch_func() or forward_ad.unpack_dual(x).tangent is not None:
         raise UnsupportedError(
             "quantize: torch.func, vmap and forward-mode autograd cannot make quant tensors; quantize outside of them, "
             "or call mxexport.quant.fake_quantize there"

@@ -17,7 +17,11 @@ from torch.autograd import forward_ad
 
 def active() -> bool:
     """Whether a transform of torch.func, or forward-mode autograd, is going on."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return in_torch_func() or forward_ad._current_level >= 0
+
+
+def in_torch_func() -> bool:
+    return torch._C._are_functorch_transforms_active()
 
 
 def straight_through(
