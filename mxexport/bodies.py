@@ -11,9 +11,7 @@ import onnx_ir as ir
 
 from mxexport import graph
 from mxexport.model_checks import all_nodes
-from mxexport.ops import DOMAIN, functions_for, qonnx_general
-
-_DOMAINS = (DOMAIN, qonnx_general.DOMAIN)
+from mxexport.ops import functions_for, qonnx_general
 
 
 def are_ours(proto: onnx.ModelProto) -> bool:
@@ -25,17 +23,17 @@ def are_ours(proto: onnx.ModelProto) -> bool:
     opset = next((i.version for i in proto.opset_import if not i.domain), None)
     if opset is None:
         return True  # there is no body for such a model; its executor refuses it
-    nodes = [*all_nodes(proto.graph), *(n for f in proto.functions if f.domain not in _DOMAINS for n in all_nodes(f))]
+    given = [f for f in proto.functions if f.domain in graph.BODY_DOMAINS]
+    others = [f for f in proto.functions if f.domain not in graph.BODY_DOMAINS]
+    nodes = [node for holder in (proto.graph, *others) for node in all_nodes(holder)]
     needed = [*functions_for(nodes, opset), *qonnx_general.functions_for(nodes, opset)]
-    given = [f for f in proto.functions if f.domain in _DOMAINS]
     return sorted(map(_bytes, needed)) == sorted(map(_bytes, given))
 
 
 def with_ours(model: ir.Model) -> ir.Model:
     """A copy with the bodies its nodes need; tensors are shared with `model`."""
     copy = model.clone()
-    for key in [key for key in copy.functions if key[0] in _DOMAINS]:
-        del copy.functions[key]
+    graph.drop_functions(copy)
     graph.attach_functions(copy)
     graph.attach_standard_functions(copy)
     return copy

@@ -29,6 +29,8 @@ DEQUANTIZERS = {"MXFloatDequant", "GroupwiseDequant"}  # packed weights
 SCALES = {"MXScale", "NVFP4Scale", "GroupwiseScale"}
 STORED_SCALES = {"MXScaleDequant", "NVFP4ScaleDequant"}  # scales of packed weights, one byte per group
 FORMAT_KEY = "mx_format"
+BODY_DOMAINS = (DOMAIN, qonnx_general.DOMAIN)
+"""The domains whose function bodies are ours to give."""
 
 
 def load(path: str | os.PathLike) -> ir.Model:
@@ -83,11 +85,17 @@ def attach_functions(model: ir.Model) -> None:
         _constants_first(model.graph)
 
 
+def drop_functions(model: ir.Model) -> None:
+    """Take out the bodies of our operators and of QONNX's; they are made anew where they are needed."""
+    for key in [key for key in model.functions if key[0] in BODY_DOMAINS]:
+        del model.functions[key]
+
+
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Those of the graph, and those in the functions that are not ours."""
     yield from model.graph.all_nodes()
     for (domain, *_), function in model.functions.items():
-        if domain not in (DOMAIN, qonnx_general.DOMAIN):
+        if domain not in BODY_DOMAINS:
             yield from function.all_nodes()
 
 

@@ -183,30 +183,29 @@ def run(
 
 
 def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
-    path = None if isinstance(model, (onnx.ModelProto, ir.Model)) else Path(model)
-    proto = outline(model) if isinstance(model, ir.Model) else read_proto(path) if path else model
-    if not bodies.are_ours(proto):
-        model = bodies.with_ours(_as_ir(model))
-    elif path and outputs is None:
+    if isinstance(model, ir.Model):
+        return _prepare_ir(model, outputs)
+    path = None if isinstance(model, onnx.ModelProto) else Path(model)
+    proto = read_proto(path) if path else model
+    ours = bodies.are_ours(proto)
+    if ours and path and outputs is None:
         return _Prepared(_without_data(proto), path=path)
-    elif proto.ByteSize() >= 1 << 30:
-        del proto  # too large to be copied or handed over as one message
-        model = _as_ir(model)
-    elif path:
+    if not ours or proto.ByteSize() >= 1 << 30:  # too large to be copied or handed over as one message
+        del proto
+        return _prepare_ir(graph.load(path) if path else ir.from_proto(model), outputs)
+    if path:
         _set_outputs(proto, outputs)
         return _Prepared(proto, data_directory=path.absolute().parent)
-    if isinstance(model, onnx.ModelProto):
-        return _Prepared(with_outputs(model, outputs))
+    return _Prepared(with_outputs(proto, outputs))
+
+
+def _prepare_ir(model: ir.Model, outputs: list[str] | None) -> _Prepared:
     proto, arrays = _skeleton(model)
+    if not bodies.are_ours(proto):
+        proto, arrays = _skeleton(bodies.with_ours(model))
     if outputs is not None:
         _set_outputs(proto, outputs)
     return _Prepared(proto, arrays)
-
-
-def _as_ir(model: ModelLike) -> ir.Model:
-    if isinstance(model, ir.Model):
-        return model
-    return ir.from_proto(model) if isinstance(model, onnx.ModelProto) else graph.load(model)
 
 
 def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -167,7 +168,13 @@ class Operator(CustomOp):
     @classmethod
     def function(cls, opset: int, present: set[str] | None = None) -> onnx.FunctionProto:
         """The function body for a model of `opset`. `present`: the inputs to declare (default: all)."""
-        present = set(cls.inputs) if present is None else present
+        given = frozenset(cls.inputs if present is None else present)
+        return onnx.FunctionProto.FromString(cls._function_bytes(opset, given))
+
+    @classmethod
+    @functools.cache
+    def _function_bytes(cls, opset: int, present: frozenset[str]) -> bytes:
+        """Built once: every file that is read or run is held against it."""
         b = Body(tuple(name for name in cls.inputs if name in present))
         declared = [ir.Attr(name, _KINDS[a.kind].function, None) for name, a in cls.attributes.items()]
         proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
@@ -177,7 +184,7 @@ class Operator(CustomOp):
             for names in (node.input, node.output):
                 names[:] = [name.replace("val_", "v") for name in names]
         proto.doc_string = cls.summary()
-        return proto
+        return proto.SerializeToString(deterministic=True)
 
     # --- derived: qonnx ---------------------------------------------------------------------------------------
 

@@ -9,14 +9,6 @@ from mxexport import graph
 from mxexport.errors import UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
-OURS = (DOMAIN, qonnx_general.DOMAIN)
-
-
-def drop_our_functions(model: ir.Model) -> None:
-    """Bodies are made anew when needed, so those in the file do not count."""
-    for key in [key for key in model.functions if key[0] in OURS]:
-        del model.functions[key]
-
 
 def inline_functions(model: ir.Model) -> None:
     """Functions of the file itself, whatever domain: inlined. Ours must have been dropped."""
@@ -60,7 +52,7 @@ def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
             attributes=list(function.attributes.values()),
         )
     inline_functions(model)
-    for domain in {node.domain for node in calls} | set(OURS):
+    for domain in {node.domain for node in calls} | set(graph.BODY_DOMAINS):
         model.opset_imports.pop(domain, None)
     return done
 

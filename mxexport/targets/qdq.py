@@ -39,7 +39,7 @@ def convert(model: ir.Model, opset: int | None = None) -> Converted:
     """
     target = _check_opset(model, opset)
     result = model.clone()
-    inlining.drop_our_functions(result)
+    graph.drop_functions(result)
     inlining.inline_functions(result)
     _raise_opset(result, target)
     native = target if opset is not None and target >= carriers.NATIVE_OPSET else None
