@@ -12,7 +12,7 @@ import torch
 import mxexport
 from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.exporting.bypassed import warn_of_bypassed_layers
+from mxexport.exporting.bypassed import bypassed_layers
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
@@ -100,9 +100,9 @@ def export(
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
-    bypassed = warn_of_bypassed_layers(ir_model, model)
-    if left_out:
-        warnings.warn("left out: " + "; ".join(f"{name}: {why}" for name, why in left_out), stacklevel=2)
+    bypassed = bypassed_layers(ir_model, model)
+    _warn("not quantized where it is used", bypassed)
+    _warn("left out", left_out)
     carried = carry_in_float32(ir_model)
     _fold_weight_scales(ir_model)
     name_everything(ir_model)
@@ -154,6 +154,11 @@ def _check(model: torch.nn.Module) -> None:
     ]
     if refused:
         raise UnsupportedError("export: quantizers without an operator", refused)
+
+
+def _warn(heading: str, notes: list[tuple[str, str]]) -> None:
+    if notes:
+        warnings.warn(f"{heading}: " + "; ".join(f"{name}: {why}" for name, why in notes), stacklevel=3)
 
 
 def _warn_of_dropout(model: ir.Model) -> list[tuple[str, str]]:

@@ -255,8 +255,11 @@ def _float_element(name: str, kind: str | None, exponent: str, mantissa: str) ->
 
 def _mxint_family(name: str, bits: str, group: str | None) -> GroupFormat:
     b, g = int(bits), int(group or 32)
-    canonical = f"mxint{b}" if g == 32 else f"mxint{b}_g{g}"
-    return GroupFormat(canonical, IntElement(b, frac_bits=b - 2), g, "e8m0")
+    return GroupFormat(_mx_name(f"mxint{b}", g), IntElement(b, frac_bits=b - 2), g, "e8m0")
+
+
+def _mx_name(stem: str, group_size: int) -> str:
+    return stem if group_size == 32 else f"{stem}_g{group_size}"
 
 
 def _regrouped_mx(name: str, base: str, group: str) -> GroupFormat:
@@ -359,5 +362,5 @@ def find_format(element: Element, group_size: int, scale: ScaleKind) -> GroupFor
     kind = {"fnuz": "fnuz_", "nan": "ocp_", "ieee": "ocp_"}.get(getattr(element, "specials", "none"), "")
     stem = f"float_{kind}{element.name}" if isinstance(element, FloatElement) else element.name
     if scale == "e8m0":
-        return GroupFormat(f"mx{stem}" if group_size == 32 else f"mx{stem}_g{group_size}", element, group_size, scale)
+        return GroupFormat(_mx_name(f"mx{stem}", group_size), element, group_size, scale)
     return GroupFormat(f"{stem}_g{group_size}", element, group_size, scale)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import onnx_ir as ir
 import torch
 
@@ -13,8 +11,8 @@ from mxexport.quant import QuantLayer
 _LAYOUT = {"Cast", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
 
 
-def warn_of_bypassed_layers(model: ir.Model, module: torch.nn.Module) -> list[tuple[str, str]]:
-    """(layer, what happens) for every layer whose quantized weight something reads in float; said in a warning, too.
+def bypassed_layers(model: ir.Model, module: torch.nn.Module) -> list[tuple[str, str]]:
+    """(layer, what happens) for every layer whose quantized weight something reads in float.
 
     The file computes what the model does; but the layer was to be quantized, and there it is not.
     """
@@ -30,9 +28,6 @@ def warn_of_bypassed_layers(model: ir.Model, module: torch.nn.Module) -> list[tu
         told.add(id(weight))
         what = f"{attribute} is read by code outside its layer, in float: quantizers act where layers are called"
         notes.append((layer, what))
-    if notes:
-        text = "; ".join(f"{layer}: {what}" for layer, what in notes)
-        warnings.warn(f"not quantized where it is used: {text}", stacklevel=3)
     return notes
 
 
