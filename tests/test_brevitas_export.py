@@ -93,7 +93,10 @@ def test_outputs_are_those_of_brevitas(exported, execute):
     model, x, path, _ = exported
     (actual,) = execute(path, x.numpy()).values()
     expected = model(x).detach().numpy()
-    assert_equal_up_to_turned_codes(actual, expected)
+    if isinstance(model, qnn.QuantLinear):  # no quantizer behind the sums: nothing can turn over
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
+    else:
+        assert_equal_up_to_turned_codes(actual, expected)
 
 
 @pytest.mark.parametrize("execute", EXECUTORS)
