@@ -38,8 +38,8 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         for name, length in {"input": self.embed_dim, "key": self.kdim, "value": self.vdim}.items():
             q = make_activation_quantizer(activation, self.input_axis, scale_rule, length)
             self._hold(**{f"{name}_quant": q})
-        self.scores = QuantMatMul(activation, scale_rule=scale_rule)
-        self.context = QuantMatMul(activation, scale_rule=scale_rule)
+        products = {name: QuantMatMul(activation, scale_rule=scale_rule) for name in ("scores", "context")}
+        self._hold(**products)
         self.out_proj = QuantLinear.from_float(self.out_proj, weight, activation, scale_rule, bias_format)
         # nn.TransformerEncoderLayer asks this before it hands the float weights to a fused kernel of its own.
         self._qkv_same_embed_dim = False

@@ -126,7 +126,7 @@ def encode_float(values: Tensor, element: FloatElement) -> Tensor:
 
 def decode_float(codes: Tensor, element: FloatElement) -> Tensor:
     """uint8 codes -> float32. See `numerics.decode`."""
-    return torch.tensor(numerics.decode_table(element), device=codes.device)[codes.int()]
+    return torch.tensor(numerics.decode_table(element)).to(codes.device)[codes.int()]
 
 
 def nvfp4_scale(x: Tensor, axis: int, group_size: int) -> tuple[Tensor, Tensor]:
@@ -135,7 +135,7 @@ def nvfp4_scale(x: Tensor, axis: int, group_size: int) -> tuple[Tensor, Tensor]:
     finite = torch.isfinite(amax)
     largest = torch.where(finite, amax, 0.0).max() if amax.numel() else amax.new_zeros(())
     # Tensors on both sides: a Python scalar would be divided by way of a rounded reciprocal.
-    one, six, range_max = (amax.new_tensor(v) for v in (1.0, 6.0, 6.0 * 448))
+    one, six, range_max = (amax.new_full((), v) for v in (1.0, 6.0, 6.0 * 448))
     encode_scale = torch.where(largest > 0, (range_max / largest).clamp(max=2.0**126), one)
     tensor_scale = one / encode_scale
     codes = encode_float(torch.where(finite, amax / six * encode_scale, torch.nan), numerics.NVFP4_SCALE)
@@ -177,7 +177,7 @@ def groupwise_scale(x: Tensor, axis: int, group_size: int, levels: float, asymme
         width = high - low
     else:
         width = group_amax_bits(x.float(), axis, group_size).view(torch.float32)
-    scale = width / torch.tensor(levels, dtype=torch.float32, device=x.device)
+    scale = width / width.new_full((), levels)
     scale = torch.where(scale == 0, 1.0, scale)
     return torch.where(torch.isfinite(scale), scale, torch.nan)
 

@@ -81,10 +81,12 @@ class QuantLayer(nn.Module):
             check_integer_bias(self)
         self.bias_format = bias_format
 
-    def _hold(self, **quantizers: Quantizer | None) -> None:
+    def _hold(self, **quantizers: Quantizer | nn.Module | None) -> None:
+        """Set attributes; what has scales of its own goes where the parameters are."""
+        home = next((p.device for p in self._parameters.values() if p is not None and not p.is_meta), None)
         for name, quantizer in quantizers.items():
             self._modules.pop(name, None)  # one that is a module would refuse another in its place
-            setattr(self, name, quantizer)
+            setattr(self, name, quantizer.to(home) if home and isinstance(quantizer, nn.Module) else quantizer)
 
     def _quantizers_of_weights(self) -> dict[str, str]:
         """Attribute of a weight's quantizer -> attribute of the weight."""

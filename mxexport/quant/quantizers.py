@@ -31,12 +31,14 @@ class ScaleSource(nn.Module):
     """A `Quantizer` (`core`) whose scales come from somewhere; this base takes them from every tensor anew.
 
     `shared`: one scale for each group position, whatever the other dimensions (activations); otherwise the stored
-    scale is the contracted one of the tensor itself (weights).
+    scale is the contracted one of the tensor itself (weights). `device`: where scales go that are loaded before there
+    are any.
     """
 
     def __init__(self, core: Quantizer, shared: bool = False):
         super().__init__()
         self.core, self.shared = core, shared
+        self.device = torch.get_default_device()
 
     format = property(lambda self: self.core.format)
     axis = property(lambda self: self.core.axis)
@@ -78,6 +80,7 @@ class ScaleSource(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):
         """Scales stay float32 when a model is cast."""
+        self.device = fn(torch.empty(0, device=self.device)).device
         return super()._apply(lambda tensor: only_moved(tensor, fn(tensor)), recurse)
 
     def extra_repr(self) -> str:
@@ -142,9 +145,10 @@ class StoredScale(ScaleSource):
         if not self.shared and _is_foreign(state_dict, prefix):
             return
         for name in ("stored_scale", "stored_zero_point", "stored_tensor_scale"):
-            given = state_dict.get(prefix + name)
-            if given is not None and (getattr(self, name) is None or getattr(self, name).shape != given.shape):
-                setattr(self, name, torch.empty_like(given))
+            given, held = state_dict.get(prefix + name), getattr(self, name)
+            if given is not None and (held is None or held.shape != given.shape):
+                device = self.device if held is None else held.device
+                setattr(self, name, torch.empty_like(given, device=device))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 

@@ -36,7 +36,7 @@ def nested_scale(x: Tensor, fmt: GroupFormat, axis: int) -> Tensor:
     """Contracted scales of groups as integers times one float32 per super-group. See `mxexport.scaling`."""
     axis = axis % x.ndim
     x = x.detach().float()
-    one, levels, wanted_max = (x.new_tensor(float(v)) for v in (1, 2**fmt.scale_bits - 1, fmt.element.max_val))
+    one, levels, wanted_max = (x.new_full((), v) for v in (1, 2**fmt.scale_bits - 1, fmt.element.max_val))
     bad = ~x.isfinite()  # apart, because the largest value that onnxruntime finds is no NaN where there is one
     grouped = kernels.split_groups(torch.where(bad, 0.0, x), axis, fmt.group_size)
     if fmt.asymmetric:
@@ -56,7 +56,7 @@ def nested_scale(x: Tensor, fmt: GroupFormat, axis: int) -> Tensor:
 def candidates(scale: Tensor, fmt: GroupFormat) -> list[Tensor]:
     """Scales to try, the given one first."""
     if not fmt.is_mx:
-        return [scale * scale.new_tensor(factor) for factor in FLOAT_FACTORS]
+        return [scale * scale.new_full((), factor) for factor in FLOAT_FACTORS]
     codes = kernels.scale_codes(scale, fmt.step_frac_bits).int()
     moved = [kernels.power_of_two((codes + shift).clamp(0, 254), fmt.step_frac_bits) for shift in MX_SHIFTS]
     return [torch.where(scale.isnan(), scale, m) for m in moved]

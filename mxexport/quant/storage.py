@@ -48,7 +48,7 @@ def save_file(tensors: dict[str, Tensor], path: str | os.PathLike) -> None:
     for name, tensor in tensors.items():
         if isinstance(tensor, GroupwiseQuantTensor):
             described[name] = _describe(tensor)
-            parts = {f"{name}.{part}": value for part, value in _pack(name, tensor.detach()).items()}
+            parts = {f"{name}.{part}": value for part, value in _pack(name, tensor.detach().cpu()).items()}
         else:
             parts = {name: tensor.detach()}
         clash = sorted(stored.keys() & parts.keys())
@@ -200,10 +200,10 @@ def _take(stored: dict[str, Tensor], key: str, shape: tuple[int, ...], dtype: to
 
 
 def pack_codes(element: Tensor, bits: int, axis: int) -> Tensor:
-    """Codes of `bits` bits -> uint8, LSB first along `axis` (the G of (..., n, G, ...)), padded to whole bytes."""
+    """Codes of `bits` bits, on the CPU -> uint8, LSB first along `axis` (the G of (..., n, G, ...)), in whole bytes."""
     if bits == 8:
         return element.view(torch.uint8)
-    last = np.moveaxis(element.cpu().numpy().view(np.uint8), axis, -1)
+    last = np.moveaxis(element.numpy().view(np.uint8), axis, -1)
     split = (last[..., None] >> np.arange(bits, dtype=np.uint8)) & 1
     flat = split.reshape(*last.shape[:-1], last.shape[-1] * bits)
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.packbits(flat, -1, "little"), -1, axis)))
