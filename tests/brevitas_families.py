@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from brevitas import quant as q
 from brevitas.core.function_wrapper.ops_ste import CeilSte, RoundSte
-from brevitas.core.restrict_val import FloatRestrictValue
+from brevitas.core.quant.int import RescalingIntQuant
+from brevitas.core.restrict_val import FloatRestrictValue, QuantRestrictValue
 from brevitas.core.scaling.float_scaling import RoundMidMaxSte
+from brevitas.core.zero_point import _ScaleShiftQuantZeroPoint
 from brevitas.inject.enum import RestrictValueType, ScalingPerOutputType, StatsOp
 from brevitas.proxy.groupwise_float_parameter_quant import GroupwiseWeightFloatQuantProxyFromInjector
 from brevitas.proxy.groupwise_int_parameter_quant import GroupwiseWeightQuantProxyFromInjector
@@ -13,6 +16,8 @@ from brevitas.quant import float_quant_fnuz as fnuz
 from brevitas.quant import float_quant_ocp as ocp
 from brevitas.quant import mx_quant_ocp as mx
 from brevitas.quant import scaled_int, shifted_scaled_int
+from brevitas_examples.common.generative import quantizers as generative
+from dependencies import this, value
 
 
 def variant(base: type, **changes) -> type:
@@ -71,6 +76,54 @@ GROUP_WEIGHTS = _groupwise(mx.MXFloat8e4m3Weight, mx.MXInt8Weight) | {
     "mx_int8_learned_float_scale": variant(mx.MXInt8Weight, scaling_impl_type="parameter_from_stats", **FLOAT_SCALE),
 }
 GROUP_WEIGHTS |= LANGUAGE_MODEL_WEIGHTS
+
+
+def _quantizer_of(shape: str) -> type:
+    """6-bit groups of 3 along the scales (or zero points) of the quantizer it is part of; `shape` names their shape."""
+
+    @value
+    def tracked_parameter_list(outer_shape):
+        return [torch.empty(outer_shape)]
+
+    @value
+    def scaling_shape(expanded_groupwise_shape, group_dim):
+        return (*expanded_groupwise_shape[: group_dim + 1], 1, *expanded_groupwise_shape[group_dim + 2 :])
+
+    return variant(
+        q.Int8WeightPerTensorFloat,
+        module=(this << 1).module,
+        outer_shape=getattr(this << 1, shape),
+        tracked_parameter_list=tracked_parameter_list,
+        scaling_shape=scaling_shape,
+        rescaling_int_quant=RescalingIntQuant,
+        restrict_threshold_impl=FloatRestrictValue,
+        scaling_per_output_type=ScalingPerOutputType.GROUP,
+        group_size=3,
+        bit_width=6,
+        signed=False,
+    )
+
+
+NESTED_SCALE = INT_GROUPS | {
+    "scale_quantizer": _quantizer_of("scaling_shape"),
+    "restrict_scaling_impl": QuantRestrictValue,
+    "restrict_threshold_impl": FloatRestrictValue,
+    "restrict_value_float_to_int_impl": this.scale_quantizer.rescaling_int_quant,
+    "scale_dequantized_shape": this.scaling_shape,
+}
+NESTED_ZERO_POINT = {
+    "zero_point_quantizer": _quantizer_of("zero_point_shape"),
+    "scale_shift_zero_point_impl": _ScaleShiftQuantZeroPoint,
+    "zp_int_quant": this.zero_point_quantizer.rescaling_int_quant,
+    "zero_point_dequantized_shape": this.zero_point_shape,
+}
+GROUP_WEIGHTS |= {
+    "int4_nested": variant(q.Int8WeightPerTensorFloat, bit_width=4, **NESTED_SCALE),
+    "uint4_nested_scale": variant(shifted_scaled_int.ShiftedUint8WeightPerTensorFloat, bit_width=4, **NESTED_SCALE),
+    "uint4_nested": variant(
+        shifted_scaled_int.ShiftedUint8WeightPerTensorFloat, bit_width=4, **NESTED_SCALE, **NESTED_ZERO_POINT
+    ),
+}
 GROUP_ACTIVATIONS = _groupwise(mx.MXFloat8e4m3Act, mx.MXInt8Act)
 MX_ACTIVATIONS = {name: a for name, a in GROUP_ACTIVATIONS.items() if "float_scale" not in name}
 
@@ -107,3 +160,29 @@ PLAIN_ACTIVATIONS = {
     "e5m2_unscaled": ocp.Fp8e5m2OCPAct,
     "e4m3_fnuz": fnuz.Fp8e4m3FNUZActPerTensorFloat,
 }
+
+
+def _per_row(base: type) -> type:
+    """As the examples of Brevitas set up one scale per token."""
+    return base.let(
+        dynamic_scaling_broadcastable_fn=lambda x, shape: x.view(*shape[:-1], 1), permute_dims=None, stats_reduce_dim=1
+    )
+
+
+FRACTIONS = {"quantize_zero_point": False}
+RUN_TIME_ACTIVATIONS = {
+    "int8_tensor": generative.Int8DynamicActPerTensorFloat,
+    "uint8_tensor": generative.ShiftedUint8DynamicActPerTensorFloat,
+    "uint4_tensor_fractions": generative.ShiftedUint8DynamicActPerTensorFloat.let(bit_width=4, **FRACTIONS),
+    "e4m3_tensor": generative.Fp8e4m3OCPDynamicActPerTensorFloat,
+    "e4m3_fnuz_tensor": generative.Fp8e4m3FNUZDynamicActPerTensorFloat,
+    "int8_row": _per_row(generative.Int8DynamicActPerRowFloat),
+    "int4_row": _per_row(generative.Int8DynamicActPerRowFloat).let(bit_width=4),
+    "int8_row_power_of_two": _per_row(generative.Int8DynamicActPerRowFixedPoint),
+    "uint8_row": _per_row(generative.ShiftedUint8DynamicActPerRowFloat),
+    "uint8_row_fractions": _per_row(generative.ShiftedUint8DynamicActPerRowFloat).let(**FRACTIONS),
+    "e4m3_row": _per_row(generative.FP8e4m3OCPDynamicActPerRowFloat),
+    "e4m3_row_power_of_two": _per_row(generative.FP8e4m3OCPDynamicActPerRowFixedPoint),
+    "uint8_groups": generative.ShiftedUint8DynamicActPerGroupFloat.let(group_size=32, group_dim=-1, **FRACTIONS),
+}
+"""Scales found at run time, without groups or with zero points."""

@@ -22,6 +22,7 @@ from tests.brevitas_families import (
     MX_ACTIVATIONS,
     PLAIN_ACTIVATIONS,
     PLAIN_WEIGHTS,
+    RUN_TIME_ACTIVATIONS,
     variant,
 )
 from tests.helpers import assert_equal_bits
@@ -90,7 +91,7 @@ def test_groupwise_weights_keep_values_and_scales(name):
     theirs, ours = layer.quant_weight(), converted.quant_weight()
     assert isinstance(ours, mx.GroupwiseFloatQuantTensor | mx.GroupwiseIntQuantTensor)
     assert_same_bits(theirs.value, ours.value)
-    if "hqo" not in name:  # its zero points are no whole numbers, so Brevitas' padding is not zero
+    if name not in ("uint8_groups_hqo", "uint4_nested"):  # with zero points of fractions Brevitas' padding is not zero
         assert_same_bits(theirs.value_, ours.value_)
     assert ours.scale_.shape == theirs.scale_.shape == (9, -(-70 // theirs.group_size), 1)
     not_zero = (theirs.value_ != 0).any(2, keepdim=True)
@@ -169,6 +170,38 @@ def test_run_time_groups_keep_their_bits(name):
     x = rows(400, 70, seed=3)
     x[1], x[2, 5], x[3, 69], x[4] = -0.0, torch.nan, torch.inf, 1e38
     assert_same_bits(layer(x), converted(x))
+
+
+def hard_rows() -> torch.Tensor:
+    x = rows(400, 70, seed=3)
+    x[1], x[2, 5], x[3, 69], x[4] = -0.0, torch.nan, torch.inf, 1e38
+    x[5:9], x[9:13] = x[5:9].abs() + 1, -x[9:13].abs() - 1
+    return x
+
+
+@pytest.mark.parametrize("name", RUN_TIME_ACTIVATIONS)
+def test_scales_and_zero_points_found_at_run_time_keep_their_bits(name):
+    layer = qnn.QuantIdentity(act_quant=RUN_TIME_ACTIVATIONS[name]).eval()
+    converted = mx.from_brevitas(layer)
+    x = hard_rows()
+    inputs = [x, x[:50], x[200:300].reshape(5, 20, 70), x[5:9], x[9:13].reshape(2, 1, 2, 70), x[:1], x[20:21]]
+    for x in inputs:
+        assert_same_bits(layer(x), converted(x), tuple(x.shape))
+
+
+def test_groups_with_whole_zero_points_found_at_run_time_are_refused_by_name():
+    """Brevitas itself makes values of a wrong shape, or fails."""
+    act = RUN_TIME_ACTIVATIONS["uint8_groups"].let(quantize_zero_point=True)
+    with pytest.raises(UnsupportedError, match=r"act: Brevitas makes values of shape .*quantize_zero_point=False"):
+        mx.from_brevitas(qnn.QuantIdentity(act_quant=act))
+
+
+def test_other_shapes_of_run_time_scales_are_refused_by_name():
+    by_column = RUN_TIME_ACTIVATIONS["int8_row"].let(
+        dynamic_scaling_broadcastable_fn=lambda x, shape: x.view(1, shape[-1]), permute_dims=(1, 0)
+    )
+    with pytest.raises(UnsupportedError, match=r"act: a run-time scale of shape \(1, 16\)"):
+        mx.from_brevitas(qnn.QuantIdentity(act_quant=by_column))
 
 
 def log2_is_right(amax: torch.Tensor) -> torch.Tensor:
@@ -421,7 +454,10 @@ def test_every_layer_that_cannot_be_converted_is_listed():
 @pytest.mark.parametrize(
     "quantizer, message",
     [
-        (variant(mx_quant_ocp.MXInt8Weight, bit_width=16), "16-bit groupwise integers"),
+        (
+            variant(mx_quant_ocp.MXInt8Weight, bit_width=16),
+            "16-bit integers, groupwise or under run-time scales; expected 2 to 8",
+        ),
         (variant(GROUP_WEIGHTS["mx_e4m3"], exponent_bias=9), "bias 9 .*no such format"),
         (variant(GROUP_WEIGHTS["mx_e4m3"], saturating=False), "does not saturate"),
     ],

@@ -20,7 +20,13 @@ import mxexport as mx
 from mxexport import graph, ops, runtime, verification
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
-from tests.brevitas_families import GROUP_ACTIVATIONS, GROUP_WEIGHTS, PLAIN_ACTIVATIONS, PLAIN_WEIGHTS
+from tests.brevitas_families import (
+    GROUP_ACTIVATIONS,
+    GROUP_WEIGHTS,
+    PLAIN_ACTIVATIONS,
+    PLAIN_WEIGHTS,
+    RUN_TIME_ACTIVATIONS,
+)
 from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -123,6 +129,25 @@ def assert_standard_quantizers_agree(model, x, execute) -> None:
         tensors = [torch.tensor(seen[v.name]) for v in node.inputs]
         expected = by_type.get(node.op_type, torch.ops.mxexport.bipolar_quant)(*tensors, *attributes)
         assert_equal_bits(seen[node.outputs[0].name], expected.numpy(), node.name)
+
+
+@pytest.mark.parametrize("name", RUN_TIME_ACTIVATIONS)
+def test_scales_found_at_run_time_have_equal_bits_in_every_executor(name, tmp_path):
+    layer = qnn.QuantIdentity(act_quant=RUN_TIME_ACTIVATIONS[name]).eval()
+    x = torch.randn(6, 5, 70, generator=torch.Generator().manual_seed(0))
+    x[0], x[1], x[2, 3, 4], x[3, :, :32] = 0.0, -x[1].abs() - 1, torch.nan, torch.inf
+    path = tmp_path / "net.onnx"
+    mx.export(layer, (x,), path)
+    for values in (x, x[:2], x[2:3], x[3:4], x[4:]):
+        expected = layer(values).detach().numpy()
+        if "groups" in name:
+            expected = expected + 0.0  # codes of groups have no -0
+        for execute in EXECUTORS:
+            (actual,) = execute(path, values.numpy()).values()
+            assert_equal_bits(actual, expected, execute.__name__)
+    cleaned = tmp_path / "clean.onnx"
+    mx.clean(path, cleaned)
+    assert_equal_bits(*(next(iter(runtime.run(p, x.numpy()).values())) for p in (cleaned, path)))
 
 
 @pytest.mark.parametrize("execute", [runtime.run, runtime.run_qonnx])

@@ -9,6 +9,7 @@ from mxexport.formats import FloatElement
 from mxexport.frontends.brevitas import rules
 from mxexport.frontends.brevitas.quantizers import Elements, FloatQuantizer, GroupQuantizer, equal_bits
 from mxexport.frontends.brevitas.reading import (
+    FRACTIONS,
     HALF,
     MINUS_ZERO,
     Reading,
@@ -72,7 +73,7 @@ def _choose_values(name: str, reading: Reading, original: Tensor, target: Tensor
 
 def _read_groups(name: str, proxy: nn.Module, original: Tensor, q) -> Reading:
     axis = q.group_dim % original.ndim
-    elements = read_elements(name, proxy, q, axis)
+    elements = read_elements(name, proxy, q, axis, q.group_size)
     reading = Reading()
     scale = _contracted(q.scale_, original, axis, q.group_size)
     if isinstance(elements.element, FloatElement) and (scale < 0).any():
@@ -89,7 +90,7 @@ def _read_groups(name: str, proxy: nn.Module, original: Tensor, q) -> Reading:
     if zero_point is not None:
         reading.tensors["zero_point"] = zero_point
         if (zero_point != zero_point.round()).any():
-            reading.notes.append("its zero points are not whole numbers")
+            reading.notes.append(FRACTIONS)
     if fmt.is_mx and not fmt.is_float:
         _warn_of_saturation(reading, original, scale, elements)
     if not elements.element.signed_zero and (q.value.eq(0) & q.value.signbit()).any():

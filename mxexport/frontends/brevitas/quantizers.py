@@ -6,6 +6,7 @@ layer, which keeps their names in the file short: `fc1.weight_scale`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from mxexport.formats import FloatElement, GroupFormat, IntElement, find_format
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import library, qonnx_general
+from mxexport.quant import kernels, library, qonnx_general, scaling
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,31 @@ class AmaxRule:
         return scale.clamp(min=self.smallest) if self.smallest else scale
 
 
+@dataclass(frozen=True)
+class RangeRule:
+    """scale = max((high - low) / levels, smallest), zero point = -low / scale, found at run time; low is at most 0.
+
+    `whole`: the zero point is rounded, and clipped to 0 .. levels.
+    """
+
+    levels: float
+    smallest: float
+    whole: bool
+
+    def scale_and_zero_point(self, x: Tensor, dims: Sequence[int], keepdim: bool) -> tuple[Tensor, Tensor]:
+        """One of each for what lies along `dims`; the scale is NaN where that is not finite."""
+        finite = x.isfinite()
+        bad = (~finite).float().amax(dims, keepdim) > 0  # apart: onnxruntime's largest value is no NaN beside others
+        x = torch.where(finite, x, 0.0)
+        low = x.amin(dims, keepdim).clamp(max=0)
+        levels = x.new_full((), self.levels)  # a Python number would be divided by way of a rounded reciprocal
+        scale = ((x.amax(dims, keepdim) - low).abs() / levels).clamp(min=self.smallest)
+        zero_point = low.abs() / scale
+        if self.whole:
+            zero_point = torch.round(zero_point).clamp(0.0, self.levels)
+        return torch.where(bad, torch.nan, scale), zero_point
+
+
 class Quantizer(nn.Module):
     tensor_names: tuple[str, ...] = ()
     format: GroupFormat | None = None
@@ -100,7 +126,7 @@ class GroupQuantizer(Quantizer):
 class DynamicGroupQuantizer(Quantizer):
     """Groupwise under scales found at run time."""
 
-    def __init__(self, elements: Elements, rule: MXRule | AmaxRule):
+    def __init__(self, elements: Elements, rule: MXRule | AmaxRule | RangeRule):
         super().__init__()
         self.elements, self.rule = elements, rule
         self.format = elements.format(isinstance(rule, MXRule))
@@ -109,7 +135,11 @@ class DynamicGroupQuantizer(Quantizer):
         return self.rule.scale(x, self.elements.axis % x.ndim, self.elements.group_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.elements.apply(x, self.scale(x))
+        if not isinstance(self.rule, RangeRule):
+            return self.elements.apply(x, self.scale(x))
+        axis = self.elements.axis % x.ndim
+        groups = kernels.split_groups(x.float(), axis, self.elements.group_size)
+        return self.elements.apply(x, *self.rule.scale_and_zero_point(groups, (axis + 1,), False))
 
     def extra_repr(self) -> str:
         return f"{self.format.name}, axis={self.elements.axis}, {self.rule}"
@@ -145,6 +175,32 @@ class FloatQuantizer(Quantizer):
 
     def extra_repr(self) -> str:
         return f"FloatQuant, rounding_mode={self.rounding_mode}"
+
+
+class DynamicQuantizer(Quantizer):
+    """QONNX's `Quant` or `FloatQuant` under one scale per row (what lies along the last axis) or tensor."""
+
+    def __init__(self, inner: IntQuantizer | FloatQuantizer, rule: MXRule | AmaxRule | RangeRule, per_row: bool):
+        super().__init__()
+        self.inner, self.rule, self.per_row = inner, rule, per_row
+        self.tensor_names = tuple(n for n in inner.tensor_names if n not in ("scale", "zero_point"))
+
+    def forward(self, x: Tensor, *tensors: Tensor) -> Tensor:
+        scale, zero_point = self._found(x)
+        if isinstance(self.inner, IntQuantizer):
+            return self.inner(x, scale, x.new_zeros(()) if zero_point is None else zero_point, *tensors)
+        return self.inner(x, scale, *tensors)
+
+    def _found(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        last = x.ndim - 1
+        if isinstance(self.rule, RangeRule):
+            return self.rule.scale_and_zero_point(x, (last,) if self.per_row else tuple(range(x.ndim)), True)
+        if self.per_row:
+            return self.rule.scale(x, last, x.shape[last]), None
+        return self.rule.scale(scaling.statistics(x, last, None, False), last, 1), None
+
+    def extra_repr(self) -> str:
+        return f"{'per row' if self.per_row else 'per tensor'}, {self.rule}"
 
 
 class BipolarQuantizer(Quantizer):

@@ -17,7 +17,9 @@ from mxexport.frontends.brevitas.quantizers import (
     Quantizer,
 )
 
+_ROUNDING = {"ROUND": "ROUND", "FLOOR": "FLOOR", "CEIL": "CEIL", "ROUND_TO_ZERO": "DOWN", "NONE": "ROUND"}
 HALF = (torch.float16, torch.bfloat16)
+FRACTIONS = "its zero points are not whole numbers"
 MINUS_ZERO = "Brevitas' -0 has no code in this format and becomes +0"
 
 
@@ -61,16 +63,16 @@ def saturation_message(elements: Elements, clipped: float | None, what: str) -> 
 # --- elements -------------------------------------------------------------------------------------------------
 
 
-def read_elements(name: str, proxy: nn.Module, q, axis: int) -> Elements:
-    """The element format of a groupwise quant tensor `q` of Brevitas. Raises UnsupportedError where there is none."""
+def read_elements(name: str, proxy: nn.Module, q, axis: int, group_size: int) -> Elements:
+    """The element format of a quant tensor `q` of Brevitas. Raises UnsupportedError where there is none."""
     if hasattr(q, "exponent_bias"):
-        return Elements(_float_element(name, proxy, q), axis, q.group_size, bool(q.signed))
+        return Elements(_float_element(name, proxy, q), axis, group_size, bool(q.signed))
     bits, signed, narrow = int(q.bit_width), bool(q.signed), bool(proxy.is_narrow_range)
     if not 2 <= bits <= 8:
-        raise refuse(name, f"{bits}-bit groupwise integers; expected 2 to 8 bits")
+        raise refuse(name, f"{bits}-bit integers, groupwise or under run-time scales; expected 2 to 8 bits")
     if narrow and not signed:
         raise refuse(name, "unsigned integers with narrow_range; expected the full range")
-    return Elements(IntElement(bits, signed), axis, q.group_size, signed, narrow)
+    return Elements(IntElement(bits, signed), axis, group_size, signed, narrow)
 
 
 def _largest_float(proxy: nn.Module, q) -> float:
@@ -110,3 +112,11 @@ def read_standard(name: str, proxy: nn.Module, q, rounding: str = "ROUND") -> Re
         return Reading(BipolarQuantizer(), tensors)
     tensors |= {"zero_point": q.zero_point.detach().float(), "bit_width": q.bit_width.detach().float().reshape(())}
     return Reading(IntQuantizer(bool(q.signed), bool(proxy.is_narrow_range), rounding), tensors)
+
+
+def rounding_of(name: str, proxy: nn.Module) -> str:
+    """QONNX's name of a proxy's rounding mode. Raises UnsupportedError where there is none."""
+    mode = str(proxy.rounding_mode).upper().split(".")[-1]
+    if mode not in _ROUNDING:
+        raise refuse(name, f"rounding {mode}; expected one of {', '.join(_ROUNDING)}")
+    return _ROUNDING[mode]

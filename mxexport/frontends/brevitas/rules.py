@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mxexport.errors import UnsupportedError
 from mxexport.formats import FloatElement
-from mxexport.frontends.brevitas.quantizers import AmaxRule, Elements, MXRule, equal_bits
+from mxexport.frontends.brevitas.quantizers import AmaxRule, Elements, MXRule, RangeRule, equal_bits
 
 # The widest stretch beside a step, in units of the last place, that a float32 log2 gets wrong for exponents up to 127.
 LOG2_ERROR = 64
@@ -37,6 +37,16 @@ def as_groups(quantize: Callable[[Tensor], tuple[Tensor, Tensor]], axis: int) ->
         value, scale = quantize((groups if at else groups.T).reshape(shape))
         value = value.reshape(groups.shape if at else groups.T.shape)
         return value if at else value.T, scale.reshape(-1)
+
+    return run
+
+
+def one_by_one(quantize: Callable[[Tensor], tuple[Tensor, Tensor]]) -> GroupFunction:
+    """Feeds groups [P, G], each as a tensor [1, G], to a quantizer that has one scale for all."""
+
+    def run(groups: Tensor) -> tuple[Tensor, Tensor]:
+        values, scales = zip(*(quantize(group[None]) for group in groups), strict=True)
+        return torch.cat(values), torch.stack([scale.reshape(()) for scale in scales])
 
     return run
 
@@ -89,9 +99,9 @@ def _mx_rule(scale_of, smallest: Tensor, elements: Elements) -> MXRule:
     return MXRule(-exponent - fraction, _MANTISSA - high, fraction, code_min)
 
 
-def is_one_bit_short(rule: MXRule | AmaxRule, elements: Elements) -> bool:
+def is_one_bit_short(rule: MXRule | AmaxRule | RangeRule, elements: Elements) -> bool:
     """True where the largest value of a group can be twice what its codes reach (Brevitas' MXInt8)."""
-    if isinstance(rule, AmaxRule) or isinstance(elements.element, FloatElement):
+    if not isinstance(rule, MXRule) or isinstance(elements.element, FloatElement):
         return False
     largest = 2.0 - rule.round_bias / _MANTISSA
     return largest / (elements.code_limits[1] * 2.0 ** -(rule.emax + rule.frac_bits)) >= 1.5
@@ -104,18 +114,18 @@ def check_rule(
     name: str,
     theirs: GroupFunction,
     ours: GroupFunction,
-    rule: MXRule | AmaxRule,
+    rule: MXRule | AmaxRule | RangeRule,
     elements: Elements,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Compare on edge values of `dtype`, bit for bit (an integer -0 counts as +0).
+    """Compare on edge values of `dtype`, bit for bit.
 
     Raises:
         UnsupportedError: a difference that is none of those this module's docstring names.
     """
     groups = edge_groups(elements.group_size).to(dtype).float()
     expected, actual = theirs(groups)[0], ours(groups)[0]
-    same = equal_bits(without_integer_minus_zero(expected, elements), actual).all(1)
+    same = equal_bits(expected, actual).all(1)
     unexplained = ~same & ~known_difference(groups, rule, dtype)
     if unexplained.any():
         row = int(torch.argwhere(unexplained)[0])
@@ -133,9 +143,9 @@ def without_integer_minus_zero(value: Tensor, elements: Elements) -> Tensor:
     return value if signed_zero else value + 0.0
 
 
-def known_difference(groups: Tensor, rule: MXRule | AmaxRule, dtype: torch.dtype = torch.float32) -> Tensor:
+def known_difference(groups: Tensor, rule: MXRule | AmaxRule | RangeRule, dtype: torch.dtype = torch.float32) -> Tensor:
     """Rows [P] where Brevitas' log2, of `dtype`, may misround, or which lie below its smallest statistic."""
-    if isinstance(rule, AmaxRule):
+    if not isinstance(rule, MXRule):
         return torch.zeros(len(groups), dtype=torch.bool)
     bits = (groups.abs().amax(1).view(torch.int32)).long() + rule.round_bias
     beside = ((bits + LOG2_ERROR) >> 23) != ((bits - LOG2_ERROR) >> 23)
@@ -161,6 +171,9 @@ def edge_groups(group_size: int) -> Tensor:
         torch.zeros(1, group_size),
         torch.full((1, group_size), -0.0),
         torch.full((1, group_size), 1e-30),
+        normal[:8].abs() + 1,
+        -normal[:8].abs() - 1,
+        torch.full((1, group_size), -3.0),
     ]
     special = normal[:3].clone()
     special[0, 0], special[1, 0], special[2, -1] = torch.nan, torch.inf, -torch.inf
