@@ -144,6 +144,8 @@ PLAIN_WEIGHTS = {
     "e5m2_channel": ocp.Fp8e5m2OCPWeightPerChannelFloat,
     "e4m3_unscaled": ocp.Fp8e4m3OCPWeight,
     "e4m3_fnuz": fnuz.Fp8e4m3FNUZWeightPerTensorFloat,
+    "e4m3_channel_signed_scale": variant(ocp.Fp8e4m3OCPWeightPerChannelFloat, **SIGNED_SCALE),
+    "int4_channel_signed_scale": variant(q.Int8WeightPerChannelFloat, bit_width=4, narrow_range=False, **SIGNED_SCALE),
 }
 PLAIN_ACTIVATIONS = {
     "int8": q.Int8ActPerTensorFloat,

@@ -12,6 +12,7 @@ from mxexport.frontends.brevitas.reading import (
     FRACTIONS,
     HALF,
     MINUS_ZERO,
+    NEGATIVE_SCALES,
     Reading,
     is_power_of_two,
     read_elements,
@@ -78,9 +79,7 @@ def _read_groups(name: str, proxy: nn.Module, original: Tensor, q) -> Reading:
     scale = _contracted(q.scale_, original, axis, q.group_size)
     if isinstance(elements.element, FloatElement) and (scale < 0).any():
         scale = scale.abs()
-        reading.notes.append(
-            "its negative scales are written as their magnitudes: with signed floats the values are equal"
-        )
+        reading.notes.append(NEGATIVE_SCALES)
     zero_point = _contracted(q.zero_point_, original, axis, q.group_size) if q.zero_point_.any() else None
     zero_groups = ~(_grouped(q, original).ne(0).any(axis + 1))
     scale = _tidy_scales(reading, scale, zero_groups, elements)

@@ -20,6 +20,7 @@ from mxexport.frontends.brevitas.quantizers import (
 _ROUNDING = {"ROUND": "ROUND", "FLOOR": "FLOOR", "CEIL": "CEIL", "ROUND_TO_ZERO": "DOWN", "NONE": "ROUND"}
 HALF = (torch.float16, torch.bfloat16)
 FRACTIONS = "its zero points are not whole numbers"
+NEGATIVE_SCALES = "its negative scales are written as their magnitudes: with signed floats the values are equal"
 MINUS_ZERO = "Brevitas' -0 has no code in this format and becomes +0"
 
 
@@ -107,7 +108,10 @@ def read_standard(name: str, proxy: nn.Module, q, rounding: str = "ROUND") -> Re
             raise refuse(name, "an unsigned float quantizer, or one that does not saturate")
         tensors |= {n: getattr(q, n).detach().float() for n in FloatQuantizer.tensor_names[1:-1]}
         tensors["max_val"] = torch.tensor(_largest_float(proxy, q))
-        return Reading(FloatQuantizer(q.inf_values is not None, q.nan_values is not None, rounding), tensors)
+        negative = bool((tensors["scale"] < 0).any())
+        tensors["scale"] = tensors["scale"].abs()
+        quantizer = FloatQuantizer(q.inf_values is not None, q.nan_values is not None, rounding)
+        return Reading(quantizer, tensors, notes=[NEGATIVE_SCALES] if negative else [])
     if int(q.bit_width) == 1 and q.signed:
         return Reading(BipolarQuantizer(), tensors)
     tensors |= {"zero_point": q.zero_point.detach().float(), "bit_width": q.bit_width.detach().float().reshape(())}
