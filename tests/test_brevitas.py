@@ -179,6 +179,18 @@ def hard_rows() -> torch.Tensor:
     return x
 
 
+@pytest.mark.parametrize("rank", [3, 4])
+def test_scales_of_keys_and_values_keep_their_bits(rank):
+    """As the examples of Brevitas set them up for attention: one for all values along the dimension before the last."""
+    permuted, kept = ((0, 1, 3, 2), 2) if rank == 4 else ((0, 2, 1), 1)
+    act = RUN_TIME_ACTIVATIONS["int8_row"].let(
+        dynamic_scaling_broadcastable_fn=lambda x, shape: x.view(*shape[:kept], 1, shape[-1]), permute_dims=permuted
+    )
+    layer = qnn.QuantIdentity(act_quant=act).eval()
+    x = hard_rows()[:360].reshape((4, 5, 18, 70) if rank == 4 else (20, 18, 70))
+    assert_same_bits(layer(x), mx.from_brevitas(layer)(x))
+
+
 @pytest.mark.parametrize("name", RUN_TIME_ACTIVATIONS)
 def test_scales_and_zero_points_found_at_run_time_keep_their_bits(name):
     layer = qnn.QuantIdentity(act_quant=RUN_TIME_ACTIVATIONS[name]).eval()
@@ -200,7 +212,7 @@ def test_other_shapes_of_run_time_scales_are_refused_by_name():
     by_column = RUN_TIME_ACTIVATIONS["int8_row"].let(
         dynamic_scaling_broadcastable_fn=lambda x, shape: x.view(1, shape[-1]), permute_dims=(1, 0)
     )
-    with pytest.raises(UnsupportedError, match=r"act: a run-time scale of shape \(1, 16\)"):
+    with pytest.raises(UnsupportedError, match=r"act: a run-time scale of shape \(1, 3\) for a tensor \(2, 3\)"):
         mx.from_brevitas(qnn.QuantIdentity(act_quant=by_column))
 
 

@@ -131,6 +131,21 @@ def assert_standard_quantizers_agree(model, x, execute) -> None:
         assert_equal_bits(seen[node.outputs[0].name], expected.numpy(), node.name)
 
 
+def test_scales_along_a_dimension_that_stays_open_have_equal_bits(tmp_path):
+    act = RUN_TIME_ACTIVATIONS["int8_row"].let(
+        dynamic_scaling_broadcastable_fn=lambda x, shape: x.view(shape[0], 1, shape[-1]), permute_dims=(0, 2, 1)
+    )
+    layer = qnn.QuantIdentity(act_quant=act).eval()
+    x = torch.randn(4, 9, 20, generator=torch.Generator().manual_seed(0))
+    x[0, 2, 3], x[1, 4, 5] = torch.nan, torch.inf
+    path = tmp_path / "net.onnx"
+    mx.export(layer, (x,), path, dynamic_shapes=({0: "batch", 1: "sequence"},))
+    for values in (x, x[:3, :5]):
+        for execute in EXECUTORS:
+            (actual,) = execute(path, values.numpy()).values()
+            assert_equal_bits(actual, layer(values).detach().numpy(), execute.__name__)
+
+
 @pytest.mark.parametrize("name", RUN_TIME_ACTIVATIONS)
 def test_scales_found_at_run_time_have_equal_bits_in_every_executor(name, tmp_path):
     layer = qnn.QuantIdentity(act_quant=RUN_TIME_ACTIVATIONS[name]).eval()
@@ -145,6 +160,9 @@ def test_scales_found_at_run_time_have_equal_bits_in_every_executor(name, tmp_pa
         for execute in EXECUTORS:
             (actual,) = execute(path, values.numpy()).values()
             assert_equal_bits(actual, expected, execute.__name__)
+    mx.export(layer, (x,), path, dynamic_shapes=({0: "batch", 1: "sequence"},))
+    (actual,) = runtime.run(path, x[4:, :3].numpy()).values()
+    assert_equal_bits(actual, layer(x[4:, :3]).detach().numpy() + (0.0 if "groups" in name else -0.0))
     cleaned = tmp_path / "clean.onnx"
     mx.clean(path, cleaned)
     assert_equal_bits(*(next(iter(runtime.run(p, x.numpy()).values())) for p in (cleaned, path)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mxexport.formats import FloatElement, GroupFormat, IntElement, find_format
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import kernels, library, qonnx_general, scaling
+from mxexport.quant import kernels, library, qonnx_general
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,7 @@ class RangeRule:
 
     def scale_and_zero_point(self, x: Tensor, dims: Sequence[int], keepdim: bool) -> tuple[Tensor, Tensor]:
         """One of each for what lies along `dims`; the scale is NaN where that is not finite."""
-        finite = x.isfinite()
-        bad = (~finite).float().amax(dims, keepdim) > 0  # apart: onnxruntime's largest value is no NaN beside others
-        x = torch.where(finite, x, 0.0)
+        x, bad = _finite(x, dims, keepdim)
         low = x.amin(dims, keepdim).clamp(max=0)
         levels = x.new_full((), self.levels)  # a Python number would be divided by way of a rounded reciprocal
         scale = ((x.amax(dims, keepdim) - low).abs() / levels).clamp(min=self.smallest)
@@ -178,11 +176,11 @@ class FloatQuantizer(Quantizer):
 
 
 class DynamicQuantizer(Quantizer):
-    """QONNX's `Quant` or `FloatQuant` under one scale per row (what lies along the last axis) or tensor."""
+    """QONNX's `Quant` or `FloatQuant` under one scale for all values along `axis` (None: for the tensor)."""
 
-    def __init__(self, inner: IntQuantizer | FloatQuantizer, rule: MXRule | AmaxRule | RangeRule, per_row: bool):
+    def __init__(self, inner: IntQuantizer | FloatQuantizer, rule: MXRule | AmaxRule | RangeRule, axis: int | None):
         super().__init__()
-        self.inner, self.rule, self.per_row = inner, rule, per_row
+        self.inner, self.rule, self.axis = inner, rule, axis
         self.tensor_names = tuple(n for n in inner.tensor_names if n not in ("scale", "zero_point"))
 
     def forward(self, x: Tensor, *tensors: Tensor) -> Tensor:
@@ -192,15 +190,16 @@ class DynamicQuantizer(Quantizer):
         return self.inner(x, scale, *tensors)
 
     def _found(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        last = x.ndim - 1
+        dims = tuple(range(x.ndim)) if self.axis is None else (self.axis,)
         if isinstance(self.rule, RangeRule):
-            return self.rule.scale_and_zero_point(x, (last,) if self.per_row else tuple(range(x.ndim)), True)
-        if self.per_row:
-            return self.rule.scale(x, last, x.shape[last]), None
-        return self.rule.scale(scaling.statistics(x, last, None, False), last, 1), None
+            return self.rule.scale_and_zero_point(x, dims, True)
+        if self.axis is not None and isinstance(x.shape[self.axis], int):
+            return self.rule.scale(x, self.axis % x.ndim, x.shape[self.axis]), None
+        magnitudes, bad = _finite(x.abs(), dims, True)  # sizes that stay open in a file are no attribute of an operator
+        return self.rule.scale(torch.where(bad, torch.nan, magnitudes.amax(dims, True)), 0, 1), None
 
     def extra_repr(self) -> str:
-        return f"{'per row' if self.per_row else 'per tensor'}, {self.rule}"
+        return f"{'per tensor' if self.axis is None else f'axis={self.axis}'}, {self.rule}"
 
 
 class BipolarQuantizer(Quantizer):
@@ -210,6 +209,13 @@ class BipolarQuantizer(Quantizer):
 
     def forward(self, x: Tensor, scale: Tensor) -> Tensor:
         return qonnx_general.bipolar_quant(x, scale)
+
+
+def _finite(x: Tensor, dims: Sequence[int], keepdim: bool) -> tuple[Tensor, Tensor]:
+    """`x` with zeros for what is not finite, and where along `dims` that is something: onnxruntime's largest value need
+    not be NaN where there is one."""
+    finite = x.isfinite()
+    return torch.where(finite, x, 0.0), (~finite).float().amax(dims, keepdim) > 0
 
 
 def equal_bits(a: Tensor, b: Tensor) -> Tensor:

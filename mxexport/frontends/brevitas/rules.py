@@ -26,9 +26,8 @@ GroupFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Groups [P, G] -> (dequantized values [P, G], scales [P])."""
 
 
-def as_groups(quantize: Callable[[Tensor], tuple[Tensor, Tensor]], axis: int) -> GroupFunction:
-    """Feeds groups [P, G] to a tensor quantizer that groups along `axis`."""
-    rank = max(2, axis + 1 if axis >= 0 else -axis)
+def as_groups(quantize: Callable[[Tensor], tuple[Tensor, Tensor]], axis: int, rank: int) -> GroupFunction:
+    """Feeds groups [P, G] to a quantizer of tensors of `rank` (at least 2) that groups along `axis`."""
     at = axis % rank
 
     def run(groups: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,12 +1,14 @@
 """Activations whose scales are found at run time: the rule is measured on the quantizer, and edge values check it.
 
-There is one scale for each group, each row (what lies along the last axis) or the tensor, from the largest magnitude,
-or from the range together with a zero point.
+There is one scale for each group, for all values along one dimension (a token, say) or for the tensor, from the largest
+magnitude, or from the range together with a zero point.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -53,26 +55,26 @@ def read_run_time(name: str, proxy: nn.Module, clipped: float | None, dtype: tor
     """
     _check_dtype(name, proxy, dtype)
     wide = _probe(name, copy.deepcopy(proxy).float() if dtype in HALF else proxy)
-    if wide.per == "group" and rounding_of(name, proxy) != "ROUND":
+    if wide.grouped and rounding_of(name, proxy) != "ROUND":
         raise refuse(name, f"rounding {proxy.rounding_mode} of groupwise activations; expected ROUND")
-    elements = read_elements(name, proxy, wide.first, wide.axis, wide.size)
+    elements = read_elements(name, proxy, wide.first, -1 if wide.axis is None else wide.axis, wide.size)
     measured = wide.groups_of(_values_and_scales(wide.proxy, torch.float32))
     rule = _range_rule(wide, measured) if wide.has_zero_point else rules.measure_rule(name, measured, elements)
     if dtype in HALF and not isinstance(rule, MXRule):
         raise refuse_half(name, dtype, "float scales found at run time, which Brevitas rounds to it,")
-    if wide.per == "group":
+    if wide.grouped:
         reading = Reading(DynamicGroupQuantizer(elements, rule))
     else:
         reading = read_standard(name, proxy, wide.first, rounding_of(name, proxy))
-        reading.quantizer = DynamicQuantizer(reading.quantizer, rule, per_row=wide.per == "row")
+        reading.quantizer = DynamicQuantizer(reading.quantizer, rule, wide.axis)
         reading.tensors = {n: reading.tensors[n] for n in reading.quantizer.tensor_names}
-    theirs = wide.groups_of(_values_and_scales(proxy, dtype, elements if wide.per == "group" else None))
+    theirs = wide.groups_of(_values_and_scales(proxy, dtype, elements if wide.grouped else None))
     rules.check_rule(name, theirs, wide.groups_of(_ours(reading, dtype)), rule, elements, dtype)
     if isinstance(rule, MXRule):
         reading.notes += _mx_notes(rule, smallest=measured(torch.zeros(1, wide.size))[1])
     if isinstance(rule, RangeRule) and not rule.whole:
         reading.notes.append(FRACTIONS)
-    if wide.per == "group" and not elements.element.signed_zero:
+    if wide.grouped and not elements.element.signed_zero:
         reading.notes.append(MINUS_ZERO)
     if rules.is_one_bit_short(rule, elements):
         reading.warnings.append(saturation_message(elements, clipped, "the values seen"))
@@ -95,30 +97,39 @@ def _check_dtype(name: str, proxy: nn.Module, dtype: torch.dtype) -> None:
 
 @dataclass(frozen=True)
 class _Probe:
-    """A proxy, the quant tensor it makes of three ramps, and where its groups (rows, tensors) of `size` values lie."""
+    """A proxy, the quant tensor `first` it makes of ramps, and where the values lie that share a scale.
+
+    grouped: groups of `size` along `axis`. Otherwise all values along `axis` share one, or (None) all of the tensor.
+    rank: of tensors that the proxy takes.
+    """
 
     proxy: nn.Module
     first: object
-    per: str
-    axis: int
+    grouped: bool
+    axis: int | None
     size: int
+    rank: int
 
     @property
     def has_zero_point(self) -> bool:
         return bool(self.first.zero_point.any())
 
     def groups_of(self, quantize: Callable[[Tensor], tuple[Tensor, Tensor]]) -> rules.GroupFunction:
-        return rules.one_by_one(quantize) if self.per == "tensor" else rules.as_groups(quantize, self.axis)
+        if self.axis is None:
+            return rules.one_by_one(quantize)
+        return rules.as_groups(quantize, self.axis, self.rank)
 
 
 def _probe(name: str, proxy: nn.Module) -> _Probe:
-    axis, size = getattr(proxy, "group_dim", -1), getattr(proxy, "group_size", 16)
+    return _probe_groups(name, proxy) if hasattr(proxy, "group_size") else _probe_tensor(name, proxy)
+
+
+def _probe_groups(name: str, proxy: nn.Module) -> _Probe:
+    axis, size = proxy.group_dim, proxy.group_size
     rank = max(2, axis + 1 if axis >= 0 else -axis)
-    at = axis % rank
-    ramps = torch.linspace(-1 / 3, 1, 3 * size).reshape(3, size)
     shape = [1] * rank
-    shape[at], shape[0 if at else 1] = size, 3
-    x = (ramps if at else ramps.T).reshape(shape)
+    shape[axis], shape[0 if axis % rank else 1] = size, 3
+    x = _ramp(*shape)
     q = _quantized(proxy, x)
     if q.value.shape != x.shape:
         raise refuse(
@@ -126,18 +137,32 @@ def _probe(name: str, proxy: nn.Module) -> _Probe:
             f"Brevitas makes values of shape {tuple(q.value.shape)} of an input {tuple(x.shape)}; its zero points of "
             "groups need quantize_zero_point=False",
         )
-    return _Probe(proxy, q, _per(name, proxy, q), axis, size)
+    return _Probe(proxy, q, True, axis, size, rank)
 
 
-def _per(name: str, proxy: nn.Module, q) -> str:
-    if hasattr(proxy, "group_size"):
-        return "group"
+def _probe_tensor(name: str, proxy: nn.Module) -> _Probe:
+    """The lowest rank that the proxy takes says which dimension its scales leave out."""
+    for rank in (2, 3, 4):
+        shape = (2, 3, 4, 5)[:rank]
+        with contextlib.suppress(RuntimeError):  # a view or permutation made for tensors of another rank
+            q = _quantized(proxy, _ramp(*shape))
+            break
+    else:
+        raise refuse(name, "Brevitas takes no tensor of rank 2, 3 or 4 here")
     if q.scale.numel() == 1:
-        return "tensor"
-    if q.scale.shape == (3, 1):
-        return "row"
-    shape = tuple(q.scale.shape)
-    raise refuse(name, f"a run-time scale of shape {shape} for a tensor [3, 16]; expected one per tensor or row")
+        return _Probe(proxy, q, False, None, 16, rank)
+    without = [tuple(1 if d == axis else n for d, n in enumerate(shape)) for axis in range(rank)]
+    if tuple(q.scale.shape) not in without[1:]:
+        raise refuse(
+            name,
+            f"a run-time scale of shape {tuple(q.scale.shape)} for a tensor {shape}; expected one for the tensor, or "
+            "for all values along one dimension other than the first",
+        )
+    return _Probe(proxy, q, False, without.index(tuple(q.scale.shape)) - rank, 16, rank)
+
+
+def _ramp(*shape: int) -> Tensor:
+    return torch.linspace(-1 / 3, 1, math.prod(shape)).reshape(shape)
 
 
 def _quantized(proxy: nn.Module, x: Tensor):
