@@ -26,7 +26,7 @@ from mxexport.quant import (
     save_file,
     weight_quantizer,
 )
-from mxexport.quant.quantizers import SOURCES, search
+from mxexport.quant.sources import SOURCES, search
 from mxexport.quant.spec import make_weight_quantizer
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 

@@ -26,7 +26,6 @@ class Quantize:
     round_bias: int
     code_min: int
     code_max: int
-    scale_tensor: str
     source_tensor: str
     tensor: str
     length: int
@@ -155,7 +154,6 @@ def _activation(node: ir.Node, stream: ir.Value) -> Quantize:
         round_bias=a["round_bias"],
         code_min=a["code_min"],
         code_max=a["code_max"],
-        scale_tensor=scale.name,
         source_tensor=x.name,
         tensor=node.outputs[0].name,
         length=shape[1],

@@ -122,7 +122,6 @@ _ROUND = {
     "CEIL": lambda b, v: b.Ceil(v),
     "DOWN": lambda b, v: b.Mul(b.Sign(v), b.Floor(b.Abs(v))),
 }
-ROUNDING_MODES = tuple(_ROUND)
 
 
 def _quant(b, modes):

@@ -20,13 +20,9 @@ from mxexport.quant.layers import (
     QuantReLU,
     QuantTransposedLinear,
 )
-from mxexport.quant.quantizers import (
-    ScaleSource,
-    activation_quantizer,
-    freeze_scales,
-    weight_quantizer,
-)
+from mxexport.quant.quantizers import activation_quantizer, freeze_scales, weight_quantizer
 from mxexport.quant.report import ConversionReport, conversion_report
+from mxexport.quant.sources import ScaleSource
 from mxexport.quant.spec import QuantSpec
 from mxexport.quant.storage import load_file, save_file
 from mxexport.quant.tensor import (

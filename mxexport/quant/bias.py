@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mxexport.errors import FormatError
 from mxexport.quant import transforms
-from mxexport.quant.quantizers import LearnedScale, StoredScale
+from mxexport.quant.sources import LearnedScale, StoredScale
 
 BIAS_FORMATS = ("float", "int32")
 _LARGEST = 2.0**31 - 128  # the largest float32 that an int32 holds

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mxexport.quant.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.fake import Quantizer
-from mxexport.quant.quantizers import ScaleSource, only_moved
+from mxexport.quant.sources import ScaleSource, only_moved
 from mxexport.quant.spec import Format, as_spec, make_activation_quantizer, make_weight_quantizer
 from mxexport.quant.tensor import GroupwiseQuantTensor, quantize_with
 

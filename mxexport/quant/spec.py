@@ -10,7 +10,8 @@ from torch import Tensor
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat, check_rule, get_format
 from mxexport.quant.fake import Quantizer
-from mxexport.quant.quantizers import SOURCES, ScaleSource, activation_quantizer, weight_quantizer
+from mxexport.quant.quantizers import activation_quantizer, weight_quantizer
+from mxexport.quant.sources import SOURCES, ScaleSource
 from mxexport.scaling import check_scaling, resolve_scaling
 
 
