@@ -12,7 +12,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 import mxexport as mx
 from mxexport.errors import FormatError, InputFileError, UnsupportedError
@@ -496,3 +496,12 @@ def test_weight_norms_of_the_old_kind_are_named():
         model = nn.Sequential(torch.nn.utils.weight_norm(nn.Linear(4, 4)))
     with pytest.raises(UnsupportedError, match="cannot be copied: its weight norms .*remove_weight_norm.layer. first"):
         mx.quantize_model(model)
+
+
+def test_pruned_weights_are_named():
+    model = nn.Sequential(nn.Linear(4, 4))
+    prune.l1_unstructured(model[0], "weight", 0.5)
+    with pytest.raises(UnsupportedError, match="its pruned weights .*prune.remove.layer, name. first"):
+        mx.quantize_model(model)
+    prune.remove(model[0], "weight")
+    assert (mx.quantize_model(model)[0].weight == model[0].weight).all()

@@ -225,6 +225,13 @@ def test_compiled_functions_give_eager_bits_and_gradients(engine, axis):
     assert_gradient_is_that_of_the_operators(x, y, "mxfp6_e2m3", axis)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_traced_model_gives_eager_bits():
+    model = mx.quantize_model(torch.nn.Linear(70, 4), "mxfp8_e4m3", "mxint8").eval()
+    x = torch.randn(3, 70)
+    assert torch.equal(torch.jit.trace(model, x)(x), model(x))
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
 @pytest.mark.parametrize("name", FORMATS)
 def test_cuda_equals_the_reference(name):

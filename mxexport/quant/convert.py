@@ -81,8 +81,11 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:  # deepcopy fails in as many ways as there are attributes
         reason = str(error).partition("\n")[0]
-        if any("weight_g" in module._parameters for module in model.modules()):
+        names = {name for module in model.modules() for name in module._parameters}
+        if "weight_g" in names:
             reason = "its weight norms make weights at run time; call torch.nn.utils.remove_weight_norm(layer) first"
+        elif any(name.endswith("_orig") for name in names):
+            reason = "its pruned weights are made at run time; call torch.nn.utils.prune.remove(layer, name) first"
         raise UnsupportedError(f"quantize_model: {type(model).__name__} cannot be copied: {reason}") from error
 
 

@@ -183,7 +183,8 @@ class Quantizer:
             values, scale = replace(self, axis=order.index(self.axis % x.ndim))._fused(x.permute(order))
             back = [order.index(dim) for dim in range(x.ndim)]
             return values.permute(back), scale.permute(back)
-        with_mask = torch.is_grad_enabled() and x.requires_grad
+        # A trace is compared with one that is taken without gradients.
+        with_mask = torch.jit.is_tracing() or (torch.is_grad_enabled() and x.requires_grad)
         return library.mx_quantize_dequantize(
             x, self.axis % x.ndim, self.format.group_size, *self.spec.numbers, with_mask
         )[:2]
