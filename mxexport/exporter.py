@@ -145,15 +145,6 @@ def _check(model: torch.nn.Module) -> None:
     ]
     if wrong:
         raise UnsupportedError("export: parameters of an unsupported dtype", wrong)
-    refused = [
-        (name, quantizer.not_exportable)
-        for name, m in model.named_modules()
-        if isinstance(m, QuantLayer)
-        for quantizer in m.quantizers().values()
-        if getattr(quantizer, "not_exportable", None)
-    ]
-    if refused:
-        raise UnsupportedError("export: quantizers without an operator", refused)
 
 
 def _warn(heading: str, notes: list[tuple[str, str]]) -> None:

@@ -15,8 +15,9 @@ from torch import nn
 import mxexport as mx
 from mxexport import graph, numerics, runtime, verification
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.torchao import TorchAOLinear, activation_differences, is_torchao
-from tests.helpers import assert_equal_bits
+from mxexport.formats import get_format
+from mxexport.frontends.torchao import NVFP4Input, TorchAOLinear, activation_differences, is_torchao
+from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes, edge_values
 
 torchao = pytest.importorskip("torchao")
 
@@ -27,7 +28,11 @@ from torchao.prototype.mx_formats import (  # noqa: E402
     ScaleCalculationMode,
 )
 from torchao.prototype.mx_formats.mx_tensor import MXTensor, QuantizeTensorToMXKwargs  # noqa: E402
-from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, QuantizeTensorToNVFP4Kwargs  # noqa: E402
+from torchao.prototype.mx_formats.nvfp4_tensor import (  # noqa: E402
+    NVFP4Tensor,
+    QuantizeTensorToNVFP4Kwargs,
+    per_tensor_amax_to_scale,
+)
 from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: E402
 from torchao.quantization.qat import QATConfig  # noqa: E402
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference  # noqa: E402
@@ -224,7 +229,7 @@ def test_nvfp4_weights_equal_torchao_and_export_with_one_scale(tmp_path, two_lev
         assert_equal_bits(got[f"{index}.weight_quant"], theirs[index].weight.dequantize().numpy())
 
 
-def test_nvfp4_activations_run_in_torch_and_export_refuses_them(tmp_path):
+def test_nvfp4_activations_equal_torchao_and_export(tmp_path):
     model = nn.Sequential(nn.Linear(96, 48), nn.ReLU(), nn.Linear(48, 32))
     quantize_(model, NVFP4DynamicActivationNVFP4WeightConfig(step="prepare", use_triton_kernel=False))
     with pytest.raises(UnsupportedError, match="0: NVFP4ObservedLinear is still observing.*convert"):
@@ -238,9 +243,34 @@ def test_nvfp4_activations_run_in_torch_and_export_refuses_them(tmp_path):
     assert_equal_bits(ours[0].input_quant(x).numpy(), expected.numpy())
     product = nn.functional.linear(expected, model[0].weight.dequantize(), model[0].bias)
     assert_equal_bits(ours[0](x).detach().numpy(), product.detach().numpy())
-    with pytest.raises(UnsupportedError, match="0: torchao's NVFP4 activations cannot be exported"):
-        mx.export(model, (x,), tmp_path / "m.onnx")
-    assert not (tmp_path / "m.onnx").exists()
+    mx.export(model, (x,), tmp_path / "m.onnx")
+    (actual,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    assert_equal_up_to_turned_codes(actual, ours(x).detach().numpy())
+
+
+NVFP4_SCALES = {"one_level": (None, False), "calibrated": (0.013, False), "tiny": (1e-30, False), "found": (None, True)}
+
+
+@pytest.mark.parametrize("name", NVFP4_SCALES)
+def test_nvfp4_activations_have_the_bits_of_torchao_in_every_executor(tmp_path, name):
+    level, dynamic = NVFP4_SCALES[name]
+    level = None if level is None else torch.tensor(level)
+    quantizer = NVFP4Input(get_format("nvfp4"), -1, tensor_scale=level, dynamic=dynamic)
+    layer = mx.quant.QuantLinear(64, 64, bias=False, weight=None, activation="nvfp4")
+    layer.input_quant = quantizer
+    layer.weight.data = torch.eye(64)
+    rows = torch.randn(300, 64) * torch.exp2(torch.randint(-20, 20, (300, 1)).float())
+    infinite = torch.tensor([[torch.inf] + [1.0] * 63])
+    inputs = [rows, torch.from_numpy(edge_values((100, 64))), torch.zeros(2, 64), -rows[:1], infinite, rows[:40] * 0]
+    mx.export(layer, (rows,), tmp_path / "m.onnx")
+    for x in (*inputs, torch.full((1, 64), 1e-42)):
+        scale = per_tensor_amax_to_scale(x.abs().max()) if dynamic else level
+        expected = NVFP4Tensor.to_nvfp4(x, per_tensor_scale=scale).dequantize(torch.float32)
+        assert_equal_bits(quantizer(x).numpy(), expected.numpy())
+        (found,) = [n for n in graph.load(tmp_path / "m.onnx").graph if n.op_type in ("MatMul", "Gemm")]
+        for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
+            actual = execute(tmp_path / "m.onnx", x.numpy(), [found.inputs[0].name])
+            assert_equal_bits(actual[found.inputs[0].name], expected.numpy(), execute.__name__)
 
 
 def test_nvfp4_dynamic_activations_follow_each_input():

@@ -5,7 +5,8 @@ its QAT layers, before the convert step or after it. What differs from torchao, 
 
     computation       torchao multiplies in the model's dtype (its configs demand bfloat16); here it is float32
     NVFP4 weights     exported as `float_e2m1_g16`: one float32 scale per group, block scale times tensor scale
-    NVFP4 activations run through torchao's own quantizer; they have no operator, so export refuses them
+    NVFP4 activations as torchao finds them on the CPU, in operators around `MXFloatQuant`; under a scale of the tensor
+                      found at run time an input of zeros is NaN, as in torchao
     MX activations    torchao's scale rule, computed exactly. torchao itself is off in three cases, which
                       `activation_differences` counts: groups so small that the scale code is 0 or 1 (it divides by
                       another scale than it stores), `rceil` within float32 rounding of a power of two, and groups
@@ -17,7 +18,6 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from mxexport import groups, numerics
 from mxexport.errors import MissingToolError, UnsupportedError
-from mxexport.formats import GroupFormat, get_format
+from mxexport.formats import FloatElement, GroupFormat, get_format
 from mxexport.ops import MXFloatQuant
-from mxexport.quant import GroupwiseFloatQuantTensor, Quantizer, QuantLayer
+from mxexport.quant import GroupwiseFloatQuantTensor, Quantizer, QuantLayer, kernels, library
 from mxexport.verification import equal_bits
 
 _ELEMENTS = {
@@ -113,7 +113,10 @@ class TorchAOLinear(QuantLayer, nn.Linear):
 
 @dataclass(frozen=True)
 class NVFP4Input(Quantizer):
-    """torchao's NVFP4 activations: its own quantizer, dequantized in float32.
+    """torchao's NVFP4 activations (`nvfp4_quantize`): E4M3 block scales over a float32 scale of the tensor.
+
+    torchao multiplies by the product of two reciprocals where the operators divide by a scale. So elements are found
+    under scales of one, between two multiplications.
 
     `tensor_scale`: the calibrated float32 scale; None finds it from each input where `dynamic`, else it is 1.
     """
@@ -121,18 +124,38 @@ class NVFP4Input(Quantizer):
     tensor_scale: Tensor | None = None
     dynamic: bool = True
 
-    not_exportable: ClassVar[str | None] = (
-        "torchao's NVFP4 activations cannot be exported: no operator finds their scale as torchao does; "
-        "quantize weights only (NVFP4WeightOnlyConfig), or the float model with mxexport.quantize_model(..., 'nvfp4')"
-    )
-
     def __call__(self, x: Tensor) -> Tensor:
-        nvfp4 = _torchao().nvfp4_tensor
+        axis = x.ndim - 1
+        blocks = kernels.split_groups(x.float(), axis, self.format.group_size)
+        nan = blocks.isnan()  # apart: onnxruntime's largest value need not be NaN where there is one
+        bad = nan.float().amax(-1, keepdim=True) > 0
+        amax = torch.where(nan, 0.0, blocks.abs()).amax(-1, keepdim=True)
         tensor_scale = self.tensor_scale
         if self.dynamic:
-            tensor_scale = nvfp4.per_tensor_amax_to_scale(x.abs().max())
-        flat = x.reshape(-1, x.shape[-1]).contiguous()
-        return nvfp4.NVFP4Tensor.to_nvfp4(flat, per_tensor_scale=tensor_scale).dequantize(torch.float32).view(x.shape)
+            largest = amax.max()
+            usable = (largest > 0) & largest.isfinite()  # torchao makes NaN of the rest, zeros included
+            bad = (bad.float().max() > 0) | ~usable
+            tensor_scale = torch.where(usable, largest, 1.0) / amax.new_full((), 6.0 * 448)
+        up, down = self._factors(amax / amax.new_full((), 6.0), tensor_scale)
+        # onnxruntime's Where takes -0 for +0: factors are chosen, not values. Zeros never meet an infinite one.
+        values = _to_nearest(blocks * torch.where(blocks == 0, 1.0, up), self.format.element) * down
+        return kernels.join_groups(values * torch.where(bad, torch.nan, 1.0), axis, x.shape[axis])
+
+    @staticmethod
+    def _factors(scale: Tensor, tensor_scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What blocks are multiplied with before and after rounding."""
+        wanted = scale if tensor_scale is None else scale / tensor_scale
+        code = _to_nearest(wanted.clamp(2.0**-6, 448.0), numerics.NVFP4_SCALE)
+        one = code.new_ones(())
+        return (one / code, code) if tensor_scale is None else (one / tensor_scale / code, tensor_scale * code)
+
+
+def _to_nearest(x: Tensor, element: FloatElement) -> Tensor:
+    """`x` rounded to values of `element`: the operator under scales of one, for each run along the last axis."""
+    ones = torch.ones_like(x[..., :1])
+    a = MXFloatQuant.attributes_of(element)
+    a |= {"signed": bool(a["signed"]), "signed_zero": bool(a["signed_zero"])}
+    return library.mx_float_quant(x, ones, x.ndim - 1, x.shape[-1], **a)
 
 
 # --- weights ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import InitVar, dataclass, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -35,9 +34,6 @@ class Quantizer:
     channel_axis: int = 0
     signed: bool = True
     scaling_per_output_channel: InitVar[bool | None] = None
-
-    not_exportable: ClassVar[str | None] = None
-    """Why no ONNX operator computes what this quantizer does; None where one does."""
 
     def __post_init__(self, scaling_per_output_channel: bool | None):
         check_rule(self.scale_rule)
