@@ -9,7 +9,7 @@ import pytest
 import torch
 from brevitas import nn as qnn
 from brevitas import quant as bq
-from brevitas.quant import mx_quant_ocp
+from brevitas.quant import mx_quant_ocp, scaled_int
 from torch import nn
 
 import mxexport as mx
@@ -335,6 +335,37 @@ def test_group_dim_is_honoured(group_dim):
     assert scale.shape == ((2, 70) if group_dim == 0 else (40, 3))
 
 
+TRUNCATIONS = {
+    "floor": bq.TruncTo8bit,
+    "round": bq.RoundTo8bit,
+    "four_bits": variant(bq.TruncTo8bit, bit_width=4),
+    "saturate": scaled_int.ShiftRoundSaturateTo8bit,
+}
+
+
+@pytest.mark.parametrize("act", ["int8", "uint8", "uint8_asymmetric"])
+@pytest.mark.parametrize("pool", [qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d])
+@pytest.mark.parametrize("name", TRUNCATIONS)
+def test_pools_that_drop_low_bits_keep_their_bits(name, pool, act):
+    kernel = qnn.QuantIdentity(act_quant=PLAIN_ACTIVATIONS[act], return_quant_tensor=True)
+    model = nn.Sequential(kernel, pool(2, trunc_quant=TRUNCATIONS[name], return_quant_tensor=False))
+    assert_converts(model, image(12)[..., :6, :6])
+
+
+def test_pools_average_only_what_is_no_quant_tensor():
+    pool = qnn.TruncAvgPool2d(2, return_quant_tensor=False)
+    model = nn.Sequential(qnn.QuantIdentity(act_quant=PLAIN_ACTIVATIONS["int8"]), pool)
+    converted = assert_converts(model, image(12))
+    assert converted[1].trunc_quant is None
+
+
+def test_a_pool_whose_scale_follows_the_input_is_refused_by_name():
+    act = RUN_TIME_ACTIVATIONS["int8_tensor"]
+    model = nn.Sequential(qnn.QuantIdentity(act_quant=act, return_quant_tensor=True), qnn.TruncAvgPool2d(2)).eval()
+    with pytest.raises(UnsupportedError, match="1.trunc: its scale changes with the input"):
+        mx.from_brevitas(model, (image(12),))
+
+
 def test_input_and_output_quantizers_keep_their_bits():
     act = variant(mx_quant_ocp.MXInt8Act, group_dim=-1)
     assert_converts(qnn.QuantLinear(70, 64, output_quant=act, **INT8), rows(3, 70))
@@ -459,8 +490,8 @@ def test_every_layer_that_cannot_be_converted_is_listed():
     with pytest.raises(UnsupportedError) as caught:
         mx.from_brevitas(Recurrent())
     where = [name for name, _ in caught.value.problems]
-    assert where == ["lstm.layers.0.0", "pool"]
-    assert "recurrent layers" in str(caught.value) and "use nn.AvgPool2d" in str(caught.value)
+    assert where == ["lstm.layers.0.0", "pool.trunc"]
+    assert "recurrent layers" in str(caught.value) and "give example inputs" in str(caught.value)
 
 
 @pytest.mark.parametrize(

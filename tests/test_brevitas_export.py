@@ -62,6 +62,15 @@ MODELS = {
         torch.randn(4, 70, generator=torch.Generator().manual_seed(1)),
     ),
     "binary": lambda: (linear(9, PLAIN_WEIGHTS["binary"], PLAIN_ACTIVATIONS["binary"]), torch.ones(4, 70)),
+    "pool": lambda: (
+        nn.Sequential(
+            qnn.QuantReLU(return_quant_tensor=True),
+            qnn.TruncAvgPool2d(3, trunc_quant=bq.TruncTo8bit, return_quant_tensor=False),
+            nn.Flatten(),
+            linear(9, bq.Int8WeightPerTensorFloat, inputs=20),
+        ),
+        torch.randn(4, 5, 6, 6, generator=torch.Generator().manual_seed(2)),
+    ),
     "rounding": lambda: (
         nn.Sequential(
             linear(9, bq.Int8WeightPerTensorFloat, PLAIN_ACTIVATIONS["int8_floor"]),

@@ -17,13 +17,15 @@ from mxexport.frontends.brevitas.layers import (
     ConvertedAdd,
     ConvertedLayer,
     ConvertedPassing,
+    ConvertedTruncPool,
     ConvertedWeightLayer,
     activation_function,
     computation,
+    pooling,
 )
 from mxexport.frontends.brevitas.observing import Observed, observe
 from mxexport.frontends.brevitas.parameters import read_parameter
-from mxexport.frontends.brevitas.reading import Reading, refuse
+from mxexport.frontends.brevitas.reading import Reading, read_truncation, refuse
 
 
 def at(name: str, role: str) -> str:
@@ -250,9 +252,12 @@ def _unknown(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
 
 
 def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
-    raise refuse(
-        name, f"{type(layer).__name__} shifts by the scale of a quant tensor; use nn.AvgPool2d and a QuantIdentity"
-    )
+    converted = ConvertedTruncPool(type(layer).__name__, pooling(layer), with_value=_returns_quant_tensors(layer))
+    where = at(name, "trunc")
+    average = work.seen.average(where, layer.trunc_quant)
+    if average is not None:  # of plain tensors Brevitas takes the average only
+        work.take(converted, name, "trunc", read_truncation(where, layer.trunc_quant, average))
+    return converted
 
 
 def _recurrent(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:

@@ -122,6 +122,19 @@ class ConvertedPassing(ConvertedLayer):
         return self.returned(self.compute(x))
 
 
+class ConvertedTruncPool(ConvertedLayer):
+    """y = trunc_quant(compute(x)): a pool that drops the low bits of its averages."""
+
+    roles = ("trunc",)
+
+    def __init__(self, kind: str, compute: Callable[[Tensor], Tensor], **options):
+        super().__init__(kind, **options)
+        self.compute = compute
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.returned(self.quantized("trunc", self.compute(x)))
+
+
 # --- computations ---------------------------------------------------------------------------------------------
 
 
@@ -212,3 +225,11 @@ def _embedding(padding_idx, x, weight, bias):
 
 def _scale_bias(shape, x, weight, bias):
     return x * weight.view(shape) + bias.view(shape)
+
+
+def pooling(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The average that a pool of Brevitas takes."""
+    if isinstance(layer, nn.AdaptiveAvgPool2d):
+        return partial(F.adaptive_avg_pool2d, output_size=layer.output_size)
+    names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    return partial(F.avg_pool2d, **{name: getattr(layer, name) for name in names})

@@ -16,6 +16,8 @@ class Observed:
 
     biases: dict[nn.Module, list] = field(default_factory=dict)
     counts: dict[nn.Module, list[int]] = field(default_factory=dict)
+    averages: dict[nn.Module, list] = field(default_factory=dict)
+    ran: bool = False
 
     def bias(self, name: str, proxy: nn.Module):
         """The quant tensor a bias quantizer made; None if it never ran.
@@ -30,6 +32,25 @@ class Observed:
                 [(name, "its scale changes with the input; use a float bias or one with its own scale")],
             )
         return made[0] if made else None
+
+    def average(self, name: str, proxy: nn.Module):
+        """The quant tensor whose low bits a quantizer drops; None where it got none.
+
+        Raises:
+            UnsupportedError: no example inputs, or a scale that changed from input to input.
+        """
+        if not self.ran:
+            raise UnsupportedError(
+                "from_brevitas: a pool cannot be converted",
+                [(name, "its scale is that of the quant tensor it gets; give example inputs (args)")],
+            )
+        seen = self.averages.get(proxy, [])
+        if any(not torch.equal(seen[0].scale, other.scale) for other in seen[1:]):
+            raise UnsupportedError(
+                "from_brevitas: a pool cannot be converted",
+                [(name, "its scale changes with the input; use nn.AvgPool2d and a QuantIdentity")],
+            )
+        return seen[0] if seen else None
 
     def clipped(self, proxy: nn.Module) -> float | None:
         """Share of the values an integer quantizer saturated; None if it never ran."""
@@ -46,8 +67,9 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
     """Run `model` on the inputs, and once more on others, with hooks on its quantizers."""
     from brevitas.proxy.groupwise_int_runtime_quant import GroupwiseActQuantProxyFromInjector
     from brevitas.proxy.parameter_quant import BiasQuantProxyFromInjectorBase
+    from brevitas.proxy.runtime_quant import TruncQuantProxyFromInjector
 
-    seen = Observed()
+    seen = Observed(ran=args is not None)
     if args is None:
         return seen
     args = as_tuple(args)
@@ -55,6 +77,8 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
     for module in model.modules():
         if isinstance(module, BiasQuantProxyFromInjectorBase):
             hooks.append(module.register_forward_hook(_remember_bias(seen)))
+        elif isinstance(module, TruncQuantProxyFromInjector):
+            hooks.append(module.register_forward_hook(_remember_average(seen)))
         elif isinstance(module, GroupwiseActQuantProxyFromInjector):
             hooks.append(module.register_forward_hook(_count_saturated(seen)))
     try:
@@ -75,6 +99,14 @@ def _remember_bias(seen: Observed):
     def hook(proxy: nn.Module, inputs: tuple, output) -> None:
         if hasattr(output, "scale"):
             seen.biases.setdefault(proxy, []).append(output)
+
+    return hook
+
+
+def _remember_average(seen: Observed):
+    def hook(proxy: nn.Module, inputs: tuple, output) -> None:
+        if hasattr(inputs[0], "scale"):
+            seen.averages.setdefault(proxy, []).append(inputs[0])
 
     return hook
 

@@ -159,6 +159,27 @@ class IntQuantizer(Quantizer):
         return f"Quant, signed={self.signed}, narrow={self.narrow}, rounding_mode={self.rounding_mode}"
 
 
+class TruncQuantizer(Quantizer):
+    """Codes of `scale` and `zero_point` as multiples of `drop`, a power of two: the low bits of an average are dropped.
+
+    Brevitas' `TruncIntQuant`: QONNX's `Quant` finds the multiples; value and scale are as there.
+    """
+
+    tensor_names = ("scale", "zero_point", "drop", "bit_width")
+
+    def __init__(self, inner: IntQuantizer):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor, scale: Tensor, zero_point: Tensor, drop: Tensor, bit_width: Tensor) -> Tensor:
+        codes = torch.round(x / scale + zero_point)
+        kept = self.inner(codes, drop, torch.zeros_like(drop), bit_width)
+        return (kept / drop - zero_point / drop) * (scale * drop)
+
+    def extra_repr(self) -> str:
+        return "drops low bits"
+
+
 class FloatQuantizer(Quantizer):
     """QONNX `FloatQuant`: a minifloat with one scale per tensor or channel."""
 

@@ -15,6 +15,8 @@ from mxexport.frontends.brevitas.quantizers import (
     FloatQuantizer,
     IntQuantizer,
     Quantizer,
+    TruncQuantizer,
+    equal_bits,
 )
 
 _ROUNDING = {"ROUND": "ROUND", "FLOOR": "FLOOR", "CEIL": "CEIL", "ROUND_TO_ZERO": "DOWN", "NONE": "ROUND"}
@@ -118,9 +120,41 @@ def read_standard(name: str, proxy: nn.Module, q, rounding: str = "ROUND") -> Re
     return Reading(IntQuantizer(bool(q.signed), bool(proxy.is_narrow_range), rounding), tensors)
 
 
+def read_truncation(name: str, proxy: nn.Module, q) -> Reading:
+    """The quantizer that drops low bits of quant tensors like `q`, checked on edge values.
+
+    Raises:
+        UnsupportedError: bits that differ.
+    """
+    signed, bits = bool(q.signed), proxy.tensor_quant.msb_clamp_bit_width_impl().detach().float()
+    drop = proxy.tensor_quant.trunc_scaling_impl(q.value, q.bit_width, bits, q.signed)
+    tensors = {
+        "scale": q.scale.detach().float(),
+        "zero_point": q.zero_point.detach().float(),
+        "drop": drop.detach().float(),
+        "bit_width": bits.reshape(()),
+    }
+    rounding = _rounding(name, type(proxy.tensor_quant.float_to_int_impl).__name__.removesuffix("Ste"))
+    reading = Reading(TruncQuantizer(IntQuantizer(signed, bool(proxy.is_narrow_range), rounding)), tensors)
+    largest = 2.0 ** float(q.bit_width)
+    codes = torch.cat([torch.linspace(-largest, largest, 4097), torch.arange(-600, 600) / 2])
+    x = (codes.reshape(-1, *[1] * (q.value.ndim - 1)) * tensors["scale"]).contiguous()
+    expected = proxy.tensor_quant(x, q.scale, q.zero_point, q.bit_width, q.signed)[0]
+    same = equal_bits(expected + 0.0, reading.quantizer(x, *tensors.values()) + 0.0)
+    if signed:
+        reading.notes.append(MINUS_ZERO)
+    if not same.all():
+        raise refuse(name, f"{int((~same).sum())} of {same.numel()} probes differ from Brevitas")
+    return reading
+
+
 def rounding_of(name: str, proxy: nn.Module) -> str:
     """QONNX's name of a proxy's rounding mode. Raises UnsupportedError where there is none."""
-    mode = str(proxy.rounding_mode).upper().split(".")[-1]
+    return _rounding(name, str(proxy.rounding_mode).upper().split(".")[-1])
+
+
+def _rounding(name: str, mode: str) -> str:
+    mode = mode.upper()
     if mode not in _ROUNDING:
         raise refuse(name, f"rounding {mode}; expected one of {', '.join(_ROUNDING)}")
     return _ROUNDING[mode]
