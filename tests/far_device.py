@@ -1,7 +1,8 @@
-"""A device that is not the CPU: it computes there, but its tensors mix with no others and show no memory.
+"""`FAR`, a device that is not the CPU: a GPU where there is one, else a stand-in.
 
-What a GPU would refuse (a scale left behind on the CPU, `.numpy()`, a pointer for the compiled kernel) it refuses too,
-and code that asks for the kind of device takes the way of a GPU. The arithmetic of a GPU it cannot show.
+The stand-in computes on the CPU, but its tensors mix with no others and show no memory. What a GPU would refuse (a
+scale left behind on the CPU, `.numpy()`, a pointer for the compiled kernel) it refuses too, and code that asks for the
+kind of device takes the way of a GPU. The arithmetic of a GPU it cannot show.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+GPU = torch.cuda.is_available()
 _NAME = "far"
-_setup_privateuseone_for_python_backend(_NAME)  # device guards and names; the operators are those of `FarDevice`
-FAR = torch.device(_NAME, 0)
+if not GPU:
+    _setup_privateuseone_for_python_backend(_NAME)  # device guards and names; the operators are those of `FarDevice`
+FAR = torch.device("cuda" if GPU else _NAME, 0)
 
 
 class FarTensor(torch.Tensor):
-    """On the far device; `near` is the tensor that it computes with."""
+    """On the stand-in; `near` is the tensor that it computes with."""
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -39,7 +42,7 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter, FarTensor)
 
 
 class FarDevice(TorchDispatchMode):
-    """Makes the device exist; `calls` holds what ran on it: (operator, arguments, options)."""
+    """Makes the stand-in exist; `calls` holds what ran on it: (operator, arguments, options)."""
 
     def __init__(self):
         super().__init__()
