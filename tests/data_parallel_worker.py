@@ -1,4 +1,4 @@
-"""One process of two that train together: `python -m tests.data_parallel_worker RANK DIRECTORY float|quantized`."""
+"""One process of two that train together: `python -m tests.data_parallel_worker RANK DIRECTORY KIND`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ import torch
 from torch import nn
 
 import mxexport as mx
+from mxexport.quant import QuantSpec, freeze_scales
+
+FORMATS = {
+    "dynamic": ("mxfp8_e4m3", "mxint8"),
+    "learned": (QuantSpec("mxint8", source="learned"), QuantSpec("uint8_g8", source="learned")),
+    "static": ("mxint8", QuantSpec("int8", source="static", scaling_per_output="channel")),
+}
+"""Kind -> formats of weights and activations; `float` has none."""
 
 
-def build(quantized: bool) -> nn.Module:
+def build(kind: str) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 16), nn.ReLU(), nn.Linear(16, 4))
-    return mx.quantize_model(model, "mxfp8_e4m3", "mxint8") if quantized else model
+    return model if kind == "float" else mx.quantize_model(model, *FORMATS[kind])
 
 
 def train(model: nn.Module, rows: slice) -> None:
@@ -27,19 +35,20 @@ def train(model: nn.Module, rows: slice) -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x[rows]), y[rows]).backward()
         optimizer.step()
+    freeze_scales(model)
 
 
-def main(rank: int, directory: str, quantized: bool) -> None:
+def main(rank: int, directory: str, kind: str) -> None:
     torch.set_num_threads(1)
     loopback = [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]
     if loopback:  # the machine's own name may resolve to an address that nothing reaches
         os.environ["GLOO_SOCKET_IFNAME"] = loopback[0]
     torch.distributed.init_process_group("gloo", init_method=f"file://{directory}/store", rank=rank, world_size=2)
-    model = build(quantized)
+    model = build(kind)
     train(nn.parallel.DistributedDataParallel(model), slice(rank, None, 2))
     torch.save(model.state_dict(), f"{directory}/state.{rank}")
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "quantized")
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])

@@ -19,6 +19,7 @@ from mxexport.formats import GroupFormat, with_group_size
 from mxexport.quant import kernels, scaling, transforms
 from mxexport.quant.fake import Quantizer
 from mxexport.quant.learned import learned_apply, learned_scale
+from mxexport.quant.parallel import over_ranks
 
 
 def only_moved(tensor: Tensor, cast: Tensor) -> Tensor:
@@ -180,7 +181,10 @@ class StaticScale(StoredScale):
 
     @torch.no_grad()
     def observe(self, x: Tensor) -> None:
-        """Take `x` into the range seen so far. Raises UnsupportedError inside torch.func, where nothing may be kept."""
+        """Take `x` into the range seen so far, under DDP that of all ranks.
+
+        Raises UnsupportedError inside torch.func, where nothing may be kept.
+        """
         if not torch.compiler.is_compiling() and transforms.in_torch_func():
             raise UnsupportedError(
                 f"{self.source} scale of {self.format.name} has no value yet and cannot take one inside torch.func; "
@@ -192,6 +196,7 @@ class StaticScale(StoredScale):
             low, high = x.amin().reshape(1), x.amax().reshape(1)
         else:
             low, high = (x.amin(others), x.amax(others)) if others else (x, x)
+        low, high = over_ranks(low, high)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
 
