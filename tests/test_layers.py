@@ -281,6 +281,18 @@ def _feed_forward(layer, x):
         (lambda: mx.QuantReLU("int4_g8", scale_rule="ceil"), FormatError, "needs power-of-two scales"),
         (lambda: attend(is_causal=True), ShapeError, "give attn_mask as well"),
         (lambda: attend(attn_mask=torch.zeros(3)), ShapeError, r"attn_mask has shape \(3,\); expected \[L, S\]"),
+        (lambda: attend(attn_mask=torch.zeros(1, 3)), ShapeError, r"expected \[L, S\] \(3, 3\) or .* \(8, 3, 3\)"),
+        (lambda: attend(attn_mask=torch.zeros(3, 3, 3)), ShapeError, r"attn_mask has shape \(3, 3, 3\)"),
+        (lambda: attend(attn_mask=torch.ones(3, 3).int()), ShapeError, "attn_mask is torch.int32; expected bool"),
+        (lambda: attend(key_padding_mask=torch.zeros(1, 3)), ShapeError, r"key_padding_mask .*; expected \(2, 3\)"),
+        (lambda: attend(key_padding_mask=torch.zeros(2, 3).long()), ShapeError, "key_padding_mask is torch.int64"),
+        (lambda: attend(key=torch.randn(3, 1, 64)), ShapeError, r"shapes \(3, 2, 64\), \(3, 1, 64\), .*; expected \[L"),
+        (lambda: attend(key=torch.randn(4, 2, 64)), ShapeError, r"expected \[L, N, E\], \[S, N, K\], \[S, N, V\]"),
+        (lambda: attend(key=torch.randn(64)), ShapeError, r"shapes \(3, 2, 64\), \(64,\)"),
+        (lambda: mx.QuantIdentity(axis=7)(torch.randn(4, 3)), ShapeError, "mxint8: axis 7 is outside .* rank 2"),
+        (lambda: mx.QuantReLU(axis=-9)(torch.randn(4, 3)), ShapeError, "mxint8: axis -9 is outside .* rank 2"),
+        (lambda: mx.QuantLinear(1, 3)(torch.tensor(1.0)), ShapeError, "axis -1 is outside a tensor of rank 0"),
+        (lambda: mx.QuantLinear(4, 3)(torch.ones(2, 4).long()), ShapeError, "expected a floating-point torch.Tensor"),
     ],
 )
 def test_bad_input_is_named(call, error, message):
@@ -290,7 +302,7 @@ def test_bad_input_is_named(call, error, message):
 
 def attend(**keywords):
     x = torch.randn(3, 2, 64)
-    return mx.QuantMultiheadAttention(64, 4)(x, x, x, **keywords)
+    return mx.QuantMultiheadAttention(64, 4)(**{"query": x, "key": x, "value": x} | keywords)
 
 
 def test_attention_gives_every_projection_under_its_own_scales():

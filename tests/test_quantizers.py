@@ -412,3 +412,36 @@ def test_scales_found_at_run_time_keep_nan_in_files(name, per, tmp_path):
         (y,) = execute(tmp_path / "m.onnx", x.numpy()).values()
         assert np.isnan(y).any()
         assert_equal_bits(y, model(x).numpy())
+
+
+EMPTY = {
+    "tensor": mx.QuantSpec("int8"),
+    "channel": mx.QuantSpec("int8", scaling_per_output="channel"),
+    "range": mx.QuantSpec("uint8", scaling_per_output="tensor"),
+    "groups": mx.QuantSpec("uint4_g32"),
+    **{source: mx.QuantSpec("uint4_g32", source=source) for source in ("static", "learned")},
+    "learned_tensor": mx.QuantSpec("int8", source="learned", scaling_per_output="tensor"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_empty_batches_pass_and_say_nothing_of_scales(name):
+    layer = mx.QuantLinear(70, 3, activation=EMPTY[name])
+    x, empty = torch.randn(4, 70), torch.randn(0, 70, requires_grad=True)
+    alone = copy.deepcopy(layer)
+    layer(empty).sum().backward()
+    assert empty.grad.shape == empty.shape
+    for trained in (alone, layer):
+        trained(x)
+        freeze_scales(trained)
+        assert trained(empty).shape == (0, 3)
+    assert torch.equal(layer.eval()(x), alone.eval()(x))
+
+
+def test_averages_of_models_take_learned_scales_with_their_buffers():
+    layer = mx.QuantLinear(70, 3, activation=mx.QuantSpec("mxint8", source="learned"))
+    average = torch.optim.swa_utils.AveragedModel(layer, use_buffers=True)
+    for _ in range(3):
+        layer(torch.randn(4, 70))
+        average.update_parameters(layer)
+    assert average.train()(torch.randn(4, 70)).shape == (4, 3)

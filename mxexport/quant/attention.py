@@ -71,10 +71,17 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         """As `nn.MultiheadAttention.forward`; `is_causal` is a hint there and needs `attn_mask` here, too.
 
         Raises:
-            ShapeError: `is_causal` without `attn_mask`, or a mask that does not fit.
+            ShapeError: `is_causal` without `attn_mask`, or inputs or a mask that do not fit.
         """
         if is_causal and attn_mask is None:
             raise ShapeError("QuantMultiheadAttention: is_causal is a hint about attn_mask; give attn_mask as well")
+        for name, mask in (("attn_mask", attn_mask), ("key_padding_mask", key_padding_mask)):
+            if mask is not None and mask.dtype != torch.bool and not mask.is_floating_point():
+                raise ShapeError(
+                    f"QuantMultiheadAttention: {name} is {mask.dtype}; expected bool, or floats to be added"
+                )
+        if not torch.compiler.is_exporting():  # sizes that stay open are not to be compared
+            self._check_shapes(query, key, value, key_padding_mask, attn_mask)
         batched = query.ndim == 3
         q, k, v = (self._heads(t, batched) for t in self._project(query, key, value))
         k, v, appended = self._append_keys(k, v)
@@ -91,6 +98,33 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
         elif not self.batch_first:
             out = out.transpose(0, 1)
         return out, _returned_weights(attention, batched, average_attn_weights) if need_weights else None
+
+    def _check_shapes(
+        self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None, attn_mask: Tensor | None
+    ) -> None:
+        """Broadcasting would make something of shapes that mean nothing."""
+        at = int(query.ndim == 3 and self.batch_first)  # where the sequence runs
+        batches = [tuple(t.shape[1 - at : 2 - at]) if query.ndim == 3 else () for t in (query, key, value)]
+        fits = query.ndim in (2, 3) and query.ndim == key.ndim == value.ndim and key.shape[at] == value.shape[at]
+        if not fits or len(set(batches)) > 1:
+            shapes = ", ".join(str(tuple(t.shape)) for t in (query, key, value))
+            layout = "[N, L, E], [N, S, K], [N, S, V]" if self.batch_first else "[L, N, E], [S, N, K], [S, N, V]"
+            raise ShapeError(
+                f"QuantMultiheadAttention: query, key and value have shapes {shapes}; expected {layout}, or all three "
+                "without N"
+            )
+        batch, length, keys = batches[0], query.shape[at], key.shape[at]
+        per_head = (self.num_heads * (batch[0] if batch else 1), length, keys)
+        if attn_mask is not None and tuple(attn_mask.shape) not in ((length, keys), per_head):
+            raise ShapeError(
+                f"QuantMultiheadAttention: attn_mask has shape {tuple(attn_mask.shape)}; expected [L, S] "
+                f"{(length, keys)} or [N * heads, L, S] {per_head}"
+            )
+        if key_padding_mask is not None and tuple(key_padding_mask.shape) != (*batch, keys):
+            raise ShapeError(
+                f"QuantMultiheadAttention: key_padding_mask has shape {tuple(key_padding_mask.shape)}; expected "
+                f"{(*batch, keys)}"
+            )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         x = apply(self.input_quant, query)
@@ -139,10 +173,6 @@ def _expand_attn_mask(mask: Tensor | None, scores: Tensor, appended: int) -> Ten
     """[L, S] or [N * heads, L, S] -> broadcastable to the scores [N, heads, L, S]; True or -inf hides a key."""
     if mask is None:
         return None
-    if mask.ndim not in (2, 3):
-        raise ShapeError(
-            f"QuantMultiheadAttention: attn_mask has shape {tuple(mask.shape)}; expected [L, S] or [N * heads, L, S]"
-        )
     if mask.ndim == 3:
         mask = mask.unflatten(0, scores.shape[:2])
     return nn.functional.pad(mask, (0, appended)) if appended else mask

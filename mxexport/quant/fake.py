@@ -144,9 +144,14 @@ class Quantizer:
         return library.groupwise_quant(x, scale, zero_point, axis, size, **a)
 
     def __call__(self, x: Tensor) -> Tensor:
+        self.check(x)
         if torch.compiler.is_exporting() and not torch.is_grad_enabled() and self._grouped_mx:
             return self._exported(x)
         return self.quantize(x)[0]
+
+    def check(self, x: Tensor) -> None:
+        """Raise ShapeError unless `x` is a floating tensor that has the axis."""
+        check_input(x, self.axis, f"quantizer of {self.format.name}")
 
     @property
     def _grouped_mx(self) -> bool:

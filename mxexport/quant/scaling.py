@@ -17,6 +17,8 @@ def statistics(x: Tensor, axis: int, channel_axis: int | None, asymmetric: bool)
     x = x.detach().float()
     kept = None if channel_axis is None else channel_axis % x.ndim
     others = [d for d in range(x.ndim) if d != kept]
+    if not torch.compiler.is_exporting() and x.numel() == 0:
+        x = x.new_zeros([x.shape[d] if d == kept else 1 for d in range(x.ndim)])
     if torch.compiler.is_exporting():  # the largest value that onnxruntime finds is no NaN where there is one
         bad = x.isnan()
         found = _statistics(torch.where(bad, 0.0, x), axis % x.ndim, others, asymmetric)

@@ -63,6 +63,7 @@ class ScaleSource(nn.Module):
         return self.core.apply(x, scale, zero_point)
 
     def forward(self, x: Tensor) -> Tensor:
+        self.core.check(x)
         scale = self.scale(x)
         return self.apply(x, scale, self.zero_point(x, scale))
 
@@ -190,6 +191,9 @@ class StaticScale(StoredScale):
                 f"{self.source} scale of {self.format.name} has no value yet and cannot take one inside torch.func; "
                 "run data through the model first (and freeze static scales)"
             )
+        self.core.check(x)
+        if x.numel() == 0:
+            return
         x = x.detach().float()
         others = [d for d in range(x.ndim) if d != _shared_dim(self.core, x.ndim)]
         if self.core.scaling_per_output == "tensor":
@@ -260,7 +264,8 @@ class LearnedScale(ScaleSource):
             raise FormatError(
                 "a learned scale of groups or channels needs `length`, the size of the axis it runs along"
             )
-        self.register_buffer("initialized", torch.tensor(init is not None))
+        # No bool: averages of models, buffers included, subtract.
+        self.register_buffer("initialized", torch.tensor(init is not None, dtype=torch.uint8))
         self.register_buffer("stored_zero_point", None)
         self.started = init is not None
         if init is not None:
@@ -310,7 +315,7 @@ class LearnedScale(ScaleSource):
             raise UnsupportedError(
                 f"learned scale of {self.format.name} has not started; run data through in training mode first"
             )
-        if not self.training:
+        if not self.training or x.numel() == 0:
             return self.core(x)
         self._start(x)
         return super().forward(x)
