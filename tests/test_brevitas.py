@@ -13,7 +13,7 @@ from brevitas.quant import mx_quant_ocp, scaled_int
 from torch import nn
 
 import mxexport as mx
-from mxexport.errors import UnsupportedError
+from mxexport.errors import ShapeError, UnsupportedError
 from mxexport.frontends.brevitas import rules
 from tests.brevitas_families import (
     FLOAT_SCALE,
@@ -350,6 +350,14 @@ def test_pools_that_drop_low_bits_keep_their_bits(name, pool, act):
     kernel = qnn.QuantIdentity(act_quant=PLAIN_ACTIVATIONS[act], return_quant_tensor=True)
     model = nn.Sequential(kernel, pool(2, trunc_quant=TRUNCATIONS[name], return_quant_tensor=False))
     assert_converts(model, image(12)[..., :6, :6])
+
+
+def test_an_adaptive_pool_takes_the_size_it_was_converted_for():
+    kernel = qnn.QuantIdentity(act_quant=PLAIN_ACTIVATIONS["int8"], return_quant_tensor=True)
+    model = nn.Sequential(kernel, qnn.TruncAdaptiveAvgPool2d(1, return_quant_tensor=False))
+    converted = assert_converts(model, image(12)[..., :6, :6])
+    with pytest.raises(ShapeError, match=r"TruncAdaptiveAvgPool2d: the input is \(7, 7\) large, expected \(6, 6\)"):
+        converted(image(12))
 
 
 def test_pools_average_only_what_is_no_quant_tensor():

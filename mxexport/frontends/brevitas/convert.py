@@ -252,7 +252,8 @@ def _unknown(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
 
 
 def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
-    converted = ConvertedTruncPool(type(layer).__name__, pooling(layer), with_value=_returns_quant_tensors(layer))
+    size, with_value = work.seen.sizes.get(layer), _returns_quant_tensors(layer)
+    converted = ConvertedTruncPool(type(layer).__name__, pooling(layer), size, with_value=with_value)
     where = at(name, "trunc")
     average = work.seen.average(where, layer.trunc_quant)
     if average is not None:  # of plain tensors Brevitas takes the average only

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mxexport.errors import ShapeError
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
 from mxexport.quant.layer import with_value
 from mxexport.quant.layers import QuantLayer
@@ -123,15 +124,23 @@ class ConvertedPassing(ConvertedLayer):
 
 
 class ConvertedTruncPool(ConvertedLayer):
-    """y = trunc_quant(compute(x)): a pool that drops the low bits of its averages."""
+    """y = trunc_quant(compute(x)): a pool that drops the low bits of its averages.
+
+    `size`: the spatial sizes that an adaptive pool was converted for; its scale depends on how much it averages.
+    """
 
     roles = ("trunc",)
 
-    def __init__(self, kind: str, compute: Callable[[Tensor], Tensor], **options):
+    def __init__(self, kind: str, compute: Callable[[Tensor], Tensor], size: tuple[int, ...] | None = None, **options):
         super().__init__(kind, **options)
-        self.compute = compute
+        self.compute, self.size = compute, size
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.trunc_quant is not None and self.size is not None and tuple(x.shape[-2:]) != self.size:
+            raise ShapeError(
+                f"{self.kind}: the input is {tuple(x.shape[-2:])} large, expected {self.size} as in the example inputs "
+                "of the conversion; its scale depends on how much it averages"
+            )
         return self.returned(self.quantized("trunc", self.compute(x)))
 
 

@@ -17,6 +17,8 @@ class Observed:
     biases: dict[nn.Module, list] = field(default_factory=dict)
     counts: dict[nn.Module, list[int]] = field(default_factory=dict)
     averages: dict[nn.Module, list] = field(default_factory=dict)
+    sizes: dict[nn.Module, tuple[int, ...]] = field(default_factory=dict)
+    """Spatial sizes of what adaptive pools got."""
     ran: bool = False
 
     def bias(self, name: str, proxy: nn.Module):
@@ -75,6 +77,8 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
     args = as_tuple(args)
     hooks = []
     for module in model.modules():
+        if isinstance(module, nn.AdaptiveAvgPool2d):
+            hooks.append(module.register_forward_pre_hook(_remember_size(seen)))
         if isinstance(module, BiasQuantProxyFromInjectorBase):
             hooks.append(module.register_forward_hook(_remember_bias(seen)))
         elif isinstance(module, TruncQuantProxyFromInjector):
@@ -107,6 +111,13 @@ def _remember_average(seen: Observed):
     def hook(proxy: nn.Module, inputs: tuple, output) -> None:
         if hasattr(inputs[0], "scale"):
             seen.averages.setdefault(proxy, []).append(inputs[0])
+
+    return hook
+
+
+def _remember_size(seen: Observed):
+    def hook(pool: nn.Module, inputs: tuple) -> None:
+        seen.sizes[pool] = tuple(inputs[0].shape[-2:])
 
     return hook
 
