@@ -407,6 +407,13 @@ def test_attention_keeps_its_bits(packed):
     assert_converts(Attention(packed), rows(2, 5, 32))
 
 
+def test_one_tensor_given_three_times_stays_one():
+    layer = qnn.QuantMultiheadAttention(32, 4, packed_in_proj=True)
+    x = rows(2, 5, 32)
+    settled(layer, x, x, x)
+    assert_same_bits(layer(x, x, x)[0], mx.from_brevitas(layer, (x, x, x))(x, x, x)[0])
+
+
 class Branches(nn.Module):
     """Quant tensors that travel between layers: the bias takes its scale from two layers before."""
 

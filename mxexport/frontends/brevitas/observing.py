@@ -89,7 +89,7 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
         if hooks:
             model(*args)
             counts = {proxy: list(c) for proxy, c in seen.counts.items()}
-            model(*[-0.5 * a if isinstance(a, Tensor) and a.is_floating_point() else a for a in args])
+            model(*_others(args))
             seen.counts = counts
     except Exception as error:  # whatever the user's forward raises
         raise UnsupportedError(f"from_brevitas: the model fails on the example inputs: {error}") from error
@@ -97,6 +97,12 @@ def observe(model: nn.Module, args: tuple | None) -> Observed:
         for hook in hooks:
             hook.remove()
     return seen
+
+
+def _others(args: tuple) -> list:
+    """Other values; what was one tensor stays one, for attention asks whether its keys are its queries."""
+    made = {id(a): -0.5 * a for a in args if isinstance(a, Tensor) and a.is_floating_point()}
+    return [made.get(id(a), a) for a in args]
 
 
 def _remember_bias(seen: Observed):
