@@ -46,7 +46,7 @@ def name_everything(model: ir.Model) -> None:
         if value.name in formal:  # inlining a body would confuse the two
             value.name = names.unique(f"{value.name}_")
     node_names = Names()
-    for node in g:
+    for node in sorted(g, key=lambda node: not _is_operator_of_ours(node)):  # a quantizer before what finds its scale
         node.name = node_names.unique(_node_name(node))
     for node in g:
         for i, value in enumerate(node.outputs):
@@ -73,7 +73,7 @@ def _module_path(node: ir.Node) -> str:
 def _node_name(node: ir.Node) -> str:
     """`fc1.weight_quant`, `fc1.input_scale`, `fc1`: what a reader of the PyTorch module would call it."""
     path = _module_path(node)
-    if node.domain in (DOMAIN, qonnx_general.DOMAIN):
+    if _is_operator_of_ours(node):
         if graph.constant(node.inputs[0]) is not None:
             return f"{node.inputs[0].name}_quant"
         suffix = {"GroupwiseZeroPoint": "zero_point"}.get(node.op_type, "scale")
@@ -82,6 +82,10 @@ def _node_name(node: ir.Node) -> str:
             return f"{path.removesuffix('quant')}{suffix}"
         return ".".join(filter(None, (path, f"input_{suffix}")))
     return path or node.op_type.lower()
+
+
+def _is_operator_of_ours(node: ir.Node) -> bool:
+    return node.domain in (DOMAIN, qonnx_general.DOMAIN)
 
 
 def _annotate(node: ir.Node) -> None:

@@ -173,7 +173,7 @@ class TruncQuantizer(Quantizer):
 
     def forward(self, x: Tensor, scale: Tensor, zero_point: Tensor, drop: Tensor, bit_width: Tensor) -> Tensor:
         codes = torch.round(x / scale + zero_point)
-        kept = self.inner(codes, drop, torch.zeros_like(drop), bit_width)
+        kept = self.inner.forward(codes, drop, torch.zeros_like(drop), bit_width)
         return (kept / drop - zero_point / drop) * (scale * drop)
 
     def extra_repr(self) -> str:
@@ -207,8 +207,9 @@ class DynamicQuantizer(Quantizer):
     def forward(self, x: Tensor, *tensors: Tensor) -> Tensor:
         scale, zero_point = self._found(x)
         if isinstance(self.inner, IntQuantizer):
-            return self.inner(x, scale, x.new_zeros(()) if zero_point is None else zero_point, *tensors)
-        return self.inner(x, scale, *tensors)
+            zero_point = x.new_zeros(()) if zero_point is None else zero_point
+            return self.inner.forward(x, scale, zero_point, *tensors)  # not called: no part of its own in names
+        return self.inner.forward(x, scale, *tensors)
 
     def _found(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         dims = tuple(range(x.ndim)) if self.axis is None else (self.axis,)

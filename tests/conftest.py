@@ -1,0 +1,12 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_any_order():
+    """Weights that a test does not care about are the same whichever tests ran before it."""
+    torch.manual_seed(0)
