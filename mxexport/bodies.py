@@ -9,9 +9,10 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph
+from mxexport import graph, qonnx_domains
 from mxexport.model_checks import all_nodes
 from mxexport.ops import functions_for, qonnx_general
+from mxexport.opsets import opset_for_bodies, raise_opset
 
 
 def are_ours(proto: onnx.ModelProto) -> bool:
@@ -26,14 +27,24 @@ def are_ours(proto: onnx.ModelProto) -> bool:
     given = [f for f in proto.functions if f.domain in graph.BODY_DOMAINS]
     others = [f for f in proto.functions if f.domain not in graph.BODY_DOMAINS]
     nodes = [node for holder in (proto.graph, *others) for node in all_nodes(holder)]
+    if any(qonnx_domains.is_former(node.domain, node.op_type) for node in nodes) or opset < opset_for_bodies(nodes):
+        return False
     needed = [*functions_for(nodes, opset), *qonnx_general.functions_for(nodes, opset)]
     return sorted(map(_bytes, needed)) == sorted(map(_bytes, given))
 
 
 def with_ours(model: ir.Model) -> ir.Model:
-    """A copy with the bodies its nodes need; tensors are shared with `model`."""
+    """A copy with the bodies its nodes need, at an opset that has what they are made of; tensors are shared with
+    `model`.
+
+    Raises:
+        UnsupportedError: a node of our domain that is no operator of ours, or an opset that cannot be raised.
+    """
     copy = model.clone()
     graph.drop_functions(copy)
+    qonnx_domains.unify(copy)
+    if "" in copy.opset_imports:
+        raise_opset(copy, opset_for_bodies(copy.graph.all_nodes()))
     graph.attach_functions(copy)
     graph.attach_standard_functions(copy)
     return copy

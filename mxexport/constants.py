@@ -87,7 +87,7 @@ def _quant(a: dict, *arrays: np.ndarray) -> np.ndarray:
 
 def _float_quant(a: dict, x, scale, exponent_bits, mantissa_bits, bias, largest) -> np.ndarray | None:
     """As its body (`ops.qonnx_general`); qonnx's own finds exponents by a float32 log2, which misrounds below 2**k."""
-    if a.get("rounding_mode", "ROUND") != "ROUND":
+    if qonnx_general.rounding_mode(a.get("rounding_mode", "ROUND"), "FloatQuant") != "ROUND":
         return None
     exponent, mantissa, bias = (int(array.item()) for array in (exponent_bits, mantissa_bits, bias))
     magnitude = np.abs(x) / scale

@@ -125,6 +125,9 @@ def attach_standard_functions(model: ir.Model) -> None:
     ]
     if not nodes:
         return
+    for node in nodes:  # a body that rounds as its node says reads the attribute
+        if "rounding_mode" in qonnx_general.ATTRIBUTES[node.op_type] and "rounding_mode" not in node.attributes:
+            node.attributes["rounding_mode"] = ir.AttrString("rounding_mode", "ROUND")
     for function in qonnx_general.functions_for(map(ir.serde.serialize_node, nodes), model.opset_imports[""]):
         loaded = ir.serde.deserialize_function(function)
         model.functions[loaded.identifier()] = loaded

@@ -4,15 +4,15 @@ somewhere, that tensors written out as numbers are complete, and that our operat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import TensorProto
 
-from mxexport.errors import FormatError, InputFileError, ShapeError
-from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.errors import FormatError, InputFileError, ShapeError, UnsupportedError
+from mxexport.ops import DOMAIN, OPERATORS, VERSION
 
 _T = TensorProto
 _FIELDS = (
@@ -28,6 +28,10 @@ _FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in t
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Raise InputFileError, opening with `where` (the path), for the first thing that is wrong."""
     try:
+        check_versions({i.domain: i.version for i in proto.opset_import})
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{where}: {error}") from None
+    try:
         _check_text(proto, where)
         _check_graph(proto.graph, set(), where)
         for function in proto.functions:
@@ -37,6 +41,16 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
                 _check_operator(node, f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})")
     except RecursionError as error:
         raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
+
+
+def check_versions(opset_imports: Mapping[str, int]) -> None:
+    """Raise UnsupportedError for operators of ours in a version that is not this one: they may mean something else."""
+    version = opset_imports.get(DOMAIN, VERSION)
+    if version != VERSION:
+        raise UnsupportedError(
+            f"its operators are those of {DOMAIN} version {version}, expected version {VERSION}; use the release of "
+            "mxexport that wrote the file, or export it again"
+        )
 
 
 def check_numbers(tensor: onnx.TensorProto, where: str) -> None:

@@ -11,6 +11,7 @@ import re
 
 import onnx
 
+from mxexport import qonnx_domains
 from mxexport.errors import UnsupportedError
 from mxexport.model_checks import all_nodes
 from mxexport.ops import DOMAIN, qonnx_general
@@ -30,9 +31,10 @@ def guarded_copy(proto: onnx.ModelProto, *, keep_bodies: bool = False) -> onnx.M
     Raises:
         UnsupportedError: see `check_domains`.
     """
-    check_domains(proto)
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
+    qonnx_domains.unify_proto(copy)
+    check_domains(copy)
     if not keep_bodies:
         del copy.functions[:]
     _keep(copy.metadata_props, lambda entry: entry.key not in _ORDERS)

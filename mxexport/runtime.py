@@ -265,6 +265,17 @@ def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSe
     return session
 
 
+def plain_options() -> onnxruntime.SessionOptions:
+    """Plain kernels, no fusion, one thread, nothing packed ahead of time: equal graphs give equal bits."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    return options
+
+
 def _ort_value(array: np.ndarray, dtype: ir.DataType) -> onnxruntime.OrtValue:
     array = np.require(array, requirements=["C", "ALIGNED"])
     if dtype in _NOT_IN_NUMPY.values():

@@ -10,9 +10,9 @@ import pytest
 
 from mxexport import runtime
 from mxexport.errors import UnsupportedError
+from mxexport.opsets import lower_opset
 from mxexport.passes import infer_shapes
 from mxexport.targets import finn, hls4ml
-from mxexport.targets._opset import lower_opset
 from tests import pass_helpers
 from tests.pass_helpers import model
 

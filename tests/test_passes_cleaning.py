@@ -8,6 +8,7 @@ import pytest
 
 from mxexport import graph
 from mxexport.errors import OptionError
+from mxexport.execution import execute
 from mxexport.passes import (
     deduplicate_initializers,
     extract_conv_bias,
@@ -23,7 +24,6 @@ from mxexport.passes import (
     split_gemm,
     unify_qonnx_domains,
 )
-from mxexport.passes.execution import execute
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import declines, fires, model, op_types, silent
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
+from mxexport import execution, graph, runtime
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError, VerificationError
 from mxexport.passes import (
     PIPELINE,
@@ -24,7 +24,6 @@ from mxexport.passes import (
     approximate,
     bound_of,
     clean,
-    execution,
     fold_constants,
     remove_identities,
     run_passes,
@@ -44,6 +43,40 @@ def small() -> ir.Model:
     return model(
         "[a] r = Relu(x)  [b] i = Identity(r)  [c] m = MatMul(i, w)  [d] y = Add(m, k)", w=normal(4, 4), k=normal(4)
     )
+
+
+def test_approximate_passes_are_named_with_their_bound_without_verification(tmp_path):
+    report = clean(approximated(), tmp_path / "c.onnx")
+    (named,) = [found for found in report.approximate if found.name == "merge_affines"]
+    assert named.changes == report.changed["merge_affines"] and named.ulp == 256 and "rounds once" in named.reason
+    assert json.loads(report.to_json())["approximate"][0]["name"] == report.approximate[0].name
+
+
+def test_exact_leaves_every_approximate_pass_out(tmp_path):
+    report = clean(approximated(), tmp_path / "c.onnx", exact=True, verify=True)
+    assert not report.approximate and {result for _, result in report.verified} <= {"equal bits"}
+    assert not {f.__name__ for f in PIPELINE if bound_of(f)} & set(report.changed)
+
+
+def approximated() -> ir.Model:
+    """Three factors that one factor nearly is."""
+    return model("[a] s = Mul(x, k)  [b] t = Mul(s, k)  [c] y = Mul(t, k)", k=normal(4))
+
+
+def test_equal_outputs_are_not_equal_bits_where_a_tensor_inside_moved():
+    """A rounding in front of the output hides what an approximate pass did."""
+    made = model("[a] m = Add(x, k)  [b] y = Floor(m)", k=np.full(4, 0.25, np.float32))
+    record = run_passes(made, [nudge_within_bound], verify=np.full((2, 4), 2.125, np.float32))
+    assert record.steps[0].verified.startswith("1 tensors within 4 ulp")
+
+
+@approximate(ulp=4, reason="a test")
+def nudge_within_bound(made: ir.Model) -> Outcome:
+    value = made.graph.initializers["k"]
+    if value.const_value.numpy()[0] != 0.25:
+        return Outcome()
+    value.const_value = ir.tensor(np.full(4, 0.25 + 2**-21, np.float32))
+    return Outcome(["k: nudged"])
 
 
 def shift_bias(made: ir.Model) -> Outcome:

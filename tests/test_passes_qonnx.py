@@ -15,7 +15,7 @@ from qonnx.transformation.extract_quant_scale_zeropt import ExtractQuantScaleZer
 from qonnx.transformation.general import GiveUniqueNodeNames
 from qonnx.util.cleanup import cleanup_model
 
-from mxexport import graph
+from mxexport import execution, graph
 from mxexport.errors import UnsupportedError
 from mxexport.passes import (
     PIPELINE,
@@ -24,7 +24,6 @@ from mxexport.passes import (
     as_transformation,
     check,
     clean,
-    execution,
     fold_constants,
     infer_shapes,
     qonnx_cleanup,

@@ -11,9 +11,9 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.base import Transformation
 from qonnx.transformation.general import GiveUniqueNodeNames
 
-from mxexport import runtime
+from mxexport import execution, runtime
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.passes import execution, qonnx_cleanup, qonnx_pass, run_passes
+from mxexport.passes import qonnx_cleanup, qonnx_pass, run_passes
 from mxexport.qonnx_guard import guarded_copy
 from mxexport.targets import finn_base, hls4ml_project
 from tests.helpers import assert_equal_bits, single_node_model

@@ -16,6 +16,7 @@ import mxexport as mx
 from mxexport import graph, runtime, targets
 from mxexport.errors import OptionError
 from tests.helpers import assert_equal_bits
+from tests.pass_helpers import Build
 from tests.qdq_models import formats_of
 from tests.test_export_layers import Language, Products, Residual, SelfAttention, randomized
 
@@ -64,6 +65,49 @@ def test_network_to_standard_onnx_and_back(name, formats, tmp_path):
     for path in (there, back):
         for actual, expected in zip(runtime.run(path, x.numpy()).values(), wanted.values(), strict=True):
             assert_equal_bits(actual, expected, (path.name, report.notes))
+
+
+NO_TYPE = (
+    "float_e4m3",
+    "float_e5m2",
+    "mxfloat_e3m4",
+    "float_e2m5",
+    "float_fnuz_e4m3",
+    "float_fnuz_e3m4_g16",
+    "int4_g16",
+)
+"""Elements that no ONNX type holds, and beside them some that a type does."""
+
+
+@pytest.mark.parametrize("rows", [16, 24])
+@pytest.mark.parametrize("fmt", NO_TYPE)
+def test_cleaned_weights_of_matmul_keep_their_place(fmt, rows, tmp_path):
+    """Square and not: codes turned by mistake would show as other values in one, as a file that does not load in the
+    other."""
+    torch.manual_seed(0)
+    model, x = mx.quantize_model(nn.Sequential(nn.Linear(16, rows)), fmt, None), torch.randn(4, 16)
+    source, cleaned, there, back = (tmp_path / f"{n}.onnx" for n in ("source", "clean", "qdq", "back"))
+    mx.export(model, (x,), source)
+    mx.clean(source, cleaned, verify=True)
+    assert targets.convert(cleaned, there, to="qdq").verified == "equal bits"
+    assert targets.convert(there, back, to="mxexport").verified == "equal bits"
+    (wanted,) = runtime.run(cleaned, x.numpy()).values()
+    for path in (there, back):
+        assert_equal_bits(*runtime.run(path, x.numpy()).values(), wanted, (path.name, fmt))
+    np.testing.assert_allclose(wanted, model(x).detach().numpy(), rtol=1e-5, atol=1e-5)
+
+
+def test_fractional_zero_points_of_a_cleaned_weight_keep_their_place(tmp_path):
+    """As HQO finds them: stored as float32 values."""
+    rng = np.random.default_rng(0)
+    b = Build(x=(4, 16))
+    w = b.const(rng.standard_normal((16, 16)).astype(np.float32), "w")
+    scale, zero = (rng.uniform(0.1, 1, (1, 16)).astype(np.float32) for _ in "sz")
+    q = b.op("GroupwiseQuant", w, scale, zero * 4, name="q", domain="mxexport.ops", axis=0, group_size=16, bit_width=4,
+             signed=0, narrow=0)  # fmt: skip
+    graph.save(b.model(b.op("MatMul", b.inputs[0], q)), tmp_path / "m.onnx")
+    report = targets.convert(tmp_path / "m.onnx", tmp_path / "q.onnx", to="qdq")
+    assert report.verified == "equal bits" and "stored as float32 values" in dict(report.notes)["q"]
 
 
 def test_native_types_in_the_reference_evaluator(tmp_path):

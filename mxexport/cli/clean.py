@@ -25,6 +25,7 @@ def clean(
     pack: Annotated[
         bool, typer.Option("--pack/--float-weights", help="Quantized weights as packed codes, or as they are.")
     ] = True,
+    exact: Annotated[bool, typer.Option("--exact", help="Leave out the passes that round otherwise.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
@@ -37,10 +38,9 @@ def clean(
     if check is not None and check not in TARGETS:
         raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
     fixed = parse_shapes(shapes) if shapes else None
+    options = {"verify": verify, "save_stages": save_stages, "shapes": fixed, "pack": pack, "exact": exact}
     with notes.status("cleaning") as status:
-        report = clean_file(
-            model, out, verify=verify, save_stages=save_stages, shapes=fixed, pack=pack, progress=status.update
-        )
+        report = clean_file(model, out, **options, progress=status.update)
     if as_json:
         print_json(json.loads(report.to_json()))
     else:
@@ -78,6 +78,10 @@ def _print(report) -> None:
     console.print(table)
     for name, count in report.changed.items():
         console.print(f"{name}: {count} changes", highlight=False)
+    for found in report.approximate:
+        how_far = f"within {found.ulp:g} ulp of a tensor's largest magnitude" if found.ulp else "equal values"
+        told = f"{found.name} is not bit-exact ({found.changes} changes, {how_far}; --exact leaves it out)"
+        console.print(f"{told}: {found.reason}", highlight=False, soft_wrap=True, markup=False)
     for name, result in report.verified:
         console.print(f"verified {name}: {result}", highlight=False)
     if report.declined:

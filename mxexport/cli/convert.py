@@ -21,6 +21,10 @@ def convert(
     max_weight_bits: Annotated[int | None, typer.Option(help="hls4ml, finn: widest integer of a wide fold.")] = None,
     round_bias: Annotated[bool | None, typer.Option(help="hls4ml: round biases to the step of their product.")] = None,
     input_type: Annotated[str | None, typer.Option(help="hls4ml: bits,fraction bits of inputs: 16,8.")] = None,
+    verify: Annotated[
+        bool | None,
+        typer.Option("--verify/--no-verify", help="Run both sides on drawn inputs (default: up to 256 MB of weights)."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Convert a file for another tool and say of every node how it is carried."""
@@ -28,12 +32,14 @@ def convert(
 
     given = {"opset": opset, "batch": batch, "fold": fold, "max_weight_bits": max_weight_bits, "round_bias": round_bias}
     given["input_type"] = None if input_type is None else _numbers(input_type)
-    report = targets.convert(model, out, to=to, **{name: value for name, value in given.items() if value is not None})
+    options = {name: value for name, value in given.items() if value is not None}
+    report = targets.convert(model, out, to=to, verify=verify, **options)
     if as_json:
         print_json(asdict(report))
         return
     for where, note in report.notes:
         console.print(f"{where}: {note}", highlight=False, markup=False)
+    console.print(f"compared with the source: {report.verified}", highlight=False, markup=False)
     console.print(f"{report.path} (opset {report.opset})", highlight=False, markup=False)
 
 

@@ -35,6 +35,46 @@ ATTRIBUTES = {
     "BipolarQuant": {},
 }  # fmt: skip
 OPERATORS = tuple(_INPUTS)
+FORMER_DOMAINS = ("onnx.brevitas", "finn.custom_op.general")
+"""What the domain was called in files of former years."""
+LOWEST_OPSET = 13
+"""The bodies use operators as they are since then."""
+
+# --- rounding -------------------------------------------------------------------------------------------------
+
+_ROUND = {
+    "ROUND": lambda b, v: b.Round(v),
+    "CEIL": lambda b, v: b.Ceil(v),
+    "FLOOR": lambda b, v: b.Floor(v),
+    "UP": lambda b, v: b.Mul(b.Sign(v), b.Ceil(b.Abs(v))),
+    "DOWN": lambda b, v: b.Mul(b.Sign(v), b.Floor(b.Abs(v))),
+    "HALF_UP": lambda b, v: b.Mul(b.Sign(v), b.Floor(b.Add(b.Abs(v), b.const(0.5)))),
+    "HALF_DOWN": lambda b, v: b.Mul(b.Sign(v), b.Ceil(b.Sub(b.Abs(v), b.const(0.5)))),
+}
+_SAME = {"HALF_EVEN": "ROUND"}
+_MIRRORED = {"CEIL": "FLOOR", "FLOOR": "CEIL"}
+"""What a mode does to the magnitude of a negative number, where that is something else."""
+
+
+def rounding_mode(given: str | bytes, node: str) -> str:
+    """The rounding mode of a quantizer by the one name we have for it; QONNX takes any case.
+
+    Raises:
+        UnsupportedError: a mode that qonnx has not, naming `node`.
+    """
+    given = given.decode(errors="replace") if isinstance(given, bytes) else given
+    mode = _SAME.get(given.upper(), given.upper())
+    if mode not in _ROUND:
+        expected = ", ".join([*_ROUND, *_SAME])
+        found = f"node {node!r}: rounding mode {given!r}, expected one of {expected} in any case"
+        raise UnsupportedError(f"{found}; export the quantizer with one that qonnx has")
+    return mode
+
+
+def rounding_mode_of(node: ir.Node) -> str:
+    """The same of a node; qonnx rounds half to even where none is given. Raises UnsupportedError."""
+    given = node.attributes.get("rounding_mode")
+    return rounding_mode("ROUND" if given is None else given.value, node.name or node.op_type)
 
 
 # --- schemas --------------------------------------------------------------------------------------------------
@@ -74,24 +114,28 @@ def functions_for(nodes: Iterable[onnx.NodeProto], opset: int) -> list[onnx.Func
     """Function bodies of the operators of this domain that `nodes` use, for a model of `opset`.
 
     Raises:
-        UnsupportedError: nodes of one operator that round differently, below opset 19.
+        UnsupportedError: a rounding mode nobody knows, or nodes of one operator that round differently below opset 19.
     """
     used: dict[str, dict[str, str]] = {}
     for node in nodes:
         if node.domain == DOMAIN and node.op_type in _INPUTS:
             attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-            mode = attributes.get("rounding_mode", b"ROUND").decode()
-            used.setdefault(node.op_type, {})[mode] = node.name
-    for op_type, modes in used.items():
-        if len(modes) > 1 and opset < 19:
+            given = attributes.get("rounding_mode", b"ROUND")
+            rounding_mode(given, node.name or node.op_type)
+            used.setdefault(node.op_type, {})[given.decode()] = node.name
+    functions = []
+    for op_type, spellings in used.items():
+        modes = {spelling: rounding_mode(spelling, name) for spelling, name in spellings.items()}
+        if len(set(modes.values())) > 1 and opset < 19:
             raise UnsupportedError(
                 f"{op_type} nodes that round differently need opset 19 or higher; this is opset {opset}",
-                [(name, f"rounding mode {mode}") for mode, name in modes.items()],
+                [(name, f"rounding mode {spelling}") for spelling, name in spellings.items()],
             )
-    return [_function(op_type, tuple(modes), opset) for op_type, modes in used.items()]
+        functions.append(_function(op_type, modes, opset))
+    return functions
 
 
-def _function(op_type: str, modes: tuple[str, ...], opset: int) -> onnx.FunctionProto:
+def _function(op_type: str, modes: dict[str, str], opset: int) -> onnx.FunctionProto:
     b = _body.Body(_INPUTS[op_type])
     y = {"Quant": _quant, "FloatQuant": _float_quant, "BipolarQuant": _bipolar_quant}[op_type](b, modes)
     types = {"i": ir.AttributeType.INT, "s": ir.AttributeType.STRING}
@@ -101,31 +145,30 @@ def _function(op_type: str, modes: tuple[str, ...], opset: int) -> onnx.Function
     return proto
 
 
-def _round(b, v, modes: tuple[str, ...]):
-    rounded = [_ROUND[mode](b, v) for mode in modes]
-    if len(modes) == 1:
-        return rounded[0]
+def _choose(b, make, modes: dict[str, str]):
+    """`make(mode)` for the mode of the node. `modes`: how the nodes spell it -> the mode."""
+    kinds = list(dict.fromkeys(modes.values()))
+    made = [make(mode) for mode in kinds]
+    if len(made) == 1:
+        return made[0]
     wanted = b.op(
         "Constant", (), {"value_string": ir.RefAttr("value_string", "rounding_mode", ir.AttributeType.STRING)}
     )
-    index = b.int(0)
-    for i, mode in enumerate(modes):
-        named = b.op("Constant", (), {"value_string": mode})
-        index = b.Add(index, b.Mul(b.Cast(b.Equal(wanted, named), to=ir.DataType.INT64), b.int(i)))
+    # In one tensor, because onnx's evaluator compares no strings of different types, and a longer one has another type.
+    known = b.op("Constant", (), {"value_strings": list(modes)})
+    together = b.Concat(b.Unsqueeze(wanted, b.int([0])), known, axis=0)
+    equal = b.Equal(b.Gather(together, b.int([0])), b.Gather(together, b.int(range(1, len(modes) + 1))))
+    chosen = b.Mul(b.Cast(equal, to=ir.DataType.INT64), b.int([kinds.index(mode) for mode in modes.values()]))
+    index = b.ReduceMax(chosen, keepdims=0)
     # Gather, not Where: Where adds its two sides in onnxruntime, which loses the sign of zero.
-    return b.Gather(b.Concat(*[b.Unsqueeze(r, b.int([0])) for r in rounded], axis=0), index, axis=0)
-
-
-_ROUND = {
-    "ROUND": lambda b, v: b.Round(v),
-    "FLOOR": lambda b, v: b.Floor(v),
-    "CEIL": lambda b, v: b.Ceil(v),
-    "DOWN": lambda b, v: b.Mul(b.Sign(v), b.Floor(b.Abs(v))),
-}
+    return b.Gather(b.Concat(*[b.Unsqueeze(r, b.int([0])) for r in made], axis=0), index, axis=0)
 
 
 def _quant(b, modes):
-    """(clip(round(x / scale + zero_point)) - zero_point) * scale. NaN stays, and -0 where a negative rounds to it."""
+    """(round(clip(x / scale + zero_point)) - zero_point) * scale. NaN stays, and -0 where a negative rounds to it.
+
+    One signed bit is bipolar, as in qonnx: 1 where x / scale + zero_point >= 0, else (NaN, too) -1.
+    """
     one, nothing = b.const(1), b.const(0)
     scale, zero = b.inputs["scale"], b.inputs["zero_point"]
     signed, narrow = (b.Cast(b.attr(name), to=ir.DataType.FLOAT) for name in ("signed", "narrow"))
@@ -137,8 +180,10 @@ def _quant(b, modes):
     v = b.Div(b.inputs["x"], scale)
     # -0 + zero_point is +0, but onnxruntime drops the addition when it knows that zero_point is 0.
     v = b.Add(b.Where(b.Equal(v, nothing), nothing, v), zero)
-    clipped = b.Max(b.Min(_round(b, v, modes), high), low)
-    return b.Mul(b.Sub(clipped, zero), scale)
+    clipped = b.Max(b.Min(v, high), low)
+    bipolar = b.Where(b.GreaterOrEqual(v, nothing), one, b.const(-1))
+    clipped = b.Where(b.And(is_signed, b.Equal(half, one)), bipolar, clipped)
+    return b.Mul(b.Sub(_choose(b, lambda mode: _ROUND[mode](b, clipped), modes), zero), scale)
 
 
 def _float_quant(b, modes):
@@ -151,9 +196,15 @@ def _float_quant(b, modes):
     saturated = b.Where(b.Less(v, largest), v, largest)
     exponent = _body.floor_log2(b, b.Max(saturated, _body.pow2(b, b.Sub(b.int(1), bias))))
     step = _body.pow2(b, b.Sub(exponent, mantissa))
-    rounded = b.Mul(_round(b, b.Div(saturated, step), modes), step)
+    steps = b.Div(saturated, step)
+    rounded = b.Mul(_choose(b, lambda mode: _round_magnitude(b, steps, negative, mode), modes), step)
     signed_scale = b.Where(negative, b.Neg(scale), scale)
     return b.Mul(b.Where(b.Or(b.IsNaN(v), b.IsInf(v)), b.const(np.nan), rounded), signed_scale)
+
+
+def _round_magnitude(b, v, negative, mode: str):
+    rounded = _ROUND[mode](b, v)
+    return b.Where(negative, _ROUND[_MIRRORED[mode]](b, v), rounded) if mode in _MIRRORED else rounded
 
 
 def _bipolar_quant(b, modes):

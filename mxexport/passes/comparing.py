@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.execution import execute
 from mxexport.passes.exactness import Bound
-from mxexport.passes.execution import execute
 from mxexport.passes.rewriting import is_op, is_quantizer
 
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from mxexport import graph, groups
 from mxexport.ops import DOMAIN, VERSION, qonnx_general
+from mxexport.ops._body import LOWEST_OPSET
 from mxexport.passes._editing import Editor
 from mxexport.passes.exactness import approximate
 from mxexport.passes.outcome import Outcome
@@ -133,6 +134,8 @@ def _to_groupwise(
     found = _element(node)
     if isinstance(found, str):
         return f"its scale has groups of {size} on axis {axis}, but {found}"
+    if (opset := editor.model.opset_imports.get("", LOWEST_OPSET)) < LOWEST_OPSET:
+        return f"GroupwiseQuant needs opset {LOWEST_OPSET} and the model has {opset}; export it at {LOWEST_OPSET}"
     expanded = [np.broadcast_to(p.array, shape) for p in parameters]
     arrays = [_contracted(array, axis, size).astype(np.float32) for array in expanded]
     if len(arrays) > 1 and not arrays[1].any():
@@ -157,10 +160,10 @@ def _element(node: ir.Node) -> dict | str:
     """Element attributes of GroupwiseQuant that mean what the Quant node means, or why there are none."""
     bits = constant(node.inputs[3])
     signed, narrow = attribute(node, "signed", 1), attribute(node, "narrow", 0)
-    mode = attribute(node, "rounding_mode", "ROUND")
+    mode = qonnx_general.rounding_mode_of(node)
     if bits is None or bits.size != 1 or float(bits.reshape(())) not in range(2, 9):
         return "GroupwiseQuant takes constant bit widths of 2 to 8"
-    if mode not in ("ROUND", "HALF_EVEN"):
+    if mode != "ROUND":
         return f"GroupwiseQuant rounds half to even and it says {mode}"
     if narrow and not signed:
         return "it is narrow and unsigned, which GroupwiseQuant is not"

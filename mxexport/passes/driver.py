@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph
-from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError, VerificationError
+from mxexport.errors import InputFileError, MXExportError, OptionError, UnsupportedError, VerificationError
+from mxexport.execution import Verify, execute, named_inputs, random_inputs
 from mxexport.ops import DOMAIN
 from mxexport.passes import rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.comparing import compare, same_outputs
-from mxexport.passes.exactness import bound_of, name_of
-from mxexport.passes.execution import execute, graph_inputs, random_inputs
+from mxexport.passes.exactness import Bound, bound_of, name_of
 from mxexport.passes.outcome import Outcome
 
 Pass = Callable[[ir.Model], Outcome]
-Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
 _ROUNDS = 20
 
 
 @dataclass
 class Step:
-    """One pass of one round. `verified`: None (not executed), "equal bits" or what lay within the pass's bound."""
+    """One pass of one round. `verified`: None (not executed), "equal bits" or what lay within the pass's bound;
+    `bound`: what the pass states, None for an exact one."""
 
     name: str
     round: int
@@ -36,6 +35,18 @@ class Step:
     declined: list[tuple[str, str]]
     verified: str | None = None
     stage: str | None = None
+    bound: Bound | None = None
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """A pass that is not exact, and how often it changed something. `ulp`: how far it may move a tensor's values, in
+    units in the last place of the tensor's largest magnitude; `reason`: why."""
+
+    name: str
+    changes: int
+    ulp: float
+    reason: str
 
 
 @dataclass
@@ -52,6 +63,12 @@ class Record:
         for step in self.steps:
             counts[step.name] = counts.get(step.name, 0) + len(step.changed)
         return {name: count for name, count in counts.items() if count}
+
+    @property
+    def approximate(self) -> list[Approximation]:
+        """Every pass that states a bound and changed something."""
+        bounds = {step.name: step.bound for step in self.steps if step.bound and step.changed}
+        return [Approximation(name, self.changed[name], b.ulp, b.reason) for name, b in bounds.items()]
 
     @property
     def declined(self) -> list[tuple[str, str, str]]:
@@ -99,7 +116,7 @@ def run_passes(
                 progress(f"{name_of(function)} (round {number})")
             checker.remember(record.model)
             outcome = _call(function, record.model)
-            step = Step(name_of(function), number, outcome.changed, outcome.declined)
+            step = Step(name_of(function), number, outcome.changed, outcome.declined, bound=bound_of(function))
             record.steps.append(step)
             if outcome.modified:
                 version += 1
@@ -158,15 +175,18 @@ class _Checker:
         if self.inputs is None:
             return None
         outputs, fed = self._execute(model, function)
-        if same_outputs(self.outputs, outputs):
+        same, bound = same_outputs(self.outputs, outputs), bound_of(function)
+        if same and bound is None:
             return "equal bits"
-        bound = bound_of(function)
+        # Behind a quantizer a change inside may leave no trace in the outputs: every tensor is looked at.
         result = compare(self.before, model, fed, bound)
         if result.difference is None and bound is None:
             raise VerificationError(f"pass {name_of(function)}: outputs differ; no tensor named alike does before them")
         if result.difference is not None:
             raise VerificationError(_message(function, result.difference))
         self.outputs = outputs
+        if same and not result.within_bound and not result.behind_quantizer:
+            return "equal bits"
         moved = f"; {result.behind_quantizer} behind a rounding" if result.behind_quantizer else ""
         return f"{result.within_bound} tensors within {bound.ulp:g} ulp of their largest magnitude{moved}"
 
@@ -193,22 +213,6 @@ def _message(function: Pass, found) -> str:
         f"pass {name_of(function)}: tensor {found.tensor!r} of node {found.node!r} should be {expected}: "
         f"{found.detail}{distance}. The caller's model is unchanged; leave the pass out with passes=[...] to go on"
     )
-
-
-def named_inputs(model: ir.Model, inputs) -> dict[str, np.ndarray]:
-    """Inputs by name from a mapping, a tuple in graph order or one array; types as the graph says."""
-    wanted = {value.name: value for value in graph_inputs(model)}
-    if not isinstance(inputs, Mapping):
-        inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
-        if len(inputs) != len(wanted):
-            raise ShapeError(f"verify: {len(inputs)} inputs given, the graph takes {len(wanted)}: {', '.join(wanted)}")
-        inputs = dict(zip(wanted, inputs, strict=True))
-    if set(inputs) != set(wanted):
-        raise ShapeError(f"verify: inputs {sorted(inputs)} given, the graph takes {sorted(wanted)}")
-    return {
-        name: np.asarray(array, wanted[name].dtype.numpy() if wanted[name].dtype else None)
-        for name, array in inputs.items()
-    }
 
 
 class _Stages:

@@ -5,10 +5,11 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
+from mxexport import runtime
+from mxexport.execution import NUMPY_TYPES
 from mxexport.graph import is_ours, new_initializer
 from mxexport.ops import DOMAIN, VERSION, functions_for
 from mxexport.passes import rewriting as rw
-from mxexport.passes.execution import NUMPY_TYPES, session_options
 from mxexport.passes.outcome import Outcome
 
 SIZE_LIMIT = 1 << 20
@@ -187,7 +188,7 @@ def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], rea
         ir_version=max(model.ir_version, 8),
     )
     session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), session_options(), providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), runtime.plain_options(), providers=["CPUExecutionProvider"]
     )
     arrays = session.run([value.name for value in wanted], fed)
     return {value: ir.tensor(a) for value, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}

@@ -9,9 +9,8 @@ import onnx_ir as ir
 
 from mxexport.ops import DOMAIN, qonnx_general
 
-QONNX_DOMAINS = {"qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"}
+QONNX_DOMAINS = {qonnx_general.DOMAIN, *qonnx_general.FORMER_DOMAINS}
 QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
-QONNX_ONLY = {"Quant", "BipolarQuant", "Trunc"}  # no standard operator goes by these names
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 """Operators that give other values each time; so does Dropout where it is in training mode, see `is_random`."""
 STANDARD_DOMAINS = {"", "ai.onnx"}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 _ROUND = {"ROUND": torch.round, "FLOOR": torch.floor, "CEIL": torch.ceil, "DOWN": torch.trunc}
+"""The modes that Brevitas has."""
 
 
 @torch.library.custom_op("mxexport::quant", mutates_args=())
@@ -19,7 +20,10 @@ def quant(
     codes = 2.0 ** int(bit_width)
     low = narrow - codes / 2 if signed else 0.0
     high = codes / 2 - 1 if signed else codes - 1 - narrow
-    q = _ROUND[rounding_mode](x / scale + zero_point).clamp(low, high)
+    v = x / scale + zero_point
+    if signed and codes == 2:
+        return (torch.where(v >= 0, 1.0, -1.0) - zero_point) * scale
+    q = _ROUND[rounding_mode](v).clamp(low, high)
     return (q - zero_point) * scale
 
 
@@ -42,7 +46,7 @@ def float_quant(
     smallest = torch.ldexp(torch.ones((), dtype=torch.float32), 1 - exponent_bias.int())
     binade = torch.frexp(torch.maximum(magnitude, smallest)).exponent - 1
     step = torch.ldexp(torch.ones((), dtype=torch.float32), binade - mantissa_bit_width.int())
-    rounded = _ROUND[rounding_mode](magnitude / step) * step
+    rounded = _ROUND[rounding_mode](torch.copysign(magnitude / step, x)).abs() * step
     return torch.where(torch.isfinite(v), torch.copysign(rounded, x), torch.nan) * scale
 
 

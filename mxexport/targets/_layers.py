@@ -11,6 +11,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from mxexport import graph, groups
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.ops import qonnx_general
+from mxexport.opsets import raise_opset
 from mxexport.passes.name_nodes import name_nodes
 from mxexport.targets import values
 from mxexport.targets._integers import Grid
@@ -35,7 +37,9 @@ class Parts:
 
 
 def prepare(model: ir.Model, batch: int | None) -> None:
-    """Names for all nodes, because messages and new tensors go by them, and a batch."""
+    """Names for all nodes, because messages and new tensors go by them, an opset that has what `Quant` is made of, and
+    a batch. Raises UnsupportedError for an opset that cannot be raised."""
+    raise_opset(model, qonnx_general.LOWEST_OPSET)
     name_nodes(model)
     _fix_batch(model, batch)
 

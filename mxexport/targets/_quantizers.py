@@ -114,7 +114,7 @@ def _read_standard(node: ir.Node, scale: np.float32) -> Uniform:
     if bits is None or bits.size != 1 or bits.flat[0] not in range(1, 65):
         found = "found at run time" if bits is None else str(bits.reshape(-1)[:3])
         raise UnsupportedError(f"its bit width is {found}, expected one whole number; store it as an initializer")
-    if (mode := a.get("rounding_mode", "ROUND")) != "ROUND":
+    if (mode := qonnx_general.rounding_mode_of(node)) != "ROUND":
         raise UnsupportedError(f"its rounding mode is {mode}, expected ROUND (ties to even); train the model with that")
     return Uniform(scale, int(bits.flat[0]), bool(a.get("signed", 1)), bool(a.get("narrow", 0)))
 

@@ -14,6 +14,7 @@ from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
+from mxexport.opsets import lower_opset
 from mxexport.targets import Converted
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of
@@ -26,7 +27,6 @@ from mxexport.targets._layers import (
     store_constants,
     weight_parts,
 )
-from mxexport.targets._opset import lower_opset
 from mxexport.targets._quantizers import (
     Uniform,
     add_constant,

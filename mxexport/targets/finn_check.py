@@ -95,7 +95,7 @@ def _check_parameters(node: ir.Node) -> list[str]:
         return [f"its zero point is {_first(zero)}, expected a single 0; quantize symmetrically"]
     if bits.size != 1 or bits.flat[0] not in range(1, 65):
         return [f"its bit width is {_first(bits)}, expected one whole number; give all channels the same"]
-    mode = node.attributes["rounding_mode"].value if "rounding_mode" in node.attributes else "ROUND"
+    mode = qonnx_general.rounding_mode_of(node)
     expected = "expected ROUND, for which thresholds are made; train the model with that"
     return [] if mode == "ROUND" else [f"its rounding mode is {mode}, {expected}"]
 

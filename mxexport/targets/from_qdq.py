@@ -22,6 +22,8 @@ from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
+from mxexport.ops._body import LOWEST_OPSET
+from mxexport.opsets import raise_opset
 from mxexport.targets import Converted, carriers
 from mxexport.targets.recover import recover_operators
 from mxexport.verification import equal_bits
@@ -44,11 +46,13 @@ class _Grouping:
 
 
 def convert(model: ir.Model) -> Converted:
-    """`model` with every quantizer it holds as an operator of ours; the model given is left as it was.
+    """`model` with every quantizer it holds as an operator of ours, at opset 18 or later; the model given is left as it
+    was.
 
     Notes name what each DequantizeLinear became, or why it stays ("left as it is: ...").
     """
     result = model.clone()
+    raise_opset(result, LOWEST_OPSET)
     notes = [(name, f"recovered as {op}") for name, op in recover_operators(result)]
     common.RemoveUnusedNodesPass()(result)
     for node in list(result.graph.all_nodes()):

@@ -85,7 +85,8 @@ def convert(
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", problems)
     notes += _widths(work)
     _finish(work)
-    return Converted(work, notes)
+    changes = "round_bias moves biases to the step of their product" if round_bias else ""
+    return Converted(work, notes, changes=changes, input_step=input_type and 2.0 ** -input_type[1])
 
 
 def _attempt(change, node: ir.Node, *rest) -> tuple[str, str] | None:

@@ -18,9 +18,10 @@ from onnx_ir.passes import common
 
 from mxexport import graph
 from mxexport.constants import evaluate_node
-from mxexport.errors import OptionError, UnsupportedError
+from mxexport.errors import OptionError
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.opsets import raise_opset
 from mxexport.targets import Converted, carriers, inlining, values
 
 LOWEST_OPSET, HIGHEST_OPSET = 21, 25
@@ -41,7 +42,7 @@ def convert(model: ir.Model, opset: int | None = None) -> Converted:
     result = model.clone()
     graph.drop_functions(result)
     inlining.inline_functions(result)
-    _raise_opset(result, target)
+    raise_opset(result, target)
     native = target if opset is not None and target >= carriers.NATIVE_OPSET else None
     notes = [
         (node.name, _convert_quantizer(node, result, native))
@@ -54,7 +55,7 @@ def convert(model: ir.Model, opset: int | None = None) -> Converted:
     notes = [(name, note) for name, note in notes if note]
     notes += [(name, f"{op} as standard operators") for name, op in standard.items() if name not in dict(notes)]
     _clean(result)
-    return Converted(result, notes)
+    return Converted(result, notes, runs=native is None)
 
 
 def _check_opset(model: ir.Model, opset: int | None) -> int:
@@ -68,16 +69,6 @@ def _check_opset(model: ir.Model, opset: int | None) -> int:
         why = f"the model has opset {own}" if own > LOWEST_OPSET else "blocked DequantizeLinear came with 21"
         raise OptionError(f"convert --to qdq: opset {opset}: expected {lowest} to {max(own, HIGHEST_OPSET)} ({why})")
     return opset
-
-
-def _raise_opset(model: ir.Model, target: int) -> None:
-    from onnxscript import version_converter
-
-    if model.opset_imports[""] == target:
-        return
-    version_converter.convert_version(model, target)
-    if model.opset_imports[""] != target:
-        raise UnsupportedError(f"convert --to qdq: the model cannot be brought from its opset to {target}")
 
 
 # --- one quantizer --------------------------------------------------------------------------------------------
@@ -97,8 +88,6 @@ def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None) -> st
 def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, native: int | None, name: str) -> str:
     element = values.element_of(node)
     integers = "bit_width" in graph.attributes(node)
-    transposed = native is None and _is_matrix_of_matmul(node, codes)
-    codes = codes.transposed() if transposed else codes
     carried = None
     if codes.exact and integers:
         carried = carriers.carry_ints(codes.elements, codes.zero_point, element, native)
@@ -108,6 +97,10 @@ def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model,
     if carried is None:
         return _table_or_floats(node, codes, model, stem, name)
     dtype, typed, *zero = carried
+    transposed = native is None and _is_matrix_of_matmul(node, codes)
+    if transposed:
+        codes, typed = codes.transposed(), np.ascontiguousarray(typed.T)
+        zero = [part if part is None else np.ascontiguousarray(part.T) for part in zero]
     _note_type(model, dtype)
     g = model.graph
     scale, scale_note = _scale(g, model, codes, stem, native)

@@ -16,10 +16,11 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import bodies, graph, runtime
-from mxexport.errors import OptionError, UnsupportedError
+from mxexport.errors import OptionError, ShapeError, UnsupportedError
 from mxexport.ops import qonnx_general
-from mxexport.passes import rewriting
 
+Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
+"""None or False: not at all; True: on inputs drawn with a seed; else inputs by name, in order, or one array."""
 _IN_MEMORY = 256_000_000
 _OPEN_BATCH, _OPEN_LENGTH = 2, 4
 NUMPY_TYPES = {
@@ -73,6 +74,22 @@ def graph_inputs(model: ir.Model) -> list[ir.Value]:
     return [value for value in model.graph.inputs if value.name not in model.graph.initializers]
 
 
+def named_inputs(model: ir.Model, inputs) -> dict[str, np.ndarray]:
+    """Inputs by name from a mapping, a tuple in graph order or one array; types as the graph says."""
+    wanted = {value.name: value for value in graph_inputs(model)}
+    if not isinstance(inputs, Mapping):
+        inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        if len(inputs) != len(wanted):
+            raise ShapeError(f"verify: {len(inputs)} inputs given, the graph takes {len(wanted)}: {', '.join(wanted)}")
+        inputs = dict(zip(wanted, inputs, strict=True))
+    if set(inputs) != set(wanted):
+        raise ShapeError(f"verify: inputs {sorted(inputs)} given, the graph takes {sorted(wanted)}")
+    return {
+        name: np.asarray(array, wanted[name].dtype.numpy() if wanted[name].dtype else None)
+        for name, array in inputs.items()
+    }
+
+
 def execute(
     model: ir.Model, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
@@ -82,7 +99,7 @@ def execute(
         UnsupportedError: the runtime refuses the model or the inputs.
     """
     runnable = _with_bodies(model)
-    if any(rewriting.is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
+    if any(_is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
         return _in_qonnx(runnable, inputs, outputs)
     if outputs is not None:
         values = {v.name: v for v in (*runnable.graph.inputs, *runnable.graph.initializers.values())}
@@ -105,35 +122,29 @@ def _with_bodies(model: ir.Model) -> ir.Model:
     return copy
 
 
-def session_options() -> onnxruntime.SessionOptions:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
-
-
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     providers = ["CPUExecutionProvider"]
     outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
     if size < _IN_MEMORY and not outside:
         return onnxruntime.InferenceSession(
-            graph.to_proto(model).SerializeToString(), session_options(), providers=providers
+            graph.to_proto(model).SerializeToString(), runtime.plain_options(), providers=providers
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.data")
-        return onnxruntime.InferenceSession(path, session_options(), providers=providers)
+        return onnxruntime.InferenceSession(path, runtime.plain_options(), providers=providers)
 
 
 def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:
     """QONNX operators without a body of ours (Trunc) are known to qonnx only."""
     model.graph.inputs[:] = graph_inputs(model)
     for node in model.graph:
-        if rewriting.is_qonnx(node) and node.op_identifier() not in model.functions:
+        if _is_qonnx(node) and node.op_identifier() not in model.functions:
             node.domain = qonnx_general.DOMAIN
     proto: onnx.ModelProto = graph.to_proto(model)
     return runtime.run_qonnx(proto, dict(inputs), list(outputs) if outputs is not None else None)
+
+
+def _is_qonnx(node: ir.Node) -> bool:
+    return node.domain == qonnx_general.DOMAIN or node.domain in qonnx_general.FORMER_DOMAINS
