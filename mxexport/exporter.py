@@ -11,6 +11,7 @@ import torch
 
 import mxexport
 from mxexport import graph
+from mxexport.acceptance import check_result
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.exporting.bypassed import bypassed_layers
 from mxexport.exporting.figures import describe_layers
@@ -114,6 +115,7 @@ def export(
     graph.attach_functions(ir_model)
     if keep_initializers:
         ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
+    check_result(ir_model, f"export: {path}")
     data_path = write_model(ir_model, path, external_data)
     notes = ([("model", NOTE)] if carried else []) + left_out + bypassed + random
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
