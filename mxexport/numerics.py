@@ -379,6 +379,16 @@ def element_codes(
     return encode(quotient, IntElement(fmt.element.bits, fmt.element.signed))  # the scale is the integer's step
 
 
+def without_overflow(values: np.ndarray) -> np.ndarray:
+    """Dequantized float32 values with the largest finite number in place of Inf, for finding their elements again.
+
+    Inf is an element times its scale that reached 2**128. What was quantized lay below, so the element is that of the
+    largest finite number; only an Inf quantized under a given scale may have had a larger one.
+    """
+    largest = np.finfo(np.float32).max
+    return np.clip(as_float32(values), -largest, largest)
+
+
 def nvfp4_scale(x: np.ndarray, axis: int, group_size: int) -> tuple[np.ndarray, np.ndarray, np.float32]:
     """NVFP4's two-level scale: (block scale * tensor scale) as float32, the E4M3 block codes, the tensor scale.
 

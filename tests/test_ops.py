@@ -169,7 +169,7 @@ def test_dataflow_matmul_equals_everywhere(pair):
 
 
 def wide_products(bits: int, kind: str) -> tuple[list[np.ndarray], dict]:
-    """MXMatMul of MX int8 whose results need `bits` bits, sign included; low bits come from blocks with small shifts."""
+    """MXMatMul of MX int8 with results of `bits` bits, sign included; low bits come from blocks with small shifts."""
     rng, rows, length, top = np.random.default_rng(bits), 4, 100, 2 ** (bits - 1) - 1
     high = bits - 22  # 32 products of 127 * 127 have 19 bits
     if kind == "random":

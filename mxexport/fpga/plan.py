@@ -215,18 +215,19 @@ def _matmul(node: ir.Node, stream: ir.Value, steps: list[Step]) -> MatMul:
 def _weights(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.ndarray, np.ndarray]:
     """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
     fmt = _mx_format(quantizer)
-    packed = graph.is_ours(quantizer, graph.DEQUANTIZERS)
-    weight = constant_array(quantizer.outputs[0] if packed else quantizer.inputs[0])
+    values = constant_array(quantizer.outputs[0])
     scale = constant_array(quantizer.inputs[1])
-    axis = groups.normalize_axis(quantizer.attributes["axis"].value, weight.ndim)
+    axis = groups.normalize_axis(quantizer.attributes["axis"].value, values.ndim)
     if axis != reduction_axis:
         raise _Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")
-    groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, weight.shape, axis, fmt.group_size)
-    if not np.isfinite(scale).all():
-        raise _Refused("the weight holds NaN or Inf")
+    groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, values.shape, axis, fmt.group_size)
+    if not np.isfinite(values).all():
+        raise _Refused(f"its quantized weight {quantizer.name!r} holds NaN or Inf")
     scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)
-    codes = numerics.element_codes(weight, scale, None, fmt, axis)  # of packed weights: the codes they hold
-    codes = groups.from_groups(codes, axis, weight.shape[axis]).view(np.uint8)
+    codes = numerics.element_codes(values, scale, None, fmt, axis)  # they are codes times scales: no rounding is left
+    if (numerics.Quantized(fmt, axis, values.shape, codes, scale).dequantize() != values).any():
+        raise _Refused(f"its quantized weight {quantizer.name!r} holds codes that no {fmt.name} quantizer makes")
+    codes = groups.from_groups(codes, axis, values.shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:
         codes, scale_codes = codes.T, scale_codes.T
