@@ -11,6 +11,7 @@ from mxexport import fixedpoint, graph
 from mxexport.errors import UnsupportedError
 from mxexport.formats import get_format
 from mxexport.fpga.plan import MatMul, Quantize, Relu, Step
+from mxexport.names import Names
 from mxexport.ops import DOMAIN, VERSION
 
 OPSET = 18
@@ -64,12 +65,14 @@ def lower(steps: list[Step], source: Stream) -> list[Layer]:
         UnsupportedError: an accumulator would need more than 63 bits; names the layer and the formats.
     """
     layers: list[Layer] = []
+    names = Names()
     pending: Quantize | None = None
     for step in steps:
         if isinstance(step, Quantize):
             pending = step
         elif isinstance(step, MatMul):
             layers.append(_layer(pending, step, source))
+            layers[-1].name = names.unique(step.name or "layer")  # files of others may leave it out
             source = layers[-1].result
         elif isinstance(step, Relu):
             if not layers:
