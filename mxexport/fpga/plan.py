@@ -57,8 +57,10 @@ _SUGGESTIONS = {
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "MaxPool": "pooling is not lowered yet; export a linear network",
     "BatchNormalization": "fold batch norm into the linear layer before training with quantization",
-    "GroupwiseScale": "float scales need a multiplier per group; quantize with an MX format (mxint8, mxfp4_e2m1, …)",
 }
+
+
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 class _Refused(Exception):
@@ -69,61 +71,124 @@ def read_plan(model: ir.Model) -> list[Step]:
     """The steps of `model` in stream order.
 
     Raises:
-        UnsupportedError: every node that cannot be lowered, with its name, the reason and a suggestion.
+        UnsupportedError: every node that cannot be lowered, with its name, the reason and a suggestion. What only
+            follows from another refusal is not refused again.
     """
-    g, problems, steps = model.graph, [], []
-    if len(g.inputs) != 1 or len(g.outputs) != 1:
-        raise UnsupportedError(
-            f"compile: the graph has {len(g.inputs)} inputs and {len(g.outputs)} outputs; expected one of each"
-        )
-    stream = g.inputs[0]
+    g = model.graph
+    _check_ends(g)
+    walk = _Walk(g.inputs[0], _constant_nodes(g))
     for node in g:
+        walk.take(node)
+    walk.end(g.outputs[0])
+    return walk.steps
+
+
+def _check_ends(g: ir.Graph) -> None:
+    if len(g.inputs) == 1 and len(g.outputs) == 1:
+        return
+    problems = [(f"input {v.name!r}", _why_input(g, v)) for v in g.inputs] if len(g.inputs) != 1 else []
+    if len(g.outputs) != 1:
+        made = [(v, f"of {_label(v.producer())}" if v.producer() else "an input") for v in g.outputs]
+        problems += [(f"output {v.name!r}", f"{by}; export the model with one output") for v, by in made]
+    raise UnsupportedError(
+        f"compile: the graph has {len(g.inputs)} inputs and {len(g.outputs)} outputs; expected one of each", problems
+    )
+
+
+def _why_input(g: ir.Graph, value: ir.Value) -> str:
+    if value.name in g.initializers:
+        return "a parameter that whoever runs the file may replace; run mx.clean, which takes it out of the inputs"
+    readers = [_label(node) for node in dict.fromkeys(value.consumers())]
+    more = f" and {len(readers) - 3} more nodes" if len(readers) > 3 else ""
+    return f"read by {', '.join(readers[:3]) or 'no node'}{more}; export the model with one input"
+
+
+def _label(node: ir.Node) -> str:
+    return f"node {node.name!r} ({node.op_type})"
+
+
+def _constant_nodes(g: ir.Graph) -> list[ir.Node]:
+    """Nodes that no input of the graph reaches and that are no part of a quantized weight."""
+    varying, constant = set(g.inputs), []
+    for node in g:
+        if node.op_type.startswith("Random") or any(value in varying for value in node.inputs):
+            varying.update(node.outputs)
+        elif not _is_side(node):
+            constant.append(node)
+    return constant
+
+
+class _Walk:
+    """One pass over the nodes along the stream. It goes on behind what it refuses, so that one run names everything;
+    `blocked` is the refused node whose step is missing where the stream stands."""
+
+    def __init__(self, stream: ir.Value, constants: list[ir.Node]):
+        self.stream, self.steps = stream, []
+        self.problems: list[tuple[str, str]] = []
+        self.blocked: ir.Node | None = None
+        self.constants = set(constants)
+        if constants:
+            shown = ", ".join(_label(node).removeprefix("node ") for node in constants[:3])
+            more = f" and {len(constants) - 3} more" if len(constants) > 3 else ""
+            self.problems.append((f"node{'s' * (len(constants) > 1)} {shown}{more}", "compute constants; run mx.clean"))
+
+    def take(self, node: ir.Node) -> None:
+        if node in self.constants or _is_side(node):
+            return
         try:
-            step = _step(node, stream, steps)
+            step = _step(node, self)
         except _Refused as refusal:
-            problems.append((f"node {node.name!r} ({node.op_type})", str(refusal)))
-            stream = node.outputs[0]  # go on behind it, so that one run names everything
-            continue
-        if step is _SIDE:
-            continue
-        stream = node.outputs[0]
+            self.problems.append((_label(node), str(refusal)))
+            self.blocked, step = node, None
+        self.stream = node.outputs[0]
         if step is not None:
-            steps.append(step)
-    if problems:
-        raise UnsupportedError(f"compile: {len(problems)} nodes cannot be lowered to hardware", problems)
-    if not any(isinstance(s, MatMul) for s in steps):
-        raise UnsupportedError("compile: the graph holds no quantized matrix product")
-    if stream is not g.outputs[0]:
-        raise UnsupportedError(f"compile: the output {g.outputs[0].name!r} does not end the chain of layers")
-    return steps
+            self.steps.append(step)
+            self.blocked = None
+
+    def end(self, output: ir.Value) -> None:
+        """Raises UnsupportedError for everything that was refused, or where no design is left."""
+        if not self.problems and self.steps and isinstance(self.steps[-1], Quantize):
+            why = "quantizes, and no matrix product follows; leave this quantizer to the host"
+            self.problems.append((f"node {self.steps[-1].name!r}", why))
+        if self.problems:
+            raise UnsupportedError("compile: some nodes cannot be lowered to hardware", self.problems)
+        if not any(isinstance(s, MatMul) for s in self.steps):
+            raise UnsupportedError("compile: the graph holds no quantized matrix product")
+        if self.stream is not output:
+            maker = _label(output.producer()) if output.producer() else "the graph itself"
+            raise UnsupportedError(
+                f"compile: the output {output.name!r}, of {maker}, does not end the chain of layers; "
+                f"that ends with {self.stream.name!r}"
+            )
 
 
-_SIDE = object()  # a node beside the stream: a weight quantizer, a scale
+def _is_side(node: ir.Node) -> bool:
+    """Beside the stream: a weight quantizer, a scale, a constant."""
+    if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | {"GroupwiseZeroPoint"}) or graph.is_quantized_constant(node):
+        return True
+    if node.op_type == "Constant":
+        return True  # what reads it says whether it can
+    weight = node.inputs[0] if node.op_type == "Transpose" else None
+    return _weight_quantizer(weight) is not None or graph.constant(weight) is not None
 
 
-def _step(node: ir.Node, stream: ir.Value, steps: list[Step]):
-    if graph.is_ours(node, {"MXScale"} | graph.STORED_SCALES) or graph.is_quantized_constant(node):
-        return _SIDE
+def _step(node: ir.Node, walk: _Walk) -> Step | None:
     if graph.is_ours(node, graph.QUANTIZERS):
-        return _activation(node, stream)
-    if node.op_type == "Transpose" and _weight_quantizer(node.inputs[0]) is not None:
-        return _SIDE
+        return _activation(node, walk)
     if node.op_type in ("Gemm", "MatMul"):
-        return _matmul(node, stream, steps)
-    _require_stream(node, stream)
+        return _matmul(node, walk)
+    _require_stream(node, walk.stream)
     if node.op_type == "Relu":
         return Relu(node.name, node.outputs[0].name)
     if node.op_type in ("Flatten", "Reshape", "Identity"):
         return _flatten(node)
     if node.op_type == "Add":
-        return _bias(node, stream, steps)
+        return _bias(node, walk)
     raise _Refused(_SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
 
 def _require_stream(node: ir.Node, stream: ir.Value) -> None:
     if stream not in node.inputs:
-        if not any(graph.constant(value) is None for value in node.inputs):
-            raise _Refused("computes a constant; fold constants first")
         raise _Refused("does not follow the layer before it; branches are not lowered yet")
 
 
@@ -133,14 +198,16 @@ def _flatten(node: ir.Node) -> None:
         raise _Refused(f"output shape is {shape}; expected (batch, features) with a known number of features")
 
 
-def _activation(node: ir.Node, stream: ir.Value) -> Quantize:
+def _activation(node: ir.Node, walk: _Walk) -> Quantize:
     x, scale = node.inputs[0], node.inputs[1]
     producer = scale.producer()
     fmt = _mx_format(node)
     if not graph.is_ours(producer, {"MXScale"}):
         raise _Refused("the activation scale is not found at run time by MXScale; static scales are not lowered yet")
-    if x is not stream or producer.inputs[0] is not x:
+    if x is not walk.stream or producer.inputs[0] is not x:
         raise _Refused("does not follow the layer before it; branches are not lowered yet")
+    if walk.blocked is None and walk.steps and isinstance(before := walk.steps[-1], Quantize):
+        raise _Refused(f"quantizes what {before.name!r} has quantized already; one quantizer feeds a product")
     shape, a = x.shape, graph.attributes(producer)
     if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
         raise _Refused(f"input shape is {shape}; expected (batch, features) with a known number of features")
@@ -163,7 +230,10 @@ def _activation(node: ir.Node, stream: ir.Value) -> Quantize:
 def _mx_format(node: ir.Node) -> GroupFormat:
     fmt = graph.quantizer_format(node)
     if not fmt.is_mx:
-        raise _Refused(f"format {fmt.name} has float scales; hardware takes MX formats (power-of-two scales)")
+        raise _Refused(
+            f"format {fmt.name} has float scales, which need a multiplier per group; quantize with an MX format "
+            "(power-of-two scales: mxint8, mxfp4_e2m1, …)"
+        )
     if fmt.asymmetric or (node.op_type == "MXFloatQuant" and not graph.attributes(node)["signed"]):
         raise _Refused(f"format {fmt.name} is unsigned; hardware takes signed MX formats")
     if node.op_type == "GroupwiseQuant" and not graph.attributes(node)["narrow"]:
@@ -179,11 +249,12 @@ def _weight_quantizer(value: ir.Value | None) -> ir.Node | None:
     return node if graph.is_quantized_constant(node) else None
 
 
-def _matmul(node: ir.Node, stream: ir.Value, steps: list[Step]) -> MatMul:
+def _matmul(node: ir.Node, walk: _Walk) -> MatMul | None:
     x, w = node.inputs[0], node.inputs[1]
-    if x is not stream:
+    if x is not walk.stream:
         raise _Refused("does not follow the layer before it; branches are not lowered yet")
-    if not steps or not isinstance(steps[-1], Quantize):
+    before = walk.steps[-1] if walk.steps and walk.blocked is None else None
+    if not isinstance(before, Quantize) and not graph.is_ours(walk.blocked, graph.QUANTIZERS):
         raise _Refused("its input is not quantized; give quantize_model an MX activation format")
     transposed = False
     if w.producer() is not None and w.producer().op_type == "Transpose":
@@ -202,13 +273,12 @@ def _matmul(node: ir.Node, stream: ir.Value, steps: list[Step]) -> MatMul:
             if bias is None:
                 raise _Refused("its bias is not an initializer")
     fmt, codes, scale_codes = _weights(quantizer, 1 if transposed else 0)
-    if fmt.group_size != steps[-1].format.group_size:
+    if before is not None and fmt.group_size != before.format.group_size:
         raise _Refused(
-            f"weight groups of {fmt.group_size} and activation groups of {steps[-1].format.group_size}; "
+            f"weight groups of {fmt.group_size} and activation groups of {before.format.group_size}; "
             "expected the same group size"
         )
-    if bias is not None:
-        bias = np.broadcast_to(bias.reshape(-1), (len(codes),))
+    bias = None if bias is None else _per_output(bias, len(codes))
     return MatMul(node.name, fmt, codes, scale_codes, bias, node.outputs[0].name)
 
 
@@ -247,13 +317,21 @@ def _lift_zero_blocks(nonzero: np.ndarray, scale_codes: np.ndarray, group_size: 
     return np.where(used, scale_codes, lowest)
 
 
-def _bias(node: ir.Node, stream: ir.Value, steps: list[Step]) -> None:
+def _bias(node: ir.Node, walk: _Walk) -> None:
+    stream, steps = walk.stream, walk.steps
     other = [v for v in node.inputs if v is not stream]
     bias = graph.constant(other[0]) if other else None
+    if bias is not None and walk.blocked is not None and walk.blocked.op_type in _PRODUCTS:
+        return
     if bias is None or not steps or not isinstance(steps[-1], MatMul) or steps[-1].bias is not None:
         raise _Refused("only the bias of a matrix product can be added; residual adds are not lowered yet")
-    rows = len(steps[-1].codes)
+    steps[-1].bias = _per_output(bias, len(steps[-1].codes))
+    steps[-1].tensor = node.outputs[0].name
+
+
+def _per_output(bias: np.ndarray, rows: int) -> np.ndarray:
     if bias.size not in (1, rows) or (bias.ndim and bias.shape[-1] != bias.size):
         raise _Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})")
-    steps[-1].bias = np.broadcast_to(bias.reshape(-1), (rows,))
-    steps[-1].tensor = node.outputs[0].name
+    if not np.isfinite(bias).all():
+        raise _Refused("its bias holds NaN or Inf")
+    return np.broadcast_to(bias.reshape(-1), (rows,))
