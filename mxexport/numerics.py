@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 
 from mxexport import groups
-from mxexport.errors import FormatError
+from mxexport.arrays import is_real
+from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import (
     E8M0_BIAS,
     E8M0_MAX,
@@ -34,8 +35,14 @@ NVFP4_SCALE = FloatElement(4, 3, "nan")
 
 
 def as_float32(x) -> np.ndarray:
-    """`x` as a float32 array (float16 and bfloat16 widen exactly, float64 rounds once)."""
-    return np.asarray(x).astype(np.float32, copy=False)
+    """`x` as a float32 array (float16 and bfloat16 widen exactly, float64 rounds once).
+
+    Raises ShapeError for complex numbers, strings and objects.
+    """
+    array = np.asarray(x)
+    if not is_real(array.dtype):
+        raise ShapeError(f"expected real numbers, found {array.dtype}")
+    return array.astype(np.float32, copy=False)
 
 
 # --- shared scale ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import bodies, graph
+from mxexport.arrays import on_host
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import check_nodes
@@ -92,7 +93,7 @@ def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
     """What is given as an array of `dtype`; floats round, integers must be what they are. Raises ShapeError."""
     found = type(given).__name__
     try:
-        array = np.asarray(given)
+        array = np.asarray(on_host(given))
         found = array.dtype
         if found == dtype:
             return np.asarray(array, order="C")
@@ -102,7 +103,7 @@ def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
             fed = array.astype(dtype, order="C")
         if dtype.kind in "iub" and not np.array_equal(fed, array):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last: tensors of torch that numpy cannot hold
         raise ShapeError(f"input {name!r}: {found} that is not all {dtype}, which the graph takes") from None
     return fed
 

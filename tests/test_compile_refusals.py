@@ -48,7 +48,10 @@ ROW = torch.ones(1, 32)
 def test_two_inputs_are_named_with_their_readers(tmp_path):
     found = problems_of(tmp_path, mx.quantize_model(TwoInputs(), "mxint8", "mxint8"), (ROW, ROW))
     assert [where for where, _ in found] == ["input 'x'", "input 'y'"]
-    assert "read by node 'b.input_scale' (MXScale), node" in found[1][1] and "export the model with one input" in found[1][1]
+    assert (
+        "read by node 'b.input_scale' (MXScale), node" in found[1][1]
+        and "export the model with one input" in found[1][1]
+    )
 
 
 def test_two_outputs_are_named_with_their_makers(tmp_path):

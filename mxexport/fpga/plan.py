@@ -164,7 +164,9 @@ class _Walk:
 
 def _is_side(node: ir.Node) -> bool:
     """Beside the stream: a weight quantizer, a scale, a constant."""
-    if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | {"GroupwiseZeroPoint"}) or graph.is_quantized_constant(node):
+    if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | {"GroupwiseZeroPoint"}) or graph.is_quantized_constant(
+        node
+    ):
         return True
     if node.op_type == "Constant":
         return True  # what reads it says whether it can
