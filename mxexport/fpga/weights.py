@@ -40,20 +40,20 @@ def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
 
 def read_weight(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.ndarray, np.ndarray]:
     """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
-    fmt = mx_format(quantizer)
-    values = constant_array(quantizer.outputs[0])
+    fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
     scale = constant_array(quantizer.inputs[1])
-    axis = groups.normalize_axis(quantizer.attributes["axis"].value, values.ndim)
+    axis = groups.normalize_axis(quantizer.attributes["axis"].value, len(shape))
     if axis != reduction_axis:
         raise Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")
-    groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, values.shape, axis, fmt.group_size)
+    groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, shape, axis, fmt.group_size)
+    values = constant_array(quantizer.outputs[0])
     if not np.isfinite(values).all():
         raise Refused(f"its quantized weight {quantizer.name!r} holds NaN or Inf")
     scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)
     codes = numerics.element_codes(values, scale, None, fmt, axis)  # they are codes times scales: no rounding is left
-    if (numerics.Quantized(fmt, axis, values.shape, codes, scale).dequantize() != values).any():
+    if (numerics.Quantized(fmt, axis, shape, codes, scale).dequantize() != values).any():
         raise Refused(f"its quantized weight {quantizer.name!r} holds codes that no {fmt.name} quantizer makes")
-    codes = groups.from_groups(codes, axis, values.shape[axis]).view(np.uint8)
+    codes = groups.from_groups(codes, axis, shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:
         codes, scale_codes = codes.T, scale_codes.T
