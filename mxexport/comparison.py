@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import numpy as np
 
-from mxexport.errors import OptionError
+from mxexport.errors import OptionError, ShapeError
 
 _BLOCK = 1 << 20
 
@@ -21,8 +22,11 @@ class Tolerance:
     max_ulp: int = 0
 
     def __post_init__(self):
-        if not (0 <= self.rtol < np.inf and 0 <= self.atol < np.inf and self.max_ulp >= 0):
-            raise OptionError(f"{self}: expected finite numbers that are not negative")
+        for name, value in vars(self).items():
+            number = isinstance(value, Integral if name == "max_ulp" else Real) and not isinstance(value, bool)
+            if not (number and 0 <= value < np.inf):
+                kind = "whole" if name == "max_ulp" else "finite"
+                raise OptionError(f"tolerance: {name} is {value!r}; expected a {kind} number that is not negative")
 
     @property
     def exact(self) -> bool:
@@ -34,6 +38,13 @@ class Tolerance:
 
 
 EXACT = Tolerance()
+
+
+def check_tolerance(tolerance) -> Tolerance:
+    """`tolerance` itself. Raises OptionError for anything but a Tolerance."""
+    if not isinstance(tolerance, Tolerance):
+        raise OptionError(f"tolerance {tolerance!r}: expected mxexport.verification.Tolerance(rtol=, atol=, max_ulp=)")
+    return tolerance
 
 
 @dataclass(frozen=True)
@@ -73,7 +84,14 @@ def equal_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def compare(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance = EXACT) -> TensorComparison:
-    """Compare two arrays; mapped ones are read a block at a time. Differing shapes or dtypes become its `problem`."""
+    """Compare two arrays; mapped ones are read a block at a time. Differing shapes or dtypes become its `problem`.
+
+    Raises ShapeError for what is no array, OptionError for a tolerance that is none.
+    """
+    check_tolerance(tolerance)
+    for which, array in (("first", a), ("second", b)):
+        if not isinstance(array, (np.ndarray, np.generic)):
+            raise ShapeError(f"compare {name!r}: the {which} is {type(array).__name__}; expected a numpy array")
     common = {"name": name, "dtype": str(a.dtype), "shape": list(a.shape), "values": a.size}
     if a.shape != b.shape or a.dtype != b.dtype:
         problem = f"{a.dtype} {tuple(a.shape)} in the first model, {b.dtype} {tuple(b.shape)} in the second"

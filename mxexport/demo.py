@@ -147,6 +147,7 @@ def run_demo(
             "rate": comparison.flip_rate,
             "layers": {c.layer: f"{c.flipped_codes} of {c.codes}" for c in comparison.layers},
         },
+        "saturated_inputs": simulated.saturated_inputs,
         "clamped_blocks": simulated.clamped,
         "cycles_per_image": round(simulated.cycles / len(test.x), 1),
         "folding": {layer.name: asdict(f) for layer, f in zip(design.layers, design.foldings, strict=True)},

@@ -19,6 +19,7 @@ from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
 from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
 from mxexport.exporting.naming import check_given_names, check_names, name_everything, names_in_use
+from mxexport.exporting.not_finite import not_finite
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
 from mxexport.exporting.weights import restore_transposed_weights
@@ -33,6 +34,7 @@ from mxexport.quant import QuantLayer
 __all__ = ["ExportReport", "LayerReport", "export"]
 
 LOWEST_OPSET, DEFAULT_OPSET, HIGHEST_OPSET = 18, 20, 26
+_TOLD = 3  # notes that a warning spells out
 _PRECISIONS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -56,7 +58,8 @@ def export(
     The model is exported in eval mode and left as it was, whatever happens; the file appears whole or not at all.
     Models of half precision are carried in float32, rounded with Casts after every operation, so quantizers return the
     bits they return in torch; float16 inputs and outputs stay, bfloat16 ones become float32. Layers whose weight the
-    model's own code reads (`F.linear(x, self.qkv.weight)`) are not quantized there; notes and a warning name them.
+    model's own code reads (`F.linear(x, self.qkv.weight)`) are not quantized there; notes and a warning name them, and
+    every parameter that holds NaN or Inf.
 
     Args:
         model: mxexport, Brevitas or torchao model. Outputs that are None are left out, and so are objects that are no
@@ -90,6 +93,8 @@ def export(
     check_names(output_names, "output_names")
     model = _converted(getattr(model, "_orig_mod", model), args, kwargs)  # torch.compile's wrapper left off
     _check(model)
+    damaged = not_finite(model)
+    _warn("NaN or Inf in the model", damaged)
     bound = bind(model, args, kwargs)
     if dynamic_shapes is None and dynamic_batch:
         dynamic_shapes = open_batch(bound)
@@ -117,7 +122,7 @@ def export(
         ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
     check_result(ir_model, f"export: {path}")
     data_path = write_model(ir_model, path, external_data)
-    notes = ([("model", NOTE)] if carried else []) + left_out + bypassed + random
+    notes = damaged + ([("model", NOTE)] if carried else []) + left_out + bypassed + random
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     notes += unpacked
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
@@ -151,7 +156,9 @@ def _check(model: torch.nn.Module) -> None:
 
 def _warn(heading: str, notes: list[tuple[str, str]]) -> None:
     if notes:
-        warnings.warn(f"{heading}: " + "; ".join(f"{name}: {why}" for name, why in notes), stacklevel=3)
+        more = [f"and {len(notes) - _TOLD} more, see the report's notes"] if len(notes) > _TOLD else []
+        told = [f"{name}: {why}" for name, why in notes[:_TOLD]] + more
+        warnings.warn(f"{heading}: " + "; ".join(told), stacklevel=3)
 
 
 def _warn_of_dropout(model: ir.Model) -> list[tuple[str, str]]:

@@ -88,6 +88,18 @@ def round_to_lsb(x: np.ndarray, lsb_exp: int) -> np.ndarray:
     return np.rint(np.ldexp(np.asarray(x, np.float64), -lsb_exp)).astype(np.int64)
 
 
+def to_float32(v: np.ndarray, lsb_exp: int) -> np.ndarray:
+    """float32 nearest to v * 2**lsb_exp, ties to even, for any int64: rounded once.
+
+    From 2**53 on, float64 would round first; bits below its own then go into its last one, which only tells a tie.
+    """
+    jammed = (v >> 11 << 1) | ((v & 2047) != 0)
+    wide = np.abs(v.astype(np.float64)) >= 2.0**53
+    exact = np.where(wide, np.ldexp(jammed.astype(np.float64), lsb_exp + 10), np.ldexp(v.astype(np.float64), lsb_exp))
+    with np.errstate(over="ignore"):
+        return exact.astype(np.float32)
+
+
 def unclamped_scale_codes(amax: np.ndarray, lsb_exp: int, emax: int, rounding: int) -> np.ndarray:
     """Shared-scale code of block maxima (int64 > 0) before the clamp: the float32 rule on an exact integer.
 

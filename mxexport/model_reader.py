@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from mxexport import streaming
+from mxexport.calls import as_path
 from mxexport.errors import InputFileError
 from mxexport.model_checks import check_numbers, check_proto, subgraphs
 
@@ -25,7 +26,7 @@ def read_proto(path: str | os.PathLike) -> onnx.ModelProto:
         InputFileError: missing, not an ONNX model, or a tensor whose data are not where and what the file says; data
             files must lie in the directory of the model, symbolic links followed.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise InputFileError(f"no such file: {path}")
     try:
@@ -51,7 +52,7 @@ def _check_model(proto: onnx.ModelProto, path: Path, *, within: bool = False) ->
 def read_model(path: str | os.PathLike) -> ir.Model:
     """The same as an onnx-ir model. Large tensors are read-only views of the mapped files: what is never looked at is
     never read, and a file that is later replaced by another of its name stays the one that was read."""
-    path = Path(path)
+    path = as_path(path)
     proto, files = _read_mapped(path)
     try:
         model = ir.serde.deserialize_model(proto)

@@ -14,7 +14,8 @@ from functools import cache
 import numpy as np
 
 from mxexport import groups
-from mxexport.errors import FormatError
+from mxexport.arrays import is_real
+from mxexport.errors import FormatError, ShapeError
 from mxexport.formats import (
     E8M0_BIAS,
     E8M0_MAX,
@@ -34,8 +35,14 @@ NVFP4_SCALE = FloatElement(4, 3, "nan")
 
 
 def as_float32(x) -> np.ndarray:
-    """`x` as a float32 array (float16 and bfloat16 widen exactly, float64 rounds once)."""
-    return np.asarray(x).astype(np.float32, copy=False)
+    """`x` as a float32 array (float16 and bfloat16 widen exactly, float64 rounds once).
+
+    Raises ShapeError for complex numbers, strings and objects.
+    """
+    array = np.asarray(x)
+    if not is_real(array.dtype):
+        raise ShapeError(f"expected real numbers, found {array.dtype}")
+    return array.astype(np.float32, copy=False)
 
 
 # --- shared scale ---------------------------------------------------------------------------------------------
@@ -377,6 +384,16 @@ def element_codes(
     if zero_point is not None:
         quotient = quotient + np.expand_dims(zero_point, axis + 1)
     return encode(quotient, IntElement(fmt.element.bits, fmt.element.signed))  # the scale is the integer's step
+
+
+def without_overflow(values: np.ndarray) -> np.ndarray:
+    """Dequantized float32 values with the largest finite number in place of Inf, for finding their elements again.
+
+    Inf is an element times its scale that reached 2**128. What was quantized lay below, so the element is that of the
+    largest finite number; only an Inf quantized under a given scale may have had a larger one.
+    """
+    largest = np.finfo(np.float32).max
+    return np.clip(as_float32(values), -largest, largest)
 
 
 def nvfp4_scale(x: np.ndarray, axis: int, group_size: int) -> tuple[np.ndarray, np.ndarray, np.float32]:

@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import bodies, graph
+from mxexport.arrays import on_host
+from mxexport.calls import as_path, output_names
 from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import check_nodes
@@ -65,13 +67,14 @@ def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
     declared = {i.name: i for i in proto.graph.input}
     optional = {i.name for i in proto.graph.initializer}
     expected = [name for name in declared if name not in optional]
-    if not isinstance(inputs, dict):
+    if not isinstance(inputs, Mapping):
         inputs = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
         if len(inputs) != len(expected):
             raise ShapeError(f"{len(inputs)} inputs given, the graph takes {len(expected)}: {', '.join(expected)}")
         inputs = dict(zip(expected, inputs, strict=True))
     if not set(expected) <= set(inputs) <= set(declared):
-        raise ShapeError(f"inputs {sorted(inputs)} given, the graph takes {sorted(expected)}")
+        given = ", ".join(map(repr, inputs)) or "no inputs"
+        raise ShapeError(f"inputs: {given} given, the graph takes {', '.join(map(repr, sorted(expected))) or 'none'}")
     return {name: _feed(name, array, declared[name]) for name, array in inputs.items()}
 
 
@@ -92,7 +95,7 @@ def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
     """What is given as an array of `dtype`; floats round, integers must be what they are. Raises ShapeError."""
     found = type(given).__name__
     try:
-        array = np.asarray(given)
+        array = np.asarray(on_host(given))
         found = array.dtype
         if found == dtype:
             return np.asarray(array, order="C")
@@ -102,7 +105,7 @@ def _converted(name: str, given, dtype: np.dtype) -> np.ndarray:
             fed = array.astype(dtype, order="C")
         if dtype.kind in "iub" and not np.array_equal(fed, array):
             raise ValueError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last: tensors of torch that numpy cannot hold
         raise ShapeError(f"input {name!r}: {found} that is not all {dtype}, which the graph takes") from None
     return fed
 
@@ -158,19 +161,29 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 
 def run(
-    model: ModelLike, inputs, outputs: list[str] | None = None, *, flush_denormals: bool = False
+    model: ModelLike,
+    inputs,
+    outputs: list[str] | None = None,
+    *,
+    executor: str = "onnxruntime",
+    flush_denormals: bool = False,
 ) -> dict[str, np.ndarray]:
     """Execute in onnxruntime on the CPU, our operators by their own function bodies; output name -> array.
 
-    `outputs` asks for tensors by name, intermediate ones included. `flush_denormals` sets flush-to-zero, which
-    onnxruntime then keeps for the whole process. A path is opened by onnxruntime itself, so files of any size do.
+    `outputs` asks for tensors by name, intermediate ones included. `executor` names another: qonnx or reference.
+    `flush_denormals` sets flush-to-zero, which onnxruntime then keeps for the whole process. A path is opened by
+    onnxruntime itself, so files of any size do.
 
     Raises:
         InputFileError, ShapeError, OptionError: bad file, inputs or names of outputs.
         UnsupportedError, ShapeError: an operator of ours with attributes or scales that make no sense.
         UnsupportedError: onnxruntime refuses the model or fails.
     """
-    prepared = _prepare(model, outputs)
+    if (execute := find_executor(executor)) is not run:
+        if flush_denormals:
+            raise OptionError(f"flush_denormals is for onnxruntime; executor {executor!r} has no such setting")
+        return execute(model, inputs, outputs)
+    prepared = _prepare(model, output_names(outputs))
     check_nodes(prepared.proto)
     fed = feeds(prepared.proto, inputs)
     try:
@@ -185,7 +198,7 @@ def run(
 def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
     if isinstance(model, ir.Model):
         return _prepare_ir(model, outputs)
-    path = None if isinstance(model, onnx.ModelProto) else Path(model)
+    path = None if isinstance(model, onnx.ModelProto) else as_path(model)
     proto = read_proto(path) if path else model
     ours = bodies.are_ours(proto)
     if ours and path and outputs is None:
@@ -315,7 +328,7 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
     """
     from onnx.reference import ReferenceEvaluator
 
-    proto = load_proto(model)
+    proto, outputs = load_proto(model), output_names(outputs)
     if not bodies.are_ours(proto):
         proto = graph.to_proto(bodies.with_ours(ir.from_proto(proto)))
     proto = with_outputs(proto, outputs)
@@ -336,7 +349,7 @@ def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dic
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.core.onnx_exec import execute_onnx
 
-    proto = load_proto(model)
+    proto, outputs = load_proto(model), output_names(outputs)
     check_nodes(proto)
     fed = feeds(proto, inputs)
     if outputs is not None:
@@ -366,7 +379,7 @@ EXECUTORS = {"onnxruntime": run, "qonnx": run_qonnx, "reference": run_reference}
 
 def find_executor(name: str):
     """The function of an executor. Raises OptionError for an unknown name."""
-    if name not in EXECUTORS:
+    if not isinstance(name, str) or name not in EXECUTORS:
         raise OptionError(f"executor {name!r}: expected one of {', '.join(EXECUTORS)}")
     return EXECUTORS[name]
 

@@ -7,6 +7,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import onnx
 import onnx_ir as ir
 
 from mxexport import graph, runtime
-from mxexport.comparison import TensorComparison, Tolerance, compare, equal_bits
+from mxexport.calls import output_names
+from mxexport.comparison import TensorComparison, Tolerance, check_tolerance, compare, equal_bits
 from mxexport.errors import OptionError, ShapeError, VerificationError
 from mxexport.isolated import run_isolated
 from mxexport.model_reader import read_proto
@@ -109,9 +111,9 @@ def verify(
         InputFileError, ShapeError, OptionError: bad files, inputs, or names.
     """
     runtime.find_executor(executor)
-    tolerance = tolerance or Tolerance()
-    if not isinstance(tolerance, Tolerance):
-        raise OptionError(f"tolerance {tolerance!r}: expected mxexport.verification.Tolerance(rtol=, atol=, max_ulp=)")
+    tolerance = check_tolerance(Tolerance() if tolerance is None else tolerance)
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or seed < 0:
+        raise OptionError(f"seed is {seed!r}; expected a whole number, 0 or more")
     models = (a, b)
     outlines = tuple(map(_outline, models))
     fed_a = runtime.feeds(outlines[0], random_inputs(outlines[0], seed) if inputs is None else inputs)
@@ -194,12 +196,13 @@ def _inner(tensors: str | list[str], a: onnx.ModelProto, b: onnx.ModelProto) -> 
         return both
     if tensors == "outputs":
         return []
-    if isinstance(tensors, str):
+    if isinstance(tensors, str) or tensors is None:
         raise OptionError(f"tensors {tensors!r}: expected 'shared', 'outputs' or a list of names")
+    tensors = [] if isinstance(tensors, (list, tuple)) and not tensors else output_names(tensors, "tensors")
     known = set(both) | (constants[0] & constants[1])
     if unknown := [n for n in tensors if n not in known and n not in {o.name for o in a.graph.output}]:
         raise OptionError(f"tensors: not in both models: {', '.join(unknown)}")
-    return list(tensors)
+    return tensors
 
 
 def _weight_bytes(proto: onnx.ModelProto) -> int:
@@ -333,5 +336,5 @@ def count_quantizer_differences(model: ir.Model, inputs, execute=runtime.run) ->
 def _run_for(model: ir.Model, inputs, names: list[str], execute) -> dict[str, np.ndarray]:
     proto = runtime.load_proto(model)
     fed = runtime.feeds(proto, inputs)
-    computed = execute(proto, fed, [name for name in names if name not in fed])
-    return fed | computed
+    missing = [name for name in names if name not in fed]
+    return fed | (execute(proto, fed, missing) if missing else {})

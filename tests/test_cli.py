@@ -68,7 +68,18 @@ def test_compile_simulate_report_on_the_command_line(files, tmp_path):
     done = run("simulate", out, files / "x.npy", "--out", tmp_path / "y.npy", "--stall", "0.3", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["equals_dataflow"] is True
+    assert json.loads(done.stdout)["saturated_inputs"] == 0
     assert "frames per second" in run("report", out).stdout
+
+
+def test_a_frame_rate_out_of_reach_and_saturated_inputs_are_shown(files, tmp_path):
+    out, x = tmp_path / "design", files / "x.npy"
+    done = run("compile", files / "mlp.onnx", out, "--calibration", x, "--target-fps", "1e9")
+    assert done.returncode == 0 and "target_fps 1e+09 is not reached: 1e+08 frames per second" in done.stdout
+    assert "layer '0' takes 2 cycles per frame" in run("report", out).stdout
+    np.save(tmp_path / "large.npy", np.load(x) * 1e6)
+    done = run("simulate", out, tmp_path / "large.npy", "--out", tmp_path / "y.npy", "--json")
+    assert json.loads(done.stdout)["saturated_inputs"] == 800
 
 
 def test_exit_codes_and_one_clear_message(files, tmp_path):
@@ -85,6 +96,16 @@ def test_exit_codes_and_one_clear_message(files, tmp_path):
         (2, "expected one of onnxruntime", ("run", files / "mlp.onnx", x, "--executor", "tvm")),
         (2, "no compiled design", ("report", tmp_path)),
         (2, "No such command", ("fly",)),
+        (
+            2,
+            "clock_mhz is nan",
+            ("compile", files / "mlp.onnx", tmp_path / "d", "--calibration", x, "--clock-mhz", "nan"),
+        ),
+        (
+            2,
+            "did you mean xczu7ev",
+            ("compile", files / "mlp.onnx", tmp_path / "d", "--calibration", x, "--part", "xczu7ew"),
+        ),
         (3, "node '0' (Conv)", ("compile", files / "cnn.onnx", tmp_path / "d", "--calibration", x)),
         (3, "has shape (20, 40)", ("run", files / "cnn.onnx", x)),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 
@@ -259,3 +260,56 @@ def test_statistics_of_the_batch_are_used_where_the_model_uses_them(tmp_path):
     (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
     with torch.no_grad():
         assert_equal_up_to_turned_codes(found, model(x).numpy())
+
+
+def damaged(model: nn.Module, change) -> nn.Module:
+    """A model into which a checkpoint with damaged tensors was loaded."""
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    change(state)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+@pytest.mark.parametrize("weight, weights", [("mxint8", "float"), ("mxfp4_e2m1", "packed"), ("int4_g32", "float")])
+def test_a_weight_of_nan_is_named_in_a_warning_and_in_the_report(tmp_path, weight, weights):
+    model = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 4))
+    model = damaged(mx.quantize_model(model, weight, "mxint8"), lambda state: state["2.weight"].fill_(torch.nan))
+    told = "NaN or Inf in the model: 2: weight holds 32 NaN among its 32 values, and so does the file"
+    with pytest.warns(UserWarning, match=told):
+        report = mx.export(model, (torch.zeros(1, 32),), tmp_path / "m.onnx", weights=weights)
+    assert report.notes[0][0] == "2" and report.notes[0][1].startswith("weight holds 32 NaN among its 32 values")
+    assert "2: weight holds 32 NaN" in str(report)
+    json.loads(report.to_json(), parse_constant=lambda text: pytest.fail(f"{text} is no JSON"))
+
+
+def test_every_kind_of_damage_is_told_and_a_warning_spells_out_three_layers(tmp_path):
+    def change(state):
+        state["0.weight"][0, 0], state["0.weight"][1, 1] = torch.nan, -torch.inf
+        state["0.bias"][2] = torch.inf
+        state["1.running_var"][0] = torch.nan
+        state["2.weight"][:] = torch.inf
+
+    model = nn.Sequential(nn.Linear(32, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    model = damaged(mx.quantize_model(model, "mxint8"), change)
+    with pytest.warns(UserWarning, match="1: running_var holds 1 NaN.*; and 1 more, see the report's notes"):
+        report = mx.export(model, (torch.zeros(2, 32),), tmp_path / "m.onnx")
+    assert [(where, what.split(",")[0]) for where, what in report.notes] == [
+        ("0", "weight holds 1 NaN and 1 Inf among its 256 values"),
+        ("0", "bias holds 1 Inf among its 8 values"),
+        ("1", "running_var holds 1 NaN among its 8 values"),
+        ("2", "weight holds 32 Inf among its 32 values"),
+    ]
+
+
+def test_a_mask_of_minus_inf_is_no_damage(tmp_path, recwarn):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(32, 32)
+            self.register_buffer("mask", torch.tensor([0.0] * 31 + [-torch.inf]))
+
+        def forward(self, x):
+            return (self.fc(x) + self.mask).softmax(-1)
+
+    report = mx.export(mx.quantize_model(Masked(), "mxint8").eval(), (torch.zeros(1, 32),), tmp_path / "m.onnx")
+    assert not report.notes and not [w for w in recwarn if "NaN or Inf" in str(w.message)]

@@ -168,6 +168,52 @@ def test_dataflow_matmul_equals_everywhere(pair):
     )
 
 
+def wide_products(bits: int, kind: str) -> tuple[list[np.ndarray], dict]:
+    """MXMatMul of MX int8 with results of `bits` bits, sign included; low bits come from blocks with small shifts."""
+    rng, rows, length, top = np.random.default_rng(bits), 4, 100, 2 ** (bits - 1) - 1
+    high = bits - 22  # 32 products of 127 * 127 have 19 bits
+    if kind == "random":
+        x, w = (rng.integers(-127, 128, (n, length)) for n in (rows, 6))
+    else:
+        x, w = np.full((rows, length), 127), np.full((6, length), 127 if kind == "highest" else -127)
+    scales = [np.array([[high // 2, 0, 3, 1]] * n, np.uint8) for n in (rows, 6)]
+    scales[0][:, 0] += high % 2
+    attributes = {"group_size": 32, "x_exponent_bits": 0, "x_mantissa_bits": 6, "w_exponent_bits": 0}
+    attributes |= {"w_mantissa_bits": 6, "scale_offset": 0, "width": bits, "lsb_exp": 0}
+    arrays = [x.astype(np.int8).view(np.uint8), scales[0], w.astype(np.int8).view(np.uint8), scales[1]]
+    (products,) = ops.MXMatMul.reference(*arrays, np.zeros(6, np.int64), **attributes)
+    if kind == "random":  # the bias brings the largest of each output to the end of the range
+        return [*arrays, top - products.max(0)], attributes
+    return [*arrays, (top if kind == "highest" else -top) - products[0]], attributes
+
+
+@pytest.mark.parametrize("kind", ["highest", "lowest", "random"])
+@pytest.mark.parametrize("bits", range(54, 64))
+def test_dataflow_matmul_is_exact_up_to_63_bits(bits, kind):
+    arrays, attributes = wide_products(bits, kind)
+    (y,) = check_all_executors("MXMatMul", arrays, attributes)
+    assert int(np.abs(y).max()) == 2 ** (bits - 1) - 1
+    if kind == "random" and bits > 54:
+        assert (y != y.astype(np.float64).astype(np.int64)).any()  # a sum in float64 would round
+
+
+@pytest.mark.parametrize("rows, length, outputs", [(0, 64, 3), (2, 0, 3), (1, 1, 1)])
+def test_dataflow_matmul_of_nothing_is_the_bias(rows, length, outputs):
+    arrays, attributes = wide_products(54, "random")
+    x, w = np.zeros((rows, length), np.uint8), np.zeros((outputs, length), np.uint8)
+    scales = [np.zeros((n, -(-length // 32)), np.uint8) for n in (rows, outputs)]
+    (y,) = check_all_executors("MXMatMul", [x, scales[0], w, scales[1], np.arange(outputs)], attributes)
+    np.testing.assert_array_equal(y, np.broadcast_to(np.arange(outputs), (rows, outputs)))
+
+
+@pytest.mark.parametrize("op_type", ["MXQuantize", "MXMatMul", "Eltwise"])
+def test_no_dataflow_body_holds_an_integer_kernel_that_is_not_exact(op_type):
+    """onnxruntime computes these on int64 by way of float64, or refuses them (measured from 2**53 on)."""
+    body = ops.OPERATORS[op_type].function(18).node
+    inexact = {"ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceProd", "Pow", "BitShift"}
+    assert not inexact & {node.op_type for node in body}
+
+
 def test_eltwise_equals_everywhere():
     x = np.array([[-5, 0, 7, -(2**62), 2**62]])
     for relu in (0, 1):

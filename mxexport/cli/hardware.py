@@ -67,6 +67,10 @@ def _print_layers(report: dict) -> None:
     console.print(
         f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
     )
+    if report.get("limit"):
+        console.print(report["limit"], highlight=False, markup=False)
+    if saturated := report.get("calibration", {}).get("saturated_inputs"):
+        console.print(f"{saturated:,} calibration inputs saturate in the input's fixed point", highlight=False)
 
 
 DesignDir = Annotated[Path, typer.Argument(help="A directory that `mxexport compile` wrote.")]
@@ -90,6 +94,7 @@ def simulate(
     summary = {
         "frames": len(x),
         "cycles": result.cycles,
+        "saturated_inputs": result.saturated_inputs,
         "clamped_blocks": result.clamped,
         "equals_dataflow": equal,
         "path": str(out),

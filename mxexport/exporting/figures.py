@@ -84,4 +84,4 @@ def sqnr(x: np.ndarray, y: np.ndarray) -> float | None:
     """10 log10(sum x^2 / sum (x - y)^2); None where it is not finite (no error, or zeros)."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     noise, signal = float(((x - y) ** 2).sum()), float((x**2).sum())
-    return round(10 * float(np.log10(signal / noise)), 2) if noise > 0 and signal > 0 else None
+    return round(10 * float(np.log10(signal / noise)), 2) if 0 < noise < np.inf and 0 < signal < np.inf else None

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, numerics, runtime
-from mxexport.errors import OptionError, ShapeError, UnsupportedError
+from mxexport.errors import ShapeError, UnsupportedError
 from mxexport.formats import E8M0_MAX, E8M0_NAN
 
 _MAX_INPUT_WIDTH = 24
@@ -26,8 +26,6 @@ def calibrate(model: ir.Model, inputs: np.ndarray, margin: int = 1) -> None:
         ShapeError: `inputs` do not fit the graph or are empty.
         UnsupportedError: a calibration input makes a layer's values NaN or Inf.
     """
-    if margin < 0:
-        raise OptionError(f"margin is {margin}; expected 0 or more codes")
     if len(inputs) == 0:
         raise ShapeError("calibration: no inputs given")
     nodes = [n for n in model.graph if graph.is_ours(n, {"MXScale"})]

@@ -7,29 +7,37 @@ import math
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mxexport import graph, runtime
-from mxexport.errors import InputFileError, OptionError, ShapeError, VerificationError
-from mxexport.fpga import emit, folding, library, memory, simulate, stages, synthesize
+from mxexport import fixedpoint, graph, runtime
+from mxexport.arrays import real_array
+from mxexport.errors import InputFileError, ShapeError, VerificationError
+from mxexport.fpga import emit, folding, library, memory, options, simulate, stages, synthesize
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
+from mxexport.fpga.devices import check_part
 from mxexport.fpga.lower import Layer, Stream, build_graph, lower
 from mxexport.fpga.plan import Quantize, read_plan
+from mxexport.fpga.report import describe
 
 _REPORT = "report.json"
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """`raw` int64 [N, O] in units of 2**lsb_exp; `values` the same as float32."""
+    """`raw` int64 [N, O] in units of 2**lsb_exp; `values` the same as float32, rounded once.
+
+    `saturated_inputs` of the values given lay beyond the input's calibrated range and took its end.
+    """
 
     raw: np.ndarray
     values: np.ndarray
+    saturated_inputs: int
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,8 @@ def compile(
     `calibration`: typical inputs [N, ...] as the graph takes them; they set each layer's range of shared scales,
     widened by `margin` codes, and the input's fixed-point type. `target_fps` at `clock_mhz` chooses the folding
     (default: 64 multiply-accumulates per cycle in the largest layer); `folding` overrides it per layer, (pe, simd).
+    A rate that no folding reaches is a warning, and the report names the layer that limits it. `part` names an AMD
+    device, with or without package and speed grade.
 
     Writes calibrated.onnx, dataflow.onnx, rtl/, mem/ and report.json; both graphs are compared on (up to 64 of) the
     calibration inputs before anything is kept.
@@ -65,16 +75,16 @@ def compile(
         VerificationError: the dataflow graph differs from the QONNX graph.
         InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
-    if target_fps is not None and target_fps <= 0:
-        raise OptionError(f"target_fps is {target_fps}; expected a positive number")
+    part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
+    target_cycles = options.cycles_per_frame(target_fps, clock_mhz)
+    folding = options.foldings(folding)
     qonnx = graph.load(model)
     read_plan(qonnx)  # names every unsupported node before any work
-    inputs = np.asarray(calibration.detach().cpu() if hasattr(calibration, "detach") else calibration)
+    inputs = real_array(calibration, "calibration")
     calibrate(qonnx, inputs, margin)
     steps = read_plan(qonnx)
     length = next(step.length for step in steps if isinstance(step, Quantize))
     layers = lower(steps, Stream(length, *fixed_point_input(inputs, margin)))
-    target_cycles = None if target_fps is None else max(int(clock_mhz * 1e6 / target_fps), 1)
     foldings = fold(layers, target_cycles, folding)
     dataflow = build_graph(layers)
     sample = inputs[:64]
@@ -88,9 +98,13 @@ def compile(
         graph.save(dataflow, staging / "dataflow.onnx")
         pipeline = emit.build_pipeline(layers, foldings)
         _write_rtl(pipeline, staging)
-        report = _report(pipeline, out, part, clock_mhz)
-        (staging / _REPORT).write_text(json.dumps(report, indent=2) + "\n")
+        saturated = count_saturated(inputs, layers[0].source)
+        report = {"path": str(out), "part": part} | describe(pipeline, clock_mhz, target_fps, folding)
+        report["calibration"] = {"frames": len(inputs), "margin": margin, "saturated_inputs": saturated}
+        (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
+    if report.get("limit"):
+        warnings.warn(report["limit"], stacklevel=2)
     return Design(out)
 
 
@@ -118,51 +132,31 @@ def _move_into(staging: Path, out: Path) -> None:
         os.replace(entry, target)
 
 
-def _report(pipeline: emit.Pipeline, out: Path, part: str, clock_mhz: float) -> dict:
-    layers = [
-        {
-            "name": layer.name,
-            "inputs": layer.source.length,
-            "outputs": layer.rows,
-            "activation": layer.x_format,
-            "weight": layer.w_format,
-            "scale_codes": [layer.quantizer.code_min, layer.quantizer.code_max],
-            "accumulator_bits": layer.result.width,
-            "lsb_exp": layer.result.lsb_exp,
-            "pe": f.pe,
-            "simd": f.simd,
-            "cycles": f.cycles(layer),
-            "padding_percent": round(100 * (1 - layer.source.length / (layer.blocks * layer.group_size)), 1),
-        }
-        for layer, f in zip(pipeline.layers, pipeline.foldings, strict=True)
-    ]
-    slowest = max(max(layer["cycles"] for layer in layers), pipeline.in_beats)
-    return {
-        "path": str(out),
-        "part": part,
-        "top": emit.TOP,
-        "clock_mhz": clock_mhz,
-        "frames_per_second": clock_mhz * 1e6 / slowest,
-        "input": asdict(pipeline.source) | {"lanes": pipeline.in_lanes},
-        "output": asdict(pipeline.result) | {"lanes": pipeline.out_lanes},
-        "layers": layers,
-    }
-
-
 def to_fixed(x: np.ndarray, stream: Stream) -> np.ndarray:
     """Network inputs [N, ...] -> int64 [N, K] on the input's grid: nearest even, saturating at its width.
 
     Raises:
-        ShapeError: the wrong number of features, NaN or Inf.
+        ShapeError: the wrong number of features, NaN or Inf, or what is no real number.
     """
-    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, np.float64)
-    flat = x.reshape(len(x), -1) if x.ndim > 1 else x.reshape(1, -1)
+    limit = 2 ** (stream.width - 1) - 1
+    return np.clip(_on_grid(x, stream), -limit - 1, limit).astype(np.int64)
+
+
+def count_saturated(x: np.ndarray, stream: Stream) -> int:
+    """How many values of network inputs lie beyond the input's range. Raises ShapeError as `to_fixed`."""
+    limit, values = 2 ** (stream.width - 1) - 1, _on_grid(x, stream)
+    return int(((values < -limit - 1) | (values > limit)).sum())
+
+
+def _on_grid(x: np.ndarray, stream: Stream) -> np.ndarray:
+    x = real_array(x, "inputs").astype(np.float64)
+    flat = x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 1 else x[None]
     if flat.shape[1] != stream.length:
         raise ShapeError(f"inputs of shape {x.shape} have {flat.shape[1]} features; the design takes {stream.length}")
     if not np.isfinite(flat).all():
         raise ShapeError("inputs hold NaN or Inf, which fixed point cannot carry")
-    limit = 2 ** (stream.width - 1) - 1
-    return np.clip(np.rint(np.ldexp(flat, -stream.lsb_exp)), -limit - 1, limit).astype(np.int64)
+    with np.errstate(over="ignore"):
+        return np.rint(np.ldexp(flat, -stream.lsb_exp))
 
 
 class Design:
@@ -201,26 +195,31 @@ class Design:
         return {kind: str(self.path / name) for kind, name in names.items()}
 
     def _outputs(self, raw: np.ndarray) -> np.ndarray:
-        return np.ldexp(raw.astype(np.float64), self._stream("output").lsb_exp).astype(np.float32)
+        return fixedpoint.to_float32(raw, self._stream("output").lsb_exp)
 
     def run_dataflow(self, x: np.ndarray) -> Outputs:
-        """Run dataflow.onnx in onnxruntime on float inputs [N, ...]."""
-        fixed = to_fixed(x, self._stream("input"))
-        (raw,) = runtime.run(self.path / "dataflow.onnx", fixed).values()
-        return Outputs(raw, self._outputs(raw))
+        """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
+        source = self._stream("input")
+        (raw,) = runtime.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
+        return Outputs(raw, self._outputs(raw), count_saturated(x, source))
 
     def compare_stages(self, x: np.ndarray) -> stages.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
         qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
-        return stages.compare(qonnx, dataflow, self.layers, np.asarray(x), to_fixed(x, self._stream("input")))
+        given = real_array(x, "inputs")
+        return stages.compare(qonnx, dataflow, self.layers, given, to_fixed(given, self._stream("input")))
 
     def simulate(self, x: np.ndarray, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
         """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
 
         Raises:
+            ShapeError: inputs that do not fit, hold NaN or Inf, or are no real numbers.
+            OptionError: a probability outside [0, 1), or a seed that is no whole number.
             MissingToolError: no Verilator or C++ compiler.
             VerificationError: the RTL misplaced a TLAST or raised its error flag.
         """
+        stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
+        seed, saturated = options.whole("seed", seed), count_saturated(x, self._stream("input"))
         fixed, source, result = to_fixed(x, self._stream("input")), self.report["input"], self.report["output"]
         beats, last = memory.pack_frames(fixed, source["lanes"], source["width"])
         frame_beats = math.ceil(result["length"] / result["lanes"])
@@ -234,7 +233,7 @@ class Design:
             )
         raw = memory.unpack_frames(run.beats, result["length"], result["lanes"], result["width"])
         clamped = {layer.name: count for layer, count in zip(self.layers, run.clamped, strict=True)}
-        return Simulation(raw, self._outputs(raw), run.cycles, clamped)
+        return Simulation(raw, self._outputs(raw), saturated, run.cycles, clamped)
 
     @cached_property
     def _simulator(self) -> simulate.Simulator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from mxexport import fixedpoint
 from mxexport.formats import get_format
 from mxexport.fpga import memory
 from mxexport.fpga.folding import Folding
+from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.lower import Layer, Stream
 from mxexport.fpga.simulate import parameter_text
 
@@ -44,10 +44,11 @@ class Unit:
 
 @dataclass
 class Pipeline:
-    """Everything the top level instantiates, in stream order."""
+    """Everything the top level instantiates, in stream order. `names`: what each layer is called there."""
 
     layers: list[Layer]
     foldings: list[Folding]
+    names: list[str]
     units: list[Unit]
     links: list[Link]
 
@@ -80,12 +81,6 @@ def whole_bytes(bits: int) -> int:
     return -(-bits // 8) * 8
 
 
-def identifier(name: str) -> str:
-    """A SystemVerilog identifier that reads like `name`."""
-    text = re.sub(r"\W", "_", name)
-    return text if re.match(r"[A-Za-z_]", text) else f"l{text}"
-
-
 def build_pipeline(layers: list[Layer], foldings: list[Folding]) -> Pipeline:
     """Chain the units; lane converters stand where a producer and a consumer take different lanes per beat."""
     links = [Link("input", foldings[0].simd * layers[0].source.width)]
@@ -96,9 +91,8 @@ def build_pipeline(layers: list[Layer], foldings: list[Folding]) -> Pipeline:
         units.append(Unit(name, module, parameters, links[-1].name, sink.name, comment, **more))
         links.append(sink)
 
-    lanes = foldings[0].simd
-    for index, (layer, folding) in enumerate(zip(layers, foldings, strict=True)):
-        name = identifier(layer.name)
+    names, lanes = identifiers(layer.name for layer in layers), foldings[0].simd
+    for index, (layer, folding, name) in enumerate(zip(layers, foldings, names, strict=True)):
         if lanes != folding.simd:
             parameters = {
                 "InLanes": lanes,
@@ -131,7 +125,7 @@ def build_pipeline(layers: list[Layer], foldings: list[Folding]) -> Pipeline:
         if layer.relu:
             parameters = {"Width": layer.result.width, "Lanes": folding.pe}
             append(f"{name}_relu", "mx_relu", parameters, links[-1].bits, f"{layer.name}: max(x, 0)", clocked=False)
-    return Pipeline(layers, foldings, units, links)
+    return Pipeline(layers, foldings, names, units, links)
 
 
 def _quantize_parameters(layer: Layer, folding: Folding) -> dict[str, int | str]:
@@ -184,7 +178,7 @@ def top_level(pipeline: Pipeline) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["literal"] = parameter_text
+    environment.filters |= {"literal": parameter_text, "one_line": one_line}
     return environment.get_template("top.sv.j2").render(
         module=TOP,
         version=mxexport.__version__,
@@ -204,7 +198,7 @@ def top_level(pipeline: Pipeline) -> str:
 
 def write_memories(pipeline: Pipeline, directory: Path) -> None:
     """The .mem file of every weight, scale and bias memory."""
-    for layer, folding in zip(pipeline.layers, pipeline.foldings, strict=True):
+    for layer, folding, name in zip(pipeline.layers, pipeline.foldings, pipeline.names, strict=True):
         memories = memory.matmul_memories(
             layer.codes,
             layer.scale_codes,
@@ -216,4 +210,4 @@ def write_memories(pipeline: Pipeline, directory: Path) -> None:
             layer.result.width,
         )
         for kind, (fields, width) in memories.items():
-            memory.write_mem(directory / f"{identifier(layer.name)}_{kind}.mem", fields, width)
+            memory.write_mem(directory / f"{name}_{kind}.mem", fields, width)

@@ -11,6 +11,7 @@ from mxexport import fixedpoint, graph
 from mxexport.errors import UnsupportedError
 from mxexport.formats import get_format
 from mxexport.fpga.plan import MatMul, Quantize, Relu, Step
+from mxexport.names import Names
 from mxexport.ops import DOMAIN, VERSION
 
 OPSET = 18
@@ -64,12 +65,14 @@ def lower(steps: list[Step], source: Stream) -> list[Layer]:
         UnsupportedError: an accumulator would need more than 63 bits; names the layer and the formats.
     """
     layers: list[Layer] = []
+    names = Names()
     pending: Quantize | None = None
     for step in steps:
         if isinstance(step, Quantize):
             pending = step
         elif isinstance(step, MatMul):
             layers.append(_layer(pending, step, source))
+            layers[-1].name = names.unique(step.name or "layer")  # files of others may leave it out
             source = layers[-1].result
         elif isinstance(step, Relu):
             if not layers:
@@ -95,12 +98,7 @@ def _layer(q: Quantize, m: MatMul, source: Stream) -> Layer:
     bias = np.zeros(len(m.codes)) if m.bias is None else m.bias.astype(np.float64)
     offset, lsb_exp, width = _window(q, m, bias)
     if width > fixedpoint.MAX_WIDTH:
-        raise UnsupportedError(
-            f"compile: node {m.name!r}: an exact accumulator of {q.format.name} activations (scale codes "
-            f"{q.code_min}..{q.code_max}) and {m.format.name} weights (scale codes {m.scale_codes.min()}.."
-            f"{m.scale_codes.max()}) needs {width} bits, at most {fixedpoint.MAX_WIDTH} are exact. Use a format with "
-            "fewer exponent bits, or calibration inputs with a smaller range"
-        )
+        raise UnsupportedError(f"compile: node {m.name!r}: {_why_too_wide(q, m, bias, width)}")
     return Layer(
         name=m.name,
         source=source,
@@ -128,13 +126,42 @@ def _window(q: Quantize, m: MatMul, bias: np.ndarray) -> tuple[int, int, int]:
     """
 
     def size(offset: int) -> tuple[int, int, int]:
-        lsb_exp = offset - 2 * 127 - q.format.element.frac_bits - m.format.element.frac_bits
+        lsb_exp = _lsb_exp(q, m, offset)
         biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
         return offset, lsb_exp, int((_largest(q, m, offset) + biases).max()).bit_length() + 1
 
     offset, lsb_exp, width = size(q.code_min + int(m.scale_codes.min()))
     on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()
     return size(offset if on_grid else offset - max(_BIAS_WIDTH - width, 0))
+
+
+def _lsb_exp(q: Quantize, m: MatMul, offset: int) -> int:
+    return offset - 2 * 127 - q.format.element.frac_bits - m.format.element.frac_bits
+
+
+def _why_too_wide(q: Quantize, m: MatMul, bias: np.ndarray, width: int) -> str:
+    """What makes the accumulator wider than it may be: the bias, the ranges of scales or the formats."""
+    offset = q.code_min + int(m.scale_codes.min())
+    needs = f"needs {width} bits, at most {fixedpoint.MAX_WIDTH} are exact"
+    products = max(_largest(q, m, offset))
+    if products.bit_length() < fixedpoint.MAX_WIDTH:
+        row = int(np.abs(bias).argmax())
+        largest = float(np.ldexp(float(products), _lsb_exp(q, m, offset)))
+        return (
+            f"its bias reaches {abs(bias[row]):.4g} (output {row}) where the products reach {largest:.4g}: an exact "
+            f"accumulator {needs}. Scale the layer so that bias and products have like magnitudes, or add the bias on "
+            "the host"
+        )
+    formats = f"{q.format.name} activations (scale codes {q.code_min}..{q.code_max}) and {m.format.name} weights "
+    formats += f"(scale codes {m.scale_codes.min()}..{m.scale_codes.max()})"
+    ranges = int(m.scale_codes.max()) - int(m.scale_codes.min()), q.code_max - q.code_min
+    if products.bit_length() - sum(ranges) >= fixedpoint.MAX_WIDTH:
+        remedy = "The formats alone are too wide; use one with fewer exponent bits"
+    elif ranges[0] > ranges[1]:
+        remedy = f"The groups of its weight range over 2**{ranges[0]}: equalize its rows, or use fewer exponent bits"
+    else:
+        remedy = "Use a format with fewer exponent bits, or calibration inputs with a smaller range"
+    return f"an exact accumulator of {formats} {needs}. {remedy}"
 
 
 def _largest(q: Quantize, m: MatMul, offset: int) -> np.ndarray:

@@ -23,7 +23,7 @@ def _bits(values: np.ndarray, width: int) -> np.ndarray:
     values = np.ascontiguousarray(values)
     signed = values.astype(np.int64, copy=False) if values.dtype != np.uint64 else values
     octets = np.ascontiguousarray(signed).view(np.uint8).reshape(*values.shape, 8)
-    return np.unpackbits(octets, axis=2, bitorder="little")[..., :width].reshape(len(values), -1)
+    return np.unpackbits(octets, axis=2, bitorder="little")[..., :width].reshape(len(values), values.shape[1] * width)
 
 
 def unpack_lanes(words: np.ndarray, lanes: int, width: int, *, signed: bool = True, offset: int = 0) -> np.ndarray:

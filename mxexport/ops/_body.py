@@ -200,6 +200,14 @@ def int_floor_log2(b: Body, x: ir.Value) -> ir.Value:
     return position
 
 
+def int_sum(b: Body, x: ir.Value) -> ir.Value:
+    """Exact sum of int64 over the last axis: a product with ones, because onnxruntime's int64 ReduceSum (ReduceMean,
+    ReduceSumSquare, Pow) computes in float64 and is wrong from 2**53 on."""
+    length = b.Slice(b.Shape(x), b.int([-1]), b.int([2**31 - 1]))
+    ones = b.Expand(b.int(1), length)
+    return b.MatMul(x, ones)
+
+
 def int_clip(b: Body, x: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
     return b.Min(b.Max(x, low), high)
 

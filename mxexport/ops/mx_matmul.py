@@ -71,14 +71,15 @@ class MXMatMul(Operator):
         scales = [b.Transpose(b.Cast(b.inputs[name], to=7), perm=[1, 0]) for name in ("X_scale", "W_scale")]
         shift = b.Add(b.Unsqueeze(scales[0], b.int([2])), b.Unsqueeze(scales[1], b.int([1])))
         shifted = b.Mul(sums, _body.int_pow2(b, b.Sub(shift, b.attr("scale_offset"))))
-        total = b.ReduceSum(shifted, b.int([0]), keepdims=0)
+        total = _body.int_sum(b, b.Transpose(shifted, perm=[1, 2, 0]))
         return {"Y": b.Add(total, b.inputs["bias"])}
 
     @staticmethod
     def _blocks(b, values):
         """[R, K] -> zero-padded [R, n, G]."""
-        size = b.Reshape(b.attr("group_size"), b.int([1]))
-        length = b.Gather(b.Shape(values), b.int([1]))
-        tail = b.Mod(b.Sub(size, b.Mod(length, size)), size)
-        padded = b.Pad(values, b.Concat(b.int([0]), tail, axis=0), None, b.int([1]))
-        return b.Reshape(padded, b.Concat(b.int([0]), b.int([-1]), size, axis=0))
+        size, shape = b.Reshape(b.attr("group_size"), b.int([1])), b.Shape(values)
+        rows, length = b.Gather(shape, b.int([0])), b.Gather(shape, b.int([1]))
+        count = b.Div(b.Add(length, b.Sub(size, b.int([1]))), size)
+        pads = b.Concat(b.int([0]), b.Sub(b.Mul(count, size), length), axis=0)
+        padded = b.Pad(values, pads, None, b.int([1]))
+        return b.Reshape(padded, b.Concat(rows, count, size, axis=0), allowzero=1)

@@ -60,6 +60,8 @@ class Weight:
         """Codes beyond those a quantizer makes (Inf, NaN) cannot go through one."""
         if self.packed and not equal_bits(self.requantized(self.values, self.parameters), self.values).all():
             return f"`{label(self.node)}` holds codes that no quantizer makes"
+        if self.packed and np.isinf(self.values).any():
+            return f"`{label(self.node)}` holds values beyond float32, from which its codes cannot be found again"
         return None
 
 

@@ -1,6 +1,7 @@
 """Codes of a quant tensor and back, as torch.library ops (opaque to torch.compile).
 
-Codes are not stored: dequantized values and contracted scales determine them, and dividing restores them exactly.
+Codes are not stored: dequantized values and contracted scales determine them, and dividing restores them exactly, also
+where a value overflowed to Inf, as long as what was quantized was finite.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from mxexport.quant import kernels
 def element_codes(value_: Tensor, scale_: Tensor, zero_point_: Tensor | None, fmt: str) -> Tensor:
     """Codes (..., n, G, ...): uint8 bit patterns; int8 / uint8 for signed / unsigned integers."""
     element = get_format(fmt).element
-    value = value_.float()
+    # Inf is the largest finite number rounded up to 2**128 (float16: 2**16), which only one code can have been.
+    value = value_.float().clamp(*_finite_range(value_.dtype))
     quotient = torch.where(value == 0, value, value / scale_)
     if get_format(fmt).is_float:
         return kernels.encode_float(quotient, element)
@@ -25,6 +27,12 @@ def element_codes(value_: Tensor, scale_: Tensor, zero_point_: Tensor | None, fm
         quotient = quotient + zero_point_
     low, high = kernels.int_limits(element.bits, element.signed, narrow=False)  # half precision may round past them
     return torch.round(torch.nan_to_num(quotient)).clamp(low, high).to(_code_dtype(get_format(fmt)))
+
+
+def _finite_range(dtype: torch.dtype) -> tuple[float, float]:
+    """Of the values as float32, in which they were computed."""
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)
+    return -largest, largest
 
 
 @torch.library.custom_op("mxexport::shared_scale_codes", mutates_args=())

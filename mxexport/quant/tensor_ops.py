@@ -227,6 +227,7 @@ def _scaled(q, power: float | None):
     grouped, scale = q._grouped * power, q.scale_ * power
     lost = ((grouped / power != q._grouped) & ~q._grouped.isnan()).any()
     lost |= ((scale / power != q.scale_) & ~q.scale_.isnan()).any()
+    lost |= q._grouped.isinf().any()  # an overflow stands for one code under one scale only
     if q.format.is_mx:  # the new scale must have an E8M0 code
         smallest = 2.0 ** (-127 - q.format.step_frac_bits)
         lost |= ((scale < smallest) | (scale > 2.0 ** (127 - q.format.step_frac_bits))).any()

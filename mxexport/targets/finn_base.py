@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from mxexport import runtime
+from mxexport.calls import output_names
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
@@ -56,7 +57,7 @@ def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = 
     from finn.core.modelwrapper import ModelWrapper
     from finn.core.onnx_exec import execute_onnx
 
-    proto = runtime.load_proto(model)
+    proto, outputs = runtime.load_proto(model), output_names(outputs)
     fed = runtime.feeds(proto, inputs)
     with runtime.our_errors("finn-base"):
         static = runtime.with_static_shapes(proto, {name: array.shape for name, array in fed.items()})

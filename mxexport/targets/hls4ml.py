@@ -318,5 +318,5 @@ def _name_for_cpp(model: ir.Model) -> None:
 
 
 def _identifier(name: str) -> str:
-    stem = re.sub(r"\W", "_", name)
+    stem = re.sub(r"\W", "_", name, flags=re.ASCII)
     return stem if stem[:1].isalpha() else f"n{stem}"

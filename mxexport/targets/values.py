@@ -54,7 +54,7 @@ def constant_codes(node: ir.Node) -> ConstantCodes | None:
     s = groups.expand(scale, axis, size, value.shape[axis])
     z = np.float32(0) if zero is None else groups.expand(zero, axis, size, value.shape[axis])
     with np.errstate(all="ignore"):
-        elements = np.where(value == 0, value, value / s)
+        elements = np.where(value == 0, value, numerics.without_overflow(value) / s)
         if "exponent_bits" in a:
             elements = numerics.round_to_float(elements, **_rounding(node, a))
         else:

@@ -1,0 +1,48 @@
+"""AMD devices by name: what `part` may be."""
+
+from __future__ import annotations
+
+import difflib
+import re
+
+from mxexport.errors import OptionError
+
+_FAMILIES = {  # prefix of the names and what follows it
+    "xc7z": "007s 010 012s 014s 015 020 030 035 045 100",
+    "xc7s": "6 15 25 50 75 100",
+    "xc7a": "12t 15t 25t 35t 50t 75t 100t 200t",
+    "xc7k": "70t 160t 325t 355t 410t 420t 480t",
+    "xc7v": "585t 2000t x330t x415t x485t x550t x690t x980t x1140t h580t h870t",
+    "xcku": "025 035 040 060 085 095 115 3p 5p 9p 11p 13p 15p 19p",
+    "xcvu": "065 080 095 125 160 190 440 3p 5p 7p 9p 11p 13p 19p 23p 27p 29p 31p 33p 35p 37p 45p 47p 57p",
+    "xcau": "7p 10p 15p 20p 25p",
+    "xcsu": "10p 25p 35p 50p 55p 65p 100p 150p 200p",
+    "xczu": "1cg 1eg 2cg 2eg 3cg 3eg 3tcg 3teg 4cg 4eg 4ev 5cg 5eg 5ev 6cg 6eg 7cg 7eg 7ev 9cg 9eg 11eg 15eg 17eg 19eg "
+    "21dr 25dr 27dr 28dr 29dr 39dr 42dr 43dr 46dr 47dr 48dr 49dr 63dr 64dr 65dr 67dr",
+    "xcu": "25 26 30 50 55c 55n 200 250 280",
+    "xck": "24 26",
+    "xcvc": "1502 1702 1802 1902 2602 2802",
+    "xcve": "1752 2002 2102 2202 2302 2602 2802",
+    "xcvm": "1102 1302 1402 1502 1802 2202 2302 2502 2902",
+    "xcvp": "1002 1052 1102 1202 1402 1502 1552 1702 1802 1902 2502 2802",
+    "xcvh": "1522 1542 1582 1742 1782",
+}
+DEVICES = frozenset(prefix + end for prefix, ends in _FAMILIES.items() for end in ends.split())
+# Behind the device come package, speed grade and temperature range; xa and xq are automotive and defense grades.
+_ORDER = re.compile(r"([a-z]{2,4}\d{2,4})?(-[a-z0-9]+)*")
+
+
+def check_part(part: str) -> str:
+    """`part` as given when it names an AMD device, such as `xczu7ev`, `xczu7ev-ffvc1156-2-e` or `xc7z020clg400-1`.
+
+    Raises:
+        OptionError: an unknown device; the message names those that are written alike.
+    """
+    if not isinstance(part, str):
+        raise OptionError(f"part is {part!r}; expected the name of an AMD device, such as 'xczu7ev'")
+    name = re.sub("^x[aq]", "xc", part.lower())
+    if not any(name.startswith(device) and _ORDER.fullmatch(name[len(device) :]) for device in DEVICES):
+        alike = difflib.get_close_matches(name.split("-")[0], sorted(DEVICES), 3, 0.6)
+        hint = f"did you mean {' or '.join(alike)}?" if alike else "expected one such as xczu7ev, xc7z020 or xcu250"
+        raise OptionError(f"part {part!r} is no AMD device that is known; {hint}")
+    return part

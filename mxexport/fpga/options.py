@@ -1,0 +1,64 @@
+"""Options of `compile` and `simulate`, checked before any work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+
+from mxexport.errors import OptionError
+
+_FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
+
+
+def positive(name: str, value, unit: str, most: float = math.inf) -> float:
+    """A finite number above 0 (and up to `most`) as a float. Raises OptionError for anything else."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not (math.isfinite(number) and 0 < number <= most):
+        upper = f" up to {most:g}" if most < math.inf else ""
+        raise OptionError(f"{name} is {value!r}; expected a positive number of {unit}{upper}")
+    return number
+
+
+def whole(name: str, value, least: int = 0) -> int:
+    """A whole number from `least` on. Raises OptionError for anything else."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise OptionError(f"{name} is {value!r}; expected a whole number, {least} or more")
+    return int(value)
+
+
+def clock(value) -> float:
+    """`clock_mhz`. Raises OptionError."""
+    return positive("clock_mhz", value, "MHz", _FASTEST_CLOCK)
+
+
+def cycles_per_frame(target_fps, clock_mhz: float) -> int | None:
+    """Most cycles that a frame may take; None where no frame rate is asked for. Raises OptionError."""
+    if target_fps is None:
+        return None
+    return max(int(min(clock_mhz * 1e6 / positive("target_fps", target_fps, "frames per second"), 2.0**62)), 1)
+
+
+def probability(name: str, value) -> float:
+    """A number from 0 up to, not including, 1. Raises OptionError for anything else."""
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 <= number < 1:
+        raise OptionError(f"{name} is {value!r}; expected a probability from 0 up to, not including, 1")
+    return number
+
+
+def foldings(value) -> dict[str, tuple[int, int]]:
+    """`folding`: layer name -> (pe, simd). Raises OptionError for anything else."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise OptionError(f"folding is {value!r}; expected a dict of layer name -> (pe, simd)")
+    for name, pair in value.items():
+        fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+        if not isinstance(name, str) or not fits or not all(_is_whole(n) for n in pair):
+            raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
+    return {name: (int(pair[0]), int(pair[1])) for name, pair in value.items()}
+
+
+def _is_whole(n) -> bool:
+    return isinstance(n, Integral) and not isinstance(n, bool) and n > 0

@@ -1,0 +1,73 @@
+"""Quantized weights of a QONNX graph as the codes that hardware stores."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import fixedpoint, graph, groups, numerics
+from mxexport.constants import constant_array
+from mxexport.formats import GroupFormat
+
+
+class Refused(Exception):
+    """One node cannot be taken; carries the reason."""
+
+
+def mx_format(node: ir.Node) -> GroupFormat:
+    """The MX format of a quantizer that hardware takes. Raises Refused for any other."""
+    fmt = graph.quantizer_format(node)
+    if not fmt.is_mx:
+        raise Refused(
+            f"format {fmt.name} has float scales, which need a multiplier per group; quantize with an MX format "
+            "(power-of-two scales: mxint8, mxfp4_e2m1, …)"
+        )
+    if fmt.asymmetric or (node.op_type == "MXFloatQuant" and not graph.attributes(node)["signed"]):
+        raise Refused(f"format {fmt.name} is unsigned; hardware takes signed MX formats")
+    if node.op_type == "GroupwiseQuant" and not graph.attributes(node)["narrow"]:
+        lowest = -(2 ** (fmt.element.bits - 1))
+        raise Refused(f"its codes reach {lowest}; hardware codes stay within +-{-lowest - 1} (narrow range)")
+    if fmt.group_size & (fmt.group_size - 1):
+        raise Refused(f"group size {fmt.group_size} is not a power of two")
+    return fmt
+
+
+def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
+    """The node that makes `value` when that is a quantized weight."""
+    node = value.producer() if value is not None else None
+    return node if graph.is_quantized_constant(node) else None
+
+
+def read_weight(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.ndarray, np.ndarray]:
+    """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
+    fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
+    scale = constant_array(quantizer.inputs[1])
+    axis = groups.normalize_axis(quantizer.attributes["axis"].value, len(shape))
+    if axis != reduction_axis:
+        raise Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")
+    groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, shape, axis, fmt.group_size)
+    values = constant_array(quantizer.outputs[0])
+    if not np.isfinite(values).all():
+        raise Refused(f"its quantized weight {quantizer.name!r} holds NaN or Inf")
+    scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)
+    codes = numerics.element_codes(values, scale, None, fmt, axis)  # they are codes times scales: no rounding is left
+    if (numerics.Quantized(fmt, axis, shape, codes, scale).dequantize() != values).any():
+        raise Refused(f"its quantized weight {quantizer.name!r} holds codes that no {fmt.name} quantizer makes")
+    codes = groups.from_groups(codes, axis, shape[axis]).view(np.uint8)
+    codes = codes & np.uint8(2**fmt.element.bits - 1)
+    if axis == 0:
+        codes, scale_codes = codes.T, scale_codes.T
+    table = fixedpoint.linear_table(**_table_parameters(fmt))
+    return fmt, codes, _lift_zero_blocks(table[codes] != 0, scale_codes, fmt.group_size)
+
+
+def _table_parameters(fmt: GroupFormat) -> dict[str, int]:
+    parameters = fixedpoint.element_parameters(fmt.element)
+    return {name: parameters[name] for name in ("exponent_bits", "mantissa_bits")}
+
+
+def _lift_zero_blocks(nonzero: np.ndarray, scale_codes: np.ndarray, group_size: int) -> np.ndarray:
+    """Blocks of zeros take the lowest scale code in use, so that they do not widen the accumulator."""
+    used = groups.to_groups(nonzero, 1, group_size).any(axis=2)
+    lowest = scale_codes[used].min() if used.any() else np.uint8(127)
+    return np.where(used, scale_codes, lowest)
