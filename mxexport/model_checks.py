@@ -39,6 +39,11 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
 
 
+def check_names(proto: onnx.ModelProto, where: str) -> None:
+    """Raise InputFileError, opening with `where`, where a node or an output of the graph reads what nothing makes."""
+    _check_graph(proto.graph, set(), where)
+
+
 def check_numbers(tensor: onnx.TensorProto, where: str) -> None:
     """Raise InputFileError unless a tensor without raw data holds as many numbers as its shape says."""
     if any(d < 0 for d in tensor.dims):
