@@ -12,6 +12,7 @@ from qonnx.transformation.base import Transformation
 
 from mxexport.errors import InputFileError, MXExportError, UnsupportedError
 from mxexport.model_checks import check_names
+from mxexport.names import Names
 from mxexport.ops import DOMAIN, qonnx_general
 
 _FOLDED = {(DOMAIN, None), (qonnx_general.DOMAIN, "FloatQuant")}  # qonnx knows Quant and BipolarQuant as quantizers
@@ -36,6 +37,7 @@ def transformed(proto: onnx.ModelProto, transformation: Transformation, name: st
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedError(f"qonnx transformation {name}: {reason}") from error
     _restore(after.graph)
+    _open_again(after.graph, proto.graph)
     _check(proto, after, name)
     return after
 
@@ -104,6 +106,23 @@ def _restore(g: onnx.GraphProto) -> None:
         for i in reversed(range(len(entries))):
             if source.keys() & set(name_of(entries[i])):
                 del entries[i]
+    names = Names()
+    for node in g.node:  # qonnx moves a node past a fork as two of one name
+        node.name = names.unique(node.name) if node.name else ""
+
+
+def _open_again(g: onnx.GraphProto, before: onnx.GraphProto) -> None:
+    """qonnx reads a length that is open as 0, and writes that."""
+    lengths = [d for v in before.input for d in v.type.tensor_type.shape.dim]
+    names = {d.dim_param for d in lengths if not d.HasField("dim_value")}
+    if not names or any(d.HasField("dim_value") and d.dim_value == 0 for d in lengths):
+        return
+    for value in (*g.input, *g.output, *g.value_info):
+        for length in value.type.tensor_type.shape.dim:
+            if length.HasField("dim_value") and length.dim_value == 0:
+                length.Clear()
+                if len(names) == 1 and "" not in names:
+                    length.dim_param = next(iter(names))
 
 
 def _check(before: onnx.ModelProto, after: onnx.ModelProto, name: str) -> None:
