@@ -115,6 +115,7 @@ def networks(tmp_path_factory):
     def get(name: str):
         if name not in known:
             proto = onnx.load(qonnx_networks.write(name, folder))
+            del proto.functions[:]  # the bodies, which qonnx does not read and passes would copy each time
             x = np.random.default_rng(0).random(qonnx_networks.NETWORKS[name][1], np.float32)
             known[name] = proto, x, executed(proto, x)
         return known[name]
