@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport import bodies, graph
-from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
+from mxexport.errors import MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import check_nodes
 from mxexport.static_shapes import with_static_shapes

@@ -39,7 +39,7 @@ class Attention(nn.Module):
 
 
 def brevitas() -> nn.Module:
-    """Quantizers of QONNX and of MX in one model. The norm is as it starts: weight and variance, bias and mean equal."""
+    """Quantizers of QONNX and of MX; the norm is as it starts: weight and variance, bias and mean are equal."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import brevitas.nn as qnn

@@ -189,3 +189,94 @@ def test_the_usual_chain_in_qonnx_itself(networks, network):
     assert quantizers(wrapper.model) == quantizers(proto)
     for after in (wrapper, wrapper.transform(GiveReadableTensorNames()), cleanup_model(wrapper)):
         assert_equal_bits(executed(after.model, x), expected)
+
+
+# --- what our operators and passes owe qonnx ------------------------------------------------------------------
+
+SCALED = "s = mxexport.ops.MXScale<axis=1, group_size=2, emax=0, round_bias=0, frac_bits=0, code_min=0, code_max=254>"
+
+
+def test_another_batch_in_qonnx_itself(tmp_path):
+    """ChangeBatchSize forgets every shape inside; the file had an open batch."""
+    proto = onnx.load(qonnx_networks.write("residual", tmp_path, dynamic_batch=True))
+    x = np.random.default_rng(1).random((3, 3, 4, 4), np.float32)
+    wrapper = ModelWrapper(proto, make_deepcopy=True).transform(ChangeBatchSize(3)).transform(InferShapes())
+    shapes = [wrapper.get_tensor_shape(name) for node in wrapper.graph.node for name in node.output]
+    assert all(shape and 0 not in shape for shape in shapes) and [3, 4, 4, 4] in shapes and [3, 1, 4, 4] in shapes
+    assert_equal_bits(executed(wrapper.model, x), executed(proto, x))
+
+
+@pytest.mark.parametrize("network", ["residual", "brevitas"])
+def test_channels_last_in_qonnx_itself(networks, network):
+    proto, x, expected = networks(network)
+    after = ModelWrapper(proto, make_deepcopy=True).transform(ConvertToChannelsLastAndClean()).model
+    assert any(node.domain.endswith("channels_last") for node in after.graph.node)
+    assert_equal_up_to_turned_codes(runtime.run_qonnx(after, x).popitem()[1], expected)
+
+
+def test_open_lengths_stay_open_where_qonnx_reads_them_as_none():
+    made = model(f"{SCALED}(x)  y = Relu(s)", "float[batch,4] x", "float[batch,2] y")
+    wrapper = ModelWrapper(graph.to_proto(made)).transform(InferShapes())
+    lengths = wrapper.get_tensor_valueinfo("s").type.tensor_type.shape.dim
+    assert [(d.dim_param, d.dim_value) for d in lengths] == [("batch", 0), ("", 2)]
+    channels = model("y = Relu(x)", "float[batch,2,3,4] x", "float[batch,2,3,4] y")
+    after = run_passes(channels, [qonnx_pass(made_of("MakeInputChannelsLast"))]).model
+    assert str(after.graph.inputs[0].shape) == "[batch,3,4,2]"
+
+
+def made_of(name: str) -> Transformation:
+    return TRANSFORMATIONS[name](*ARGUMENTS.get(name, ()))
+
+
+@pytest.mark.parametrize("name", ["GiveUniqueTensorNames", "GiveRandomTensorNames", "InsertIdentityOnAllTopLevelIO"])
+def test_a_tensor_read_twice_by_a_node_keeps_its_name_in_both_places(name):
+    made = model("n = Neg(x)  m = Mul(n, n)  y = Where(t, c, c)  z = Add(m, y)", outputs="float[2,4] z",
+                 t=np.ones((2, 4), bool), c=np.float32(3))  # fmt: skip
+    before = made.clone()
+    after = run_passes(made, [qonnx_pass(made_of(name))]).model
+    assert {n.op_type for n in after.graph} - {"Identity"} == {"Neg", "Mul", "Where", "Add"}
+    x = np.random.default_rng(0).random((2, 4), np.float32)
+    given, expected = {after.graph.inputs[0].name: x}, next(iter(execution.execute(before, {"x": x}).values()))
+    assert_equal_bits(next(iter(execution.execute(after, given).values())), expected)
+
+
+class Drops(Transformation):
+    """What folding does: the quantizer goes, its input goes on."""
+
+    def apply(self, model):
+        node = next(n for n in model.graph.node if n.op_type == "MXScale")
+        model.rename_tensor(node.output[0], node.input[0])
+        model.graph.node.remove(node)
+        return model, False
+
+
+class Halves(Transformation):
+    def apply(self, model):
+        model.graph.node[-1].input[0] = "gone"
+        return model, False
+
+
+class Restless(Transformation):
+    def apply(self, model):
+        return model, True
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [(Drops, "it drops 1 MXScale"), (Halves, "reads 'gone', which nothing makes"), (Restless, "it does not end")],
+)
+def test_what_a_transformation_breaks_is_refused(kind, why):
+    made = model(f"{SCALED}(x)  r = Relu(s)  y = Add(r, s)", outputs="float[2,2] y")
+    with pytest.raises(UnsupportedError, match=f"pass {kind.__name__}: qonnx transformation {kind.__name__}: .*{why}"):
+        run_passes(made, [qonnx_pass(kind())])
+
+
+def test_a_transformation_is_applied_once_in_a_run():
+    record = run_passes(model("y = Relu(x)"), [qonnx_pass(TRANSFORMATIONS["InsertIdentity"]("x", "consumer"))])
+    assert [node.op_type for node in record.model.graph] == ["Identity", "Relu"]
+
+
+def test_operators_name_the_node_whose_shapes_do_not_fit():
+    made = model(f"[odd] {SCALED.replace('axis=1', 'axis=2')}(x)  y = Relu(s)", outputs="float[2,2] y")
+    with pytest.raises(ShapeError, match="node 'odd': .*axis 2 is outside a tensor of rank 2"):
+        ModelWrapper(graph.to_proto(made)).transform(InferShapes())

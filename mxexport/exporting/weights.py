@@ -48,7 +48,7 @@ def _replace(g: ir.Graph, value: ir.Value, array: np.ndarray, name: str) -> None
 
 
 def tell_apart(model: ir.Model) -> None:
-    """BatchNormalization(x, w, b, b, w)   ->   BatchNormalization(x, w, b, b_1, w_1)   where torch merged equal tensors.
+    """BatchNormalization(x, w, b, b, w)   ->   BatchNormalization(x, w, b, b_1, w_1)   where torch merged them.
 
     qonnx renames only the first place in which a node reads a tensor (GiveUniqueTensorNames and what calls it).
     """

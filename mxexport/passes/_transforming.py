@@ -51,8 +51,8 @@ def _applied(wrapper: ModelWrapper, transformation: Transformation) -> ModelWrap
         if not again:
             return wrapper.cleanup()
     raise UnsupportedError(
-        f"qonnx transformation {type(transformation).__name__}: after {most} applications it still says that it changed "
-        "the graph; it does not end on this model"
+        f"qonnx transformation {type(transformation).__name__}: it does not end on this model; after {most} "
+        "applications it still says that it changed something"
     )
 
 

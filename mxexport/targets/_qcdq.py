@@ -36,7 +36,9 @@ def explain(problems: list[tuple[str, str]], left: dict[str, str], model: ir.Mod
     """`problems` with the reason why a quantizer could not be read in the place of what follows from it."""
     if not left:
         return problems
-    followers = {n.name for n in model.graph if n.domain == "" and (n.op_type in _PAIR or _reads(n, left))}
+    pairs = [node for node in model.graph if node.domain == "" and node.op_type in _PAIR]
+    followers = {n.name for n in model.graph if n in pairs or _reads(n, left)}
+    followers |= {value.name for node in pairs for value in node.inputs if value is not None}
     expected = "expected codes of 2 to 8 bits with constant scales; see what 'mxexport convert --to mxexport' says"
     reasons = [(name, f"its quantizer cannot be read: {why}, {expected}") for name, why in left.items()]
     return reasons + [(where, why) for where, why in problems if where not in followers | left.keys()]
