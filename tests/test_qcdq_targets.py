@@ -118,6 +118,13 @@ def test_quantize_and_dequantize_linear_are_read_on_the_way(target):
     assert_equal_bits(values(converted), values(made))
 
 
+@pytest.mark.parametrize("target", [finn, hls4ml])
+def test_an_open_batch_gets_its_size_before_quantizers_are_read(target):
+    made = qdq(np.float32(0.25))
+    made.graph.inputs[0].shape, made.graph.outputs[0].shape = ir.Shape(["batch", 4]), ir.Shape(["batch", 3])
+    assert_equal_bits(values(target.convert(made, batch=2).model), values(made))
+
+
 def test_scales_of_channels_reach_finn():
     made = qdq(np.float32([0.3, 0.25, 0.7]))
     converted = finn.convert(made)

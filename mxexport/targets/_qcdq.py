@@ -9,18 +9,28 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from mxexport import graph
 from mxexport.constants import constant_array
 from mxexport.names import free_name
+from mxexport.passes.infer_shapes import infer_shapes
 from mxexport.targets import from_qdq
+from mxexport.targets._layers import prepare
 
 _PAIR = {"QuantizeLinear", "DequantizeLinear"}
 _LEFT = "left as it is: "
 
 
-def with_our_quantizers(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
-    """A copy of `model` as `convert --to mxexport` makes it where it holds QuantizeLinear and DequantizeLinear, and
-    (node -> why it could not be read) for what is left of them. Stored biases become the values they stand for."""
-    if not any(node.domain == "" and node.op_type in _PAIR for node in model.graph):
-        return model.clone(), {}
-    converted = from_qdq.convert(model)
+def with_our_quantizers(model: ir.Model, batch: int | None) -> tuple[ir.Model, dict[str, str]]:
+    """A copy of `model` with the batch and names for all nodes, and as `convert --to mxexport` makes it where it holds
+    QuantizeLinear and DequantizeLinear; and (node -> why it could not be read) for what is left of them. Stored biases
+    become the values they stand for.
+
+    Raises:
+        OptionError: a batch that cannot be.
+    """
+    work = model.clone()
+    prepare(work, batch)
+    if not any(node.domain == "" and node.op_type in _PAIR for node in work.graph):
+        return work, {}
+    infer_shapes(work)  # how far one scale of a tensor reaches depends on its shape
+    converted = from_qdq.convert(work)
     work, left = converted.model, {}
     for name, note in converted.notes:
         if note.startswith(_LEFT):

@@ -21,7 +21,6 @@ from mxexport.targets._layers import (
     constant_weight,
     extract_conv_bias,
     open_gemm,
-    prepare,
     replace_value,
     store_constants,
     weight_parts,
@@ -59,8 +58,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     Raises:
         UnsupportedError: layers that do not fit, all of them, each with the way out.
     """
-    (work, left), notes = with_our_quantizers(model), [*_WHOLE]
-    prepare(work, batch)
+    (work, left), notes = with_our_quantizers(model, batch), [*_WHOLE]
     problems: list[tuple[str, str]] = []
     changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
     for change, *options in changes:

@@ -27,7 +27,6 @@ from mxexport.targets._layers import (
     check_finite,
     constant_weight,
     open_gemm,
-    prepare,
     replace_value,
     store_constants,
     weight_parts,
@@ -69,8 +68,7 @@ def convert(
     """
     if fold not in FOLDS:
         raise OptionError(f"hls4ml: fold is {fold!r}; expected one of {', '.join(FOLDS)}")
-    (work, left), notes = with_our_quantizers(model), []
-    prepare(work, batch)
+    (work, left), notes = with_our_quantizers(model, batch), []
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
     problems = [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
