@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import graph, numerics
+from mxexport.constant_layouts import LAYOUTS, laid_out
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
@@ -17,7 +18,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
     """The array behind a value that depends on no input; None for anything else.
 
     Looks through every operator of ours (quantizers, packed weights, stored scales), QONNX's quantizers, Constant,
-    Cast, Identity, Mul and Transpose. Nothing is kept: each call computes anew.
+    Cast, Mul and what only gives another shape or order (`LAYOUTS`). Nothing is kept: each call computes anew.
 
     Raises:
         ShapeError, FormatError: a node whose inputs or attributes do not fit together, by name.
@@ -144,20 +145,13 @@ def _mul(node: ir.Node) -> np.ndarray | None:
         raise ShapeError(f"node {node.name!r} (Mul): shapes {found} do not fit") from None
 
 
-def _transpose(node: ir.Node) -> np.ndarray | None:
-    array = constant_array(node.inputs[0])
-    if array is None:
-        return None
-    order = node.attributes["perm"].value if "perm" in node.attributes else range(array.ndim)[::-1]
-    if sorted(order) != list(range(array.ndim)):
-        raise ShapeError(f"node {node.name!r} (Transpose): perm {list(order)} of a tensor of shape {array.shape}")
-    return np.ascontiguousarray(array.transpose(order))
+def _layout(node: ir.Node) -> np.ndarray | None:
+    arrays = _inputs(node)
+    return None if not arrays or arrays[0] is None else laid_out(node, arrays[0], arrays[1] if arrays[1:] else None)
 
 
 _STANDARD = {
     "Constant": _constant,
     "Cast": _cast,
-    "Identity": lambda node: constant_array(node.inputs[0]),
     "Mul": _mul,
-    "Transpose": _transpose,
-}
+} | dict.fromkeys(LAYOUTS, _layout)

@@ -22,7 +22,7 @@ from mxexport.exporting.naming import check_given_names, check_names, name_every
 from mxexport.exporting.not_finite import not_finite
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
-from mxexport.exporting.weights import restore_transposed_weights
+from mxexport.exporting.weights import restore_transposed_weights, tell_apart
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.model_file import writable, write_model
@@ -106,6 +106,7 @@ def export(
     if dynamic_shapes is not None:
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
+    tell_apart(ir_model)
     bypassed = bypassed_layers(ir_model, model)
     _warn("not quantized where it is used", bypassed)
     _warn("left out", left_out)

@@ -53,6 +53,11 @@ def check_versions(opset_imports: Mapping[str, int]) -> None:
         )
 
 
+def check_names(proto: onnx.ModelProto, where: str) -> None:
+    """Raise InputFileError, opening with `where`, where a node or an output of the graph reads what nothing makes."""
+    _check_graph(proto.graph, set(), where)
+
+
 def check_numbers(tensor: onnx.TensorProto, where: str) -> None:
     """Raise InputFileError unless a tensor without raw data holds as many numbers as its shape says."""
     if any(d < 0 for d in tensor.dims):

@@ -18,10 +18,10 @@ import onnxruntime
 from mxexport import bodies, graph
 from mxexport.arrays import on_host
 from mxexport.calls import as_path, output_names
-from mxexport.errors import InputFileError, MXExportError, OptionError, ShapeError, UnsupportedError
+from mxexport.errors import MXExportError, OptionError, ShapeError, UnsupportedError
 from mxexport.model_reader import read_proto
 from mxexport.ops import check_nodes
-from mxexport.qonnx_guard import guarded_copy
+from mxexport.static_shapes import with_static_shapes
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 
@@ -382,27 +382,3 @@ def find_executor(name: str):
     if not isinstance(name, str) or name not in EXECUTORS:
         raise OptionError(f"executor {name!r}: expected one of {', '.join(EXECUTORS)}")
     return EXECUTORS[name]
-
-
-def with_static_shapes(proto: onnx.ModelProto, shapes: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
-    """A copy with the graph inputs at the given shapes and every tensor's shape inferred anew.
-
-    Function bodies are left out: shapes then come from our operators' own inference, for every output.
-
-    Raises:
-        InputFileError: the model is too large for ONNX's shape inference (2 GiB).
-        UnsupportedError: a file that qonnx must not have, see `qonnx_guard`.
-    """
-    if proto.ByteSize() >= 2**31 - 1:
-        raise InputFileError("qonnx needs ONNX's shape inference, which takes models below 2 GiB; use onnxruntime")
-    copy = guarded_copy(proto)
-    del copy.graph.value_info[:]
-    for value in copy.graph.input:
-        if value.name not in shapes:
-            continue
-        del value.type.tensor_type.shape.dim[:]
-        for size in shapes[value.name]:
-            value.type.tensor_type.shape.dim.add(dim_value=size)
-    for value in copy.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(copy, strict_mode=True, data_prop=True)

@@ -455,6 +455,11 @@ def test_deduplicate_initializers():
     silent(deduplicate_initializers, model("a = Add(x, u)  y = Add(a, v)", u=different, v=np.abs(different)))
 
 
+def test_equal_initializers_of_one_node_stay_two():
+    """qonnx's renaming finds only the first place in which a node reads a tensor."""
+    silent(deduplicate_initializers, model("y = Clip(x, low, high)", low=np.float32(1), high=np.float32(1)))
+
+
 def test_unify_qonnx_domains():
     made = model("q = onnx.brevitas.BipolarQuant(x, s)  y = Relu(q)", s=np.float32(1))
     made.graph.opset_imports["onnx.brevitas"] = 1

@@ -1,4 +1,4 @@
-"""Float weights under their PyTorch name and in their PyTorch layout."""
+"""Float weights under their PyTorch name and in their PyTorch layout, none read twice by one node."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import onnx_ir as ir
 import torch
 
 from mxexport import graph
+from mxexport.names import free_name
 
 
 def restore_transposed_weights(model: ir.Model, module: torch.nn.Module) -> None:
@@ -44,3 +45,16 @@ def _replace(g: ir.Graph, value: ir.Value, array: np.ndarray, name: str) -> None
     g.insert_before(g[0], transpose)
     value.replace_all_uses_with(transpose.outputs[0])
     del g.initializers[value.name]
+
+
+def tell_apart(model: ir.Model) -> None:
+    """BatchNormalization(x, w, b, b, w)   ->   BatchNormalization(x, w, b, b_1, w_1)   where torch merged them.
+
+    qonnx renames only the first place in which a node reads a tensor (GiveUniqueTensorNames and what calls it).
+    """
+    g = model.graph
+    for node in g:
+        for i, value in enumerate(node.inputs):
+            if value is not None and value.is_initializer() and value in node.inputs[:i]:
+                name = free_name(f"{value.name}_1", g.initializers)
+                node.replace_input_with(i, graph.new_initializer(g, name, graph.constant(value).copy()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from dataclasses import dataclass
 from typing import ClassVar
@@ -195,14 +196,16 @@ class Operator(CustomOp):
         return {name: self.get_nodeattr(name) for name in self.attributes}
 
     def make_shape_compatible_op(self, model):
-        shapes = [tuple(model.get_tensor_shape(name)) if name else None for name in self.onnx_node.input]
-        self.check(shapes[:1], self.node_attributes())
-        inferred = self.infer_shapes(shapes, self.node_attributes())
-        # A stand-in node may have one output only; further shapes are set on the model directly.
-        for name, shape in list(zip(self.onnx_node.output, inferred, strict=False))[1:]:
-            if name:
-                model.set_tensor_shape(name, list(shape))
-        return self.make_const_shape_op(list(inferred[0]))
+        """The node itself: onnx infers by its schema, from shapes that are open or not known yet, too."""
+        first = [_shape_in(model, name) for name in self.onnx_node.input[:1]]
+        with self._named():
+            self.check(first, self.node_attributes())
+        if not any(entry.domain == DOMAIN for entry in model.model.opset_import):
+            model.model.opset_import.append(onnx.helper.make_opsetid(DOMAIN, VERSION))
+        standing_in = onnx.NodeProto()
+        standing_in.CopyFrom(self.onnx_node)
+        standing_in.domain = DOMAIN  # finn-base knows it by another
+        return standing_in
 
     def infer_node_datatype(self, model):
         for name, datatype in zip(self.onnx_node.output, self.output_datatypes(), strict=False):
@@ -210,15 +213,21 @@ class Operator(CustomOp):
                 model.set_tensor_datatype(name, datatype)
 
     def execute_node(self, context, graph):
-        arrays = [context[name] if name else None for name in self.onnx_node.input]
+        given = self.onnx_node.input[: len(self.inputs)]
+        arrays = [context[name] if name else None for name in given]
         arrays += [None] * (len(self.inputs) - len(arrays))
-        try:
+        with self._named():
             results = self.reference(*arrays, **self.node_attributes())
-        except MXExportError as error:
-            raise type(error)(f"node {self.onnx_node.name!r}: {error}") from None
         for name, result in zip(self.onnx_node.output, results, strict=False):
             if name:
                 context[name] = result
+
+    @contextlib.contextmanager
+    def _named(self):
+        try:
+            yield
+        except MXExportError as error:
+            raise type(error)(f"node {self.onnx_node.name!r}: {error}") from None
 
     def verify_node(self):
         present = {a.name for a in self.onnx_node.attribute}
@@ -248,10 +257,17 @@ def _value(attribute: onnx.AttributeProto):
     return onnx.helper.get_attribute_value(attribute)
 
 
+def _shape_in(model, name: str) -> Shape:
+    """The shape of a tensor of a qonnx model, whose own reading of it has 0 for lengths that are open."""
+    info = model.get_tensor_valueinfo(name)
+    return model.get_tensor_shape(name) if info is None else read_shape(info.type)
+
+
 def read_shape(type_proto) -> Shape:
-    tensor = type_proto.tensor_type
-    if not tensor.HasField("shape"):
+    """None where the shape, or the whole type, is not known."""
+    if type_proto is None or not type_proto.tensor_type.HasField("shape"):
         return None
+    tensor = type_proto.tensor_type
     return tuple(
         d.dim_value if d.HasField("dim_value") else (d.dim_param if d.HasField("dim_param") else None)
         for d in tensor.shape.dim

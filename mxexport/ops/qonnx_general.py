@@ -81,8 +81,10 @@ def rounding_mode_of(node: ir.Node) -> str:
 
 
 def _infer(ctx) -> None:
-    """The output has the type and shape of the first input."""
-    ctx.set_output_type(0, ctx.get_input_type(0))
+    """The output has the type and shape of the first input, where they are known."""
+    found = ctx.get_input_type(0)
+    if found is not None:
+        ctx.set_output_type(0, found)
 
 
 def _schema(op_type: str) -> defs.OpSchema:

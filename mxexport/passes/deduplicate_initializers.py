@@ -11,7 +11,8 @@ from mxexport.passes.outcome import Outcome
 def deduplicate_initializers(model: ir.Model) -> Outcome:
     """f(w), g(copy of w) -> f(w), g(w)  when both initializers have equal type, shape and bytes.
 
-    Graph inputs and outputs stay. Only tensors whose type, shape and size agree are hashed at all.
+    Graph inputs and outputs stay, and what one node reads beside its equal: qonnx renames the first of two places only.
+    Only tensors whose type, shape and size agree are hashed at all.
     """
     outcome = Outcome()
     for graph in model.graphs():
@@ -31,7 +32,7 @@ def _merge(graph: ir.Graph, alike: list[ir.Value], outcome: Outcome) -> None:
     first: dict[bytes, ir.Value] = {}
     for value in alike:
         kept = first.setdefault(_digest(value.const_value), value)
-        if kept is not value:
+        if kept is not value and set(kept.consumers()).isdisjoint(value.consumers()):
             value.replace_all_uses_with(kept)
             del graph.initializers[value.name]
             outcome.changed.append(f"{value.name}: the same as {kept.name}")

@@ -17,7 +17,7 @@ from mxexport.ops import DOMAIN
 from mxexport.passes import rewriting
 from mxexport.passes.collector import collector_paused
 from mxexport.passes.comparing import compare, same_outputs
-from mxexport.passes.exactness import Bound, bound_of, name_of
+from mxexport.passes.exactness import Bound, bound_of, name_of, runs_once
 from mxexport.passes.outcome import Outcome
 
 Pass = Callable[[ir.Model], Outcome]
@@ -88,7 +88,8 @@ def run_passes(
     progress: Callable[[str], None] | None = None,
     stages_before: int = 0,
 ) -> Record:
-    """Run `passes` in order, again and again until a whole round changes nothing. `model` itself stays as it is.
+    """Run `passes` in order, again and again until a whole round changes nothing; transformations of qonnx run once.
+    `model` itself stays as it is.
 
     Passes see symmetric quantizers without the zero points a file may need for its function bodies
     (`graph.drop_zero_points`); a model that holds bodies gets them anew in the end.
@@ -110,7 +111,7 @@ def run_passes(
     version, seen = 0, [-1] * len(passes)  # the version of the model that each pass last left unchanged
     for number in range(1, _ROUNDS + 1):
         for i, function in enumerate(passes):
-            if seen[i] == version:
+            if seen[i] == version or (runs_once(function) and number > 1):
                 continue
             if progress:
                 progress(f"{name_of(function)} (round {number})")
@@ -124,11 +125,11 @@ def run_passes(
                 step.verified = checker.check(record.model, function)
             else:
                 seen[i] = version
-        if all(last == version for last in seen):
+        if all(last == version or runs_once(f) for f, last in zip(passes, seen, strict=True)):
             if any(domain == DOMAIN for domain, *_ in record.model.functions):  # bodies as the calls are now
                 graph.attach_functions(record.model)
             return record
-    moving = [name_of(f) for f, last in zip(passes, seen, strict=True) if last != version]
+    moving = [name_of(f) for f, last in zip(passes, seen, strict=True) if last != version and not runs_once(f)]
     raise UnsupportedError(
         f"passes: no fixed point after {_ROUNDS} rounds; passes that undo each other are among {', '.join(moving)}"
     )

@@ -32,6 +32,11 @@ def bound_of(function: Callable) -> Bound | None:
     return getattr(function, "bound", None) or getattr(getattr(function, "func", None), "bound", None)
 
 
+def runs_once(function: Callable) -> bool:
+    """True for a pass that is not repeated in a run, because it would change the graph each time."""
+    return bool(getattr(function, "once", False))
+
+
 def name_of(function: Callable) -> str:
     """The name a pass goes by in records and files."""
     named = getattr(function, "func", function)

@@ -9,6 +9,7 @@ from qonnx.transformation.base import Transformation
 
 from mxexport import graph
 from mxexport.errors import MXExportError, UnsupportedError
+from mxexport.passes._transforming import transformed
 from mxexport.passes.deduplicate_initializers import deduplicate_initializers
 from mxexport.passes.driver import Pass, run_passes
 from mxexport.passes.exactness import Bound
@@ -52,25 +53,20 @@ def as_transformation(function: Pass) -> PassTransformation:
 def qonnx_pass(transformation: Transformation, bound: Bound | None = None) -> Pass:
     """A qonnx transformation as a pass of ours; `bound` says how far it is from bit-exact (default: not at all).
 
-    qonnx gets a guarded copy (`qonnx_guard`), without function bodies: it executes operators by their domain.
+    qonnx gets a guarded copy (`qonnx_guard`), without function bodies: it executes operators by their domain. It is
+    applied once in a run, until qonnx itself is through with it; quantizers are kept, whatever it folds.
     """
 
     def apply(model: ir.Model) -> Outcome:
         before = guarded_copy(_small_proto(model))
-        try:
-            after = ModelWrapper(before, make_deepcopy=True).transform(transformation).model
-        except MXExportError:
-            raise
-        except Exception as error:  # qonnx raises assertions, KeyErrors and whatever numpy does
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UnsupportedError(f"qonnx transformation {apply.__name__}: {reason}") from error
+        after = transformed(before, transformation, apply.__name__)
         if after.SerializeToString(deterministic=True) == before.SerializeToString(deterministic=True):
             return Outcome()
         model.graph = ir.from_proto(after).graph  # passes work in place; functions stay
         return Outcome([f"graph: {len(before.graph.node)} nodes before, {len(after.graph.node)} after"])
 
     apply.__name__ = type(transformation).__name__
-    apply.bound = bound
+    apply.bound, apply.once = bound, True
     return apply
 
 

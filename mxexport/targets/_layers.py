@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from mxexport import graph, groups
+from mxexport.constant_layouts import LAYOUTS, laid_out
 from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import qonnx_general
@@ -27,8 +28,8 @@ class Parts:
     steps: np.ndarray
     group: np.ndarray
 
-    def transpose(self, order=None) -> Parts:
-        return Parts(*(a.transpose(order) for a in (self.codes, self.steps, self.group)))
+    def laid_out(self, node: ir.Node, given: np.ndarray | None) -> Parts:
+        return Parts(*(laid_out(node, a, given) for a in (self.codes, self.steps, self.group)))
 
     @property
     def grid(self) -> Grid:
@@ -120,11 +121,14 @@ def replace_value(old: ir.Value, new: ir.Value) -> None:
 
 
 def weight_parts(value: ir.Value) -> Parts | None:
-    """Codes and steps of a constant operand that a node of ours makes from codes without zero points; else None."""
+    """Codes and steps of a constant operand that a node of ours, or QONNX's Quant, makes from codes without zero
+    points, laid out by whatever stands behind it; else None."""
     node = value.producer()
-    if node is not None and node.domain == "" and node.op_type == "Transpose":
-        parts = weight_parts(node.inputs[0])
-        return parts and parts.transpose(node.attributes["perm"].value if "perm" in node.attributes else None)
+    if node is not None and node.domain == "" and node.op_type in LAYOUTS:
+        parts, given = weight_parts(node.inputs[0]), constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+        return parts and parts.laid_out(node, given)
+    if node is not None and (node.domain, node.op_type) == (qonnx_general.DOMAIN, "Quant"):
+        return _standard_parts(node)
     found = values.constant_codes(node) if graph.is_ours(node, graph.QUANTIZERS | graph.DEQUANTIZERS) else None
     if found is None or not found.exact or not np.isfinite(found.scale).all():
         return None
@@ -137,6 +141,18 @@ def weight_parts(value: ir.Value) -> Parts | None:
     index = np.arange(length) // found.group_size
     index = index.reshape([-1 if i == found.axis else 1 for i in range(found.value.ndim)])
     return Parts(codes, steps, np.broadcast_to(index, found.value.shape))
+
+
+def _standard_parts(node: ir.Node) -> Parts | None:
+    """Of QONNX's Quant, whose scales are as many as the weight has axes, or one."""
+    values, scale, zero = (constant_array(v) for v in (node.outputs[0], *node.inputs[1:3]))
+    if values is None or scale is None or zero is None or zero.any() or not (np.isfinite(scale) & (scale > 0)).all():
+        return None
+    steps = np.broadcast_to(scale.astype(np.float64), values.shape)
+    codes = np.rint(values / steps)
+    if not np.array_equal((codes.astype(np.float32) * scale).astype(np.float32), values):
+        return None
+    return Parts(codes.astype(np.int64), steps, np.zeros(values.shape, np.int64))
 
 
 def extract_conv_bias(node: ir.Node) -> None:
@@ -165,3 +181,14 @@ def store_constants(model: ir.Model, op_types: set[str]) -> None:
             if array is not None and value.const_value is None:
                 node.replace_input_with(i, add_constant(model.graph, f"{node.name}_value", array))
     RemoveUnusedNodesPass()(model)
+    _drop_unread(model.graph)
+
+
+def _drop_unread(g: ir.Graph) -> None:
+    """Initializers that no node of the graph reads, such as zero points of quantizers that were replaced; some tools
+    list them among the inputs, too."""
+    read = {value for node in g.all_nodes() for value in node.inputs}
+    for name, value in list(g.initializers.items()):
+        if value not in read and not value.is_graph_output():
+            g.inputs[:] = [given for given in g.inputs if given is not value]
+            del g.initializers[name]

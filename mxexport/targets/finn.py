@@ -22,11 +22,11 @@ from mxexport.targets._layers import (
     constant_weight,
     extract_conv_bias,
     open_gemm,
-    prepare,
     replace_value,
     store_constants,
     weight_parts,
 )
+from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import (
     Uniform,
     add_constant,
@@ -50,15 +50,15 @@ _WHOLE = (
 
 
 def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Converted:
-    """A copy of `model` for FINN at opset 17; notes tell how each weight was folded.
+    """A copy of `model` for FINN at opset 17; notes tell how each weight was folded. QuantizeLinear and
+    DequantizeLinear are read as our quantizers first.
 
     batch: size given to an open first dimension (FINN wants every shape known).
 
     Raises:
         UnsupportedError: layers that do not fit, all of them, each with the way out.
     """
-    work, notes = model.clone(), [*_WHOLE]
-    prepare(work, batch)
+    (work, left), notes = with_our_quantizers(model, batch), [*_WHOLE]
     problems: list[tuple[str, str]] = []
     changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
     for change, *options in changes:
@@ -68,7 +68,8 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
             except UnsupportedError as error:
                 problems.append((node.name, str(error)))
     if problems:
-        raise UnsupportedError("finn: the model cannot be converted", problems + nodes_without_units(work))
+        problems = explain(problems + nodes_without_units(work), left, work)
+        raise UnsupportedError("finn: the model cannot be converted", problems)
     RemoveUnusedNodesPass()(work)
     work.functions.clear()
     store_constants(work, {"Add", "Mul"})
@@ -80,7 +81,7 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     work.ir_version = IR_VERSION
     ShapeInferencePass()(work)
     if problems := check_finn(work):
-        raise UnsupportedError("finn: the model does not meet FINN's conditions", problems)
+        raise UnsupportedError("finn: the model does not meet FINN's conditions", explain(problems, left, work))
     return Converted(work, notes)
 
 

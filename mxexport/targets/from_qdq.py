@@ -29,6 +29,8 @@ from mxexport.targets.recover import recover_operators
 from mxexport.verification import equal_bits
 
 _T = ir.DataType
+LEFT = "left as it is: "
+"""How the note of a DequantizeLinear begins that stays."""
 
 
 class _Declined(Exception):
@@ -53,19 +55,25 @@ def convert(model: ir.Model) -> Converted:
     """
     result = model.clone()
     raise_opset(result, LOWEST_OPSET)
-    notes = [(name, f"recovered as {op}") for name, op in recover_operators(result)]
-    common.RemoveUnusedNodesPass()(result)
-    for node in list(result.graph.all_nodes()):
-        if node.domain == "" and node.op_type == "DequantizeLinear":
-            try:
-                notes.append((node.name or node.outputs[0].name, _convert_dequantizer(node, result)))
-            except (_Declined, ShapeError) as reason:
-                notes.append((node.name or node.outputs[0].name, f"left as it is: {reason}"))
-        if node.domain == "" and node.op_type == "Mul" and (note := _convert_table(node, result)):
-            notes.append((node.name, note))
-    common.RemoveUnusedNodesPass()(result)
+    notes = read_quantizers(result)
     graph.attach_functions(result)
     return Converted(result, notes)
+
+
+def read_quantizers(model: ir.Model) -> list[tuple[str, str]]:
+    """The same in place, at the opset that the model has, and without the bodies a file needs; the notes."""
+    notes = [(name, f"recovered as {op}") for name, op in recover_operators(model)]
+    common.RemoveUnusedNodesPass()(model)
+    for node in list(model.graph.all_nodes()):
+        if node.domain == "" and node.op_type == "DequantizeLinear":
+            try:
+                notes.append((node.name or node.outputs[0].name, _convert_dequantizer(node, model)))
+            except (_Declined, ShapeError) as reason:
+                notes.append((node.name or node.outputs[0].name, f"{LEFT}{reason}"))
+        if node.domain == "" and node.op_type == "Mul" and (note := _convert_table(node, model)):
+            notes.append((node.name, note))
+    common.RemoveUnusedNodesPass()(model)
+    return notes
 
 
 def _convert_dequantizer(node: ir.Node, model: ir.Model) -> str:

@@ -27,11 +27,11 @@ from mxexport.targets._layers import (
     check_finite,
     constant_weight,
     open_gemm,
-    prepare,
     replace_value,
     store_constants,
     weight_parts,
 )
+from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._trunc import is_trunc, replace_trunc
 
@@ -54,7 +54,8 @@ def convert(
     round_bias: bool = False,
     input_type: tuple[int, int] | None = None,
 ) -> Converted:
-    """A copy of `model` for hls4ml; notes tell how each weight was folded and how wide each product is.
+    """A copy of `model` for hls4ml; notes tell how each weight was folded and how wide each product is. QuantizeLinear
+    and DequantizeLinear are read as our quantizers first.
 
     batch: size given to an open first dimension; None leaves it open.
     fold: `wide`, `groups` (MatMul only), or `auto`: wide up to `max_weight_bits`, else groups.
@@ -67,8 +68,7 @@ def convert(
     """
     if fold not in FOLDS:
         raise OptionError(f"hls4ml: fold is {fold!r}; expected one of {', '.join(FOLDS)}")
-    work, notes = model.clone(), []
-    prepare(work, batch)
+    (work, left), notes = with_our_quantizers(model, batch), []
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
     problems = [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
@@ -82,7 +82,7 @@ def convert(
     problems += _unknown_operators(work, bool(problems))
     problems += _products_of_anything(work, {name for name, _ in problems})
     if problems:
-        raise UnsupportedError("hls4ml: the model cannot be converted exactly", problems)
+        raise UnsupportedError("hls4ml: the model cannot be converted exactly", explain(problems, left, work))
     notes += _widths(work)
     _finish(work)
     changes = "round_bias moves biases to the step of their product" if round_bias else ""
