@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +15,10 @@ from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
+from mxexport.quant.fold_proof import plan_folds
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
-from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
+from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
 from mxexport.quant.spec import Format
 
 
@@ -30,6 +32,7 @@ def quantize_model(
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
+    example_inputs: Any = None,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
@@ -49,12 +52,16 @@ def quantize_model(
             path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
             a format name alone (or null) means weight and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
+            Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
+        example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
+            norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open.
         return_report: also return the report.
 
     Raises:
         FormatError: unknown format, scale rule or key in `formats`.
         InputFileError: `formats` is a file that is missing or unreadable.
-        UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
+        UnsupportedError: no layer could be quantized, a pattern matches no module, the model cannot be copied, or it
+            fails on `example_inputs`.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
@@ -63,14 +70,16 @@ def quantize_model(
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
         conversion = _Conversion(_copy(model), table)
         if fold_batch_norm:
-            conversion.fold_batch_norms()
+            conversion.fold_batch_norms(example_inputs)
         quantized, report = conversion.run(), conversion.report
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
         raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)
-    if unexpected := [f"{left.place}: {left.reason}" for left in report.left if not left.expected]:
-        warnings.warn("left in float: " + "; ".join(unexpected), stacklevel=2)
+    if unexpected := [(left.place, left.reason) for left in report.left if not left.expected]:
+        warnings.warn("left in float: " + in_short(unexpected), stacklevel=2)
+    if report.not_folded:
+        warnings.warn("batch norms not folded: " + in_short(report.not_folded), stacklevel=2)
     _stop_fused_kernels(quantized)
     attach(report, quantized)
     return (quantized, report) if return_report else quantized
@@ -102,12 +111,17 @@ class _Conversion:
     def run(self) -> nn.Module:
         return self.visit(self.model)
 
-    def fold_batch_norms(self) -> None:
+    def fold_batch_norms(self, example_inputs: Any) -> None:
         """Fold into layers that will be quantized; others stay as they are, like the norms that follow them."""
-        for layer, norm in batch_norm.find_pairs(self.model):
-            if self.reason_to_leave(self.model.get_submodule(layer))[0] is None:
+        plan = plan_folds(self.model, example_inputs)
+        self.report.not_folded += plan.left.items()
+        for layer, norm in plan.pairs:
+            reason, _ = self.reason_to_leave(self.model.get_submodule(layer))
+            if reason is None:
                 batch_norm.fold_pair(self.model, layer, norm)
                 self.report.folded.append((norm, layer))
+            else:
+                self.report.not_folded.append((norm, f"{layer} stays in float: {reason}"))
 
     def visit(self, module: nn.Module) -> nn.Module:
         """What takes the place of `module`: its quantized form, or itself with its children visited."""

@@ -1,0 +1,324 @@
+"""What a model's own code does with its modules, for whoever wants to change some of them.
+
+`watch(model)` traces the forward of a copy with `torch.fx`, through containers and the user's own modules, in training
+and in eval mode and with optional arguments given and left out. Where code cannot be traced, whatever it can reach is
+`unknown`, with the reason; children that such code does nothing with but call are traced on their own.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import CodeType, FunctionType
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.overrides import TorchFunctionMode
+
+from mxexport.quant.called_children import called_children, reachable
+from mxexport.quant.layer import QuantLayer
+
+_MATTER = (nn.Linear, _ConvNd, _BatchNorm)
+"""Modules whose calls are looked at: a call of one is one node, subclasses included."""
+
+_WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
+"""Modules of torch that only call the one they hold: class name -> its attribute."""
+
+_NO_COMPUTATION = re.compile(r"^__|init|reset|load|save|freeze|fuse|decay|param|repr|prun|group|device|dtype")
+"""Names of methods that set a model up or describe it."""
+
+
+@dataclass
+class Watched:
+    """`graphs`: one per traced piece of code; their `call_module` nodes carry the module in `meta["module"]` and those
+    whose code makes the call in `meta["around"]`.
+
+    `unknown`: module -> why code that may use it is not known. `read`: id of a parameter or buffer that code outside
+    its own layer computes with -> where. All modules and tensors are those of `copy`.
+    """
+
+    copy: nn.Module
+    graphs: list[fx.Graph] = field(default_factory=list)
+    unknown: dict[nn.Module, str] = field(default_factory=dict)
+    read: dict[int, str] = field(default_factory=dict)
+    in_training: set[nn.Module] = field(default_factory=set)
+    """Called in training mode while the model was in eval mode."""
+
+    def calls(self) -> Iterator[fx.Node]:
+        return (node for graph in self.graphs for node in graph.nodes if node.op == "call_module")
+
+
+def watch(model: nn.Module) -> Watched:
+    """See above; `model` stays as it is."""
+    watched = Watched(copy.deepcopy(model))  # a forward may keep what it saw
+    executed: set[CodeType] = set()
+    entries, done = [watched.copy], set()
+    with _recording(executed):
+        while entries:
+            entry = entries.pop()
+            if entry not in done:
+                done.add(entry)
+                entries += _trace_entry(watched, entry)
+        for module, name in list(_methods_not_called(watched.copy, executed)):
+            entries += _trace_method(watched, module, name)
+        for entry in entries:
+            if entry not in done:
+                _trace_entry(watched, entry)
+    return watched
+
+
+def _trace_entry(watched: Watched, entry: nn.Module) -> list[nn.Module]:
+    """Take the calls of one module's forward; returns modules to be traced on their own."""
+    if (held := _WRAPPERS.get(type(entry).__name__)) is not None and isinstance(getattr(entry, held, None), nn.Module):
+        return [getattr(entry, held)]
+    if isinstance(entry, _MATTER) or not entry._modules:
+        return []
+    more = []
+    for training in (False, True):
+        watched.copy.train(training)
+        for alternatives in _argument_choices(type(entry).forward):
+            more += _trace_first_that_can_be(watched, entry, training, alternatives)
+    watched.copy.eval()
+    return more
+
+
+def _trace_first_that_can_be(watched: Watched, entry: nn.Module, training: bool, alternatives: list) -> list[nn.Module]:
+    """Each alternative is a list of arguments that are all to be traced; one is enough."""
+    failure = None
+    for together in alternatives:
+        tracers = [_Tracer(watched, training) for _ in together]
+        failures = [t.run(entry, "forward", given) for t, given in zip(tracers, together, strict=True)]
+        failure = failure or next(filter(None, failures), None)
+        if not any(failures):
+            return [module for tracer in tracers for module in tracer.to_trace]
+    tracer = _Tracer(watched, training)
+    tracer.give_up(entry, failure, "forward")
+    return tracer.to_trace
+
+
+def _trace_method(watched: Watched, module: nn.Module, name: str) -> list[nn.Module]:
+    """Take the calls of a method that forward does not use but somebody may, with its optional arguments left out."""
+    defaults = {p.name: p.default for p in _parameters(getattr(type(module), name)) if p.default is not p.empty}
+    watched.copy.eval()
+    tracer = _Tracer(watched, False)
+    if failure := tracer.run(module, name, defaults):
+        tracer.give_up(module, failure, name)
+    return tracer.to_trace
+
+
+def _argument_choices(forward: FunctionType) -> list[list[list[dict]]]:
+    """Values of optional arguments to trace with: all left out, and each flag, and each None, the other way.
+
+    In the place of None stands a tensor or, where the code cannot take one, a flag.
+    """
+    defaults = {p.name: p.default for p in _parameters(forward) if p.default is not p.empty}
+    choices = [[[defaults]]]
+    for name, value in defaults.items():
+        if isinstance(value, bool):
+            choices.append([[defaults | {name: not value}]])
+        elif value is None:
+            tensor = {n: v for n, v in defaults.items() if n != name}
+            choices.append([[tensor], [defaults | {name: True}, defaults | {name: False}]])
+    return choices
+
+
+def _parameters(function) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(inspect.unwrap(function)).parameters.values())
+    except (TypeError, ValueError):
+        return []
+
+
+class _TensorProxy(fx.Proxy):
+    """A proxy that `isinstance(x, torch.Tensor)` takes for a tensor, so that code branches as it does on tensors."""
+
+    @property
+    def __class__(self):
+        return torch.Tensor
+
+
+class _Tracer(fx.Tracer):
+    """Goes into every module but those of torch, and past those that cannot be traced."""
+
+    proxy_buffer_attributes = True
+
+    def __init__(self, watched: Watched, training: bool):
+        super().__init__()
+        self.watched, self.training, self.to_trace = watched, training, []
+        self.inside: list[nn.Module] = []
+
+    def run(self, root: nn.Module, method: str, given: dict) -> Exception | None:
+        """Trace one method of `root`; returns why that cannot be done."""
+        self.traced_func_name = method
+        self.inside = [root]
+        self._tensors = {**dict(root.named_parameters()), **dict(root.named_buffers())}
+        try:
+            if method in vars(root):
+                raise TypeError("it was replaced")
+            with _Reads(self):
+                graph = self.trace(root, concrete_args=given or None)
+        except Exception as error:  # any code may run here
+            return error
+        self._note_reads(graph.nodes)
+        self.watched.graphs.append(graph)
+        return None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        of_torch = type(m).__module__.startswith(("torch.nn.", "torch.ao.nn."))
+        return isinstance(m, (*_MATTER, QuantLayer, torch.jit.ScriptModule)) or (
+            of_torch and not isinstance(m, nn.Sequential)
+        )
+
+    def call_module(self, m: nn.Module, forward, args: tuple, kwargs: dict):
+        own = not type(m).__module__.startswith(("torch.nn.", "torch.ao.nn.", "mxexport."))
+        leaf = self.is_leaf_module(m, "")
+        if leaf and not own:
+            if m._modules and not isinstance(m, QuantLayer):
+                self._forget_children(m, f"{type(m).__name__} of torch is not looked into")
+            return self._call(m, args, kwargs)
+        before = set(self.graph.nodes)
+        self.inside.append(m)
+        try:
+            result = forward(*args, **kwargs)
+            if not leaf:
+                return result
+        except Exception as error:
+            self.give_up(m, error, "forward")
+        finally:
+            self.inside.pop()
+        self._drop_all_but(before)
+        return self._call(m, args, kwargs)
+
+    def _call(self, m: nn.Module, args: tuple, kwargs: dict) -> fx.Proxy:
+        proxy = self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
+        proxy.node.meta["module"] = m
+        proxy.node.meta["around"] = tuple(self.inside)
+        if m.training and not self.training:
+            self.watched.in_training.add(m)
+        return proxy
+
+    def _drop_all_but(self, kept: set[fx.Node]) -> None:
+        added = [node for node in self.graph.nodes if node not in kept]
+        self._note_reads(added)
+        for node in reversed(added):
+            self.graph.erase_node(node)
+
+    def create_node(self, *args, **kwargs) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        node.meta["by"] = self.inside[-1]
+        return node
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _TensorProxy(node, self)
+
+    def create_arg(self, a):
+        if issubclass(type(a), fx.Proxy):
+            return a.node
+        return super().create_arg(a)
+
+    def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
+        return super().getattr(attr, attr_val, {})  # nodes may be dropped again, so none is used twice
+
+    def _note_reads(self, nodes) -> None:
+        for node in nodes:
+            tensor = self._tensors.get(node.target) if node.op == "get_attr" else None
+            if tensor is not None and any(map(_computes, node.users)):
+                self.note_read(tensor, node.meta["by"])
+
+    def note_read(self, tensor: Tensor, module: nn.Module) -> None:
+        """A tensor that the code of `module` computes with; what a subclassed layer does with its own is its own."""
+        if isinstance(module, _MATTER) and any(tensor is own for own in _own_tensors(module)):
+            return
+        self.watched.read.setdefault(id(tensor), type(module).__name__)
+
+    def give_up(self, module: nn.Module, error: Exception, method: str) -> None:
+        """Nothing is known of what this method does with what it reaches."""
+        code = f"{type(module).__name__}.{method}"
+        lines = str(error).strip().splitlines()
+        why = f"{code}, which cannot be traced ({lines[0] if lines else type(error).__name__}), may use it otherwise"
+        if isinstance(module, _MATTER) and not module._modules:
+            self.watched.unknown.update({m: why for m in reachable(module, ()) if m is not module})
+            return
+        self._forget_children(module, why)
+
+    def _forget_children(self, module: nn.Module, why: str) -> None:
+        """Nothing is known of what `module` does with what it reaches, except for children that it only calls."""
+        if (held := _WRAPPERS.get(type(module).__name__)) is not None:
+            self.to_trace.append(getattr(module, held))
+            return
+        only_called = called_children(module)
+        apart = [child for child in only_called if not isinstance(child, _MATTER)]
+        for found in reachable(module, apart):
+            if found is not module:
+                self.watched.unknown.setdefault(found, why)
+        self.to_trace += apart
+
+
+class _Reads(TorchFunctionMode):
+    """Sees parameters and buffers that code computes with before the tracer does: `kept_in_a_list[0].t()`."""
+
+    def __init__(self, tracer: _Tracer):
+        super().__init__()
+        self.tracer = tracer
+        self.known = {id(t): t for m in tracer.watched.copy.modules() for t in _own_tensors(m)}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, (Tensor, float, list)) and getattr(function, "__name__", "") != "__len__":
+            for value in itertools.chain(args, (kwargs or {}).values()):
+                for one in value if isinstance(value, (list, tuple)) else (value,):
+                    if id(one) in self.known:
+                        self.tracer.note_read(one, self.tracer.inside[-1])
+        return result
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
+
+
+def _computes(user: fx.Node) -> bool:
+    """Whether a node takes a tensor's values: `weight.shape`, `weight.dtype` and `weight.size()` do not."""
+    if user.op == "call_function" and user.target is getattr:
+        return user.args[1] not in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda")
+    return not (user.op == "call_method" and user.target in ("size", "dim", "numel", "is_floating_point"))
+
+
+def _methods_not_called(model: nn.Module, executed: set[CodeType]) -> Iterator[tuple[nn.Module, str]]:
+    """Methods of the user's own modules that name one of their children and that forward never came to."""
+    for module in model.modules():
+        if type(module).__module__.startswith(("torch.nn.", "torch.ao.nn.", "mxexport.")):
+            continue
+        for name in dir(type(module)):
+            function = inspect.getattr_static(type(module), name)
+            if not isinstance(function, FunctionType) or _NO_COMPUTATION.search(name):
+                continue
+            code = inspect.unwrap(function).__code__
+            foreign = code in executed or function.__module__.startswith("torch.")
+            if not foreign and _names(code) & {*module._modules}:
+                yield module, name
+
+
+def _names(code: CodeType) -> set[str]:
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    return {*code.co_names}.union(*map(_names, inner))
+
+
+class _recording:
+    """Within it, code objects that are called are added to a set."""
+
+    def __init__(self, executed: set[CodeType]):
+        self.executed = executed
+
+    def __enter__(self) -> None:
+        self.before = sys.getprofile()
+        sys.setprofile(lambda frame, event, arg: self.executed.add(frame.f_code) if event == "call" else None)
+
+    def __exit__(self, *failure) -> None:
+        sys.setprofile(self.before)
