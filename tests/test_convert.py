@@ -107,24 +107,12 @@ class Depthwise(nn.Conv2d):
         return kernel // 2
 
 
-class Doubled(nn.Linear):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-class Padded(nn.Conv2d):
-    def _conv_forward(self, x, weight, bias):
-        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1)), weight, bias)
-
-
 def test_subclasses_that_compute_the_same_are_converted():
     torch.manual_seed(0)
     model, x = nn.Sequential(Depthwise(4), nn.Flatten(), nn.Linear(36, 2)).eval(), torch.randn(2, 4, 5, 5)
     plain = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(36, 2)).eval()
     plain.load_state_dict(model.state_dict())
     assert torch.equal(mx.quantize_model(model)(x), mx.quantize_model(plain)(x))
-    with pytest.warns(UserWarning, match="0: Padded is a subclass of Conv2d .*; 1: Doubled is a subclass of Linear"):
-        mx.quantize_model(nn.Sequential(Padded(1, 1, 1), Doubled(3, 3), nn.Linear(3, 1)))
 
 
 class Vision(nn.Module):
@@ -330,9 +318,19 @@ def test_files_that_are_no_table_are_refused(tmp_path, text, message):
 # --- what stays in float --------------------------------------------------------------------------------------
 
 
-class Scaled(nn.Linear):
+class Products(nn.Linear):
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+class Looked(nn.Embedding):
     def forward(self, x):
         return 2 * super().forward(x)
+
+
+def replaced(layer: nn.Module) -> nn.Module:
+    layer.forward = lambda x: x
+    return layer
 
 
 class Own(nn.Module):
@@ -342,7 +340,9 @@ class Own(nn.Module):
 
 
 LEFT = {
-    "subclass": (Scaled(4, 4), "Scaled is a subclass of Linear and may compute otherwise"),
+    "subclass": (Products(4, 4), "Products is a subclass of Linear, and its weight meets the input in matmul"),
+    "embedding": (Looked(4, 4), "Looked is a subclass of Embedding and may compute otherwise; use Embedding itself"),
+    "replaced": (replaced(nn.Linear(4, 4)), "its forward was replaced on this object"),
     "recurrent": (nn.LSTM(4, 4), "LSTM has no quantized form yet"),
     "custom": (Own(), r"Own uses parameters of its own \(table\)"),
     "parametrized": (parametrizations.weight_norm(nn.Linear(4, 4)), "is parametrized; call torch.nn.utils"),

@@ -326,9 +326,8 @@ def test_norms_without_a_layer_or_statistics_of_their_own_are_named():
     found = plan_folds(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5)), None)
     assert found.left == {"1": "it has 5 features, and 0 6 outputs"}
     norm = type("Own", (nn.BatchNorm2d,), {})(4)
-    found = plan_folds(
-        nn.Sequential(nn.Conv2d(4, 4, 1), norm, type("Mine", (nn.Conv2d,), {"forward": lambda self, x: x})(4, 4, 1), nn.BatchNorm2d(4))
-    )
+    mine = type("Mine", (nn.Conv2d,), {"forward": lambda self, x: x})(4, 4, 1)
+    found = plan_folds(nn.Sequential(nn.Conv2d(4, 4, 1), norm, mine, nn.BatchNorm2d(4)))
     assert found.left == {
         "1": "Own is a subclass of BatchNorm2d and may compute otherwise",
         "3": "2 (Mine) is a subclass of Conv2d and may compute otherwise",

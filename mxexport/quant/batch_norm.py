@@ -8,12 +8,16 @@ channel and bias' = (bias - mean) * a + beta (computed in float64, rounded once)
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
+from mxexport.quant.functional import FUNCTIONS, may_be_functional
 from mxexport.quant.layers import quantized_kind
+from mxexport.quant.products import mentions_of_product, observe
 
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -80,17 +84,38 @@ def why_no_layer(layer: nn.Module, norm: nn.Module, name: str) -> str | None:
     """Why this layer (called `name`) can take in no norm; None where it can."""
     if parametrize.is_parametrized(layer):
         return f"{name} is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
-    if quantized_kind(layer) is None:
-        return f"{name} ({type(layer).__name__}) {_subclass(next(kind for kind in LAYERS if isinstance(layer, kind)))}"
+    if quantized_kind(layer) is None and not _computes_around_its_product(layer):
+        return f"{name} ({type(layer).__name__}) {_subclass(_known(layer))}"
     if "forward" in vars(layer) or "_conv_forward" in vars(layer):
         return f"the forward of {name} was replaced"
-    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if norm.num_features != outputs:
-        return f"it has {norm.num_features} features, and {name} {outputs} outputs"
+    if norm.num_features != _outputs(layer):
+        return f"it has {norm.num_features} features, and {name} {_outputs(layer)} outputs"
     weight = _scale_outputs(layer, _affine(norm)[0]).to(layer.weight.dtype)
     if not weight.isfinite().all() and layer.weight.isfinite().all():
         return f"the folded weight of {name} would not fit {layer.weight.dtype}"
     return None
+
+
+def _computes_around_its_product(layer: nn.Module) -> bool:
+    """Whether a forward of its own returns one product of its own weight and bias as it comes, as
+    `F.conv2d(pad(x), self.weight, self.bias)` does."""
+    if not may_be_functional(layer):
+        return False
+    trial = copy.deepcopy(layer)
+    if trial.bias is None:
+        trial.bias = nn.Parameter(trial.weight.new_zeros(_outputs(layer)))
+    seen = observe(trial)
+    if isinstance(seen, str) or mentions_of_product(layer, _known(layer)) > 1:
+        return False
+    return seen.own_weight and seen.own_bias and seen.returned and seen.product == FUNCTIONS[_known(layer)]
+
+
+def _known(layer: nn.Module) -> type[nn.Module]:
+    return next(kind for kind in LAYERS if isinstance(layer, kind))
+
+
+def _outputs(layer: nn.Module) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def _subclass(kind: type) -> str:

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.fold_proof import plan_folds
+from mxexport.quant.functional import FunctionalLayer, functional_kind, may_be_functional
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
@@ -38,9 +39,10 @@ def quantize_model(
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
 
     Parameter and state_dict names stay, so state_dicts of the float model load. Shared modules and tied weights stay
-    shared and tied. Products in a model's own code (`torch.matmul`, `F.linear` of somebody's weight) are not seen: use
-    `QuantMatMul` and layers there. `conversion_report(result)` says what became of every layer; weights that stay in
-    float without being asked to are named in a warning.
+    shared and tied. Subclasses of linear layers and convolutions keep a forward of their own; the product it calls on
+    the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products in a model's own code (`torch.matmul`,
+    `F.linear` of somebody's weight) are not seen: use `QuantMatMul` and layers there. `conversion_report(result)` says
+    what became of every layer; weights that stay in float without being asked to are named in a warning.
 
     Args:
         weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
@@ -104,6 +106,7 @@ class _Conversion:
     def __init__(self, model: nn.Module, table: FormatTable):
         self.model, self.table, self.report = model, table, ConversionReport()
         self.done: dict[nn.Module, nn.Module] = {}
+        self.kinds: dict[nn.Module, type[QuantLayer] | str | None] = {}
         self.names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(name)
@@ -143,14 +146,26 @@ class _Conversion:
             name = self.names.get(module, [""])[0]
             self.report.left.append(FloatLayer(name, type(module).__name__, reason, expected))
         if quantized_kind(module) is None and not parametrize.is_parametrized(module):
-            for child_name, child in module._modules.items():
-                if child is not None:
-                    module._modules[child_name] = self.visit(child)
+            self.visit_children(module)
         return module
 
+    def visit_children(self, module: nn.Module) -> None:
+        for child_name, child in module._modules.items():
+            if child is not None:
+                module._modules[child_name] = self.visit(child)
+
+    def kind_of(self, module: nn.Module) -> type[QuantLayer] | str | None:
+        """What a module becomes; None where nothing is known of it, words where it is known why not."""
+        if module not in self.kinds:
+            kind = quantized_kind(module)
+            self.kinds[module] = functional_kind(module) if kind is None and may_be_functional(module) else kind
+        return self.kinds[module]
+
     def convert(self, module: nn.Module) -> QuantLayer:
-        names, kind = self.names[module], quantized_kind(module)
+        names, kind = self.names[module], self.kind_of(module)
         formats = self.table.formats_of(names)
+        if issubclass(kind, FunctionalLayer):
+            self.visit_children(module)
         layer = _from_float(kind, module, names[0], formats)
         self.report.converted.append(describe(names[0], layer, formats.scale_rule))
         for part in kind.parts:
@@ -170,7 +185,7 @@ class _Conversion:
 
     def reason_to_leave(self, module: nn.Module) -> tuple[str | None, bool]:
         """Why `module` stays in float and whether that was to be expected; (None, True) when it is converted."""
-        names, kind = self.names.get(module, [""]), quantized_kind(module)
+        names = self.names.get(module, [""])
         if (pattern := self.table.excluding_pattern(names)) is not None:
             return f"excluded by {pattern!r}", True
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
@@ -179,6 +194,12 @@ class _Conversion:
             if parametrize.is_parametrized(module):
                 return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first", False
             return _why_no_product(module), True
+        if "forward" in vars(module) and quantized_kind(module) is not None:
+            return "its forward was replaced on this object; what it computes now is not known", False
+        kind = self.kind_of(module)
+        if isinstance(kind, str):
+            known = next(known for known in QUANT_LAYERS if isinstance(module, known))
+            return f"{type(module).__name__} is a subclass of {known.__name__}, and {kind}", False
         if kind is None:
             return _why_unknown(module)
         if not all(p is None or p.is_floating_point() for p in module._parameters.values()):

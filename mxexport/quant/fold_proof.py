@@ -19,6 +19,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.fold_rank import fails_otherwise, rank_before
 from mxexport.quant.fold_trace import Watched, watch
+from mxexport.quant.layers import quantized_kind
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
@@ -151,16 +152,11 @@ class _Proof:
             return None  # takes one rank only, and that has a batch
         rank = 2 if isinstance(layer, nn.Linear) else layer.weight.ndim
         seen = self.ranks.get(self._name(norm), set())
-        for node in made_by:
-            before = rank_before(node.args[0]) if node.args else None
-            if before is not None and before != rank:
-                return _wrong_axis(layer, before)
-        if seen - {rank}:
-            return _wrong_axis(layer, min(seen - {rank}))
-        proved = seen or all(
-            (node.args and rank_before(node.args[0]) == rank) or fails_otherwise(node) for node in made_by
-        )
-        if proved:
+        plain = quantized_kind(layer) is not None  # others may change the rank before their product
+        before = [rank_before(node.args[0]) if plain and node.args else None for node in made_by]
+        if wrong := {*before, *seen} - {rank, None}:
+            return _wrong_axis(layer, min(wrong))
+        if seen or all(found == rank or fails_otherwise(node) for found, node in zip(before, made_by, strict=True)):
             return None
         other = "[batch, sequence, features]" if rank == 2 else "[channels, length] without a batch"
         return (

@@ -117,7 +117,7 @@ def _padding_percent(layer: QuantLayer) -> float:
         return 0.0
     stored = used = 0
     for name in layer.weight_names:
-        shape = getattr(layer, name).shape
+        shape = layer.weight_shape(name)
         grouped = groups.grouped_shape(tuple(shape), q.axis, q.format.group_size)
         used += shape.numel()
         stored += math.prod(grouped)
