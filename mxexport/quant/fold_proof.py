@@ -17,8 +17,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mxexport.errors import UnsupportedError
 from mxexport.quant import batch_norm
-from mxexport.quant.fold_rank import fails_otherwise, rank_before
-from mxexport.quant.fold_trace import Watched, watch
+from mxexport.quant.fold_rank import fails_otherwise, input_of, rank_before
+from mxexport.quant.fold_trace import Watched, computes, watch
 from mxexport.quant.layers import quantized_kind
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -98,7 +98,7 @@ class _Proof:
         calls = self.calls.get(norm, [])
         if not calls:
             return None, "forward does not call it"
-        made_by = [_behind_identity(node.args[0]) if len(node.args) == 1 else None for node in calls]
+        made_by = [_behind_identity(input_of(node)) for node in calls]
         layers = {node.meta["module"] if _is_call(node) else None for node in made_by}
         layer = layers.pop()
         if layers:
@@ -153,7 +153,7 @@ class _Proof:
         rank = 2 if isinstance(layer, nn.Linear) else layer.weight.ndim
         seen = self.ranks.get(self._name(norm), set())
         plain = quantized_kind(layer) is not None  # others may change the rank before their product
-        before = [rank_before(node.args[0]) if plain and node.args else None for node in made_by]
+        before = [rank_before(input_of(node)) if plain else None for node in made_by]
         if wrong := {*before, *seen} - {rank, None}:
             return _wrong_axis(layer, min(wrong))
         if seen or all(found == rank or fails_otherwise(node) for found, node in zip(before, made_by, strict=True)):
@@ -190,15 +190,16 @@ def _is_identity(node) -> bool:
 
 
 def _behind_identity(node):
-    while _is_identity(node) and len(node.users) == 1 and len(node.args) == 1:
-        node = node.args[0]
+    while _is_identity(node) and len(node.users) == 1:
+        node = input_of(node)
     return node
 
 
 def _users(node: fx.Node) -> list[fx.Node]:
-    users = list(node.users)
+    """What reads the value of a node; its shape may be asked for."""
+    users = list(filter(computes, node.users))
     while len(users) == 1 and _is_identity(users[0]):
-        users = list(users[0].users)
+        users = list(filter(computes, users[0].users))
     return users
 
 

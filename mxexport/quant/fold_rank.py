@@ -36,6 +36,12 @@ _BINARY = {operator.add, operator.sub, operator.mul, operator.truediv, torch.add
 _REDUCE = {"mean", "sum", "amax", "amin", "logsumexp"}
 
 
+def input_of(node: fx.Node):
+    """What a call is given, by position or as `input`; None where it is given more."""
+    given = [*node.args, *node.kwargs.values()]
+    return given[0] if len(given) == 1 and {*node.kwargs} <= {"input"} else None
+
+
 def rank_before(node) -> int | None:
     """The rank of a node's value as what made it tells; None where that is not known."""
     if not isinstance(node, fx.Node):
@@ -92,8 +98,8 @@ def _rank_of_module(node: fx.Node) -> int | None:
     if type(module) is nn.Flatten:
         return module.start_dim + 1 if module.end_dim == -1 and module.start_dim >= 0 else None
     if type(module) is nn.Embedding:
-        return None if rank_before(node.args[0]) is None else rank_before(node.args[0]) + 1
-    return rank_before(node.args[0]) if node.args and isinstance(module, _KEEP_RANK) else None
+        return None if rank_before(input_of(node)) is None else rank_before(input_of(node)) + 1
+    return rank_before(input_of(node)) if isinstance(module, _KEEP_RANK) else None
 
 
 def _rank_of_reduction(node: fx.Node, first) -> int | None:
@@ -121,8 +127,8 @@ def fails_otherwise(node: fx.Node) -> bool:
 
 
 def _same_rank_before(node: fx.Node) -> Iterator[fx.Node]:
-    while node.args and isinstance(node.args[0], fx.Node) and node.op == "call_module":
-        node = node.args[0]
+    while node.op == "call_module" and isinstance(input_of(node), fx.Node):
+        node = input_of(node)
         if node.op != "call_module" or not isinstance(node.meta["module"], _KEEP_RANK):
             return
         yield node

@@ -91,16 +91,34 @@ def _trace_entry(watched: Watched, entry: nn.Module) -> list[nn.Module]:
 
 def _trace_first_that_can_be(watched: Watched, entry: nn.Module, training: bool, alternatives: list) -> list[nn.Module]:
     """Each alternative is a list of arguments that are all to be traced; one is enough."""
-    failure = None
+    failure, root = None, _calling_with_hooks(entry)
     for together in alternatives:
         tracers = [_Tracer(watched, training) for _ in together]
-        failures = [t.run(entry, "forward", given) for t, given in zip(tracers, together, strict=True)]
+        failures = [t.run(root, "forward", given) for t, given in zip(tracers, together, strict=True)]
         failure = failure or next(filter(None, failures), None)
         if not any(failures):
             return [module for tracer in tracers for module in tracer.to_trace]
     tracer = _Tracer(watched, training)
     tracer.give_up(entry, failure, "forward")
     return tracer.to_trace
+
+
+def _calling_with_hooks(entry: nn.Module) -> nn.Module:
+    """A module whose forward takes what that of `entry` does and calls it: so hooks of `entry` are traced, too."""
+    if not (entry._forward_hooks or entry._forward_pre_hooks):
+        return entry
+    taken, passed = ["self"], []
+    for p in _parameters(type(entry).forward)[1:]:
+        star = {p.VAR_POSITIONAL: "*", p.VAR_KEYWORD: "**"}.get(p.kind, "")
+        if p.kind == p.KEYWORD_ONLY and "*" not in "".join(taken):
+            taken.append("*")
+        taken.append(star + p.name)
+        passed.append(f"{p.name}={p.name}" if p.kind == p.KEYWORD_ONLY else star + p.name)
+    space: dict = {}
+    exec(f"def forward({', '.join(taken)}): return self.entry({', '.join(passed)})", space)
+    caller = type(type(entry).__name__, (nn.Module,), {"forward": space["forward"]})()
+    caller.entry = entry
+    return caller
 
 
 def _trace_method(watched: Watched, module: nn.Module, name: str) -> list[nn.Module]:
@@ -148,6 +166,7 @@ class _Tracer(fx.Tracer):
     """Goes into every module but those of torch, and past those that cannot be traced."""
 
     proxy_buffer_attributes = True
+    trace_asserts = True
 
     def __init__(self, watched: Watched, training: bool):
         super().__init__()
@@ -229,7 +248,7 @@ class _Tracer(fx.Tracer):
     def _note_reads(self, nodes) -> None:
         for node in nodes:
             tensor = self._tensors.get(node.target) if node.op == "get_attr" else None
-            if tensor is not None and any(map(_computes, node.users)):
+            if tensor is not None and any(map(computes, node.users)):
                 self.note_read(tensor, node.meta["by"])
 
     def note_read(self, tensor: Tensor, module: nn.Module) -> None:
@@ -283,7 +302,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
     return [t for t in (*module._parameters.values(), *module._buffers.values()) if t is not None]
 
 
-def _computes(user: fx.Node) -> bool:
+def computes(user: fx.Node) -> bool:
     """Whether a node takes a tensor's values: `weight.shape`, `weight.dtype` and `weight.size()` do not."""
     if user.op == "call_function" and user.target is getattr:
         return user.args[1] not in ("shape", "dtype", "device", "ndim", "requires_grad", "is_cuda")
