@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
@@ -187,12 +188,38 @@ class AnotherMethod(Pair):
 
 class UntracedMethod(Pair):
     def embed(self, x):
-        return self.conv(x) if x.sum() > 0 else x
+        return self.conv(x) if float(x.sum()) > 0 else x
 
 
 class Branching(Pair):
     def forward(self, x):
         return self.norm(self.conv(x)) if x.sum() > 0 else self.conv(x)
+
+
+class Untraced(Pair):
+    def forward(self, x):
+        return self.norm(self.conv(x)) if float(x.sum()) > 0 else x
+
+
+class Kept(Pair):
+    def forward(self, x):
+        self.features = self.conv(x)
+        return self.norm(self.features)
+
+
+class Counted(Pair):
+    def forward(self, x):
+        while x.sum() > 0:
+            x = self.norm(self.conv(x))
+        return x
+
+
+class Watching(Pair):
+    """Its own hook calls the layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_forward_hook(lambda module, inputs, output: output + module.conv(inputs[0]))
 
 
 class ReachesIn(nn.Module):
@@ -203,7 +230,7 @@ class ReachesIn(nn.Module):
         self.pair = Pair()
 
     def forward(self, x):
-        return self.pair(x) if x.sum() > 0 else self.pair.conv(x)
+        return self.pair(x) if float(x.sum()) > 0 else self.pair.conv(x)
 
 
 class ReachesByList(nn.Module):
@@ -213,12 +240,12 @@ class ReachesByList(nn.Module):
         self.kept = [self.pair.conv]
 
     def forward(self, x):
-        return self.pair(x) if x.sum() > 0 else self.kept[0](x)
+        return self.pair(x) if float(x.sum()) > 0 else self.kept[0](x)
 
 
 class HandsOn(ReachesIn):
     def forward(self, x):
-        return nothing_known(self, x) if x.sum() > 0 else x
+        return nothing_known(self, x) if float(x.sum()) > 0 else x
 
 
 def nothing_known(model, x):
@@ -278,7 +305,11 @@ LEFT = {
     "training": (OnlyInEval, "the output of conv is not read by this norm alone (it is also an output)"),
     "method": (AnotherMethod, "the output of conv is not read by this norm alone (it is also an output)"),
     "untraced_method": (UntracedMethod, "UntracedMethod.embed, which cannot be traced"),
-    "branching": (Branching, "Branching.forward, which cannot be traced"),
+    "branching": (Branching, "the output of conv is not read by this norm alone (it is also an output)"),
+    "untraced": (Untraced, "Untraced.forward, which cannot be traced (float() argument must be"),
+    "kept": (Kept, "the output of conv is kept in an attribute"),
+    "counted": (Counted, "Counted.forward, which cannot be traced"),
+    "own_hook": (Watching, "the output of conv is not read by this norm alone (add)"),
     "reaches_in": (ReachesIn, "ReachesIn.forward, which cannot be traced"),
     "reaches_by_list": (ReachesByList, "ReachesByList.forward, which cannot be traced"),
     "hands_on": (HandsOn, "HandsOn.forward, which cannot be traced"),
@@ -357,11 +388,29 @@ class OnlyCalls(Listed):
     """Its own forward cannot be traced; the blocks that it only calls can."""
 
     def forward(self, x):
-        if x.sum() > 0:
+        if float(x.sum()) > 0:
             x = -x
         for block in self.blocks:
             x = block(x)
         return self.layers[0](x)
+
+
+class BranchesAround(Pair):
+    def forward(self, x, skip=None):
+        assert x.shape[1] == 4, "expected 4 channels"
+        if x.ndim != 4:
+            raise ValueError("expected images")
+        y = self.norm(self.conv(x))
+        if y.shape[2:] != x.shape[2:]:
+            y = F.interpolate(y, size=x.shape[2:])
+        return y if x.mean() > 0 else x + y.view(y.shape)
+
+
+class ShapeAsked(Pair):
+    def forward(self, x):
+        y = self.conv(x)
+        n, c, h, w = y.shape
+        return self.norm(input=y).view(n, c, h * w)
 
 
 class TwoNames(Pair):
@@ -371,6 +420,11 @@ class TwoNames(Pair):
 
     def forward(self, x):
         return self.stem(x)
+
+
+class Checkpointed(ReachesIn):
+    def forward(self, x):
+        return checkpoint(self.pair, x, use_reentrant=False)
 
 
 class BothMethods(Pair):
@@ -398,6 +452,13 @@ FOLDED = {
     "called_in_pairs": (CalledInPairs, ["norm"]),
     "listed": (Listed, ["blocks.0.norm", "blocks.1.norm", "layers.1"]),
     "only_calls": (OnlyCalls, ["blocks.0.norm", "blocks.1.norm"]),
+    "branches_around": (BranchesAround, ["norm"]),
+    "blocks_with_branches": (
+        lambda: nn.Sequential(*(BranchesAround() for _ in range(8))),
+        [f"{i}.norm" for i in range(8)],
+    ),
+    "shape_asked": (ShapeAsked, ["norm"]),
+    "checkpointed": (Checkpointed, ["pair.norm"]),
     "two_names": (TwoNames, ["norm"]),
     "both_methods": (BothMethods, ["norm"]),
     "returns_table": (ReturnsTable, ["norm"]),

@@ -122,6 +122,8 @@ class _Proof:
         for node in self.calls[layer]:
             users = _users(node)
             others = [user for user in users if not _is_call(user) or user.meta["module"] is not norm]
+            if node in self.watched.kept:
+                return f"the output of {name} is kept in an attribute"
             if others or len(users) != 1:
                 return f"the output of {name} is not read by this norm alone{_what(*others[:1])}"
         for module in (layer, norm):

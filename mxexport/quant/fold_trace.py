@@ -1,20 +1,25 @@
 """What a model's own code does with its modules, for whoever wants to change some of them.
 
-`watch(model)` traces the forward of a copy with `torch.fx`, through containers and the user's own modules, in training
-and in eval mode and with optional arguments given and left out. Where code cannot be traced, whatever it can reach is
-`unknown`, with the reason; children that such code does nothing with but call are traced on their own.
+`watch(model)` traces the forward of a copy with `torch.fx`, through containers and the user's own modules: in training
+and in eval mode, with optional arguments given and left out, and every way through branches on values. Where code
+cannot be traced, whatever it can reach is `unknown`, with the reason; children that such code does nothing with but
+call are traced on their own.
 """
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import copy
+import dis
 import inspect
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import CodeType, FunctionType
+from types import CodeType, FrameType, FunctionType
 
 import torch
 from torch import Tensor, fx, nn
@@ -30,6 +35,8 @@ _MATTER = (nn.Linear, _ConvNd, _BatchNorm)
 
 _WRAPPERS = {"DataParallel": "module", "DistributedDataParallel": "module", "OptimizedModule": "_orig_mod"}
 """Modules of torch that only call the one they hold: class name -> its attribute."""
+
+_MOST_PATHS, _MOST_DECISIONS = 32, 8
 
 _NO_COMPUTATION = re.compile(r"^__|init|reset|load|save|freeze|fuse|decay|param|repr|prun|group|device|dtype")
 """Names of methods that set a model up or describe it."""
@@ -48,6 +55,8 @@ class Watched:
     graphs: list[fx.Graph] = field(default_factory=list)
     unknown: dict[nn.Module, str] = field(default_factory=dict)
     read: dict[int, str] = field(default_factory=dict)
+    kept: set[fx.Node] = field(default_factory=set)
+    """What modules keep in attributes: `self.features = y`."""
     in_training: set[nn.Module] = field(default_factory=set)
     """Called in training mode while the model was in eval mode."""
 
@@ -78,7 +87,7 @@ def _trace_entry(watched: Watched, entry: nn.Module) -> list[nn.Module]:
     """Take the calls of one module's forward; returns modules to be traced on their own."""
     if (held := _WRAPPERS.get(type(entry).__name__)) is not None and isinstance(getattr(entry, held, None), nn.Module):
         return [getattr(entry, held)]
-    if isinstance(entry, _MATTER) or not entry._modules:
+    if isinstance(entry, _MATTER):
         return []
     more = []
     for training in (False, True):
@@ -93,14 +102,31 @@ def _trace_first_that_can_be(watched: Watched, entry: nn.Module, training: bool,
     """Each alternative is a list of arguments that are all to be traced; one is enough."""
     failure, root = None, _calling_with_hooks(entry)
     for together in alternatives:
-        tracers = [_Tracer(watched, training) for _ in together]
-        failures = [t.run(root, "forward", given) for t, given in zip(tracers, together, strict=True)]
+        to_trace: list[nn.Module] = []
+        failures = [_trace_paths(watched, root, "forward", given, training, to_trace) for given in together]
         failure = failure or next(filter(None, failures), None)
         if not any(failures):
-            return [module for tracer in tracers for module in tracer.to_trace]
+            return to_trace
     tracer = _Tracer(watched, training)
     tracer.give_up(entry, failure, "forward")
     return tracer.to_trace
+
+
+def _trace_paths(
+    watched: Watched, root: nn.Module, method: str, given: dict, training: bool, to_trace: list[nn.Module]
+) -> Exception | None:
+    """Trace a method once for every way that its branches on values may go; returns why that cannot be done."""
+    ways: list[list[bool]] = [[]]
+    for _ in range(_MOST_PATHS):
+        if not ways:
+            return None
+        start = ways.pop()
+        tracer = _Tracer(watched, training, start)
+        if failure := tracer.run(root, method, given):
+            return failure
+        to_trace += tracer.to_trace
+        ways += [[*tracer.decided[:i], True] for i in range(len(start), len(tracer.decided))]
+    return ValueError(f"more than {_MOST_PATHS} ways through its branches")
 
 
 def _calling_with_hooks(entry: nn.Module) -> nn.Module:
@@ -125,10 +151,12 @@ def _trace_method(watched: Watched, module: nn.Module, name: str) -> list[nn.Mod
     """Take the calls of a method that forward does not use but somebody may, with its optional arguments left out."""
     defaults = {p.name: p.default for p in _parameters(getattr(type(module), name)) if p.default is not p.empty}
     watched.copy.eval()
-    tracer = _Tracer(watched, False)
-    if failure := tracer.run(module, name, defaults):
+    to_trace: list[nn.Module] = []
+    if failure := _trace_paths(watched, module, name, defaults, False, to_trace):
+        tracer = _Tracer(watched, False)
         tracer.give_up(module, failure, name)
-    return tracer.to_trace
+        to_trace += tracer.to_trace
+    return to_trace
 
 
 def _argument_choices(forward: FunctionType) -> list[list[list[dict]]]:
@@ -154,23 +182,33 @@ def _parameters(function) -> list[inspect.Parameter]:
         return []
 
 
-class _TensorProxy(fx.Proxy):
-    """A proxy that `isinstance(x, torch.Tensor)` takes for a tensor, so that code branches as it does on tensors."""
+@contextlib.contextmanager
+def _proxies_are_tensors() -> Iterator[None]:
+    """Within it `isinstance(x, torch.Tensor)` in code that is not torch's holds for what is traced, so that code
+    branches as it does on tensors. (A proxy whose class claims to be Tensor would mislead torch's C code.)"""
+    real = builtins.isinstance
 
-    @property
-    def __class__(self):
-        return torch.Tensor
+    def isinstance_(value, kinds) -> bool:
+        if type(value) is fx.Proxy and sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] != "torch":
+            return issubclass(Tensor, kinds) or real(value, kinds)
+        return real(value, kinds)
+
+    builtins.isinstance = isinstance_
+    try:
+        yield
+    finally:
+        builtins.isinstance = real
 
 
 class _Tracer(fx.Tracer):
     """Goes into every module but those of torch, and past those that cannot be traced."""
 
     proxy_buffer_attributes = True
-    trace_asserts = True
 
-    def __init__(self, watched: Watched, training: bool):
+    def __init__(self, watched: Watched, training: bool, decided: Sequence[bool] = ()):
         super().__init__()
         self.watched, self.training, self.to_trace = watched, training, []
+        self.decided, self.asked = [*decided], 0
         self.inside: list[nn.Module] = []
 
     def run(self, root: nn.Module, method: str, given: dict) -> Exception | None:
@@ -181,11 +219,12 @@ class _Tracer(fx.Tracer):
         try:
             if method in vars(root):
                 raise TypeError("it was replaced")
-            with _Reads(self):
+            with _Reads(self), _proxies_are_tensors():
                 graph = self.trace(root, concrete_args=given or None)
         except Exception as error:  # any code may run here
-            return error
+            return None if _is_refusal(error) else error
         self._note_reads(graph.nodes)
+        self.watched.kept.update(proxy.node for proxy in _kept_proxies(self.watched.copy))
         self.watched.graphs.append(graph)
         return None
 
@@ -209,7 +248,10 @@ class _Tracer(fx.Tracer):
             if not leaf:
                 return result
         except Exception as error:
-            self.give_up(m, error, "forward")
+            if leaf:
+                self.give_up(m, error, "forward")
+            else:
+                self.to_trace.append(m)  # on its own, where its branches can be followed
         finally:
             self.inside.pop()
         self._drop_all_but(before)
@@ -234,13 +276,16 @@ class _Tracer(fx.Tracer):
         node.meta["by"] = self.inside[-1]
         return node
 
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _TensorProxy(node, self)
-
-    def create_arg(self, a):
-        if issubclass(type(a), fx.Proxy):
-            return a.node
-        return super().create_arg(a)
+    def to_bool(self, proxy: fx.Proxy) -> bool:
+        """Which way to go: assertions hold, branches in the code that is traced are gone through both ways."""
+        if _is_asserted(sys._getframe(2)):
+            return True
+        if len(self.inside) > 1 or self.asked >= _MOST_DECISIONS:
+            return super().to_bool(proxy)
+        if self.asked == len(self.decided):
+            self.decided.append(False)
+        self.asked += 1
+        return self.decided[self.asked - 1]
 
     def getattr(self, attr: str, attr_val, parameter_proxy_cache: dict):
         return super().getattr(attr, attr_val, {})  # nodes may be dropped again, so none is used twice
@@ -278,6 +323,33 @@ class _Tracer(fx.Tracer):
             if found is not module:
                 self.watched.unknown.setdefault(found, why)
         self.to_trace += apart
+
+
+def _kept_proxies(model: nn.Module) -> Iterator[fx.Proxy]:
+    for module in model.modules():
+        for value in vars(module).values():
+            values = (
+                value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+            )
+            yield from (one for one in values if type(one) is fx.Proxy)
+
+
+def _is_asserted(frame: FrameType) -> bool:
+    """Whether the value is what an `assert` asks."""
+    rest = [i.opname for i in dis.get_instructions(frame.f_code) if i.offset >= frame.f_lasti][:3]
+    jump = next((at for at, name in enumerate(rest[:2]) if "IF_TRUE" in name), None)
+    return jump is not None and rest[jump + 1 : jump + 2] == ["LOAD_ASSERTION_ERROR"]
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether the user's own code raised it: that way there is no result."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    at = error.__traceback__
+    while at.tb_next is not None:
+        at = at.tb_next
+    raised = next((i.opname for i in dis.get_instructions(frame.f_code) if i.offset == at.tb_lasti), "")
+    own = frame.f_globals.get("__name__", "").partition(".")[0] not in ("torch", "mxexport")
+    return own and raised == "RAISE_VARARGS"
 
 
 class _Reads(TorchFunctionMode):
