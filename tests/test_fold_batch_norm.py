@@ -222,6 +222,17 @@ class Watching(Pair):
         self.register_forward_hook(lambda module, inputs, output: output + module.conv(inputs[0]))
 
 
+class Normed(nn.Conv2d):
+    """As detectron2's, which holds its norm."""
+
+    def __init__(self):
+        super().__init__(4, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.norm(F.conv2d(x, self.weight, self.bias))
+
+
 class ReachesIn(nn.Module):
     """Cannot be traced, and takes what it likes out of its child."""
 
@@ -307,6 +318,7 @@ LEFT = {
     "untraced_method": (UntracedMethod, "UntracedMethod.embed, which cannot be traced"),
     "branching": (Branching, "the output of conv is not read by this norm alone (it is also an output)"),
     "untraced": (Untraced, "Untraced.forward, which cannot be traced (float() argument must be"),
+    "inside": (lambda: nn.Sequential(Normed()), "Normed, a layer with a forward of its own, calls it inside"),
     "kept": (Kept, "the output of conv is kept in an attribute"),
     "counted": (Counted, "Counted.forward, which cannot be traced"),
     "own_hook": (Watching, "the output of conv is not read by this norm alone (add)"),

@@ -44,7 +44,12 @@ def plan_folds(model: nn.Module, example_inputs: Any = None) -> FoldPlan:
     plan, norms = FoldPlan(), [(n, m) for n, m in model.named_modules() if isinstance(m, _BatchNorm)]
     if not norms:
         return plan
-    watched = watch(model)
+    try:
+        watched = watch(model)
+    except Exception as error:  # the model's own code runs here
+        why = f"the model's code cannot be looked into ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        plan.left = {name: why for name, _ in norms}
+        return plan
     proof = _Proof(watched, _ranks(model, example_inputs))
     for name, _ in norms:
         layer, why = proof.layer_before(watched.copy.get_submodule(name))

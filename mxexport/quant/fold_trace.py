@@ -57,6 +57,8 @@ class Watched:
     read: dict[int, str] = field(default_factory=dict)
     kept: set[fx.Node] = field(default_factory=set)
     """What modules keep in attributes: `self.features = y`."""
+    apart: set[nn.Module] = field(default_factory=set)
+    """Traced on their own."""
     in_training: set[nn.Module] = field(default_factory=set)
     """Called in training mode while the model was in eval mode."""
 
@@ -241,17 +243,22 @@ class _Tracer(fx.Tracer):
             if m._modules and not isinstance(m, QuantLayer):
                 self._forget_children(m, f"{type(m).__name__} of torch is not looked into")
             return self._call(m, args, kwargs)
+        if m in self.watched.apart:
+            return self._call(m, args, kwargs)
         before = set(self.graph.nodes)
         self.inside.append(m)
         try:
             result = forward(*args, **kwargs)
             if not leaf:
                 return result
+            inner = f"{type(m).__name__}, a layer with a forward of its own, calls it inside"
+            self.watched.unknown.update(dict.fromkeys([part for part in m.modules() if part is not m], inner))
         except Exception as error:
             if leaf:
                 self.give_up(m, error, "forward")
             else:
-                self.to_trace.append(m)  # on its own, where its branches can be followed
+                self.watched.apart.add(m)  # its branches can be followed where it is traced on its own
+                self.to_trace.append(m)
         finally:
             self.inside.pop()
         self._drop_all_but(before)
