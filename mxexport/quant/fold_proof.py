@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mxexport.errors import UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.fold_rank import fails_otherwise, input_of, rank_before
-from mxexport.quant.fold_trace import Watched, computes, watch
+from mxexport.quant.fold_trace import watch
+from mxexport.quant.fold_tracer import Watched, computes
 from mxexport.quant.layers import quantized_kind
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
