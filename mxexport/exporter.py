@@ -14,6 +14,7 @@ from mxexport import graph
 from mxexport.acceptance import check_result
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.exporting.bypassed import bypassed_layers
+from mxexport.exporting.computed import computed_weights_held
 from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
@@ -100,7 +101,7 @@ def export(
         dynamic_shapes = open_batch(bound)
     if dynamic_shapes is not None:
         widen(bound, dynamic_shapes)
-    with eval_mode(model):
+    with eval_mode(model), computed_weights_held(model, bound):
         ir_model, left_out = trace(model, bound, dynamic_shapes, opset, input_names, output_names)
     check_given_names(ir_model.graph, input_names, output_names)
     if dynamic_shapes is not None:

@@ -11,6 +11,7 @@ import torch
 from brevitas import nn as qnn
 from brevitas import quant as bq
 from brevitas.quant import mx_quant_ocp
+from brevitas.quant_tensor import QuantTensor
 from torch import nn
 
 import mxexport as mx
@@ -58,6 +59,48 @@ def test_other_parts_of_quant_tensors_are_refused_before_anything_is_written(tmp
     with pytest.raises(UnsupportedError, match="the model's own code fails .* has no attribute 'scale'"):
         mx.export(model, (x,), tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())
+
+
+class Demanding(nn.Module):
+    """Takes quant tensors only."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = qnn.QuantLinear(64, 8, **E4M3)
+
+    def forward(self, x):
+        assert isinstance(x, QuantTensor)
+        return self.fc(x.value)
+
+
+class Asking(Demanding):
+    """The same, as the refusal says it."""
+
+    def forward(self, x):
+        assert hasattr(x, "value")
+        return self.fc(x.value)
+
+
+class Demanded(nn.Module):
+    def __init__(self, block: nn.Module):
+        super().__init__()
+        self.none = qnn.QuantIdentity(return_quant_tensor=True)
+        self.block = block
+
+    def forward(self, x):
+        return self.block(self.none(x))
+
+
+def test_code_that_takes_quant_tensors_only_is_named_with_its_line_and_a_way_out(tmp_path):
+    x = rows(5, 64)
+    model = settled(Demanded(Demanding()), x)
+    place = r"in block .Demanding., test_brevitas_models.py line \d+: assert isinstance.x, QuantTensor."
+    with pytest.raises(UnsupportedError, match=rf'{place}. Ask hasattr.x, "value". there in place of isinst'):
+        mx.export(model, (x,), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match=place):
+        mx.export(mx.from_brevitas(model), (x,), tmp_path / "m.onnx")
+    assert not list(tmp_path.iterdir())
+    mx.export(settled(Demanded(Asking()), x), (x,), tmp_path / "m.onnx")
 
 
 class TiedHead(nn.Module):

@@ -16,7 +16,7 @@ from torch.nn.utils import parametrizations, prune
 
 import mxexport as mx
 from mxexport.errors import FormatError, InputFileError, UnsupportedError
-from mxexport.quant import QUANT_LAYERS, batch_norm
+from mxexport.quant import QUANT_LAYERS
 from tests.helpers import assert_equal_up_to_turned_codes
 
 
@@ -107,24 +107,12 @@ class Depthwise(nn.Conv2d):
         return kernel // 2
 
 
-class Doubled(nn.Linear):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
-class Padded(nn.Conv2d):
-    def _conv_forward(self, x, weight, bias):
-        return super()._conv_forward(nn.functional.pad(x, (1, 1, 1, 1)), weight, bias)
-
-
 def test_subclasses_that_compute_the_same_are_converted():
     torch.manual_seed(0)
     model, x = nn.Sequential(Depthwise(4), nn.Flatten(), nn.Linear(36, 2)).eval(), torch.randn(2, 4, 5, 5)
     plain = nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Flatten(), nn.Linear(36, 2)).eval()
     plain.load_state_dict(model.state_dict())
     assert torch.equal(mx.quantize_model(model)(x), mx.quantize_model(plain)(x))
-    with pytest.warns(UserWarning, match="0: Padded is a subclass of Conv2d .*; 1: Doubled is a subclass of Linear"):
-        mx.quantize_model(nn.Sequential(Padded(1, 1, 1), Doubled(3, 3), nn.Linear(3, 1)))
 
 
 class Vision(nn.Module):
@@ -330,9 +318,19 @@ def test_files_that_are_no_table_are_refused(tmp_path, text, message):
 # --- what stays in float --------------------------------------------------------------------------------------
 
 
-class Scaled(nn.Linear):
+class Products(nn.Linear):
+    def forward(self, x):
+        return x @ self.weight.t()
+
+
+class Looked(nn.Embedding):
     def forward(self, x):
         return 2 * super().forward(x)
+
+
+def replaced(layer: nn.Module) -> nn.Module:
+    layer.forward = lambda x: x
+    return layer
 
 
 class Own(nn.Module):
@@ -342,7 +340,9 @@ class Own(nn.Module):
 
 
 LEFT = {
-    "subclass": (Scaled(4, 4), "Scaled is a subclass of Linear and may compute otherwise"),
+    "subclass": (Products(4, 4), "Products is a subclass of Linear, and its weight meets the input in matmul"),
+    "embedding": (Looked(4, 4), "Looked is a subclass of Embedding and may compute otherwise; use Embedding itself"),
+    "replaced": (replaced(nn.Linear(4, 4)), "its forward was replaced on this object"),
     "recurrent": (nn.LSTM(4, 4), "LSTM has no quantized form yet"),
     "custom": (Own(), r"Own uses parameters of its own \(table\)"),
     "parametrized": (parametrizations.weight_norm(nn.Linear(4, 4)), "is parametrized; call torch.nn.utils"),
@@ -395,100 +395,7 @@ def test_a_model_that_cannot_be_copied_is_refused():
         mx.quantize_model(model)
 
 
-# --- batch norm -----------------------------------------------------------------------------------------------
-
-
-def with_statistics(model: nn.Module) -> nn.Module:
-    torch.manual_seed(0)
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-            module.running_mean.normal_()
-            module.running_var.uniform_(0.5, 2)
-            if module.affine:
-                nn.init.normal_(module.weight)
-                nn.init.normal_(module.bias)
-    return model.eval()
-
-
-PAIRS = {
-    "linear": ((nn.Linear(8, 6), nn.BatchNorm1d(6)), (3, 8)),
-    "no_bias": ((nn.Linear(8, 6, bias=False), nn.BatchNorm1d(6, affine=False)), (3, 8)),
-    "conv1d": ((nn.Conv1d(8, 6, 3), nn.BatchNorm1d(6)), (3, 8, 9)),
-    "conv2d": ((nn.Conv2d(8, 6, 3, groups=2, bias=False), nn.BatchNorm2d(6)), (3, 8, 5, 5)),
-    "conv3d": ((nn.Conv3d(8, 6, 2), nn.BatchNorm3d(6)), (3, 8, 4, 4, 4)),
-    "transposed": ((nn.ConvTranspose2d(8, 6, 3), nn.BatchNorm2d(6)), (3, 8, 4, 4)),
-    "transposed_grouped": ((nn.ConvTranspose1d(8, 6, 3, groups=2), nn.BatchNorm1d(6)), (3, 8, 4)),
-}
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_folding_leaves_the_function_as_it_was(name):
-    layers, shape = PAIRS[name]
-    model, x = with_statistics(nn.Sequential(*copy.deepcopy(layers))), torch.randn(shape)
-    expected = model(x)
-    assert batch_norm.find_pairs(model) == [("0", "1")]
-    batch_norm.fold_pair(model, "0", "1")
-    assert type(model[1]) is nn.Identity
-    torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
-
-
-class Residual(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv2, self.bn2 = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.conv3, self.bn3 = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-
-    def forward(self, x, mask=None):
-        y = self.bn1(self.conv1(x)).relu()
-        y = self.bn2(self.conv2(y)) + x
-        z = self.conv3(y)
-        return self.bn3(z) + z  # the norm is not the only reader
-
-
-def test_batch_norm_is_folded_only_when_asked_and_only_where_it_may():
-    model = with_statistics(Residual())
-    assert type(mx.quantize_model(model).bn1) is nn.BatchNorm2d
-    quantized, report = mx.quantize_model(model, exclude=["conv2"], fold_batch_norm=True, return_report=True)
-    assert report.folded == [("bn1", "conv1")] and "bn1: folded into conv1" in str(report)
-    assert type(quantized.bn1) is nn.Identity and quantized.conv1.bias is not None
-    assert type(quantized.bn2) is type(quantized.bn3) is nn.BatchNorm2d
-    quantized, x = mx.quantize_model(model, fold_batch_norm=True), torch.randn(2, 8, 6, 6)
-    assert [norm for norm, _ in mx.conversion_report(quantized).folded] == ["bn1", "bn2"]
-    error = (quantized(x) - model(x)).std() / model(x).std()
-    assert error < 0.03
-
-
-class Twice(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-
-    def forward(self, x):
-        return self.bn(self.conv(self.conv(x)))
-
-
-class Branching(nn.Module):
-    """Its own forward cannot be traced; the block inside can."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.bn = nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8)
-        self.block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
-
-    def forward(self, x):
-        return self.block(self.bn(self.conv(x)) if x.sum() > 0 else x)
-
-
-def test_batch_norm_stays_behind_layers_called_twice_tied_or_not_understood():
-    assert batch_norm.find_pairs(Twice()) == []
-    assert batch_norm.find_pairs(Branching()) == [("block.0", "block.1")]
-    tied = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
-    tied[2].weight = tied[0].weight
-    assert batch_norm.find_pairs(tied) == []
-    assert batch_norm.find_pairs(nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(5))) == []
-    unknown = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6, track_running_stats=False))
-    assert batch_norm.find_pairs(unknown) == []
+# --- what cannot be copied ---------------------------------------------------------------------------------------
 
 
 def test_weight_norms_of_the_old_kind_are_named():

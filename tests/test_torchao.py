@@ -33,7 +33,14 @@ from torchao.prototype.mx_formats.nvfp4_tensor import (  # noqa: E402
     QuantizeTensorToNVFP4Kwargs,
     per_tensor_amax_to_scale,
 )
-from torchao.quantization import Int8WeightOnlyConfig, quantize_  # noqa: E402
+from torchao.quantization import (  # noqa: E402
+    Float8WeightOnlyConfig,
+    Int8DynamicActivationInt8WeightConfig,
+    Int8WeightOnlyConfig,
+    IntxWeightOnlyConfig,
+    PerGroup,
+    quantize_,
+)
 from torchao.quantization.qat import QATConfig  # noqa: E402
 from torchao.quantization.quantize_.common.kernel_preference import KernelPreference  # noqa: E402
 
@@ -355,6 +362,43 @@ def test_other_torchao_weights_are_refused_by_layer():
     assert is_torchao(model)
     with pytest.raises(UnsupportedError, match=r"0: weight is a \w+; expected torchao's MXTensor or NVFP4Tensor"):
         mx.from_torchao(model)
+
+
+CONFIGS = {
+    "int8": (
+        Int8WeightOnlyConfig(version=2),
+        'weight=mx.QuantSpec("int8", scaling_per_output="channel"), activation=None',
+    ),
+    "int8_int8": (
+        Int8DynamicActivationInt8WeightConfig(version=2),
+        'weight=mx.QuantSpec("int8", scaling_per_output="channel"), activation="int8_g96"',
+    ),
+    "intx": (
+        IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(16)),
+        'weight="int4_g16", activation=None',
+    ),
+    "float8": (
+        Float8WeightOnlyConfig(),
+        'weight=mx.QuantSpec("float_ocp_e4m3", scaling_per_output="channel"), activation=None',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_integer_and_float8_weights_are_refused_with_what_does_the_same_here(name):
+    config, arguments = CONFIGS[name]
+    model, x = mlp().float(), torch.randn(2, 96)
+    expected = model(x)
+    quantize_(model, config)
+    with pytest.raises(UnsupportedError) as refusal:
+        mx.from_torchao(model)
+    message = str(refusal.value)
+    assert f"mx.quantize_model(model, {arguments})" in message and message.count("quantize_model") == 1
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            layer.weight = nn.Parameter(layer.weight.dequantize())
+    again = eval(f"mx.quantize_model(model, {arguments})", {"mx": mx, "model": model})
+    assert (again(x) - expected).std() < 0.2 * expected.std()
 
 
 def test_a_quantized_weight_outside_a_linear_is_refused():

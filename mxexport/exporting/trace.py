@@ -22,6 +22,7 @@ from mxexport.exporting.outputs import name_inputs_again, name_outputs
 from mxexport.exporting.plain import plain_outputs
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.exported import QUANTIZER_OF
+from mxexport.quant.own_code import place_of
 from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
 
 _TORCH_OPS = (
@@ -228,4 +229,7 @@ def _trace_failure(model: torch.nn.Module, error: Exception) -> str:
     if reason.endswith(":"):  # an introduction
         reason = " ".join(lines[:2])
     hint = "; a branch of Python depends on values: use torch.where or torch.cond" if "DataDependent" in kind else ""
-    return f"export: torch cannot export {type(model).__name__}: {kind}: {reason}{hint}"
+    place = place_of(model, causes[-1]) if isinstance(causes[-1], (AssertionError, AttributeError)) else None
+    return f"export: torch cannot export {type(model).__name__}: {kind}: {reason}{hint}" + (
+        f"; in {place}" if place else ""
+    )

@@ -38,6 +38,11 @@ _ELEMENTS = {
     "torch.float4_e2m1fn_x2": "mxfp4_e2m1",
 }
 
+_PLAIN_ELEMENTS = {f"torch.int{bits}": f"int{bits}" for bits in range(2, 9)} | {
+    "torch.float8_e4m3fn": "float_ocp_e4m3",
+    "torch.float8_e5m2": "float_ocp_e5m2",
+}
+
 
 def is_torchao(model: nn.Module) -> bool:
     """True when a module or a parameter of `model` is torchao's. Does not import torchao."""
@@ -54,7 +59,7 @@ def from_torchao(model: nn.Module) -> nn.Module:
         UnsupportedError: nothing to convert, or torchao layers that cannot be carried (each is named).
     """
     _torchao()
-    replacements, problems, lower_precision = {}, [], []
+    replacements, problems, refused, lower_precision = {}, [], [], []
     for name, module in model.named_modules():
         if not _of_torchao(module):
             continue
@@ -64,8 +69,9 @@ def from_torchao(model: nn.Module) -> nn.Module:
                 lower_precision.append(name or type(module).__name__)
         except UnsupportedError as error:
             problems.append((name or type(module).__name__, str(error)))
+            refused.append(module)
     if problems:
-        raise UnsupportedError("from_torchao: layers that cannot be carried", problems)
+        raise UnsupportedError(f"from_torchao: layers that cannot be carried{_instead(refused)}", problems)
     if not replacements:
         raise UnsupportedError(
             "from_torchao: no layer has MXTensor or NVFP4Tensor weights; quantize the model first with "
@@ -206,6 +212,35 @@ def read_weight(weight: Tensor) -> StoredWeight:
         values = numerics.decode(codes, fmt.element) * groups.expand(scale, 1, fmt.group_size, codes.shape[1])
     _check_fixed_point(codes, values, scale, fmt)
     return StoredWeight(fmt, values, scale, tensor_scale)
+
+
+def _instead(layers: list[nn.Module]) -> str:
+    """What to do about integer and float8 weights, whose scales follow torchao's own arithmetic: words or nothing."""
+    weights = [layer.weight for layer in layers if isinstance(getattr(layer, "weight", None), Tensor)]
+    weights = [w for w in weights if _plain_element(w) and w.ndim == 2 and isinstance(w.block_size, (list, tuple))]
+    if not weights:
+        return ""
+    first, longest = weights[0], max(weight.shape[1] for weight in weights)
+    element, size = _plain_element(first), first.block_size[1]
+    spec = f'"{element}_g{size}"'
+    if size == first.shape[1]:
+        spec = f'mx.QuantSpec("{element}", scaling_per_output="channel")'
+    dynamic = getattr(first, "act_quant_kwargs", None) or getattr(first, "activation_quantization", None)
+    of_input = element if element.startswith("float") else "int8"
+    activation = f'"{of_input}_g{longest}"' if dynamic else "None"  # one scale for each row of the input
+    return (
+        "; only torchao's MX and NVFP4 weights are read. Quantize the float model here in its place: "
+        f"mx.quantize_model(model, weight={spec}, activation={activation}). Where only this model is left, "
+        "layer.weight = torch.nn.Parameter(layer.weight.dequantize()) makes a layer float first"
+    )
+
+
+def _plain_element(weight: Tensor) -> str | None:
+    """The format of the elements of an integer or float8 weight; None for weights of another kind."""
+    if not hasattr(weight, "block_size"):
+        return None
+    dtype = getattr(weight, "target_dtype", getattr(getattr(weight, "qdata", None), "dtype", None))
+    return _PLAIN_ELEMENTS.get(str(dtype))
 
 
 def _mx_format(element, block_size: int) -> GroupFormat:

@@ -1,6 +1,6 @@
 """Batch norm -> the convolution or linear layer before it, in float, before anything is quantized.
 
-    norm(layer(x)) -> layer'(x)   when the norm is the layer's only reader and both are called once
+    norm(layer(x)) -> layer'(x)   where `fold_proof` shows that it may be done
 
 In eval mode norm(y) = (y - mean) * a + beta with a = gamma / sqrt(var + eps), so weight' = weight * a per output
 channel and bias' = (bias - mean) * a + beta (computed in float64, rounded once).
@@ -9,41 +9,19 @@ channel and bias' = (bias - mean) * a + beta (computed in float64, rounded once)
 from __future__ import annotations
 
 import copy
-from collections import Counter
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+from mxexport.quant.functional import FUNCTIONS, may_be_functional
+from mxexport.quant.layers import quantized_kind
+from mxexport.quant.products import mentions_of_product, observe
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
-
-
-def find_pairs(model: nn.Module) -> list[tuple[str, str]]:
-    """(layer, batch norm) names where the norm alone reads the layer and both are called once.
-
-    Every module's own forward is traced with its children as black boxes, so one that cannot be traced hides only the
-    pairs it calls itself.
-    """
-    scratch = copy.deepcopy(model)  # a forward may keep what it saw
-    pairs, calls = [], Counter()
-    for prefix, module in list(scratch.named_modules()):
-        if not module._modules:
-            continue
-        for node in _traced(module):
-            name = f"{prefix}.{node.target}".lstrip(".")
-            calls[name] += 1
-            before = node.args[0] if node.args else None
-            if isinstance(before, fx.Node) and before.op == "call_module" and len(before.users) == 1:
-                pairs.append((f"{prefix}.{before.target}".lstrip("."), name))
-    shared = _shared(model)
-    return [
-        (layer, norm)
-        for layer, norm in pairs
-        if calls[layer] == calls[norm] == 1
-        and not {layer, norm} & shared
-        and _fits(model.get_submodule(layer), model.get_submodule(norm))
-    ]
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
 
 
 def fold_pair(model: nn.Module, layer_name: str, norm_name: str) -> None:
@@ -58,8 +36,11 @@ def fold_pair(model: nn.Module, layer_name: str, norm_name: str) -> None:
             layer.bias = nn.Parameter(bias)
         else:
             layer.bias.copy_(bias)
-    parent, _, child = norm_name.rpartition(".")
-    setattr(model.get_submodule(parent), child, nn.Identity())
+    identity = nn.Identity()
+    for parent in model.modules():
+        for child, module in parent._modules.items():
+            if module is norm:
+                parent._modules[child] = identity
 
 
 def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
@@ -79,33 +60,63 @@ def _scale_outputs(layer: nn.Module, factor: Tensor) -> Tensor:
     return (grouped * factor.view(layer.groups, 1, -1, *[1] * (weight.ndim - 2))).flatten(0, 1)
 
 
-class _ChildrenAreLeaves(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return True
+def why_no_norm(norm: nn.Module) -> str | None:
+    """Why this norm can go into no layer; None where it can."""
+    if parametrize.is_parametrized(norm):
+        return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if type(norm) not in _NORMS:
+        known = next((kind for kind in _NORMS if isinstance(norm, kind)), None)
+        return f"{type(norm).__name__} {'is no batch norm of torch' if known is None else _subclass(known)}"
+    if "forward" in vars(norm):
+        return "its forward was replaced"
+    if isinstance(norm, LazyModuleMixin):
+        return "has no shape yet; run the model once before converting it"
+    if norm.running_mean is None or norm.running_var is None:
+        return "has no running statistics: it takes those of every batch"
+    if norm.running_mean.is_meta:
+        return "its statistics have no data on device meta"
+    if not all(part.isfinite().all() for part in _affine(norm)):
+        return "its statistics or its weights give no finite factors"
+    return None
 
 
-def _traced(module: nn.Module) -> list[fx.Node]:
-    """Calls of submodules in the module's own forward; none where it cannot be traced."""
-    try:
-        graph = _ChildrenAreLeaves().trace(module)
-    except Exception:  # any code may run here: a forward that does not trace has no pairs to offer
-        return []
-    return [node for node in graph.nodes if node.op == "call_module"]
+def why_no_layer(layer: nn.Module, norm: nn.Module, name: str) -> str | None:
+    """Why this layer (called `name`) can take in no norm; None where it can."""
+    if parametrize.is_parametrized(layer):
+        return f"{name} is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if quantized_kind(layer) is None and not _computes_around_its_product(layer):
+        return f"{name} ({type(layer).__name__}) {_subclass(_known(layer))}"
+    if "forward" in vars(layer) or "_conv_forward" in vars(layer):
+        return f"the forward of {name} was replaced"
+    if norm.num_features != _outputs(layer):
+        return f"it has {norm.num_features} features, and {name} {_outputs(layer)} outputs"
+    weight = _scale_outputs(layer, _affine(norm)[0]).to(layer.weight.dtype)
+    if not weight.isfinite().all() and layer.weight.isfinite().all():
+        return f"the folded weight of {name} would not fit {layer.weight.dtype}"
+    return None
 
 
-def _shared(model: nn.Module) -> set[str]:
-    """Names of modules that have two names, or a weight that another module has, too."""
-    owners: dict[int, set[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        for item in (module, *module._parameters.values()):
-            if item is not None:
-                owners.setdefault(id(item), set()).add(name)
-    return {name for names in owners.values() if len(names) > 1 for name in names}
-
-
-def _fits(layer: nn.Module, norm: nn.Module) -> bool:
-    if type(layer) not in _LAYERS or type(norm) not in _NORMS or norm.running_mean is None:
+def _computes_around_its_product(layer: nn.Module) -> bool:
+    """Whether a forward of its own returns one product of its own weight and bias as it comes, as
+    `F.conv2d(pad(x), self.weight, self.bias)` does."""
+    if not may_be_functional(layer):
         return False
-    # Of a rank-3 output a 1-D norm would take axis 1, which is not the linear layer's output axis.
-    outputs = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    return norm.num_features == outputs
+    trial = copy.deepcopy(layer)
+    if trial.bias is None:
+        trial.bias = nn.Parameter(trial.weight.new_zeros(_outputs(layer)))
+    seen = observe(trial)
+    if isinstance(seen, str) or mentions_of_product(layer, _known(layer)) > 1:
+        return False
+    return seen.own_weight and seen.own_bias and seen.returned and seen.product == FUNCTIONS[_known(layer)]
+
+
+def _known(layer: nn.Module) -> type[nn.Module]:
+    return next(kind for kind in LAYERS if isinstance(layer, kind))
+
+
+def _outputs(layer: nn.Module) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
+def _subclass(kind: type) -> str:
+    return f"is a subclass of {kind.__name__} and may compute otherwise"

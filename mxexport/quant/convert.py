@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,9 +15,11 @@ from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
+from mxexport.quant.fold_proof import plan_folds
+from mxexport.quant.functional import FunctionalLayer, functional_kind, may_be_functional
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
-from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
+from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
 from mxexport.quant.spec import Format
 
 
@@ -30,14 +33,16 @@ def quantize_model(
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
+    example_inputs: Any = None,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
 
     Parameter and state_dict names stay, so state_dicts of the float model load. Shared modules and tied weights stay
-    shared and tied. Products in a model's own code (`torch.matmul`, `F.linear` of somebody's weight) are not seen: use
-    `QuantMatMul` and layers there. `conversion_report(result)` says what became of every layer; weights that stay in
-    float without being asked to are named in a warning.
+    shared and tied. Subclasses of linear layers and convolutions keep a forward of their own; the product it calls on
+    the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products in a model's own code (`torch.matmul`,
+    `F.linear` of somebody's weight) are not seen: use `QuantMatMul` and layers there. `conversion_report(result)` says
+    what became of every layer; weights that stay in float without being asked to are named in a warning.
 
     Args:
         weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
@@ -49,12 +54,16 @@ def quantize_model(
             path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
             a format name alone (or null) means weight and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
+            Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
+        example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
+            norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open.
         return_report: also return the report.
 
     Raises:
         FormatError: unknown format, scale rule or key in `formats`.
         InputFileError: `formats` is a file that is missing or unreadable.
-        UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
+        UnsupportedError: no layer could be quantized, a pattern matches no module, the model cannot be copied, or it
+            fails on `example_inputs`.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
@@ -63,14 +72,16 @@ def quantize_model(
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
         conversion = _Conversion(_copy(model), table)
         if fold_batch_norm:
-            conversion.fold_batch_norms()
+            conversion.fold_batch_norms(example_inputs)
         quantized, report = conversion.run(), conversion.report
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
         raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)
-    if unexpected := [f"{left.place}: {left.reason}" for left in report.left if not left.expected]:
-        warnings.warn("left in float: " + "; ".join(unexpected), stacklevel=2)
+    if unexpected := [(left.place, left.reason) for left in report.left if not left.expected]:
+        warnings.warn("left in float: " + in_short(unexpected), stacklevel=2)
+    if report.not_folded:
+        warnings.warn("batch norms not folded: " + in_short(report.not_folded), stacklevel=2)
     _stop_fused_kernels(quantized)
     attach(report, quantized)
     return (quantized, report) if return_report else quantized
@@ -95,6 +106,7 @@ class _Conversion:
     def __init__(self, model: nn.Module, table: FormatTable):
         self.model, self.table, self.report = model, table, ConversionReport()
         self.done: dict[nn.Module, nn.Module] = {}
+        self.kinds: dict[nn.Module, type[QuantLayer] | str | None] = {}
         self.names: dict[nn.Module, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             self.names.setdefault(module, []).append(name)
@@ -102,12 +114,17 @@ class _Conversion:
     def run(self) -> nn.Module:
         return self.visit(self.model)
 
-    def fold_batch_norms(self) -> None:
+    def fold_batch_norms(self, example_inputs: Any) -> None:
         """Fold into layers that will be quantized; others stay as they are, like the norms that follow them."""
-        for layer, norm in batch_norm.find_pairs(self.model):
-            if self.reason_to_leave(self.model.get_submodule(layer))[0] is None:
+        plan = plan_folds(self.model, example_inputs)
+        self.report.not_folded += plan.left.items()
+        for layer, norm in plan.pairs:
+            reason, _ = self.reason_to_leave(self.model.get_submodule(layer))
+            if reason is None:
                 batch_norm.fold_pair(self.model, layer, norm)
                 self.report.folded.append((norm, layer))
+            else:
+                self.report.not_folded.append((norm, f"{layer} stays in float: {reason}"))
 
     def visit(self, module: nn.Module) -> nn.Module:
         """What takes the place of `module`: its quantized form, or itself with its children visited."""
@@ -129,14 +146,26 @@ class _Conversion:
             name = self.names.get(module, [""])[0]
             self.report.left.append(FloatLayer(name, type(module).__name__, reason, expected))
         if quantized_kind(module) is None and not parametrize.is_parametrized(module):
-            for child_name, child in module._modules.items():
-                if child is not None:
-                    module._modules[child_name] = self.visit(child)
+            self.visit_children(module)
         return module
 
+    def visit_children(self, module: nn.Module) -> None:
+        for child_name, child in module._modules.items():
+            if child is not None:
+                module._modules[child_name] = self.visit(child)
+
+    def kind_of(self, module: nn.Module) -> type[QuantLayer] | str | None:
+        """What a module becomes; None where nothing is known of it, words where it is known why not."""
+        if module not in self.kinds:
+            kind = quantized_kind(module)
+            self.kinds[module] = functional_kind(module) if kind is None and may_be_functional(module) else kind
+        return self.kinds[module]
+
     def convert(self, module: nn.Module) -> QuantLayer:
-        names, kind = self.names[module], quantized_kind(module)
+        names, kind = self.names[module], self.kind_of(module)
         formats = self.table.formats_of(names)
+        if issubclass(kind, FunctionalLayer):
+            self.visit_children(module)
         layer = _from_float(kind, module, names[0], formats)
         self.report.converted.append(describe(names[0], layer, formats.scale_rule))
         for part in kind.parts:
@@ -156,7 +185,7 @@ class _Conversion:
 
     def reason_to_leave(self, module: nn.Module) -> tuple[str | None, bool]:
         """Why `module` stays in float and whether that was to be expected; (None, True) when it is converted."""
-        names, kind = self.names.get(module, [""]), quantized_kind(module)
+        names = self.names.get(module, [""])
         if (pattern := self.table.excluding_pattern(names)) is not None:
             return f"excluded by {pattern!r}", True
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
@@ -165,6 +194,12 @@ class _Conversion:
             if parametrize.is_parametrized(module):
                 return "is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first", False
             return _why_no_product(module), True
+        if "forward" in vars(module) and quantized_kind(module) is not None:
+            return "its forward was replaced on this object; what it computes now is not known", False
+        kind = self.kind_of(module)
+        if isinstance(kind, str):
+            known = next(known for known in QUANT_LAYERS if isinstance(module, known))
+            return f"{type(module).__name__} is a subclass of {known.__name__}, and {kind}", False
         if kind is None:
             return _why_unknown(module)
         if not all(p is None or p.is_floating_point() for p in module._parameters.values()):

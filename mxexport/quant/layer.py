@@ -67,7 +67,9 @@ class QuantLayer(nn.Module):
     ) -> None:
         """Choose formats; None keeps that side in float."""
         self._hold(
-            weight_quant=make_weight_quantizer(weight, self.weight, self.weight_axis, self.channel_axis, scale_rule),
+            weight_quant=make_weight_quantizer(
+                weight, self.weight_of(self.weight_names[0]), self.weight_axis, self.channel_axis, scale_rule
+            ),
             input_quant=make_activation_quantizer(activation, self.input_axis, scale_rule, self._input_length()),
         )
         self._set_bias_format(bias_format)
@@ -96,10 +98,10 @@ class QuantLayer(nn.Module):
         """Weights that come without scales of their own, as those of the float model do, get new ones."""
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         for name, attribute in self._quantizers_of_weights().items():
-            quantizer, weight = getattr(self, name, None), getattr(self, attribute, None)
+            quantizer = getattr(self, name, None)
             has_scales = any(key.startswith(f"{prefix}{name}.") for key in state_dict)
             if isinstance(quantizer, ScaleSource) and prefix + attribute in state_dict and not has_scales:
-                quantizer.restart(weight.detach())
+                quantizer.restart(self.weight_of(attribute).detach())
 
     def _apply(self, fn, recurse: bool = True):
         """Scales that the layer itself holds stay float32 when a model is cast, as those of its quantizers do."""
@@ -108,6 +110,13 @@ class QuantLayer(nn.Module):
         for name, tensor in held.items():
             self._buffers[name] = only_moved(tensor, self._buffers[name])
         return self
+
+    def weight_of(self, name: str) -> Tensor | None:
+        """The weight called `name` as its product sees it before it is quantized."""
+        return getattr(self, name, None)
+
+    def weight_shape(self, name: str) -> torch.Size:
+        return getattr(self, name).shape
 
     def quantizers(self) -> dict[str, Quantizer]:
         """Attribute name -> quantizer, of this layer alone; sides in float are left out."""
@@ -122,7 +131,7 @@ class QuantLayer(nn.Module):
         """
         name = name or self.weight_names[0]
         quantizers = {weight: quantizer for quantizer, weight in self._quantizers_of_weights().items()}
-        weight, q = getattr(self, name), getattr(self, quantizers.get(name, "weight_quant"))
+        weight, q = self.weight_of(name), getattr(self, quantizers.get(name, "weight_quant"))
         if q is not None and torch.compiler.is_exporting():
             return with_value(q(weight))
         return weight if q is None else quantize_with(q, weight)

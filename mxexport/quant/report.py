@@ -44,11 +44,12 @@ class FloatLayer:
 
 @dataclass
 class ConversionReport:
-    """`folded`: (batch norm, layer it went into) pairs."""
+    """`folded`: (batch norm, layer it went into) pairs; `not_folded`: (batch norm, why) if folding was asked for."""
 
     converted: list[ConvertedLayer] = field(default_factory=list)
     left: list[FloatLayer] = field(default_factory=list)
     folded: list[tuple[str, str]] = field(default_factory=list)
+    not_folded: list[tuple[str, str]] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -61,8 +62,16 @@ class ConversionReport:
             for c in self.converted
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
+        lines += [f"{norm or 'the model itself'}: not folded: {why}" for norm, why in self.not_folded]
         lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
+
+
+def in_short(notes: list[tuple[str, str]]) -> str:
+    """The first three of some (place, what) in words, and how many more there are."""
+    shown = "; ".join(f"{place}: {what}" for place, what in notes[:3])
+    more = f"; and {len(notes) - 3} more, see mxexport.conversion_report" if len(notes) > 3 else ""
+    return shown + more
 
 
 def conversion_report(model: nn.Module) -> ConversionReport:
@@ -108,7 +117,7 @@ def _padding_percent(layer: QuantLayer) -> float:
         return 0.0
     stored = used = 0
     for name in layer.weight_names:
-        shape = getattr(layer, name).shape
+        shape = layer.weight_shape(name)
         grouped = groups.grouped_shape(tuple(shape), q.axis, q.format.group_size)
         used += shape.numel()
         stored += math.prod(grouped)

@@ -19,8 +19,14 @@ from torch import nn
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.convert import convert_layers
 from mxexport.frontends.brevitas.observing import as_tuple
+from mxexport.quant.own_code import place_of
 
 VERSION = "0.13.4"
+
+_REMEDY = (
+    'Ask hasattr(x, "value") there in place of isinstance(x, QuantTensor), and take no more than x.value: scales and '
+    "bit widths are those of the layers"
+)
 
 
 def is_brevitas(model: object) -> bool:
@@ -83,9 +89,12 @@ def _check_it_runs(converted: nn.Module, args: object) -> None:
     try:
         converted(*as_tuple(args))
     except Exception as error:  # whatever the user's forward raises
+        what = str(error).partition("\n")[0] or type(error).__name__
+        if place := place_of(converted, error):
+            what += f"; in {place}. {_REMEDY}"
         raise UnsupportedError(
             "from_brevitas: the model's own code fails on the example inputs once its layers return plain tensors "
-            f"(with the attribute value where they returned quant tensors, and no more of those): {error}"
+            f"(with the attribute value where they returned quant tensors, and no more of those): {what}"
         ) from error
 
 
