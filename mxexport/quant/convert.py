@@ -16,6 +16,7 @@ from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
+from mxexport.quant.recipe import Robust, check_recipe
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 from mxexport.quant.spec import Format
 
@@ -26,10 +27,12 @@ def quantize_model(
     activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
-    scale_rule: str = "floor",
+    scale_rule: str | None = None,
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
+    recipe: str | None = None,
+    calibration: object = None,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
@@ -43,28 +46,40 @@ def quantize_model(
         weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
             its fields serves as well); None keeps that side in float.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
-        scale_rule: how power-of-two scales are chosen: floor, ceil, even or rceil.
+        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even or rceil.
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
         formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
             path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
             a format name alone (or null) means weight and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
+        recipe: "robust" for use after training, of depthwise networks above all: folds batch norms, takes 8 bits for
+            stem, depthwise and small layers and for each format its best scale rule, and corrects biases (see
+            `mxexport.quant.recipe`). What `formats`, `exclude` and `scale_rule` ask for stays as asked. None (the
+            default) takes what is asked, everywhere.
+        calibration: inputs for the recipe, which then corrects the biases of layers behind no batch norm, too: a
+            tensor, a tuple of arguments, a dict of them by name, or a list of these. The copy runs them, in eval mode.
         return_report: also return the report.
 
     Raises:
-        FormatError: unknown format, scale rule or key in `formats`.
+        FormatError: unknown format, scale rule, recipe or key in `formats`, or `calibration` without a recipe.
         InputFileError: `formats` is a file that is missing or unreadable.
         UnsupportedError: no layer could be quantized, a pattern matches no module, or the model cannot be copied.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
-    table = format_table(weight, activation, scale_rule, bias_format, exclude, formats)
+    check_recipe(recipe, calibration)
+    table = format_table(weight, activation, scale_rule or "floor", bias_format, exclude, formats)
     table.check_patterns(model)
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
-        conversion = _Conversion(_copy(model), table)
-        if fold_batch_norm:
+        conversion, robust = _Conversion(_copy(model), table), None
+        if recipe is not None:
+            robust = Robust(conversion.model, conversion.layers(), table, scale_rule is not None, calibration)
+            conversion.table = robust.table
+        if fold_batch_norm or robust:
             conversion.fold_batch_norms()
         quantized, report = conversion.run(), conversion.report
+        if robust:
+            robust.finish(quantized, report)
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
@@ -101,6 +116,14 @@ class _Conversion:
 
     def run(self) -> nn.Module:
         return self.visit(self.model)
+
+    def layers(self) -> dict[str, list[str]]:
+        """First name -> all names, of the modules that will be quantized."""
+        return {
+            names[0]: names
+            for module, names in self.names.items()
+            if quantized_kind(module) is not None and self.reason_to_leave(module)[0] is None
+        }
 
     def fold_batch_norms(self) -> None:
         """Fold into layers that will be quantized; others stay as they are, like the norms that follow them."""

