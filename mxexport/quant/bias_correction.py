@@ -15,8 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.quant.calling import call_in_eval
-from mxexport.quant.conv import QuantConv1d, QuantConv2d, QuantConv3d
-from mxexport.quant.conv import QuantConvTranspose1d, QuantConvTranspose2d, QuantConvTranspose3d
+from mxexport.quant.conv import (
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose1d,
+    QuantConvTranspose2d,
+    QuantConvTranspose3d,
+)
 from mxexport.quant.layer import QuantLayer
 from mxexport.quant.layers import quantized_kind
 from mxexport.quant.linear import QuantLinear, QuantTransposedLinear
@@ -44,7 +50,7 @@ def correct_bias(layer: QuantLayer, mean: Tensor) -> float:
 
 
 def mean_response(layer: nn.Module, weight: Tensor, mean: Tensor) -> Tensor:
-    """Mean of every output channel [O] of the layer's product of `weight` (in the layer's shape) and inputs of `mean`."""
+    """Mean of every output channel [O]: the layer's product of `weight`, in the layer's shape, and inputs of `mean`."""
     if isinstance(layer, QuantLinear):
         return weight @ mean
     if isinstance(layer, QuantTransposedLinear):

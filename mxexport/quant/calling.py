@@ -43,11 +43,11 @@ def call_in_eval(model: nn.Module, inputs: object) -> list[list[Tensor]]:
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        return [_floats(model(*args, **kwargs)) for args, kwargs in calls(inputs)]
+        return [floats(model(*args, **kwargs)) for args, kwargs in calls(inputs)]
     finally:
         for module, training in modes.items():
             module.training = training
 
 
-def _floats(outputs: object) -> list[Tensor]:
+def floats(outputs: object) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]

@@ -16,7 +16,7 @@ from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
-from mxexport.quant.recipe import Robust, check_recipe
+from mxexport.quant.recipe import Robust, check_recipe, depthwise_warning
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 from mxexport.quant.spec import Format
 
@@ -86,6 +86,8 @@ def quantize_model(
         raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)
     if unexpected := [f"{left.place}: {left.reason}" for left in report.left if not left.expected]:
         warnings.warn("left in float: " + "; ".join(unexpected), stacklevel=2)
+    if robust is None and (text := depthwise_warning(quantized, report, table)):
+        warnings.warn(text, stacklevel=2)
     _stop_fused_kernels(quantized)
     attach(report, quantized)
     return (quantized, report) if return_report else quantized

@@ -199,6 +199,8 @@ def _averaged(x: Moments, dim: object = None, keepdim: bool = False, **_) -> Mom
 
 
 def _concatenated(parts: object, dim: int) -> Moments | None:
-    if dim != 1 or not isinstance(parts, (list, tuple)) or not all(isinstance(p, Moments) and not p.last for p in parts):
+    if dim != 1 or not isinstance(parts, (list, tuple)):
+        return None
+    if not all(isinstance(part, Moments) and not part.last for part in parts):
         return None
     return Moments(torch.cat([p.mean for p in parts]), torch.cat([p.variance for p in parts]))

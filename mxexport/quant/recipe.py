@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from mxexport.errors import FormatError
 from mxexport.formats import GroupFormat, get_format
 from mxexport.quant.bias_correction import CORRECTED, correct_bias, observed_means
-from mxexport.quant.layer_formats import FormatTable, LayerFormats, matches
+from mxexport.quant.layer_formats import FormatTable, LayerFormats
 from mxexport.quant.moments import input_means
-from mxexport.quant.report import ConversionReport, RecipeChange, format_name
+from mxexport.quant.report import ConversionReport, ConvertedLayer, RecipeChange, format_name
 from mxexport.quant.spec import QuantSpec
 
 RECIPES = ("robust",)
@@ -53,7 +53,7 @@ class RobustTable(FormatTable):
         return next((self.reasons[name] for name in names if name in self.reasons), None)
 
     def _asked(self, names: Sequence[str]) -> set[str]:
-        return {key for pattern, keys in self.entries if matches(pattern, names) for key in keys}
+        return {key for keys in self.entries_of(names) for key in keys}
 
     def changes(self, names: Sequence[str]) -> list[RecipeChange]:
         before, after, found = super().formats_of(names), self.formats_of(names), []
@@ -94,12 +94,11 @@ class Robust:
             report.changed += self.table.changes(self.names.get(layer.name, [layer.name]))
         for name, mean in self.means.items():
             layer = model.get_submodule(name)
-            if isinstance(layer, CORRECTED) and layer.weight_quant is not None:
+            if isinstance(layer, CORRECTED) and layer.weight_quant is not None and not layer.weight.is_meta:
                 before = "none" if layer.bias is None else "float"
                 change = correct_bias(layer, mean)
-                report.changed.append(
-                    RecipeChange(name, "bias", before, f"corrected by up to {change:.3g}", f"mean of {self.origin[name]}")
-                )
+                after, why = f"corrected by up to {change:.3g}", f"mean of {self.origin[name]}"
+                report.changed.append(RecipeChange(name, "bias", before, after, why))
 
 
 def check_recipe(recipe: str | None, calibration: object) -> None:
@@ -141,6 +140,37 @@ def _weights(layer: nn.Module) -> int:
     return sum(p.numel() for p in layer._parameters.values() if p is not None and p.ndim > 1)
 
 
+def depthwise_warning(model: nn.Module, report: ConversionReport, table: FormatTable) -> str | None:
+    """What quantizing the depthwise layers of `report` costs, in one line; None where nothing has to be said.
+
+    Layers that `formats` names got what was asked for.
+    """
+    found = [
+        c for c in report.converted if is_depthwise(model.get_submodule(c.name)) and not table.entries_of([c.name])
+    ]
+    if not found:
+        return None
+    shown = ", ".join(c.name for c in found[:3]) + (", …" if len(found) > 3 else "")
+    what = f"{len(found)} depthwise layer{'s take' if len(found) > 1 else ' takes'} {_both(found[0])} ({shown})"
+    return f'{what}: {_cost(model.get_submodule(found[0].name))}; after training use recipe="robust" (docs/accuracy.md)'
+
+
+def _both(layer: ConvertedLayer) -> str:
+    return f"{layer.weight or 'float'}/{layer.activation or 'float'}"
+
+
+def _fraction_bits(fmt: GroupFormat) -> int:
+    """Bits behind the leading one of the largest elements."""
+    return fmt.element.mantissa_bits if fmt.is_float else fmt.element.bits - 1 - fmt.element.signed
+
+
+def _cost(layer: nn.Module) -> str:
+    """Measured on the trained networks of docs/accuracy.md, by the bits of the coarser side."""
+    coarsest = min(_fraction_bits(q.format) for q in layer.quantizers().values())
+    lost = "about 5%" if coarsest >= 6 else "25% and more" if coarsest >= 3 else "nearly all"
+    return f"trained networks so quantized gave {lost} of their answers otherwise than in float"
+
+
 # --- formats --------------------------------------------------------------------------------------------------
 
 
@@ -151,12 +181,10 @@ def eight_bits(side: GroupFormat | QuantSpec | None) -> GroupFormat | QuantSpec 
     if isinstance(side, QuantSpec):
         wide = eight_bits(side.format)
         return replace(side, format=wide, signed=side.signed or wide.element.signed)
-    if not side.is_float and side.element.bits >= 8:
-        return side
-    if not side.is_float and re.search(r"int\d", side.name):
-        return get_format(re.sub(r"int\d+", "int8", side.name))
-    size = side.group_size
-    return get_format("int8" if size is None else "mxint8" if size == 32 else f"mxint8_g{size}")
+    if not side.is_float:
+        return side if side.element.bits >= 8 else get_format(re.sub(r"int\d", "int8", side.name))
+    family = "int8" if side.scale == "float32" else "mxint8"
+    return get_format(family if side.group_size is None else f"{family}_g{side.group_size}")
 
 
 def _with_rules(formats: LayerFormats) -> LayerFormats:

@@ -46,13 +46,16 @@ class FloatLayer:
 
 @dataclass(frozen=True)
 class RecipeChange:
-    """What a recipe changed of a layer: `what` is weight, activation (formats), weight rule, activation rule or bias."""
+    """What a recipe changed of a layer; `what`: weight or activation (formats), weight rule, activation rule, bias."""
 
     layer: str
     what: str
     before: str
     after: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.what} {self.before} -> {self.after} (recipe: {self.reason})"
 
 
 @dataclass
@@ -75,7 +78,7 @@ class ConversionReport:
             for c in self.converted
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
-        lines += [f"{c.layer}: {c.what} {c.before} -> {c.after} (recipe: {c.reason})" for c in self.changed]
+        lines += [str(change) for change in self.changed]
         lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
 

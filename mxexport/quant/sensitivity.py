@@ -1,0 +1,236 @@
+"""Which layers of a model quantization hurts: signal-to-noise ratios layer by layer, and formats that follow from them.
+
+SQNR = 10 log10(sum y**2 / sum (y - yq)**2) in decibels over all values of all calls; inf where nothing differs.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from torch import Tensor, nn
+
+from mxexport.errors import FormatError, UnsupportedError
+from mxexport.formats import GroupFormat, get_format
+from mxexport.quant.calling import call_in_eval, floats
+from mxexport.quant.convert import quantize_model
+from mxexport.quant.layer import QuantLayer
+from mxexport.quant.spec import Format, QuantSpec
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """layer_sqnr: of the layer's output, given its float input; output_sqnr: of the model's output, this layer alone
+    quantized. weights: elements of the layer's weights. Layers that did not run have NaN."""
+
+    name: str
+    kind: str
+    weight: str | None
+    activation: str | None
+    weights: int
+    layer_sqnr: float
+    output_sqnr: float
+
+
+@dataclass
+class Sensitivity:
+    """Layers in the model's order; `output_sqnr`: of the model with all of them quantized."""
+
+    layers: list[LayerSensitivity] = field(default_factory=list)
+    output_sqnr: float = math.inf
+
+    def worst(self) -> list[LayerSensitivity]:
+        """The layers that ran, those that hurt the model's output most in front."""
+        ran = [layer for layer in self.layers if not math.isnan(layer.output_sqnr)]
+        return sorted(ran, key=lambda layer: (layer.output_sqnr, layer.layer_sqnr))
+
+    def suggest(
+        self, format: Format = "mxint8", *, count: int | None = None, share: float = 0.1, target: float | None = None
+    ) -> dict[str, str | GroupFormat | QuantSpec | None]:
+        """{layer: format}, which `quantize_model` takes as `formats=`: the layers that hurt most get `format`.
+
+        Layers are taken from the worst on, past those that no longer fit: at most `count` of them and at most `share`
+        of all weights. With `target` it ends once the noise left, as if the layers' noises added up, is `target` dB
+        under the output. None as `format` keeps them in float.
+
+        Raises:
+            FormatError: unknown format, or `share` outside 0 .. 1.
+        """
+        if not 0 <= share <= 1:
+            raise FormatError(f"suggest: share is {share!r}; expected a part of the weights, from 0 to 1")
+        if isinstance(format, str):
+            get_format(format)
+        room, left, chosen = share * sum(layer.weights for layer in self.layers), self.worst(), {}
+        noise = sum(_noise(layer.output_sqnr) for layer in left)
+        for layer in left:
+            if len(chosen) == count or (target is not None and noise <= _noise(target)):
+                break
+            if layer.weights <= room and layer.output_sqnr < math.inf:
+                chosen[glob.escape(layer.name)], room = format, room - layer.weights
+                noise -= _noise(layer.output_sqnr)
+        return chosen
+
+    def to_json(self) -> str:
+        """Ratios as numbers; null where a layer did not run, "inf" where nothing differed."""
+        return json.dumps(
+            {"output_sqnr": _plain(self.output_sqnr), "layers": [_row(layer) for layer in self.layers]}, indent=2
+        )
+
+    def __str__(self) -> str:
+        width = max([len("layer"), *(len(layer.name) for layer in self.layers)])
+        lines = [f"{'layer':<{width}}  {'weight':>12}  {'activation':>12}  {'weights':>9}  layer dB  output dB"]
+        lines += [
+            f"{layer.name:<{width}}  {layer.weight or 'float':>12}  {layer.activation or 'float':>12}  "
+            f"{layer.weights:>9}  {layer.layer_sqnr:>8.1f}  {layer.output_sqnr:>9.1f}"
+            for layer in self.layers
+        ]
+        return "\n".join([*lines, f"all of them: {self.output_sqnr:.1f} dB"])
+
+
+def sensitivity(
+    model: nn.Module,
+    inputs: object,
+    weight: Format = "mxint8",
+    activation: Format = "mxint8",
+    *,
+    exclude: str | Sequence[str] = (),
+    scale_rule: str | None = None,
+    formats: Mapping | str | os.PathLike | None = None,
+    fold_batch_norm: bool = False,
+) -> Sensitivity:
+    """How much each layer of `model` loses by `quantize_model` with these arguments; the model given is left as it is.
+
+    The model runs in eval mode once in float, once for all layers together and once for each, so few inputs go far.
+
+    Args:
+        inputs: a tensor, a tuple of positional arguments, a dict of them by name, or a list of these (several calls).
+        weight, activation, exclude, scale_rule, formats, fold_batch_norm: as in `quantize_model`.
+
+    Raises:
+        UnsupportedError: inputs of another kind, or a model without floating outputs; and what `quantize_model` raises.
+    """
+    options = {"exclude": exclude, "scale_rule": scale_rule, "formats": formats, "fold_batch_norm": fold_batch_norm}
+    quantized, report = quantize_model(model, weight, activation, **options, return_report=True)
+    layers = {entry.name: quantized.get_submodule(entry.name) for entry in report.converted}
+    switches = {name: _Switch(layer, layers.values()) for name, layer in layers.items()}
+    full = _run(quantized, inputs)
+    for switch in switches.values():
+        switch.off()
+    own = {name: _Ratio() for name in layers}
+    with _compared(layers, switches, own):
+        reference = _run(quantized, inputs)
+    found = Sensitivity(output_sqnr=_sqnr(reference, full))
+    for entry in report.converted:
+        switches[entry.name].on()
+        alone = _sqnr(reference, _run(quantized, inputs)) if own[entry.name].ran else math.nan
+        switches[entry.name].off()
+        found.layers.append(
+            LayerSensitivity(
+                entry.name,
+                entry.kind,
+                entry.weight,
+                entry.activation,
+                _weights(layers[entry.name]),
+                own[entry.name].decibels() if own[entry.name].ran else math.nan,
+                alone,
+            )
+        )
+    return found
+
+
+class _Switch:
+    """A layer's quantizers, put away and back; without them it computes what the float layer does.
+
+    Products inside the layer (attention) are its own unless they are `listed` as layers themselves.
+    """
+
+    def __init__(self, layer: QuantLayer, listed: Iterable[QuantLayer]):
+        others = set(listed) - {layer}
+        parts = [m for m in layer.modules() if isinstance(m, QuantLayer) and m not in others]
+        self.held = [(part, part.quantizers()) for part in parts]
+
+    def off(self) -> None:
+        for part, quantizers in self.held:
+            part._hold(**dict.fromkeys(quantizers))
+
+    def on(self) -> None:
+        for part, quantizers in self.held:
+            part._hold(**quantizers)
+
+
+class _Ratio:
+    """Energies of a signal and of its error, in float64, over several tensors."""
+
+    def __init__(self):
+        self.signal = self.noise = 0.0
+        self.ran = False
+
+    def add(self, exact: Tensor, found: Tensor) -> None:
+        exact, self.ran = exact.double(), True
+        self.signal += float((exact**2).sum())
+        self.noise += float(((exact - found.double()) ** 2).sum())
+
+    def decibels(self) -> float:
+        if self.noise == 0:
+            return math.inf
+        return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
+
+
+@contextmanager
+def _compared(layers: dict[str, nn.Module], switches: dict[str, _Switch], ratios: dict[str, _Ratio]):
+    """While the model runs in float, every layer's output also quantized, from the same input."""
+
+    def hook_of(name: str):
+        def hook(layer: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+            switches[name].on()
+            try:
+                again = type(layer).forward(layer, *args, **kwargs)
+            finally:
+                switches[name].off()
+            for exact, found in zip(floats(output), floats(again), strict=True):
+                ratios[name].add(exact, found)
+
+        return hook
+
+    hooks = [layer.register_forward_hook(hook_of(name), with_kwargs=True) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run(model: nn.Module, inputs: object) -> list[Tensor]:
+    outputs = [tensor for call in call_in_eval(model, inputs) for tensor in call]
+    if not outputs:
+        raise UnsupportedError(f"sensitivity: {type(model).__name__} returns no floating-point tensor to compare")
+    return outputs
+
+
+def _sqnr(exact: list[Tensor], found: list[Tensor]) -> float:
+    ratio = _Ratio()
+    for a, b in zip(exact, found, strict=True):
+        ratio.add(a, b)
+    return ratio.decibels()
+
+
+def _weights(layer: QuantLayer) -> int:
+    return sum(getattr(layer, name).numel() for name in layer.weight_names if getattr(layer, name, None) is not None)
+
+
+def _noise(decibels: float) -> float:
+    return 10 ** (-decibels / 10)
+
+
+def _row(layer: LayerSensitivity) -> dict:
+    return {key: _plain(value) if isinstance(value, float) else value for key, value in asdict(layer).items()}
+
+
+def _plain(value: float) -> float | str | None:
+    """JSON has no NaN and no infinities."""
+    return None if math.isnan(value) else value if math.isfinite(value) else str(value)
