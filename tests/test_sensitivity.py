@@ -145,3 +145,12 @@ def test_inputs_that_are_none_and_models_without_floats_are_refused():
     whole.forward = lambda x: whole[0](x).argmax(-1)
     with pytest.raises(UnsupportedError, match="returns no floating-point tensor"):
         mx.sensitivity(whole, torch.randn(2, 4))
+
+
+def test_a_layer_that_is_the_whole_model_has_a_table_and_suggestions():
+    torch.manual_seed(0)
+    model, x = nn.MultiheadAttention(32, 2, batch_first=True).eval(), torch.randn(2, 5, 32)
+    table = mx.sensitivity(model, (x, x, x), E2M1, E2M1)
+    assert [layer.name for layer in table.layers] == ["", "out_proj"]
+    formats = {"out_proj": table.suggest(share=1)["out_proj"]}
+    assert mx.quantize_model(model, E2M1, E2M1, formats=formats).out_proj.weight_quant.format.name == "mxint8"

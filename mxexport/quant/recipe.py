@@ -25,7 +25,7 @@ from mxexport.quant.report import ConversionReport, ConvertedLayer, RecipeChange
 from mxexport.quant.spec import QuantSpec
 
 RECIPES = ("robust",)
-RULES = {"e4m3": "rceil", "e5m2": "rceil", "e3m2": "rceil", "e2m3": "rceil", "e2m1": "even"}
+RULES = {"e4m3": "rceil", "e2m3": "rceil", "e5m2": "even", "e3m2": "even", "e2m1": "even"}
 """Element -> rule of its power-of-two scales; `floor` for the others."""
 FEW_CHANNELS = 8
 _SIDES = ("weight", "activation")
