@@ -257,6 +257,39 @@ def test_code_that_cannot_be_traced_hides_only_what_it_calls_itself():
     assert list(input_means(Untraceable())) == ["inner.1"]
 
 
+class Odd(nn.Module):
+    """Calls with arguments that are not known, and a forward that keeps what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.conv, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x, limit):
+        self.seen = self.norm(x)
+        y = self.conv(torch.clamp(self.seen, limit, limit * 2))
+        return self.last(input=self.seen.mean([2, limit], keepdim=True)) + y
+
+
+def test_unknown_arguments_end_what_is_known():
+    model = Odd()
+    assert input_means(model) == {} and not hasattr(model, "seen")
+
+
+def test_embeddings_and_layers_called_by_keyword_are_calibrated_or_passed_by():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.fc = nn.Embedding(8, 32), nn.Linear(32, 8, bias=False)
+
+        def forward(self, tokens):
+            return self.fc(input=self.embed(tokens))
+
+    torch.manual_seed(0)
+    quantized = mx.quantize_model(Tokens(), E2M1, None, recipe="robust", calibration={"tokens": torch.arange(8)[None]})
+    bias = [change for change in mx.conversion_report(quantized).changed if change.what == "bias"]
+    assert [(change.layer, change.before) for change in bias] == [("fc", "none")] and quantized.fc.bias.shape == (8,)
+
+
 def test_calibration_inputs_serve_layers_without_a_norm_before_them():
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 8)), torch.rand(256, 64) + 1

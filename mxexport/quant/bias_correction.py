@@ -71,17 +71,18 @@ def observed_means(model: nn.Module, names: Iterable[str], calibration: object) 
     totals: dict[str, list] = {}
 
     def watch(name: str, axis: int):
-        def hook(module: nn.Module, args: tuple) -> None:
-            x = args[0].detach().double().movedim(axis, 0).flatten(1)
+        def hook(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            x = (*args, *kwargs.values())[0].detach().double().movedim(axis, 0).flatten(1)
             seen = totals.setdefault(name, [0.0, 0])
             seen[0], seen[1] = seen[0] + x.sum(1), seen[1] + x.shape[1]
 
         return hook
 
-    layers = {name: model.get_submodule(name) for name in names}
-    hooks = [
-        layer.register_forward_pre_hook(watch(name, quantized_kind(layer).input_axis)) for name, layer in layers.items()
-    ]
+    hooks = []
+    for name in names:
+        layer = model.get_submodule(name)
+        if issubclass(kind := quantized_kind(layer), CORRECTED):
+            hooks.append(layer.register_forward_pre_hook(watch(name, kind.input_axis), with_kwargs=True))
     try:
         call_in_eval(model, calibration)
     finally:

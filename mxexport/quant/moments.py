@@ -7,6 +7,7 @@ that ends (products, maxima, reshapes, code that cannot be traced) nothing is sa
 
 from __future__ import annotations
 
+import copy
 import math
 import operator
 from collections.abc import Callable
@@ -46,7 +47,7 @@ _MEAN_CALLS = {torch.mean, "mean"}
 _RESHAPE_CALLS = {torch.reshape, "view", "reshape"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Mean and variance (float64, [C]) of every channel; `last`: the channels are the last axis, else axis 1.
 
@@ -80,7 +81,8 @@ def input_means(model: nn.Module) -> dict[str, Tensor]:
 
     `model` still has its batch norms; linear layers behind a flattened map get the mean of each input feature.
     """
-    walk = _Walk(model)
+    tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    walk = _Walk(copy.deepcopy(model, tensors))  # a forward may keep what it saw
     return {
         name: torch.stack(means).mean(0)
         for name, means in walk.means.items()
@@ -141,7 +143,7 @@ class _Walk:
                 child = f"{prefix}.{node.target}".lstrip(".")
                 found[node] = self.module(module.get_submodule(node.target), child, _values(node.args, found))
             elif node.op in ("call_function", "call_method"):
-                found[node] = _call(node.target, _values(node.args, found), _values(node.kwargs, found))
+                found[node] = _known(node.target, _values(node.args, found), _values(node.kwargs, found))
             elif node.op == "output":
                 return _values(node.args[0], found)
         return None
@@ -168,6 +170,13 @@ def _as_read(layer: nn.Module, x: object) -> Tensor | None:
 
 def _not_in_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: activation(x.clone())
+
+
+def _known(target: object, args: tuple, kwargs: dict) -> Moments | None:
+    try:
+        return _call(target, args, kwargs)
+    except Exception:  # arguments that are not known stand as None, and any function may be called with them
+        return None
 
 
 def _call(target: object, args: tuple, kwargs: dict) -> Moments | None:
