@@ -165,7 +165,8 @@ class _Conversion:
         layer = _from_float(kind, module, names[0], formats)
         self.report.converted.append(describe(names[0], layer, formats.scale_rule))
         for part in kind.parts:
-            setattr(layer, part, self._convert_part(layer, getattr(module, part), [f"{n}.{part}".lstrip(".") for n in names]))
+            part_names = [f"{name}.{part}".lstrip(".") for name in names]
+            setattr(layer, part, self._convert_part(layer, getattr(module, part), part_names))
         return layer
 
     def _convert_part(self, layer: QuantLayer, part: nn.Module, names: list[str]) -> nn.Module:
