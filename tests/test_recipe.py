@@ -13,7 +13,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.quant import QuantSpec, recipe
+from mxexport.quant import QuantSpec, recipe_formats
 from mxexport.quant.bias_correction import mean_response
 from mxexport.quant.moments import input_means
 
@@ -99,8 +99,8 @@ def test_stem_depthwise_and_small_layers_take_8_bits():
 
 def test_equal_layers_are_none_of_them_small():
     layers = {str(i): nn.Linear(16, 16) for i in range(300)}
-    assert recipe.eight_bit_layers(layers) == {}
-    assert list(recipe.eight_bit_layers({**layers, "head": nn.Linear(16, 2)})) == ["head"]
+    assert recipe_formats.eight_bit_layers(layers) == {}
+    assert list(recipe_formats.eight_bit_layers({**layers, "head": nn.Linear(16, 2)})) == ["head"]
 
 
 def test_rules_follow_the_elements_of_each_side():
@@ -148,13 +148,13 @@ def test_a_scale_rule_asked_for_is_the_rule_of_every_layer():
     ],
 )
 def test_eight_bits_keep_groups_and_families(given, wide):
-    assert recipe.eight_bits(mx.get_format(given)).name == wide
+    assert recipe_formats.eight_bits(mx.get_format(given)).name == wide
 
 
 def test_eight_bits_of_a_spec_keep_its_scales():
-    spec = recipe.eight_bits(QuantSpec("mxfp4_e2m1", source="static", signed=False))
+    spec = recipe_formats.eight_bits(QuantSpec("mxfp4_e2m1", source="static", signed=False))
     assert (spec.name, spec.source, spec.signed) == ("mxint8", "static", True)
-    assert recipe.eight_bits(None) is None
+    assert recipe_formats.eight_bits(None) is None
 
 
 # --- biases ---------------------------------------------------------------------------------------------------
