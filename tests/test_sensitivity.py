@@ -48,6 +48,7 @@ def test_ratios_are_those_of_the_model_with_one_layer_quantized():
     model, x = net()
     table, expected = mx.sensitivity(model, x, E2M1, "mxint8"), model(x)["logits"]
 
+    @torch.no_grad()
     def ratio(exact, found):
         return 10 * math.log10(float((exact.double() ** 2).sum() / ((exact.double() - found.double()) ** 2).sum()))
 
@@ -87,7 +88,7 @@ def layers(*rows: tuple[str, int, float]) -> Sensitivity:
 
 def test_suggestions_keep_to_the_share_and_end_at_the_target():
     table = layers(("a", 100, 30.0), ("b", 800, 10.0), ("c", 50, 20.0), ("d", 50, math.inf), ("e", 0, math.nan))
-    assert list(table.suggest()) == ["a", "c"] or list(table.suggest()) == ["c"]
+    assert list(table.suggest()) == ["c"]
     assert list(table.suggest(share=0.15)) == ["c", "a"]
     assert list(table.suggest(share=1)) == ["b", "c", "a"]
     assert list(table.suggest(share=1, target=15)) == ["b"]
@@ -137,10 +138,8 @@ def test_inputs_that_are_none_and_models_without_floats_are_refused():
         mx.sensitivity(model, "x")
     with pytest.raises(UnsupportedError, match="an empty list"):
         mx.sensitivity(model, [])
-
-    class Index(nn.Linear):
-        pass
-
+    with pytest.raises(UnsupportedError, match="Net does not run on the inputs given: mat1 and mat2"):
+        mx.sensitivity(model, x[:, :5])
     whole = nn.Sequential(nn.Linear(4, 4))
     whole.forward = lambda x: whole[0](x).argmax(-1)
     with pytest.raises(UnsupportedError, match="returns no floating-point tensor"):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from mxexport.errors import UnsupportedError
+from mxexport.errors import MXExportError, UnsupportedError
 
 
 def calls(inputs: object) -> list[tuple[tuple, dict]]:
@@ -39,11 +39,20 @@ def _arguments(each: object) -> tuple[tuple, dict]:
 
 @torch.no_grad()
 def call_in_eval(model: nn.Module, inputs: object) -> list[list[Tensor]]:
-    """The floating tensors that the model returns for every call, in eval mode; modes are as before afterwards."""
-    modes = {module: module.training for module in model.modules()}
+    """The floating tensors that the model returns for every call, in eval mode; modes are as before afterwards.
+
+    Raises:
+        UnsupportedError: inputs that `calls` refuses, or that the model does not run on.
+    """
+    modes, arguments = {module: module.training for module in model.modules()}, calls(inputs)
     model.eval()
     try:
-        return [floats(model(*args, **kwargs)) for args, kwargs in calls(inputs)]
+        return [floats(model(*args, **kwargs)) for args, kwargs in arguments]
+    except MXExportError:
+        raise
+    except Exception as error:  # any code of the user's may run here
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UnsupportedError(f"{type(model).__name__} does not run on the inputs given: {first}") from error
     finally:
         for module, training in modes.items():
             module.training = training

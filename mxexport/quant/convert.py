@@ -68,7 +68,8 @@ def quantize_model(
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
     check_recipe(recipe, calibration)
-    table = format_table(weight, activation, scale_rule or "floor", bias_format, exclude, formats)
+    rule = "floor" if scale_rule is None else scale_rule
+    table = format_table(weight, activation, rule, bias_format, exclude, formats)
     table.check_patterns(model)
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
         conversion, robust = _Conversion(_copy(model), table), None

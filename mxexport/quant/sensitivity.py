@@ -54,20 +54,12 @@ def sensitivity(
         reference = _run(quantized, inputs)
     found = Sensitivity(output_sqnr=_sqnr(reference, full))
     for entry in report.converted:
-        switches[entry.name].on()
-        alone = _sqnr(reference, _run(quantized, inputs)) if own[entry.name].ran else math.nan
-        switches[entry.name].off()
-        found.layers.append(
-            LayerSensitivity(
-                entry.name,
-                entry.kind,
-                entry.weight,
-                entry.activation,
-                _weights(layers[entry.name]),
-                own[entry.name].decibels() if own[entry.name].ran else math.nan,
-                alone,
-            )
-        )
+        alone, itself = math.nan, own[entry.name]
+        if itself.ran:
+            with switches[entry.name].turned_on():
+                alone = _sqnr(reference, _run(quantized, inputs))
+        what = (entry.name, entry.kind, entry.weight, entry.activation, _weights(layers[entry.name]))
+        found.layers.append(LayerSensitivity(*what, itself.decibels(), alone))
     return found
 
 
@@ -86,9 +78,14 @@ class _Switch:
         for part, quantizers in self.held:
             part._hold(**dict.fromkeys(quantizers))
 
-    def on(self) -> None:
+    @contextmanager
+    def turned_on(self):
         for part, quantizers in self.held:
             part._hold(**quantizers)
+        try:
+            yield
+        finally:
+            self.off()
 
 
 class _Ratio:
@@ -104,6 +101,8 @@ class _Ratio:
         self.noise += float(((exact - found.double()) ** 2).sum())
 
     def decibels(self) -> float:
+        if not self.ran:
+            return math.nan
         if self.noise == 0:
             return math.inf
         return 10 * math.log10(self.signal / self.noise) if self.signal else -math.inf
@@ -115,11 +114,8 @@ def _compared(layers: dict[str, nn.Module], switches: dict[str, _Switch], ratios
 
     def hook_of(name: str):
         def hook(layer: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-            switches[name].on()
-            try:
+            with switches[name].turned_on():
                 again = type(layer).forward(layer, *args, **kwargs)
-            finally:
-                switches[name].off()
             for exact, found in zip(floats(output), floats(again), strict=True):
                 ratios[name].add(exact, found)
 
