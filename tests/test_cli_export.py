@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mxexport import cli, runtime
+from mxexport import cli, graph, runtime
 
 MODULE = """
 import torch
@@ -20,6 +20,10 @@ import mxexport as mx
 
 def build():
     return torch.nn.Sequential(torch.nn.Embedding(20, 40), torch.nn.Linear(40, 8, bias=False))
+
+def depthwise():
+    conv = torch.nn.Conv2d(40, 40, 3, groups=40)
+    return torch.nn.Sequential(conv, torch.nn.BatchNorm2d(40), torch.nn.Conv2d(40, 64, 1)).eval()
 
 class Nets:
     ready = mx.quantize_model(build(), "mxfp4_e2m1", None)
@@ -124,3 +128,18 @@ def test_weights_are_packed_and_parameters_inputs_when_asked(run, tmp_path):
         assert (len(proto.graph.input) == 1) == (inputs == 1)
     code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "zipped")
     assert code == 2 and "expected 'float' or 'packed'" in err
+
+
+def test_the_recipe_is_the_default_and_says_what_it_changed(run, tmp_path):
+    options = ["--input", "1,40,5,5", "--weight", "mxfp8_e4m3", "--activation", "mxfp8_e4m3"]
+    code, out, _ = run("mynet:depthwise", "robust.onnx", *options)
+    assert code == 0 and "0: weight mxfp8_e4m3 -> mxint8 (recipe: depthwise)" in out
+    code, out, _ = run("mynet:depthwise", "asked.onnx", *options, "--recipe", "none")
+    assert code == 0 and "recipe" not in out
+    formats = []
+    for name in ("robust", "asked"):
+        nodes = {node.name: node for node in graph.load(tmp_path / f"{name}.onnx").graph}
+        formats.append([graph.quantizer_format(nodes[f"{i}.weight_quant"]).name for i in (0, 2)])
+    assert formats == [["mxint8", "mxfp8_e4m3"], ["mxfp8_e4m3", "mxfp8_e4m3"]]
+    code, _, err = run("mynet:depthwise", "m.onnx", *options, "--recipe", "rubust")
+    assert code == 2 and "unknown recipe 'rubust'" in err

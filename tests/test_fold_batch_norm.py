@@ -517,6 +517,7 @@ def test_every_norm_of_a_mobile_network_with_padded_convolutions_is_folded():
     model = with_statistics(nn.Sequential(padded(3, 8, 3), *(Inverted(8) for _ in range(16))))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "16 depthwise layers take")
         quantized, report = mx.quantize_model(model, "mxint8", None, fold_batch_norm=True, return_report=True)
     assert len(report.folded) == 49 and not report.not_folded
     x = torch.randn(1, 3, 8, 8)

@@ -14,6 +14,7 @@ from mxexport import graph, runtime, verification
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import QuantSpec, freeze_scales
 from mxexport.quant.bias import product_step
+from mxexport.quant.fake import Quantizer
 
 
 def net() -> nn.Module:
@@ -151,3 +152,20 @@ def test_copies_and_state_dicts_keep_stored_scales():
 def test_mistakes_are_named(options, message):
     with pytest.raises(FormatError, match=message):
         mx.quantize_model(net(), **{"weight": "mxint8", **options})
+
+
+@pytest.mark.parametrize("spec", [QuantSpec("mxint8"), QuantSpec("mxfp8_e4m3", scale_rule="rceil")], ids=str)
+def test_a_spec_with_dynamic_scales_takes_the_road_of_its_format(spec, monkeypatch, tmp_path):
+    calls, fused = [], Quantizer._fused
+    monkeypatch.setattr(Quantizer, "_fused", lambda self, x: calls.append(tuple(x.shape)) or fused(self, x))
+    x, found = torch.randn(3, 4, 6, 6), []
+    for fmt in (spec, spec.format):
+        model = mx.quantize_model(net(), fmt, fmt, scale_rule=spec.scale_rule or "floor").eval()
+        calls.clear()
+        values = [model(x), model[0].quant_weight().value, model[3].quant_weight().scale]
+        mx.export(model, (x,), tmp_path / "m.onnx")
+        nodes = [(node.op_type, node.name) for node in graph.load(tmp_path / "m.onnx").graph]
+        found.append((list(calls), nodes, [value.detach().numpy() for value in values]))
+    assert len(found[0][0]) == 6  # inputs and weights of two layers, and two weights once more
+    assert found[0][:2] == found[1][:2]
+    assert all(verification.equal_bits(a, b).all() for a, b in zip(found[0][2], found[1][2], strict=True))

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from mxexport.cli._common import AsJson, console
-from mxexport.errors import InputFileError, MXExportError, OptionError
+from mxexport.errors import InputFileError, MXExportError, OptionError, UnsupportedError
 
 _DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
 
@@ -41,6 +41,9 @@ def export(
     weight: Annotated[str | None, typer.Option(help="Format of weights (default mxint8; none: float).")] = None,
     activation: Annotated[str | None, typer.Option(help="Format of activations (default mxint8; none: float).")] = None,
     exclude: Annotated[list[str] | None, typer.Option(help="Layer or pattern that stays in float; repeatable.")] = None,
+    recipe: Annotated[
+        str, typer.Option(help="How formats are applied: robust (see quantize_model), or none: exactly as asked.")
+    ] = "robust",
     opset: Annotated[int, typer.Option(help="ONNX opset, 18 to 26.")] = 20,
     dynamic_batch: Annotated[bool, typer.Option(help="Leave the first dimension of every input open.")] = True,
     external_data: Annotated[
@@ -63,8 +66,9 @@ def export(
     module = _load(model)
     if weights_file is not None:
         _load_weights(module, weights_file)
+    module = _quantized(module, weight, activation, exclude or [], None if recipe == "none" else recipe)
     report = write(
-        _quantized(module, weight, activation, exclude or []),
+        module,
         examples,
         out,
         opset=opset,
@@ -76,7 +80,17 @@ def export(
     if as_json:
         print(report.to_json())
     else:
-        console.print(str(report), highlight=False, markup=False, soft_wrap=True)
+        console.print("\n".join([str(report), *_changes(module)]), highlight=False, markup=False, soft_wrap=True)
+
+
+def _changes(module) -> list[str]:
+    """What the recipe changed, one line per layer and change."""
+    from mxexport.quant import conversion_report
+
+    try:
+        return [str(change) for change in conversion_report(module).changed]
+    except UnsupportedError:  # quantized elsewhere
+        return []
 
 
 def _example(text: str):
@@ -181,7 +195,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _quantized(module, weight: str | None, activation: str | None, exclude: list[str]):
+def _quantized(module, weight: str | None, activation: str | None, exclude: list[str], recipe: str | None):
     """`module` quantized; as it is when it holds quantized layers and no formats are asked for."""
     from mxexport.frontends.brevitas import is_brevitas
     from mxexport.frontends.torchao import is_torchao
@@ -191,4 +205,4 @@ def _quantized(module, weight: str | None, activation: str | None, exclude: list
     if ready and weight is None and activation is None and not exclude:
         return module
     weight, activation = (None if f == "none" else f or "mxint8" for f in (weight, activation))
-    return quantize_model(module, weight, activation, exclude=exclude)
+    return quantize_model(module, weight, activation, exclude=exclude, recipe=recipe)

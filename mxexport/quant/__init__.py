@@ -22,6 +22,7 @@ from mxexport.quant.layers import (
 )
 from mxexport.quant.quantizers import activation_quantizer, freeze_scales, weight_quantizer
 from mxexport.quant.report import ConversionReport, conversion_report
+from mxexport.quant.sensitivity import Sensitivity, sensitivity
 from mxexport.quant.sources import ScaleSource
 from mxexport.quant.spec import QuantSpec
 from mxexport.quant.storage import load_file, save_file
@@ -57,6 +58,7 @@ __all__ = [
     "QuantSpec",
     "Quantizer",
     "ScaleSource",
+    "Sensitivity",
     "activation_quantizer",
     "conversion_report",
     "fake_quantize",
@@ -66,5 +68,6 @@ __all__ = [
     "quantize_model",
     "quantize_with",
     "save_file",
+    "sensitivity",
     "weight_quantizer",
 ]

@@ -15,10 +15,12 @@ from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import batch_norm
-from mxexport.quant.fold_proof import plan_folds
+from mxexport.quant.calling import calls
+from mxexport.quant.fold_proof import FoldPlan, plan_folds
 from mxexport.quant.functional import FunctionalLayer, functional_kind, may_be_functional
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
+from mxexport.quant.recipe import Robust, check_recipe, depthwise_warning
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
 from mxexport.quant.spec import Format
 
@@ -29,11 +31,13 @@ def quantize_model(
     activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
-    scale_rule: str = "floor",
+    scale_rule: str | None = None,
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
     example_inputs: Any = None,
+    recipe: str | None = None,
+    calibration: object = None,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
@@ -48,7 +52,7 @@ def quantize_model(
         weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
             its fields serves as well); None keeps that side in float.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
-        scale_rule: how power-of-two scales are chosen: floor, ceil, even or rceil.
+        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even or rceil.
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
         formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
             path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
@@ -57,23 +61,39 @@ def quantize_model(
             Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
         example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
             norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open.
+        recipe: "robust" for use after training, of depthwise networks above all: folds batch norms, takes 8 bits for
+            stem, depthwise and small layers and for each format its best scale rule, and corrects biases (see
+            `mxexport.quant.recipe`). What `formats`, `exclude` and `scale_rule` ask for stays as asked. None (the
+            default) takes what is asked, everywhere.
+        calibration: inputs for the recipe, which then corrects the biases of layers behind no batch norm, too: a
+            tensor, a tuple of arguments, a dict of them by name, or a list of these. The copy runs them, in eval mode.
         return_report: also return the report.
 
     Raises:
-        FormatError: unknown format, scale rule or key in `formats`.
+        FormatError: unknown format, scale rule, recipe or key in `formats`, or `calibration` without a recipe.
         InputFileError: `formats` is a file that is missing or unreadable.
         UnsupportedError: no layer could be quantized, a pattern matches no module, the model cannot be copied, or it
             fails on `example_inputs`.
     """
     if not isinstance(model, nn.Module):
         raise UnsupportedError(f"quantize_model: expected a torch.nn.Module, found {type(model).__name__}")
-    table = format_table(weight, activation, scale_rule, bias_format, exclude, formats)
+    check_recipe(recipe, calibration)
+    rule = "floor" if scale_rule is None else scale_rule
+    table = format_table(weight, activation, rule, bias_format, exclude, formats)
     table.check_patterns(model)
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
-        conversion = _Conversion(_copy(model), table)
-        if fold_batch_norm:
-            conversion.fold_batch_norms(example_inputs)
+        conversion, robust = _Conversion(_copy(model), table), None
+        plan = FoldPlan()
+        if fold_batch_norm or recipe is not None:
+            plan = plan_folds(conversion.model, _examples(example_inputs, calibration))
+        if recipe is not None:
+            asked = scale_rule is not None
+            robust = Robust(conversion.model, conversion.layers(), table, asked, calibration, plan.pairs)
+            conversion.table = robust.table
+        conversion.fold_batch_norms(plan)
         quantized, report = conversion.run(), conversion.report
+        if robust:
+            robust.finish(quantized, report)
     if not report.converted:
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
@@ -82,9 +102,19 @@ def quantize_model(
         warnings.warn("left in float: " + in_short(unexpected), stacklevel=2)
     if report.not_folded:
         warnings.warn("batch norms not folded: " + in_short(report.not_folded), stacklevel=2)
+    if robust is None and (text := depthwise_warning(quantized, report, table)):
+        warnings.warn(text, stacklevel=2)
     _stop_fused_kernels(quantized)
     attach(report, quantized)
     return (quantized, report) if return_report else quantized
+
+
+def _examples(example_inputs: Any, calibration: object) -> Any:
+    """Inputs whose shapes may be looked at: those given for it, else the first of those to calibrate with."""
+    if example_inputs is not None or calibration is None:
+        return example_inputs
+    args, keywords = calls(calibration)[0]
+    return keywords or args
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -114,9 +144,16 @@ class _Conversion:
     def run(self) -> nn.Module:
         return self.visit(self.model)
 
-    def fold_batch_norms(self, example_inputs: Any) -> None:
+    def layers(self) -> dict[str, list[str]]:
+        """First name -> all names, of the modules that will be quantized."""
+        return {
+            names[0]: names
+            for module, names in self.names.items()
+            if isinstance(self.kind_of(module), type) and self.reason_to_leave(module)[0] is None
+        }
+
+    def fold_batch_norms(self, plan: FoldPlan) -> None:
         """Fold into layers that will be quantized; others stay as they are, like the norms that follow them."""
-        plan = plan_folds(self.model, example_inputs)
         self.report.not_folded += plan.left.items()
         for layer, norm in plan.pairs:
             reason, _ = self.reason_to_leave(self.model.get_submodule(layer))
@@ -169,7 +206,8 @@ class _Conversion:
         layer = _from_float(kind, module, names[0], formats)
         self.report.converted.append(describe(names[0], layer, formats.scale_rule))
         for part in kind.parts:
-            setattr(layer, part, self._convert_part(layer, getattr(module, part), [f"{n}.{part}" for n in names]))
+            part_names = [f"{name}.{part}".lstrip(".") for name in names]
+            setattr(layer, part, self._convert_part(layer, getattr(module, part), part_names))
         return layer
 
     def _convert_part(self, layer: QuantLayer, part: nn.Module, names: list[str]) -> nn.Module:

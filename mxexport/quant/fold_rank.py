@@ -55,6 +55,9 @@ def rank_before(node) -> int | None:
     if node.target in _BINARY:
         ranks = [rank_before(a) for a in node.args if isinstance(a, fx.Node)]
         return max(ranks) if ranks and None not in ranks else None
+    if name in ("cat", "concat", "concatenate") and isinstance(first, (list, tuple)):
+        ranks = {rank_before(part) for part in first}
+        return ranks.pop() if len(ranks) == 1 else None
     if name in _SAME:
         return rank_before(first)
     if name in ("view", "reshape", "permute"):

@@ -43,10 +43,13 @@ class FormatTable:
     def formats_of(self, names: Sequence[str]) -> LayerFormats:
         """Formats of a module that goes by `names` (several where it is shared)."""
         chosen = self.defaults
-        for pattern, keys in self.entries:
-            if matches(pattern, names):
-                chosen = replace(chosen, **keys)
+        for keys in self.entries_of(names):
+            chosen = replace(chosen, **keys)
         return chosen
+
+    def entries_of(self, names: Sequence[str]) -> list[dict]:
+        """The entries for a module that goes by `names`, in order."""
+        return [keys for pattern, keys in self.entries if matches(pattern, names)]
 
     def excluding_pattern(self, names: Sequence[str]) -> str | None:
         """The pattern that excludes this module, or None."""

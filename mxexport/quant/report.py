@@ -10,7 +10,9 @@ from torch import nn
 
 from mxexport import groups
 from mxexport.errors import UnsupportedError
+from mxexport.formats import GroupFormat
 from mxexport.quant.layer import QuantLayer
+from mxexport.quant.spec import QuantSpec
 
 _ATTRIBUTE = "_mxexport_conversion_report"
 
@@ -42,14 +44,30 @@ class FloatLayer:
         return self.name or "the model itself"
 
 
+@dataclass(frozen=True)
+class RecipeChange:
+    """What a recipe changed of a layer; `what`: weight or activation (formats), weight rule, activation rule, bias."""
+
+    layer: str
+    what: str
+    before: str
+    after: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.what} {self.before} -> {self.after} (recipe: {self.reason})"
+
+
 @dataclass
 class ConversionReport:
-    """`folded`: (batch norm, layer it went into) pairs; `not_folded`: (batch norm, why) if folding was asked for."""
+    """`folded`: (batch norm, layer it went into) pairs; `not_folded`: (batch norm, why) if folding was asked for;
+    `changed`: where a recipe departed from what was asked."""
 
     converted: list[ConvertedLayer] = field(default_factory=list)
     left: list[FloatLayer] = field(default_factory=list)
     folded: list[tuple[str, str]] = field(default_factory=list)
     not_folded: list[tuple[str, str]] = field(default_factory=list)
+    changed: list[RecipeChange] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -63,6 +81,7 @@ class ConversionReport:
         ]
         lines += [f"{norm}: folded into {layer}" for norm, layer in self.folded]
         lines += [f"{norm or 'the model itself'}: not folded: {why}" for norm, why in self.not_folded]
+        lines += [str(change) for change in self.changed]
         lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
         return "\n".join(lines)
 
@@ -97,10 +116,16 @@ def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
         type(layer).__name__,
         _name(q),
         _name(x),
-        scale_rule,
+        _rules(layer) or scale_rule,
         _padding_percent(layer),
         _note(layer),
     )
+
+
+def _rules(layer: QuantLayer) -> str:
+    """The rule of the layer's power-of-two scales; of weight/activation where they differ."""
+    held = (getattr(layer, name, None) for name in ("weight_quant", "input_quant"))
+    return "/".join(dict.fromkeys(q.scale_rule for q in held if q is not None and q.format.is_mx))
 
 
 def _name(quantizer) -> str | None:
@@ -109,6 +134,10 @@ def _name(quantizer) -> str | None:
         return None
     special = [getattr(quantizer, "source", "dynamic"), quantizer.scaling_per_output]
     return " ".join([quantizer.format.name, *(word for word in special if word not in ("dynamic", "group"))])
+
+
+def format_name(side: GroupFormat | QuantSpec | None) -> str:
+    return "float" if side is None else side.name
 
 
 def _padding_percent(layer: QuantLayer) -> float:

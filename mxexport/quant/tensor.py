@@ -17,6 +17,7 @@ from mxexport.formats import GroupFormat, get_format
 from mxexport.quant import codes, kernels, transforms
 from mxexport.quant.fake import Quantizer, check_input
 from mxexport.quant.layout import Layout
+from mxexport.quant.sources import DynamicScale
 from mxexport.scaling import resolve_scaling
 
 INNER = ("_grouped", "scale_", "zero_point_", "tensor_scale")
@@ -433,6 +434,8 @@ def quantize_with(quantizer, x: Tensor) -> GroupwiseFloatQuantTensor | Groupwise
     if not torch.compiler.is_compiling():
         _refuse_transforms(x)
     fmt, axis = quantizer.group_format(x), quantizer.axis % x.ndim
+    if isinstance(quantizer, DynamicScale):
+        quantizer = quantizer.core
     if isinstance(quantizer, Quantizer):
         value, scale, zero_point = quantizer.quantize(x)
     else:

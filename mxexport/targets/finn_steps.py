@@ -102,7 +102,7 @@ def exact_thresholds(thresholds: np.ndarray, scale: np.ndarray, lowest: int) -> 
 
 
 def step_streamline_residual(model, cfg):
-    """FINN's `step_streamline` where no branches join; else scales and transposes are moved past forks and joins, too."""
+    """FINN's `step_streamline` where no branches join; else scales and transposes move past forks and joins, too."""
     from finn.builder.build_dataflow_steps import step_streamline
     from finn.transformation.streamline import Streamline, absorb, reorder
     from qonnx.transformation.infer_data_layouts import InferDataLayouts
@@ -156,9 +156,14 @@ def run_steps(path: str, out: str, part: str, fps: int, arrays: dict | None = No
     from qonnx.core.modelwrapper import ModelWrapper
 
     cfg = config.DataflowBuildConfig(
-        output_dir=out, synth_clk_period_ns=DEFAULT_CLOCK_NS, fpga_part=part, target_fps=fps, standalone_thresholds=True,
-        generate_outputs=[config.DataflowOutputType.ESTIMATE_REPORTS], steps=build_steps(),
-    )  # fmt: skip
+        output_dir=out,
+        synth_clk_period_ns=DEFAULT_CLOCK_NS,
+        fpga_part=part,
+        target_fps=fps,
+        standalone_thresholds=True,
+        generate_outputs=[config.DataflowOutputType.ESTIMATE_REPORTS],
+        steps=build_steps(),
+    )
     model, found, parent = ModelWrapper(path), {"steps": {}, "outside": [], "units": {}}, None
     for step in build_steps():
         name = step if isinstance(step, str) else step.__name__
@@ -215,7 +220,7 @@ def _execute(model, x: np.ndarray) -> np.ndarray:
 
 
 def _put_together(model, parent, folder: Path):
-    """The parent graph with `model` in its partition; units by what they compute, not by the simulation of their RTL."""
+    """The parent graph with `model` in its partition; units by what they compute, their RTL is not simulated."""
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.custom_op.registry import getCustomOp
 
