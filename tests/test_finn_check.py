@@ -119,8 +119,8 @@ def test_a_node_without_a_name_goes_by_its_operator():
 
 
 def test_conditions_of_the_whole_file():
-    message = "its opset is 18, expected at most 17.*; convert the file with to='finn'"
-    only(GOOD["linear"], "model", message, opset=18)
+    message = "its opset is 22, expected at most 21.*; convert the file with to='finn'"
+    only(GOOD["linear"], "model", message, opset=22)
     message = r"its shape \[n,4\] is open, expected a size for every dimension; give batch=1"
     only(GOOD["linear"], "x", message, inputs="float[n,4] x")
     only("[i] i = Add(b, short) y = Add(x, i)", "short", "its type is FLOAT16, expected float32.*; store it as float32")

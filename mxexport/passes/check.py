@@ -199,7 +199,7 @@ def _is_dataflow(node: ir.Node) -> bool:
 def _refused(model: ir.Model, target: str, listed: list[Problem]) -> Iterator[Problem]:
     """Nothing where the conversion takes the model. Else `listed`, and what it refuses beyond: widths, values, ..."""
     try:
-        importlib.import_module("mxexport.targets").convert_model(model, target)
+        importlib.import_module("mxexport.targets.conversion").convert_model(model, target)
     except UnsupportedError as error:
         named = tuple(where for where, _ in listed)
         yield from listed

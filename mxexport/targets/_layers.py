@@ -14,6 +14,7 @@ from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.opsets import raise_opset
+from mxexport.passes.fold_constants import fold_constants
 from mxexport.passes.name_nodes import name_nodes
 from mxexport.targets import values
 from mxexport.targets._integers import Grid
@@ -42,6 +43,7 @@ def prepare(model: ir.Model, batch: int | None) -> None:
     a batch. Raises UnsupportedError for an opset that cannot be raised."""
     raise_opset(model, qonnx_general.LOWEST_OPSET)
     name_nodes(model)
+    fold_constants(model)  # what finds the scale of a weight, in files that are not clean
     _fix_batch(model, batch)
 
 

@@ -1,10 +1,16 @@
-"""QONNX within FINN's conditions: opset 17, weights with one step per output channel, activations with one step.
+"""QONNX within FINN's conditions: weights with one step per output channel, activations with one step.
 
 Groups disappear by the wide fold: codes * 2**e of all groups of an output channel are integers of one finer step.
-Nothing here ran in FINN itself; `check_finn` holds what its source asks for.
+`check_finn` holds what FINN asks for; the tests in tests/finn run what it accepts through FINN+'s own steps.
 """
 
 from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -12,10 +18,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass,
 
 from mxexport import graph
 from mxexport.constants import constant_array
-from mxexport.errors import UnsupportedError
+from mxexport.errors import OptionError, UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.opsets import lower_opset
-from mxexport.targets import Converted
+from mxexport.targets import finn_steps
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of
 from mxexport.targets._layers import (
@@ -35,32 +41,39 @@ from mxexport.targets._quantizers import (
     is_quantizer,
     read_activation,
 )
+from mxexport.targets._requantizers import MOVERS, merge_requantizer
 from mxexport.targets._trunc import replace_trunc
-from mxexport.targets.finn_check import check_finn, nodes_without_units
+from mxexport.targets.conversion import Converted
+from mxexport.targets.finn_check import HIGHEST_OPSET, LOWEST_OPSET, check_finn, nodes_without_units
 
-OPSET, IR_VERSION = 17, 8
-_MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
-_WHOLE = (
-    (
-        "model",
-        "not tested in FINN, which cannot be installed beside mxexport; check_finn holds its published conditions",
-    ),
-    ("model", "FINN's thresholds round ties up where Quant rounds them to even: codes may differ at exact ties"),
-)
+IR_VERSION = 8
+_HOW = f"""go on in FINN+ 1.6 with steps that round ties to even, as this file does, and join branches:
+  from finn_steps import build_steps  # {finn_steps.__file__}
+  DataflowBuildConfig(..., steps=build_steps(), standalone_thresholds=True)
+or see resources and cycles at once: python finn_steps.py FILE build/"""
 
 
-def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Converted:
-    """A copy of `model` for FINN at opset 17; notes tell how each weight was folded. QuantizeLinear and
+def convert(model: ir.Model, *, opset: int | None = None, batch: int = 1, max_weight_bits: int = 32) -> Converted:
+    """A copy of `model` for FINN; notes tell how each weight was folded and how to go on. QuantizeLinear and
     DequantizeLinear are read as our quantizers first.
 
+    opset: what to lower the model to; the model's own where it is lower. None: the highest that FINN+ 1.6 was seen to
+        take, 21; FINN before it wants 17.
     batch: size given to an open first dimension (FINN wants every shape known).
 
     Raises:
+        OptionError: an opset outside 13 to 21.
         UnsupportedError: layers that do not fit, all of them, each with the way out.
     """
-    (work, left), notes = with_our_quantizers(model, batch), [*_WHOLE]
+    opset = _check_opset(opset)
+    (work, left), notes = with_our_quantizers(model, batch), [("model", _HOW)]
     problems: list[tuple[str, str]] = []
-    changes = ((replace_trunc, "FINN"), (_replace_activation,), (_replace_weight, max_weight_bits, notes))
+    changes = (
+        (replace_trunc, "FINN"),
+        (_replace_activation,),
+        (merge_requantizer,),
+        (_replace_weight, max_weight_bits, notes),
+    )
     for change, *options in changes:
         for node in list(work.graph):
             try:
@@ -73,16 +86,76 @@ def convert(model: ir.Model, *, batch: int = 1, max_weight_bits: int = 32) -> Co
     RemoveUnusedNodesPass()(work)
     work.functions.clear()
     store_constants(work, {"Add", "Mul"})
-    lower_opset(work, OPSET)
+    lower_opset(work, opset)
     graph.attach_standard_functions(work)
     RemoveUnusedOpsetsPass()(work)
     if qonnx_general.DOMAIN in work.opset_imports:
         work.opset_imports[qonnx_general.DOMAIN] = 1
     work.ir_version = IR_VERSION
     ShapeInferencePass()(work)
+    _align_constants(work)
     if problems := check_finn(work):
         raise UnsupportedError("finn: the model does not meet FINN's conditions", explain(problems, left, work))
     return Converted(work, notes)
+
+
+def after_writing(path: Path) -> list[tuple[str, str]]:
+    """What FINN+ expects of the file, where the environment variable MXEXPORT_FINN names the Python it is installed
+    in."""
+    python = os.environ.get("MXEXPORT_FINN")
+    if not python:
+        return []
+    with tempfile.TemporaryDirectory(prefix="mxexport-finn-") as folder:
+        try:
+            found = run_finn(python, path, Path(folder))
+        except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+            return [("FINN", f"MXEXPORT_FINN={python}: its steps could not be run: {error}")]
+    if "error" in found:
+        return [("FINN", f"its steps end in {found['error']}")]
+    resources = ", ".join(f"{value:g} {name}" for name, value in found["resources"].items() if value)
+    speed = found["performance"]["estimated_throughput_fps"]
+    return [("FINN", f"expects {resources} and {speed:,.0f} frames a second on {finn_steps.DEFAULT_PART} (estimates)")]
+
+
+def run_finn(python: str, path: Path, out: Path, *options: str) -> dict:
+    """Run `finn_steps` on a file in FINN's environment; what it prints.
+
+    Raises:
+        OSError: no such program.
+        ValueError: it printed no result.
+        subprocess.TimeoutExpired: it took more than 20 minutes.
+    """
+    command = [python, finn_steps.__file__, str(path), str(out / "build"), *options]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=1200, env=os.environ | {"FINN_BUILD_DIR": str(out)}
+    )
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (ValueError, IndexError):
+        raise ValueError((done.stderr.strip().splitlines() or ["nothing was printed"])[-1]) from None
+
+
+def _check_opset(opset: int | None) -> int:
+    if opset is None:
+        return HIGHEST_OPSET
+    if not isinstance(opset, int) or isinstance(opset, bool) or not LOWEST_OPSET <= opset <= HIGHEST_OPSET:
+        raise OptionError(f"finn: opset is {opset!r}; expected a whole number from {LOWEST_OPSET} to {HIGHEST_OPSET}")
+    return opset
+
+
+def _align_constants(model: ir.Model) -> None:
+    """Constants of Add and Mul on images get every dimension: [C, 1, 1] -> [1, C, 1, 1]. FINN absorbs no others into
+    thresholds once it has turned the images to channels last."""
+    for node in model.graph:
+        if node.domain != "" or node.op_type not in ("Add", "Mul"):
+            continue
+        ranks = [0 if value.shape is None else len(value.shape) for value in node.inputs]
+        for i, value in enumerate(node.inputs):
+            array = constant_array(value)
+            if array is not None and 0 < array.ndim < max(ranks) and max(ranks) > 2:
+                shape = (1,) * (max(ranks) - array.ndim) + array.shape
+                node.replace_input_with(i, add_constant(model.graph, f"{value.name}_aligned", array.reshape(shape)))
+    RemoveUnusedNodesPass()(model)
 
 
 def _replace_activation(node: ir.Node) -> None:
@@ -99,21 +172,39 @@ def _replace_activation(node: ir.Node) -> None:
 
 
 def _move_up(node: ir.Node) -> None:
-    """MaxPool(x) -> Quant becomes Quant(x) -> MaxPool, likewise for what only moves values.
+    """MaxPool(x) -> Quant becomes Quant(x) -> MaxPool, likewise for what only moves values, and with a Relu in between.
 
-    FINN joins a Relu with the Quant directly behind it. With one step per tensor both orders give the same codes.
+    FINN joins a Relu with the Quant directly behind it, and pools integers only. With one step per tensor all orders
+    give the same codes.
     """
+    _move_relu_up(node.inputs[0].producer())
+    while (mover := node.inputs[0].producer()) is not None and _is_plain(mover, MOVERS):
+        _swap(mover, node)
+        _move_relu_up(node.inputs[0].producer())
+
+
+def _move_relu_up(node: ir.Node | None) -> None:
+    if _is_plain(node, {"Relu"}) and _is_plain(mover := node.inputs[0].producer(), MOVERS):
+        _swap(mover, node)
+
+
+def _is_plain(node: ir.Node | None, op_types: set[str]) -> bool:
+    """A standard node of these types with one output, which one node alone reads."""
+    if node is None or node.domain != "" or node.op_type not in op_types or len(node.outputs) > 1:
+        return False
+    return not node.outputs[0].is_graph_output() and len(node.outputs[0].uses()) == 1
+
+
+def _swap(mover: ir.Node, node: ir.Node) -> None:
+    """node(mover(x)) -> mover(node(x)) under the name that the result had."""
     g = node.graph
-    while (mover := node.inputs[0].producer()) is not None and mover.domain == "" and mover.op_type in _MOVERS:
-        if len(mover.outputs) > 1 or mover.outputs[0].is_graph_output() or len(mover.outputs[0].uses()) > 1:
-            return
-        x, moved, out = mover.inputs[0], mover.outputs[0], node.outputs[0]
-        g.remove(node)
-        g.insert_before(mover, node)
-        replace_value(out, moved)
-        node.replace_input_with(0, x)
-        mover.replace_input_with(0, out)
-        out.name, out.shape, out.type = f"{moved.name}_codes", x.shape, x.type
+    x, moved, out = mover.inputs[0], mover.outputs[0], node.outputs[0]
+    g.remove(node)
+    g.insert_before(mover, node)
+    replace_value(out, moved)
+    node.replace_input_with(0, x)
+    mover.replace_input_with(0, out)
+    out.name, out.shape, out.type = f"{moved.name}_codes", x.shape, x.type
 
 
 def _replace_weight(node: ir.Node, most: int, notes: list) -> None:

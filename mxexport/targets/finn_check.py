@@ -1,4 +1,4 @@
-"""FINN's conditions on a QONNX model, as its published source states them (not run in FINN)."""
+"""FINN's conditions on a QONNX model; what meets them is run through FINN+'s own steps by tests/finn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import onnx_ir as ir
 from mxexport.constants import constant_array
 from mxexport.ops import qonnx_general
 from mxexport.passes.rewriting import SHAPE_OPERATORS
+from mxexport.targets._requantizers import quantizer_before
 
 _OPERATORS = {
     "MatMul", "Conv", "Add", "Mul", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "BatchNormalization",
@@ -15,7 +16,7 @@ _OPERATORS = {
 _CONVERTED = {"Gemm", "Constant"} | SHAPE_OPERATORS  # gone when converted
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 _QUANT = (qonnx_general.DOMAIN, "Quant")
-_HIGHEST_OPSET = 17
+LOWEST_OPSET, HIGHEST_OPSET = qonnx_general.LOWEST_OPSET, 21
 _MOST_THRESHOLD_BITS = 8
 
 
@@ -23,8 +24,8 @@ def check_finn(model: ir.Model) -> list[tuple[str, str]]:
     """(node or tensor name, what FINN would fail on or get wrong) for everything found; empty when nothing is."""
     problems = []
     opset = model.opset_imports.get("", 0)
-    if opset > _HIGHEST_OPSET:
-        found = f"its opset is {opset}, expected at most {_HIGHEST_OPSET}: FINN's passes know no later one"
+    if opset > HIGHEST_OPSET:
+        found = f"its opset is {opset}, expected at most {HIGHEST_OPSET}: FINN+ was run with no later one"
         problems.append(("model", f"{found}; convert the file with to='finn', which lowers it"))
     for value in (*model.graph.inputs, *model.graph.outputs):
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
@@ -52,6 +53,8 @@ def _check_node(node: ir.Node) -> list[str]:
         return _check_product(node)
     if node.op_type == "Relu":
         return _check_relu(node)
+    if node.op_type == "MaxPool":
+        return _check_pool(node)
     return _check_constants(node) if node.op_type in {"Add", "Mul"} else []
 
 
@@ -145,8 +148,31 @@ def _check_activation(node: ir.Node) -> list[str]:
     if after_relu and (signed or narrow):
         was = " and ".join(name for name, given in (("signed", signed), ("narrow", narrow)) if given)
         found.append(f"it is {was} behind a Relu, expected unsigned and not narrow; convert the file with to='finn'")
-    if not after_relu and not signed:
+    if not after_relu and not signed and not _never_negative(node.inputs[0]):
         found.append("it is unsigned without a Relu directly before it, expected signed; use a signed format")
+    return found
+
+
+def _never_negative(value: ir.Value) -> bool:
+    """Values of an unsigned quantizer, moved or not."""
+    first = quantizer_before(value)
+    return first is not None and "signed" in first.attributes and not first.attributes["signed"].value
+
+
+def _check_pool(node: ir.Node) -> list[str]:
+    found, readers = [], {reader for reader, _ in node.outputs[0].uses()}
+    if quantizer_before(node.inputs[0]) is None:
+        what = _not_integers(node.inputs[0]).replace("units take", "pools take")
+        found.append(
+            f"its input {what}; quantize in front of the pool, with nothing but a Relu behind the layer before"
+        )
+    if len(readers) > 1:
+        where = ", ".join(sorted(reader.name or reader.op_type for reader in readers))
+        expected = "expected one: FINN cannot turn a pool in front of a fork to channels last"
+        found.append(
+            f"its output goes to {where}, {expected}; pool behind the place where the branches join, or use a "
+            "convolution with stride 2 in each"
+        )
     return found
 
 

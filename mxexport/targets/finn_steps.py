@@ -7,7 +7,8 @@ only: it is imported in FINN's environment (torch and the rest of mxexport are n
     python finn_steps.py model.onnx build/ [--part xczu3eg-sbva484-1-e] [--fps 2000] [--check inputs.npz]
 
 which goes as far as the estimate reports and prints one JSON object. `--check` executes the model after every step on
-the arrays `x` and `y` of a .npz file and counts the values of `y` that differ.
+the arrays `x` and `y` of a .npz file and counts the values of `y` that differ; "largest" is the largest difference in
+parts of the largest value.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def step_streamline_residual(model, cfg):
     """FINN's `step_streamline` where no branches join; else scales and transposes move past forks and joins, too."""
     from finn.builder.build_dataflow_steps import step_streamline
     from finn.transformation.streamline import Streamline, absorb, reorder
+    from qonnx.transformation.general import RemoveUnusedTensors
     from qonnx.transformation.infer_data_layouts import InferDataLayouts
     from qonnx.transformation.lower_convs_to_matmul import LowerConvsToMatMul
-    from qonnx.transformation.remove import RemoveUnusedTensors
 
     if not _joins(model):
         return step_streamline(model, cfg)
@@ -148,8 +149,8 @@ def _joins(model) -> bool:
 def run_steps(path: str, out: str, part: str, fps: int, arrays: dict | None = None) -> dict:
     """Run the steps on the file `path` into the directory `out`.
 
-    Returns `steps` (name -> values that differ, None without `arrays`), `outside` (operators that are not in the
-    partition), `units` (name -> operator, weight and accumulator type), `resources` and `performance` as FINN
+    Returns `steps` (name -> differences, None without `arrays`), `outside` (operators that are not in the partition),
+    `units` (name -> operator, weight and accumulator type), `resources` and `performance` as FINN
     estimates them; `error` where a step failed.
     """
     builder, config = _import_builder()
@@ -172,7 +173,7 @@ def run_steps(path: str, out: str, part: str, fps: int, arrays: dict | None = No
             if name == _AFTER_PARTITION:
                 parent = ModelWrapper(str(Path(out) / "intermediate_models" / "dataflow_parent.onnx"))
                 found["outside"] = [n.op_type for n in parent.graph.node if n.op_type != "StreamingDataflowPartition"]
-            found["steps"][name] = None if arrays is None else _count_differences(model, parent, arrays)
+            found["steps"][name] = None if arrays is None else _differences(model, parent, arrays)
         except Exception as error:  # FINN raises assertions, its own types and whatever numpy does
             reason = (str(error).strip().splitlines() or [""])[0]
             return found | {"error": f"{name}: {type(error).__name__}: {reason}"}
@@ -202,14 +203,14 @@ def _describe(node) -> dict:
     return {"operator": node.op_type} | types
 
 
-def _count_differences(model, parent, arrays: dict) -> int:
-    """Values of `y` that differ from what the model computes of `x`, sample by sample."""
-    count = 0
+def _differences(model, parent, arrays: dict) -> dict:
+    """How `y` differs from what the model computes of `x`, sample by sample."""
     with tempfile.TemporaryDirectory() as folder:
         whole = model if parent is None else _put_together(model, parent, Path(folder))
-        for x, y in zip(arrays["x"], arrays["y"], strict=True):
-            count += int((_execute(whole, x[None]).reshape(-1) != y.reshape(-1)).sum())
-    return count
+        found = np.stack([_execute(whole, x[None]).reshape(-1) for x in arrays["x"]])
+    expected = arrays["y"].reshape(found.shape)
+    largest = float(np.abs(found - expected).max() / max(np.abs(expected).max(), np.finfo(np.float32).tiny))
+    return {"differing": int((found != expected).sum()), "values": found.size, "largest": largest}
 
 
 def _execute(model, x: np.ndarray) -> np.ndarray:
@@ -249,8 +250,10 @@ def main() -> int:
     arrays = None if given.check is None else dict(np.load(given.check))
     found = run_steps(given.model, given.out, given.part, given.fps, arrays)
     print(json.dumps(found))
-    return int("error" in found or any(found["steps"].values()))
+    return int("error" in found or any(step and step["differing"] for step in found["steps"].values()))
 
 
 if __name__ == "__main__":
+    here = Path(__file__).resolve().parent  # a script's own directory comes first, and here it has a finn.py
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
     sys.exit(main())

@@ -24,7 +24,8 @@ from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
 from mxexport.ops._body import LOWEST_OPSET
 from mxexport.opsets import raise_opset
-from mxexport.targets import Converted, carriers
+from mxexport.targets import carriers
+from mxexport.targets.conversion import Converted
 from mxexport.targets.recover import recover_operators
 from mxexport.verification import equal_bits
 

@@ -19,7 +19,6 @@ from mxexport.errors import OptionError, UnsupportedError
 from mxexport.names import Names
 from mxexport.ops import qonnx_general
 from mxexport.passes.rewriting import SHAPE_OPERATORS
-from mxexport.targets import Converted
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._integers import grid_of
 from mxexport.targets._layers import (
@@ -34,6 +33,7 @@ from mxexport.targets._layers import (
 from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._trunc import is_trunc, replace_trunc
+from mxexport.targets.conversion import Converted
 
 FOLDS = ("auto", "wide", "groups")
 _EXACT = {

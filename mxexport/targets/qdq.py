@@ -22,7 +22,8 @@ from mxexport.errors import OptionError
 from mxexport.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.opsets import raise_opset
-from mxexport.targets import Converted, carriers, inlining, values
+from mxexport.targets import carriers, inlining, values
+from mxexport.targets.conversion import Converted
 
 LOWEST_OPSET, HIGHEST_OPSET = 21, 25
 _T = ir.DataType
