@@ -15,7 +15,9 @@ def convert(
     model: ModelFile,
     out: Annotated[Path, typer.Argument(help="Where the converted file goes.")],
     to: Annotated[str, typer.Option(help="qdq (standard ONNX), mxexport (the way back), hls4ml or finn.")],
-    opset: Annotated[int | None, typer.Option(help="Opset to write; qdq from 24 on: FP4 and E8M0 types.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="Opset to write. qdq: 21 to 25, from 24 on FP4, E8M0; finn: 13 to 21.")
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="hls4ml, finn: size of an open first dimension (1).")] = None,
     fold: Annotated[str | None, typer.Option(help="hls4ml: wide, groups, or auto (wide where narrow enough).")] = None,
     max_weight_bits: Annotated[int | None, typer.Option(help="hls4ml, finn: widest integer of a wide fold.")] = None,
