@@ -31,10 +31,10 @@ from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
 
-from mxexport import graph, runtime
+from mxexport import execution, graph, runtime
 from mxexport.errors import ShapeError, UnsupportedError
 from mxexport.ops import DOMAIN, OPERATORS
-from mxexport.passes import execution, qonnx_cleanup, qonnx_pass, run_passes
+from mxexport.passes import qonnx_cleanup, qonnx_pass, run_passes
 from tests import qonnx_networks
 from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes
 from tests.pass_helpers import model

@@ -13,6 +13,7 @@ _DATA_LIMIT = 1000  # bytes; larger initializers say nothing about shapes
 _KNOWN_DOMAINS = {*STANDARD_DOMAINS, DOMAIN, qonnx_general.DOMAIN}
 _MADE_UP = "unk__"
 _SHAPE_KEEPING = ("Trunc", "IntQuant")
+_ATTRIBUTES = {"rounding_mode": "STRING", "signed": "INT", "narrow": "INT"}
 
 
 def infer_shapes(model: ir.Model) -> Outcome:
@@ -68,6 +69,10 @@ def _register_qonnx_schemas() -> None:
             f"{op_type} of the QONNX standard.",
             inputs=[defs.OpSchema.FormalParameter("inputs", "tensor(float)", "", param_option=variadic)],
             outputs=[defs.OpSchema.FormalParameter("y", "tensor(float)", "")],
+            attributes=[
+                defs.OpSchema.Attribute(name, getattr(defs.OpSchema.AttrType, kind), "", required=False)
+                for name, kind in _ATTRIBUTES.items()
+            ],
         )
         schema.set_type_and_shape_inference_function(lambda ctx: ctx.set_output_type(0, ctx.get_input_type(0)))
         defs.register_schema(schema)
