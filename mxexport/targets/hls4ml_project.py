@@ -7,11 +7,16 @@ import io
 import os
 import warnings
 
+import numpy as np
+import onnx_ir as ir
+
 from mxexport import graph
+from mxexport.constants import constant_array
 from mxexport.errors import MissingToolError, UnsupportedError
 from mxexport.qonnx_guard import guarded_copy
 from mxexport.runtime import load_proto
 from mxexport.targets._fixed import grids
+from mxexport.targets._integers import grid_of
 
 _CHANNELS = {"Conv", "MaxPool"}
 
@@ -39,8 +44,7 @@ def project(
         import hls4ml
     except ModuleNotFoundError as error:
         raise MissingToolError("hls4ml is not installed; pip install hls4ml==1.3.0") from error
-    default = default_precision(path)
-    bits, fraction = input_type
+    default, (bits, fraction) = default_precision(path, input_type), input_type
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it prints every layer, twice
         warnings.simplefilter("ignore")
         model = _prepared(path)
@@ -54,18 +58,24 @@ def project(
         )
 
 
-def default_precision(path: str | os.PathLike) -> str:
-    """hls4ml's name of a fixed-point type that holds every value of a converted file.
+def default_precision(path: str | os.PathLike, input_type: tuple[int, int] = (0, 0)) -> str:
+    """hls4ml's name of a fixed-point type that holds every value of a converted file, its constants, and inputs of the
+    type given.
 
     hls4ml gives it to layers whose type it does not derive; its own default, 16 bits, would cut off values there.
     """
     model = graph.load(path)
-    known = grids(model)
+    known = [*grids(model).values()]
     if not known:
         raise UnsupportedError(f"{path}: no tensor of known type; convert it first: mxexport.convert(..., to='hls4ml')")
-    fraction = max(0, *(-grid.exponent for grid in known.values()))
-    whole = max(1, *(grid.bits + grid.exponent for grid in known.values())) + 1
+    known += [grid_of(array) for node in model.graph if node.op_type == "Mul" for array in _constants(node)]
+    fraction = max(0, input_type[1], *(-grid.exponent for grid in known))
+    whole = max(1, input_type[0] - input_type[1], *(grid.bits + grid.exponent for grid in known)) + 1
     return f"fixed<{whole + fraction},{whole}>"
+
+
+def _constants(node: ir.Node) -> list[np.ndarray]:
+    return [array for value in node.inputs if (array := constant_array(value)) is not None]
 
 
 def _prepared(path: str | os.PathLike):
