@@ -37,7 +37,7 @@ from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._trunc import is_trunc, replace_trunc
 from mxexport.targets.hls4ml_check import quantizer_refusal, refused
-from mxexport.targets.hls4ml_shapes import declare_types, simplify
+from mxexport.targets.hls4ml_shapes import declare_outputs, declare_types, simplify
 
 FOLDS = ("auto", "wide", "groups")
 _EXACT = {
@@ -89,7 +89,7 @@ def convert(
     problems += _products_of_anything(work, {name for name, _ in problems})
     if not problems:
         infer_shapes(work)
-        problems = refused(work) or declare_types(work)
+        problems = refused(work) or declare_outputs(work) or declare_types(work)
     if problems:
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", explain(problems, left, work))
     notes += _widths(work)

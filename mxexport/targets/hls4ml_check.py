@@ -7,6 +7,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from mxexport.constants import constant_array
+from mxexport.targets._fixed import grids
+from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import Uniform
 
 _VECTORS = "flatten what stands before it, or write a linear layer over tokens as a Conv1d of kernel 1"
@@ -14,7 +16,10 @@ _VECTORS = "flatten what stands before it, or write a linear layer over tokens a
 
 def refused(model: ir.Model) -> list[tuple[str, str]]:
     """(node, why and the way out) for every node of a converted graph, shapes inferred."""
-    return [(node.name, why) for node in model.graph for rule in _RULES.get(node.op_type, ()) if (why := rule(node))]
+    known = grids(model)
+    found = [(node.name, rule(node)) for node in model.graph for rule in _RULES.get(node.op_type, ())]
+    found += [(node.name, _padding(node, known)) for node in model.graph if node.op_type == "MaxPool"]
+    return [(name, why) for name, why in found if why]
 
 
 def quantizer_refusal(found: Uniform) -> str | None:
@@ -53,11 +58,18 @@ def _max_pool(node: ir.Node) -> str | None:
         return "the places of its maxima are read, expected the maxima alone; end the model before it"
     if _attribute(node, "ceil_mode", 0):
         return "ceil_mode is 1, expected 0: hls4ml leaves the last window out; pad or crop the image"
-    if any(_attribute(node, "pads", [])):
-        return f"pads are {_attribute(node, 'pads', [])}, expected 0: hls4ml pads with zeros; crop or pool without"
     if set(_attribute(node, "dilations", [1])) != {1}:
         return f"dilations are {_attribute(node, 'dilations', [])}, expected 1; pool without"
     return None
+
+
+def _padding(node: ir.Node, known: dict[ir.Value, Grid]) -> str | None:
+    """The pad value has the highest bit set: the least of signed numbers."""
+    pads, grid = _attribute(node, "pads", []), known.get(node.inputs[0])
+    if not any(pads) or grid is None or grid.signed:
+        return None
+    found = f"pads are {list(pads)} around unsigned values, expected none or signed values"
+    return f"{found}: hls4ml pads unsigned ones with half of their range; use a signed quantizer before it"
 
 
 def _sum_of_equals(node: ir.Node) -> str | None:

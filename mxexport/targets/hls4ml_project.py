@@ -32,7 +32,8 @@ def project(
     """The hls4ml `ModelGraph` of a converted file, ready for `compile()` (C simulation, g++ only) and `predict(x)`.
 
     input_type: (bits, fraction bits) of the model's inputs; finer values are cut off before the first quantizer.
-    Models with convolutions are turned to channels last by qonnx; their inputs and outputs keep their layout.
+    Models with convolutions are turned to channels last by qonnx; their inputs and outputs keep their layout. Outputs
+    keep their order.
     `options` go to `hls4ml.converters.convert_from_onnx_model`.
 
     Raises:
@@ -53,9 +54,11 @@ def project(
         )
         for value in model.graph.input:
             config["LayerName"][value.name]["Precision"] = {"result": f"fixed<{bits},{bits - fraction}>"}
-        return hls4ml.converters.convert_from_onnx_model(
+        made = hls4ml.converters.convert_from_onnx_model(
             model, output_dir=str(output_dir), backend=backend, hls_config=config, **options
         )
+    made.outputs = _in_order(made.outputs, model)
+    return made
 
 
 def default_precision(path: str | os.PathLike, input_type: tuple[int, int] = (0, 0)) -> str:
@@ -76,6 +79,13 @@ def default_precision(path: str | os.PathLike, input_type: tuple[int, int] = (0,
 
 def _constants(node: ir.Node) -> list[np.ndarray]:
     return [array for value in node.inputs if (array := constant_array(value)) is not None]
+
+
+def _in_order(outputs: list[str], model) -> list[str]:
+    """hls4ml lists outputs in the order of the nodes that make them."""
+    wanted = [value.name for value in model.graph.output]
+    order = [name for node in model.graph.node for name in node.output[:1] if name in wanted]
+    return [outputs[order.index(name)] for name in wanted]
 
 
 def _prepared(path: str | os.PathLike):

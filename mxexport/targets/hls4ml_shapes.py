@@ -10,6 +10,7 @@ from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
 from mxexport.targets._fixed import grids
+from mxexport.targets._integers import Grid
 from mxexport.targets._layers import replace_value
 from mxexport.targets._quantizers import add_constant, add_quant
 
@@ -51,7 +52,9 @@ def _of_sample(array: np.ndarray, dims: list[int]) -> np.ndarray:
     """[C] of vectors; [1, C, H, W] of images, all of it: hls4ml repeats nothing along channels, and drops sizes 1."""
     if array.size == 1:
         return array.reshape(())
-    if array.ndim > len(dims) + 1 or (array.ndim == len(dims) + 1 and array.shape[0] != 1):
+    if array.ndim == len(dims) + 1 and (array == array[:1]).all():
+        array = array[:1]
+    elif array.ndim > len(dims):
         found = (
             f"its constant has shape {array.shape}, expected {dims} or what extends to it: the same for every sample"
         )
@@ -91,6 +94,37 @@ def declare_types(model: ir.Model) -> list[tuple[str, str]]:
         replace_value(value, made)
         quant.replace_input_with(0, value)
     return problems
+
+
+def declare_outputs(model: ir.Model) -> list[tuple[str, str]]:
+    """y, an output that nodes read, too   ->   Quant(y), an output alone: qonnx finds no way for images read so.
+
+    Gives (node, why) for those whose values nobody knows, and outputs that no node makes, or one makes twice.
+    """
+    known, problems, g = grids(model), [], model.graph
+    for i, value in enumerate(g.outputs):
+        node = value.producer()
+        if node is None or list(g.outputs).index(value) != i:
+            problems.append((value.name, "it is an output twice, or an input, too; expected an output by its own node"))
+        elif value.uses() and value not in known:
+            why = "it is an output that nodes read, and has no fixed-point type; quantize its input"
+            problems.append((node.name, f"{why}, or give input_type=(bits, fraction bits)"))
+        elif value.uses():
+            _repeat_output(g, i, known[value])
+    return problems
+
+
+def _repeat_output(g: ir.Graph, index: int, grid: Grid) -> None:
+    """One bit more than needed: a quantizer of the type it is given would be removed."""
+    value, last = g.outputs[index], g[-1]
+    scale = np.ldexp(np.float32(1), grid.exponent)
+    made = add_quant(last, value, f"{value.producer().name}_output", scale, grid.bits + 1, grid.signed, False)
+    quant = made.producer()
+    g.remove(quant)
+    g.append(quant)
+    g.outputs[index] = made
+    name, value.name = value.name, f"{value.name}_inside"
+    made.name = name
 
 
 def _is_quant(node: ir.Node | None) -> bool:
