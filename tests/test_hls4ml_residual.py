@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -13,8 +16,9 @@ from mxexport import graph, passes, runtime
 from mxexport.errors import UnsupportedError
 from mxexport.quant import activation_quantizer
 from mxexport.quant.layer import QuantLayer
-from mxexport.targets import convert
+from mxexport.targets import convert, hls4ml
 from mxexport.targets.hls4ml_project import project
+from tests import pass_helpers
 from tests.test_hls4ml import needs_hls4ml
 
 STATIC = mx.QuantSpec("mxint8", source="static", scaling_per_output="tensor")
@@ -123,6 +127,102 @@ def test_a_residual_network_of_vectors_is_simulated_with_the_same_bits(tmp_path)
     unsigned.stored_scale = model.third.input_quant.stored_scale / 2
     model.third._hold(input_quant=unsigned)
     x, ties = on_ties(model, (16,))
-    exported(tmp_path, model, x, fold="groups")
+    report = exported(tmp_path, model, x, fold="groups")
+    assert any(why.endswith("products summed (groups)") for _, why in report.notes)
     assert min(ties) > 0 and ties[0] == x.numel()
     assert_simulation_equals(tmp_path, x.numpy())
+
+
+# --- converted, not compiled ----------------------------------------------------------------------------------
+
+QUANT = "qonnx.custom_op.general.Quant"
+Q = f"[in] q = {QUANT}<signed=1, narrow=1>(x, step, zero, eight)"
+UNSIGNED = f"[in] q = {QUANT}<signed=0, narrow=0>(x, step, zero, eight)"
+ARRAYS = {
+    "step": np.float32(0.5), "zero": np.float32(0), "eight": np.float32(8), "one": np.float32(1),
+    "w": np.eye(4, 3, dtype=np.float32), "square": np.eye(4, dtype=np.float32),
+    "image": np.arange(4, dtype=np.float32).reshape(1, 4, 1, 1), "batch": np.arange(8, dtype=np.float32).reshape(2, 4),
+    "k": np.ones((4, 4, 1, 1), np.float32), "k3": np.ones((4, 4, 1, 1, 1), np.float32),
+}  # fmt: skip
+VECTORS, PIXELS = ("float[2,4] x", "float[2,4] y"), ("float[2,4,5,5] x", "float[2,4,a,b] y")
+
+
+def built(body, inputs, outputs):
+    return pass_helpers.model(body, inputs, outputs, table=ARRAYS)
+
+
+def test_a_value_read_twice_gets_a_type_that_holds_it_and_others_none():
+    made = built(
+        f"{Q} [fc] m = MatMul(q, square) [r] r = Relu(m) "
+        f"[p] p = {QUANT}<signed=1, narrow=1>(r, step, zero, eight) [fc2] n = MatMul(p, square) [add] y = Add(n, r)",
+        *VECTORS,
+    )
+    converted = hls4ml.convert(made).model
+    (added,) = (node for node in converted.graph if node.name == "r_type")
+    assert [value.producer().op_type for value in added.inputs[:1]] == ["Relu"]
+    assert {user.name for user, _ in added.outputs[0].uses()} == {"p", "add"}
+    assert sum(node.op_type == "Quant" for node in converted.graph) == 5  # q, p, r_type and the two weights
+    x = np.linspace(-70, 70, 8, dtype=np.float32).reshape(2, 4)
+    (expected,), (found,) = runtime.run_qonnx(ir.to_proto(made), x).values(), runtime.run(converted, x).values()
+    assert np.array_equal(found, expected)
+
+
+KERNELS = {
+    "groups": {"groups": 2}, "dilation": {"dilation": 2}, "both": {"groups": 2, "dilation": (1, 2)},
+    "depthwise": {"groups": 4}, "multiplier": {"groups": 4, "out_channels": 8},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_groups_and_dilations_become_zeros_but_for_depthwise_kernels(tmp_path, kernel):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(**({"in_channels": 4, "out_channels": 4, "kernel_size": 3} | KERNELS[kernel])))
+    model, x = quantized(model, PER_CHANNEL, torch.randn(2, 4, 6, 6)), torch.randn(2, 4, 6, 6)
+    exported(tmp_path, model, x, batch=2)
+    (conv,) = (node for node in graph.load(tmp_path / "h.onnx").graph if node.op_type == "Conv")
+    assert conv.attributes["group"].value == (4 if kernel == "depthwise" else 1)
+    assert set(conv.attributes["dilations"].value) == {1}
+    (expected,), (found,) = (runtime.run(tmp_path / name, x.numpy()).values() for name in ("m.onnx", "h.onnx"))
+    assert np.array_equal(found, expected)
+
+
+REFUSED = {
+    "tokens": (f"{Q} [fc] y = MatMul(q, square)", "float[2,3,4] x", "float[2,3,4] y", "fc",
+               "its input has 3 dimensions, expected 2: .* take vectors; flatten"),
+    "three dimensions": (f"{Q} [c] y = Conv(q, k3)", "float[2,4,5,5,5] x", "float[2,4,5,5,5] y", "c",
+                         "its input has 5 dimensions, expected 3 or 4"),
+    "last window": (f"{Q} [p] y = MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1>(q)", *PIXELS, "p",
+                    "ceil_mode is 1, expected 0"),
+    "padded unsigned": (f"{UNSIGNED} [p] y = MaxPool<kernel_shape=[3,3], pads=[1,1,1,1]>(q)", *PIXELS, "p",
+                        "around unsigned values, expected none or signed values: .*; use a signed quantizer"),
+    "pads by name": (f'{Q} [c] y = Conv<auto_pad="SAME_UPPER">(q, k)', *PIXELS, "c", "auto_pad is SAME_UPPER"),
+    "repeated": (f"{Q} [p] p = MaxPool<kernel_shape=[5,5]>(q) [a] y = Add(q, p)", *PIXELS, "a",
+                 r"it adds shapes \[2,4,5,5\] and \[2,4,1,1\], expected equal ones"),
+    "two values": (f"{Q} [m] y = Mul(q, q)", *VECTORS, "m", "two values found at run time, expected a constant"),
+    "constant by sample": (f"{Q} [a] y = Add(q, batch)", *VECTORS, "a", "the same for every sample; make it an input"),
+    "image of one pixel": (f"{Q} [a] y = Add(q, image)", "float[2,4,1,1] x", "float[2,4,1,1] y", "a",
+                           "expected no dimension of size 1, which hls4ml drops; flatten"),
+    "moved batch": (f"{Q} [t] y = Transpose<perm=[1,0]>(q)", "float[2,4] x", "float[4,2] y", "t", "it moves the batch"),
+    "one bit": (f"[in] y = {QUANT}<signed=1, narrow=0>(x, step, zero, one)", *VECTORS, "in",
+                "signed quantizer of 1 bit .* expected 2 bits or more"),
+    "narrow": (f"[in] y = {QUANT}<signed=0, narrow=1>(x, step, zero, eight)", *VECTORS, "in",
+               "unsigned and narrow, expected the whole range"),
+    "raw fork": (f"[r] r = Relu(x) [in] q = {QUANT}<signed=1, narrow=1>(r, step, zero, eight) [a] y = Add(q, r)",
+                 *VECTORS, "r", r"2 nodes read it and it has no fixed-point type; .*input_type="),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_hls4ml_would_compute_otherwise_is_refused_by_check_and_conversion(case):
+    body, inputs, outputs, node, message = REFUSED[case]
+    for ask in (hls4ml.convert, lambda model: passes.check(model, "hls4ml")):
+        with pytest.raises(UnsupportedError) as caught:
+            ask(built(body, inputs, outputs))
+        assert any(where == node and re.search(message, why) for where, why in caught.value.problems), caught.value
+
+
+def test_an_output_given_twice_is_refused():
+    made = built(f"{Q} [r] y = Relu(q)", *VECTORS)
+    made.graph.outputs.append(made.graph.outputs[0])
+    with pytest.raises(UnsupportedError, match="y: it is an output twice"):
+        hls4ml.convert(made)
