@@ -70,10 +70,11 @@ def _of_sample(array: np.ndarray, dims: list[int]) -> np.ndarray:
 
 def declare_types(model: ir.Model) -> list[tuple[str, str]]:
     """y -> several readers   ->   Quant(y) that holds every value of y -> several readers; the same of one of two
-    addends that hls4ml would add first and scale afterwards.
+    addends that hls4ml would add first and scale afterwards, and of a convolution times or plus a constant.
 
     hls4ml merges a quantizer, a factor or an addend with the layer before it unless that layer has a type already, and
-    whoever else reads that layer gets what was rounded. The new quantizer, which changes nothing, is that type.
+    whoever else reads that layer gets what was rounded; and it takes the constant of an image for one of channels. The
+    new quantizer, which changes nothing, is that type.
 
     Gives (node, why) for those whose values nobody knows.
     """
@@ -81,7 +82,7 @@ def declare_types(model: ir.Model) -> list[tuple[str, str]]:
     nodes = list(model.graph)
     for node, following in zip(nodes, nodes[1:], strict=False):
         value = node.outputs[0]
-        if _is_quant(node) or constant_array(value) is not None or not (_is_fork(value) or _is_scaled_first(value)):
+        if _is_quant(node) or constant_array(value) is not None or not any(needs(value) for needs in _NEEDING):
             continue
         if value not in known:
             found = f"{len(value.uses())} nodes read it and it has no fixed-point type"
@@ -145,6 +146,13 @@ def _is_scaled_first(value: ir.Value) -> bool:
         if factor is not None and other is not None and (theirs := _factor(other)) is not None:
             return bool((factor == theirs).all()) if np.shape(factor) == np.shape(theirs) else True
     return False
+
+
+def _is_image_before_constant(value: ir.Value) -> bool:
+    return value.producer().op_type == "Conv" and any(_factor(user.outputs[0]) is not None for user, _ in value.uses())
+
+
+_NEEDING = (_is_fork, _is_scaled_first, _is_image_before_constant)
 
 
 def _factor(value: ir.Value) -> np.ndarray | None:
