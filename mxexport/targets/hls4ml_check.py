@@ -87,6 +87,15 @@ def _product_of_two(node: ir.Node) -> str | None:
     return "it multiplies two values found at run time, expected a constant; end the model before it"
 
 
+def _constant_of_shared_image(node: ir.Node) -> str | None:
+    """qonnx moves a transposition past it, and whoever else reads the image gets the sum."""
+    for value in node.inputs:
+        shared = len(value.uses()) + value.is_graph_output() > 1 and constant_array(value) is None
+        if shared and _rank(value) not in (None, 2) and any(constant_array(v) is not None for v in node.inputs):
+            return "others read the image it changes by a constant, expected no other reader; put it before the fork"
+    return None
+
+
 def _same_batch(node: ir.Node) -> str | None:
     """Samples go through one by one."""
     before, after = node.inputs[0].shape, node.outputs[0].shape
@@ -100,8 +109,8 @@ _RULES: dict[str, tuple[Callable[[ir.Node], str | None], ...]] = {
     "MatMul": (_product_of_vectors,),
     "Conv": (_windows,),
     "MaxPool": (_windows, _max_pool),
-    "Add": (_sum_of_equals,),
-    "Mul": (_product_of_two,),
+    "Add": (_sum_of_equals, _constant_of_shared_image),
+    "Mul": (_product_of_two, _constant_of_shared_image),
     "Reshape": (_same_batch,),
     "Flatten": (_same_batch,),
     "Transpose": (_same_batch,),

@@ -152,7 +152,14 @@ def _is_image_before_constant(value: ir.Value) -> bool:
     return value.producer().op_type == "Conv" and any(_factor(user.outputs[0]) is not None for user, _ in value.uses())
 
 
-_NEEDING = (_is_fork, _is_scaled_first, _is_image_before_constant)
+def _is_depthwise(value: ir.Value) -> bool:
+    """hls4ml rounds the sums of depthwise convolutions to the type of a quantizer behind, one after the other."""
+    node = value.producer()
+    group = node.attributes["group"].value if "group" in node.attributes else 1
+    return node.op_type == "Conv" and group > 1 and any(_is_quant(user) for user, _ in value.uses())
+
+
+_NEEDING = (_is_fork, _is_scaled_first, _is_image_before_constant, _is_depthwise)
 
 
 def _factor(value: ir.Value) -> np.ndarray | None:
