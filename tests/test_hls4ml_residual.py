@@ -207,6 +207,8 @@ REFUSED = {
                 "signed quantizer of 1 bit .* expected 2 bits or more"),
     "narrow": (f"[in] y = {QUANT}<signed=0, narrow=1>(x, step, zero, eight)", *VECTORS, "in",
                "unsigned and narrow, expected the whole range"),
+    "shared image": (f"{Q} [c] c = Conv(q, k) [a] a = Add(c, image) [n] y = Add(a, c)", *PIXELS, "a",
+                     "others read the image it changes by a constant, expected no other reader"),
     "raw fork": (f"[r] r = Relu(x) [in] q = {QUANT}<signed=1, narrow=1>(r, step, zero, eight) [a] y = Add(q, r)",
                  *VECTORS, "r", r"2 nodes read it and it has no fixed-point type; .*input_type="),
 }  # fmt: skip

@@ -37,6 +37,7 @@ from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._trunc import is_trunc, replace_trunc
 from mxexport.targets.hls4ml_check import quantizer_refusal, refused
+from mxexport.targets.hls4ml_project import IMAGE_OPERATORS, check_channels_last
 from mxexport.targets.hls4ml_shapes import declare_outputs, declare_types, simplify
 
 FOLDS = ("auto", "wide", "groups")
@@ -94,6 +95,8 @@ def convert(
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", explain(problems, left, work))
     notes += _widths(work)
     _finish(work)
+    if batch is not None and any(node.op_type in IMAGE_OPERATORS for node in work.graph):
+        check_channels_last(ir.to_proto(work), "hls4ml")
     changes = "round_bias moves biases to the step of their product" if round_bias else ""
     return Converted(work, notes, changes=changes, input_step=input_type and 2.0 ** -input_type[1])
 

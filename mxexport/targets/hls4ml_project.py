@@ -8,6 +8,7 @@ import os
 import warnings
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from mxexport import graph
@@ -18,7 +19,7 @@ from mxexport.runtime import load_proto
 from mxexport.targets._fixed import grids
 from mxexport.targets._integers import grid_of
 
-_CHANNELS = {"Conv", "MaxPool"}
+IMAGE_OPERATORS = {"Conv", "MaxPool"}
 
 
 def project(
@@ -88,13 +89,29 @@ def _in_order(outputs: list[str], model) -> list[str]:
     return [outputs[order.index(name)] for name in wanted]
 
 
+def check_channels_last(model: onnx.ModelProto, where: str) -> None:
+    """Raises UnsupportedError where qonnx's conversion to channels last fails, or gives a graph of other values."""
+    try:
+        _channels_last(model, where)
+    except UnsupportedError:
+        raise
+    except Exception as error:  # qonnx raises whatever a transformation stumbles over
+        reason = (str(error).splitlines() or [""])[0]
+        why = f"qonnx cannot turn it to channels last ({type(error).__name__}: {reason[:200]})"
+        raise UnsupportedError(f"{where}: {why}, expected images that are read once; end the model earlier") from error
+
+
 def _prepared(path: str | os.PathLike):
+    return _channels_last(load_proto(path), path)
+
+
+def _channels_last(proto: onnx.ModelProto, path):
     from qonnx.core.modelwrapper import ModelWrapper
     from qonnx.transformation.channels_last import ConvertToChannelsLastAndClean
     from qonnx.util.cleanup import cleanup_model
 
-    model = ModelWrapper(guarded_copy(load_proto(path)))
-    if any(node.op_type in _CHANNELS for node in model.graph.node):
+    model = ModelWrapper(guarded_copy(proto))
+    if any(node.op_type in IMAGE_OPERATORS for node in model.graph.node):
         before = cleanup_model(model)
         model = cleanup_model(before.transform(ConvertToChannelsLastAndClean()))
         _check_same(before, model, path)

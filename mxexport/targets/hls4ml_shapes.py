@@ -153,7 +153,7 @@ def _is_image_before_constant(value: ir.Value) -> bool:
 
 
 def _is_depthwise(value: ir.Value) -> bool:
-    """hls4ml rounds the sums of depthwise convolutions to the type of a quantizer behind, one after the other."""
+    """A depthwise convolution in front of a quantizer: with a type of its own it was compared, merged it was not."""
     node = value.producer()
     group = node.attributes["group"].value if "group" in node.attributes else 1
     return node.op_type == "Conv" and group > 1 and any(_is_quant(user) for user, _ in value.uses())
