@@ -19,15 +19,15 @@ from mxexport.exporting.figures import describe_layers
 from mxexport.exporting.guard import eval_mode
 from mxexport.exporting.half import NOTE, carry_in_float32
 from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
-from mxexport.exporting.naming import check_given_names, check_names, name_everything, names_in_use
+from mxexport.exporting.naming import check_given_names, check_names, name_everything
 from mxexport.exporting.not_finite import not_finite
 from mxexport.exporting.report import ExportReport, LayerReport
 from mxexport.exporting.trace import trace
+from mxexport.exporting.weight_scales import fold_weight_scales
 from mxexport.exporting.weights import restore_transposed_weights, tell_apart
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
 from mxexport.frontends.torchao import from_torchao, is_torchao
 from mxexport.model_file import writable, write_model
-from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes import rewriting
 from mxexport.passes.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
@@ -108,11 +108,11 @@ def export(
         name_open_dimensions(ir_model, bound, dynamic_shapes)
     restore_transposed_weights(ir_model, model)
     tell_apart(ir_model)
-    bypassed = bypassed_layers(ir_model, model)
-    _warn("not quantized where it is used", bypassed)
     _warn("left out", left_out)
     carried = carry_in_float32(ir_model)
-    _fold_weight_scales(ir_model)
+    fold_weight_scales(ir_model)
+    bypassed = bypassed_layers(ir_model, model)  # behind the folding: what finds the scale of a weight reads it, too
+    _warn("not quantized where it is used", bypassed)
     name_everything(ir_model)
     random = _warn_of_dropout(ir_model)
     graph.attach_standard_functions(ir_model)
@@ -170,30 +170,6 @@ def _warn_of_dropout(model: ir.Model) -> list[tuple[str, str]]:
     if nodes:
         warnings.warn(f"{', '.join(node.name for node in nodes)} {why}", stacklevel=3)
     return [(node.name, why) for node in nodes]
-
-
-# --- after tracing --------------------------------------------------------------------------------------------
-
-
-def _fold_weight_scales(model: ir.Model) -> None:
-    """MXScale(initializer) -> initializer: weight scales and zero points become constants of the file."""
-    g = model.graph
-    names = names_in_use(g)
-    for node in list(g):
-        if node.domain != DOMAIN or node.op_type in graph.QUANTIZERS:
-            continue
-        arrays = [graph.constant(value) for value in node.inputs]
-        if any(array is None for array in arrays):
-            continue
-        (folded,) = OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))
-        suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
-        if node.op_type == "NVFP4Scale":
-            for quantizer, _ in node.outputs[0].uses():
-                quantizer.meta[graph.FORMAT_KEY] = "nvfp4"
-        name = names.unique(f"{node.inputs[0].name}_{suffix}")  # a tied weight may have scales of two formats
-        value = graph.new_initializer(g, name, folded)
-        ir.convenience.replace_all_uses_with(node.outputs[0], value)
-        g.remove(node, safe=True)
 
 
 def _pack_weights(model: ir.Model) -> list[tuple[str, str]]:

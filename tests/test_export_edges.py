@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 
 import numpy as np
 import onnx
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 import mxexport as mx
 from mxexport import graph, runtime
+from mxexport.constants import constant_array
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
 from tests.helpers import assert_equal_up_to_turned_codes
 
@@ -176,6 +178,54 @@ def test_layers_that_are_not_called_are_named(tmp_path):
         report = mx.export(model, X, tmp_path / "m.onnx")
     assert [name for name, _ in report.notes] == ["qkv"]
     assert len(report.layers) == 2 and not any("qkv" in layer.name for layer in report.layers)
+
+
+class CalledAndRead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(40, 256, bias=False), nn.Linear(256, 8)
+
+    def forward(self, x):
+        return self.proj(self.qkv(x) + functional.linear(x, self.qkv.weight))
+
+
+def test_a_weight_that_is_read_beside_its_layer_is_named_whatever_finds_its_scale(tmp_path):
+    model = mx.quantize_model(CalledAndRead(), mx.QuantSpec("int4", scaling_per_output="channel")).eval()
+    with pytest.warns(UserWarning, match="not quantized where it is used: qkv: weight is read by code"):
+        report = mx.export(model, X, tmp_path / "m.onnx")
+    assert [name for name, _ in report.notes] == ["qkv"]
+
+
+@pytest.mark.parametrize(
+    "spec, dtype",
+    [
+        (mx.QuantSpec("int4", scaling_per_output="channel"), torch.float32),
+        (mx.QuantSpec("int4", scaling_per_output="channel"), torch.bfloat16),
+        (mx.QuantSpec("uint4", scaling_per_output="tensor"), torch.float32),
+        (mx.QuantSpec("mxint4_g4", source="learned"), torch.float32),
+        (mx.QuantSpec("int4_g4", source="mse"), torch.float32),
+        (mx.QuantSpec("uint4_g8_s6x2"), torch.float32),
+    ],
+    ids=["channel", "bfloat16", "asymmetric", "learned", "mse", "nested"],
+)
+def test_the_scale_of_a_weight_is_stored_with_the_bits_of_torch(tmp_path, spec, dtype):
+    """The matrix is larger than what torch's exporter folds by itself."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 256)).to(dtype)
+    model = mx.quantize_model(model, weight=spec, activation=None).eval()
+    quantizer, weight = model[0].weight_quant, model[0].weight.detach()
+    scale = quantizer.scale(weight)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "not quantized where it is used")
+        mx.export(model, X.to(dtype), tmp_path / "m.onnx")
+    g = graph.load(tmp_path / "m.onnx").graph
+    (node,) = (node for node in g if node.op_type == "GroupwiseQuant")
+    stored = constant_array(node.inputs[1])
+    assert np.array_equal(stored, np.broadcast_to(scale.detach().numpy(), stored.shape))
+    if (zero := quantizer.zero_point(weight, scale)) is not None:
+        stored = constant_array(node.inputs[2])
+        assert np.array_equal(stored, np.broadcast_to(zero.numpy(), stored.shape))
+    assert {n.op_type for n in g} <= {"GroupwiseQuant", "Expand", "Constant", "Mul", "Cast", "Gemm"}
 
 
 class Masked(nn.Module):

@@ -150,7 +150,7 @@ def _evaluate(model, region, made, ready, outcome) -> dict[ir.Value, ir.TensorPr
     if not wanted:
         return {}
     try:
-        return _compute(model, region, wanted, ready)
+        return compute(model, region, wanted, ready)
     except Exception as error:  # onnxruntime's exceptions have no common base; one bad node spoils the session
         if len(region) > 1:
             return _evaluate_singly(model, region, wanted, ready, outcome)
@@ -162,13 +162,15 @@ def _evaluate_singly(model, region, wanted, ready, outcome) -> dict[ir.Value, ir
     known = dict(ready)
     for node in region:
         try:
-            known |= _compute(model, [node], [v for v in node.outputs if v.uses()], known)
+            known |= compute(model, [node], [v for v in node.outputs if v.uses()], known)
         except Exception as error:  # as above
             outcome.declined.append((rw.label(node), f"onnxruntime cannot compute it: {str(error).splitlines()[0]}"))
     return {value: known[value] for value in wanted if value in known}
 
 
-def _compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], ready: dict) -> dict:
+def compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], ready: dict) -> dict:
+    """Value -> tensor for the `wanted` outputs of a `region` that reads initializers and the tensors of `ready` alone,
+    in the order of execution; onnxruntime computes them, and raises what it raises."""
     protos = [ir.serde.serialize_node(node) for node in region]
     inside = {v for node in region for v in node.outputs}
     sources = {

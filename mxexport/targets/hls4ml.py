@@ -18,9 +18,11 @@ from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.names import Names
 from mxexport.ops import qonnx_general
+from mxexport.passes.infer_shapes import infer_shapes
 from mxexport.passes.rewriting import SHAPE_OPERATORS
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._integers import grid_of
+from mxexport.targets._kernels import without_dilations, without_groups
 from mxexport.targets._layers import (
     Parts,
     check_finite,
@@ -34,6 +36,9 @@ from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._trunc import is_trunc, replace_trunc
 from mxexport.targets.conversion import Converted
+from mxexport.targets.hls4ml_check import quantizer_refusal, refused
+from mxexport.targets.hls4ml_project import IMAGE_OPERATORS, check_channels_last
+from mxexport.targets.hls4ml_shapes import declare_outputs, declare_types, simplify
 
 FOLDS = ("auto", "wide", "groups")
 _EXACT = {
@@ -71,7 +76,9 @@ def convert(
     (work, left), notes = with_our_quantizers(model, batch), []
     if input_type is not None:
         _quantize_inputs(work, input_type, notes)
-    problems = [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
+    infer_shapes(work)
+    problems = [p for node in list(work.graph) if (p := _attempt(simplify, node))]
+    problems += [p for node in list(work.graph) if (p := _attempt(replace_trunc, node, "hls4ml"))]
     problems += _replace_activations(work)
     limits = (fold, max_weight_bits)
     problems += [p for node in list(work.graph) if (p := _attempt(_replace_weight, node, limits, notes))]
@@ -81,10 +88,15 @@ def convert(
     store_constants(work, {"Mul"})
     problems += _unknown_operators(work, bool(problems))
     problems += _products_of_anything(work, {name for name, _ in problems})
+    if not problems:
+        infer_shapes(work)
+        problems = refused(work) or declare_outputs(work) or declare_types(work)
     if problems:
         raise UnsupportedError("hls4ml: the model cannot be converted exactly", explain(problems, left, work))
     notes += _widths(work)
     _finish(work)
+    if batch is not None and any(node.op_type in IMAGE_OPERATORS for node in work.graph):
+        check_channels_last(ir.to_proto(work), "hls4ml")
     changes = "round_bias moves biases to the step of their product" if round_bias else ""
     return Converted(work, notes, changes=changes, input_step=input_type and 2.0 ** -input_type[1])
 
@@ -133,6 +145,9 @@ def _replace_activations(model: ir.Model) -> list[tuple[str, str]]:
             why = f"its scale {found.scale} is not a power of two, fixed point cannot hold it; use a static MX integer"
             problems.append((node.name, f"{why} format such as mxint8"))
             continue
+        if why := quantizer_refusal(found):
+            problems.append((node.name, why))
+            continue
         made = add_quant(node, node.inputs[0], node.name, found.scale, found.bits, found.signed, found.narrow)
         replace_value(node.outputs[0], made)
         model.graph.remove(node, safe=True)
@@ -147,7 +162,11 @@ def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None
         return
     name, weight = node.name, constant_weight(node, "hls4ml")
     node = open_gemm(node) if node.op_type == "Gemm" else node
-    weight, grid, (fold, most) = constant_array(node.inputs[1]), grid_of(weight), limits
+    if node.op_type == "Conv":
+        weight = _spread(node, weight, notes)
+    else:
+        weight = constant_array(node.inputs[1])
+    grid, (fold, most) = grid_of(weight), limits
     parts = weight_parts(node.inputs[1]) if node.op_type == "MatMul" and weight.ndim == 2 else None
     grouped = parts is not None and _can_split(parts) and parts.grid.bits < grid.bits
     if fold == "wide" or (fold == "auto" and grid.bits <= most) or not grouped:
@@ -160,6 +179,15 @@ def _replace_weight(node: ir.Node, limits: tuple[str, int], notes: list) -> None
         return
     count = _split_groups(node, parts)
     notes.append((name, f"weights are {parts.grid.bits}-bit codes, {count} products summed (groups)"))
+
+
+def _spread(node: ir.Node, weight: np.ndarray, notes: list) -> np.ndarray:
+    """The kernel as hls4ml takes it, which knows neither groups (but depthwise ones) nor dilations."""
+    spread = without_dilations(node, without_groups(node, weight))
+    if spread.size > weight.size:
+        why = "hls4ml takes no groups and dilations"
+        notes.append((node.name, f"kernel {weight.shape} filled up with zeros to {spread.shape}: {why}"))
+    return spread
 
 
 def _can_split(parts: Parts) -> bool:
