@@ -118,7 +118,7 @@ def run(case: Case) -> Row:
     units = found["units"].values()
     return Row(
         case, len(last), max(s["differing"] for s in last), last[0]["values"], max(s["largest"] for s in last),
-        found["outside"], [u["weights"] for u in units if "weights" in u],
+        found["outside"], [u["weights"] for u in units if "accumulator" in u],
         [u["accumulator"] for u in units if "accumulator" in u], found.get("error"),
     )  # fmt: skip
 
