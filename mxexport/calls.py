@@ -22,10 +22,10 @@ def as_path(model) -> Path:
 
 
 def output_names(outputs: Iterable[str] | None, name: str = "outputs") -> list[str] | None:
-    """Names of tensors as a list; None, which asks for the outputs of the graph, stays None.
+    """Names of tensors as a list, each once; None, which asks for the outputs of the graph, stays None.
 
     Raises:
-        OptionError: a single string, no name at all, what is no name, or a name given twice.
+        OptionError: a single string, no name at all, or what is no name.
     """
     if outputs is None:
         return None
@@ -38,6 +38,4 @@ def output_names(outputs: Iterable[str] | None, name: str = "outputs") -> list[s
         raise OptionError(f"{name} is empty, so nothing would run; name a tensor, or give None for the graph's outputs")
     if wrong := [n for n in names if not isinstance(n, str) or not n]:
         raise OptionError(f"{name} holds {wrong[0]!r}; expected names of tensors")
-    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
-        raise OptionError(f"{name} holds {twice[0]!r} twice; results come by name")
-    return names
+    return list(dict.fromkeys(names))

@@ -90,7 +90,7 @@ def exported(tmp_path_factory):
 STAGES = {
     "tracing": (None, None, UnsupportedError),
     "half": (exporter, "carry_in_float32", UnsupportedError),
-    "folding": (exporter, "_fold_weight_scales", UnsupportedError),
+    "folding": (exporter, "fold_weight_scales", UnsupportedError),
     "naming": (exporter, "name_everything", UnsupportedError),
     "figures": (exporter, "describe_layers", UnsupportedError),
     "serializing": (model_file.ir, "save", InputFileError),

@@ -43,6 +43,7 @@ def prepare(model: ir.Model, batch: int | None) -> None:
     a batch. Raises UnsupportedError for an opset that cannot be raised."""
     raise_opset(model, qonnx_general.LOWEST_OPSET)
     name_nodes(model)
+    graph.drop_zero_points(model)
     fold_constants(model)  # what finds the scale of a weight, in files that are not clean
     _fix_batch(model, batch)
 
