@@ -95,16 +95,9 @@ def _has_kernel(node: ir.Node) -> bool:
 
 
 def _unknown_operators(model: ir.Model, domains: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    for node in _nodes(model):
+    for node in graph.all_nodes(model):
         if node.op_identifier() not in model.functions and (why := _objection(node, model, domains)):
             yield node.name or f"{node.op_type} -> {node.outputs[0].name if node.outputs else '?'}", why
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for (domain, *_), function in model.functions.items():
-        if domain not in graph.BODY_DOMAINS:
-            yield from function.all_nodes()
 
 
 def _objection(node: ir.Node, model: ir.Model, domains: tuple[str, ...]) -> str | None:

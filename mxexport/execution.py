@@ -17,6 +17,7 @@ import onnxruntime
 
 from mxexport import bodies, graph, runtime
 from mxexport.errors import OptionError, ShapeError, UnsupportedError
+from mxexport.model_file import tensor_bytes
 from mxexport.ops import qonnx_general
 
 Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
@@ -123,7 +124,7 @@ def _with_bodies(model: ir.Model) -> ir.Model:
 
 
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    size = tensor_bytes(model)
     providers = ["CPUExecutionProvider"]
     outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
     if size < _IN_MEMORY and not outside:

@@ -74,7 +74,7 @@ def attach_functions(model: ir.Model) -> None:
     """
     opset = model.opset_imports[""]
     _unify_zero_points(model)
-    protos = [ir.serde.serialize_node(node) for node in _all_nodes(model) if node.domain == DOMAIN]
+    protos = [ir.serde.serialize_node(node) for node in all_nodes(model) if node.domain == DOMAIN]
     for key in [key for key in model.functions if key[0] == DOMAIN]:
         del model.functions[key]
     for function in functions_for(protos, opset):
@@ -91,7 +91,7 @@ def drop_functions(model: ir.Model) -> None:
         del model.functions[key]
 
 
-def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+def all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     """Those of the graph, and those in the functions that are not ours."""
     yield from model.graph.all_nodes()
     for (domain, *_), function in model.functions.items():
@@ -120,7 +120,7 @@ def attach_standard_functions(model: ir.Model) -> None:
     """Give QONNX's own quantizers function bodies, so that plain ONNX runtimes execute them, too."""
     nodes = [
         node
-        for node in _all_nodes(model)
+        for node in all_nodes(model)
         if node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
     ]
     if not nodes:

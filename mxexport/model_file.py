@@ -51,8 +51,8 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
         OptionError: tensors of 2 GiB without a data file.
     """
     if external_data is None:
-        external_data = _tensor_bytes(model) > EXTERNAL_ABOVE
-    elif not external_data and _tensor_bytes(model) > _PROTO_LIMIT:
+        external_data = tensor_bytes(model) > EXTERNAL_ABOVE
+    elif not external_data and tensor_bytes(model) > _PROTO_LIMIT:
         raise OptionError(f"{path}: an ONNX file cannot hold 2 GiB of tensors; leave external_data=None")
     path = writable(path)
     data = data_path(path)
@@ -97,7 +97,8 @@ def data_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.data")
 
 
-def _tensor_bytes(model: ir.Model) -> int:
+def tensor_bytes(model: ir.Model) -> int:
+    """Bytes of the initializers of the main graph."""
     return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
 
 

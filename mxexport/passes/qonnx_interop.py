@@ -9,6 +9,7 @@ from qonnx.transformation.base import Transformation
 
 from mxexport import graph
 from mxexport.errors import MXExportError, UnsupportedError
+from mxexport.model_file import tensor_bytes
 from mxexport.passes._transforming import transformed
 from mxexport.passes.deduplicate_initializers import deduplicate_initializers
 from mxexport.passes.driver import Pass, run_passes
@@ -71,7 +72,7 @@ def qonnx_pass(transformation: Transformation, bound: Bound | None = None) -> Pa
 
 
 def _small_proto(model: ir.Model) -> onnx.ModelProto:
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    size = tensor_bytes(model)
     if size >= _PROTO_LIMIT:
         raise UnsupportedError(
             f"the model holds {size:,} bytes of weights; qonnx takes a protobuf of less than {_PROTO_LIMIT:,}"

@@ -81,7 +81,7 @@ def convert(
         UnsupportedError: what the target cannot express, every node listed; nothing is written.
         VerificationError: the result computes something else; nothing is written.
     """
-    _find(to, options)
+    target = _find(to, options)
     path = writable(path)
     model = graph.load(source)
     where = f"convert --to {to}: {source}"
@@ -90,7 +90,7 @@ def convert(
         acceptance.check_result(converted.model, where, _DOMAINS[to], loads=converted.runs)
         verified = verify_conversion(model, converted, verify, _TOLERANCES[to], where)
         graph.save(converted.model, path)
-        notes = converted.notes + getattr(_find(to, options), "after_writing", lambda path: [])(path)
+        notes = converted.notes + getattr(target, "after_writing", lambda path: [])(path)
     except MXExportError:
         raise
     except Exception as error:  # a graph that makes no sense, such as a cycle, fails anywhere

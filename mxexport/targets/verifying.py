@@ -12,6 +12,7 @@ from mxexport import runtime
 from mxexport.comparison import compare
 from mxexport.errors import MXExportError, ShapeError, VerificationError
 from mxexport.execution import Verify, execute, graph_inputs, named_inputs, random_inputs
+from mxexport.model_file import tensor_bytes
 
 _MOST_BYTES = 256 << 20
 _MOST_BYTES_REFERENCE = 4 << 20  # onnx's evaluator takes about a thousand times as long
@@ -45,7 +46,7 @@ def verify_conversion(source: ir.Model, converted, verify: Verify, allowed: Agre
     if converted.changes:
         return f"not compared: {converted.changes}"
     run, most = (execute, _MOST_BYTES) if converted.runs else (_evaluate, _MOST_BYTES_REFERENCE)
-    if verify is None and (size := _weight_bytes(source)) > most:
+    if verify is None and (size := tensor_bytes(source)) > most:
         return f"not compared: {size:,} bytes of weights; verify=True does"
     try:
         fed = _inputs(source, converted, verify)
@@ -92,10 +93,6 @@ def _outputs(run: Callable, model: ir.Model, inputs: dict[str, np.ndarray]) -> l
 
 def _evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return runtime.run_reference(model, inputs)
-
-
-def _weight_bytes(model: ir.Model) -> int:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 def _compare(source: ir.Model, expected: list, found: list, allowed: Agreement, where: str) -> str:
