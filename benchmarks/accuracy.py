@@ -20,8 +20,8 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.demo import DigitNet, Digits, load_digits, logits
-from mxexport.formats import MX_FORMATS
+from mxexport.cli.demonstration import DigitNet, Digits, load_digits, logits
+from mxexport.numbers.formats import MX_FORMATS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 MARKERS = "<!-- accuracy-table -->", "<!-- /accuracy-table -->"

@@ -21,7 +21,7 @@ from common import verdict
 from torch import nn
 
 import mxexport as mx
-from mxexport.formats import MX_FORMATS, get_format
+from mxexport.numbers.formats import MX_FORMATS, get_format
 
 RATIO, SIZE = 1.5, 1.04
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 from rich.table import Table
 
-from mxexport import graph
+from mxexport.model import graph
 from mxexport.passes import PIPELINE, clean, run_passes
 
 _PEER_SECONDS = 60

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from mxexport.formats import get_format
+from mxexport.numbers.formats import get_format
 
 _TORCHAO = {
     "mxfp8_e4m3": torch.float8_e4m3fn,

@@ -13,8 +13,9 @@ from peers import brevitas_layer, torchao
 from rich.console import Console
 from rich.table import Table
 
-from mxexport.formats import MX_FORMATS, get_format
-from mxexport.quant import Quantizer, native
+from mxexport.numbers.formats import MX_FORMATS, get_format
+from mxexport.quant import Quantizer
+from mxexport.quant.kernels import native
 
 SHAPE = (1024, 4096)
 FORWARD = {"kernel": 1.5, "torch": 12.0}

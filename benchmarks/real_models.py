@@ -33,8 +33,9 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
+from mxexport.model import graph
 from mxexport.ops import DOMAIN
+from mxexport.running import executors, verification
 
 FORMATS = ("mxint8", "mxfp8_e4m3", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4_e2m1")
 ACTIVATIONS = "mxfp8_e4m3"
@@ -167,7 +168,7 @@ def measure(name: str, task: Task, weight: str, path: Path) -> dict:
         in_torch, expected = task.score(model(**task.inputs).numpy())
         with torch.backends.mkldnn.flags(enabled=False):
             _, summed_otherwise = task.score(model(**task.inputs).numpy())
-    in_onnx, answers = task.score(next(iter(runtime.run(path, arrays).values())))
+    in_onnx, answers = task.score(next(iter(executors.run(path, arrays).values())))
     few = {key: value[:2] for key, value in arrays.items()}
     differences = verification.count_quantizer_differences(graph.load(path), few)
     return {
@@ -191,7 +192,7 @@ def measure(name: str, task: Task, weight: str, path: Path) -> dict:
 def weights_that_differ(model: nn.Module, path: Path, arrays: dict[str, np.ndarray]) -> int:
     """Quantized weights of the file, as onnxruntime computes them, against torch's, bit by bit."""
     nodes = [n for n in graph.load(path).graph if n.domain == DOMAIN and n.name.endswith("weight_quant")]
-    found = runtime.run(path, arrays, [n.outputs[0].name for n in nodes])
+    found = executors.run(path, arrays, [n.outputs[0].name for n in nodes])
     expected = [model.get_submodule(n.name.removesuffix(".weight_quant")).quant_weight().value for n in nodes]
     pairs = zip(nodes, expected, strict=True)
     return sum(not verification.equal_bits(found[n.outputs[0].name], w.detach().numpy()).all() for n, w in pairs)

@@ -63,10 +63,10 @@ def clean(path: str, cleaned: str) -> None:
 
 
 def run(path: str) -> None:
-    from mxexport import runtime, verification
-    from mxexport.model_reader import read_proto
+    from mxexport.model.reader import read_proto
+    from mxexport.running import executors, verification
 
-    runtime.run(path, verification.random_inputs(read_proto(path)))
+    executors.run(path, verification.random_inputs(read_proto(path)))
 
 
 def verify(a: str, b: str) -> None:

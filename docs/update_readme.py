@@ -9,7 +9,7 @@ import json
 import re
 from pathlib import Path
 
-from mxexport.formats import MX_FORMATS, get_format
+from mxexport.numbers.formats import MX_FORMATS, get_format
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_STAGES = ("float", "torch", "onnxruntime", "qonnx", "dataflow", "rtl")

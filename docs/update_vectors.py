@@ -13,8 +13,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from mxexport import fixedpoint, groups, ops, packing
-from mxexport.formats import FloatElement, get_format, round_bias
+from mxexport import ops
+from mxexport.numbers import fixedpoint, groups, packing
+from mxexport.numbers.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
 OPSET = 20

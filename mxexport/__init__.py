@@ -10,7 +10,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
-    "get_format": "mxexport.formats",
+    "get_format": "mxexport.numbers.formats",
     "quantize": "mxexport.quant",
     "quantize_model": "mxexport.quant",
     "QuantSpec": "mxexport.quant",
@@ -32,13 +32,13 @@ _HOME = {
     "QuantMatMul": "mxexport.quant",
     "QuantMultiheadAttention": "mxexport.quant",
     "QuantReLU": "mxexport.quant",
-    "export": "mxexport.exporter",
+    "export": "mxexport.exporting.exporter",
     "from_brevitas": "mxexport.frontends.brevitas",
     "from_torchao": "mxexport.frontends.torchao",
     "clean": "mxexport.passes",
     "convert": "mxexport.targets",
-    "run": "mxexport.runtime",
-    "verify": "mxexport.verification",
+    "run": "mxexport.running.executors",
+    "verify": "mxexport.running.verification",
     "compile": "mxexport.fpga",
 }
 __all__ = sorted(_HOME)

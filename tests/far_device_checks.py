@@ -14,9 +14,11 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import numerics, quant
-from mxexport.formats import SCALE_RULES, get_format
-from mxexport.quant import Quantizer, QuantSpec, fused
+from mxexport import quant
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import SCALE_RULES, get_format
+from mxexport.quant import Quantizer, QuantSpec
+from mxexport.quant.kernels import fused
 from tests.far_device import FAR, GPU, FarDevice, FarTensor
 from tests.helpers import ALL_FORMATS, assert_equal_bits, assert_equal_up_to_turned_codes, edge_values
 

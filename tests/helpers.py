@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from mxexport import ops, verification
+from mxexport import ops
+from mxexport.running import verification
 
 ALL_FORMATS = (
     "mxfp8_e4m3",

@@ -7,10 +7,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport import graph, numerics, runtime, verification
-from mxexport.formats import get_format
+from mxexport.model import graph
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import get_format
 from mxexport.ops import DOMAIN, GroupwiseQuant, MXFloatQuant
 from mxexport.passes import bound_of, run_passes
+from mxexport.running import executors, verification
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "mxexport.ops" : 1, "qonnx.custom_op.general" : 1]>'
@@ -121,7 +123,7 @@ def outputs_of(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.n
 
 def execute(model: ir.Model, inputs: dict[str, np.ndarray], names: list[str] | None = None) -> dict[str, np.ndarray]:
     """As the graph says: onnxruntime's own optimizer would fuse a Mul into the Conv before it, which rounds."""
-    proto = runtime.with_outputs(graph.to_proto(model), names)
+    proto = executors.with_outputs(graph.to_proto(model), names)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

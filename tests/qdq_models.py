@@ -7,9 +7,11 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from mxexport import graph, groups, numerics, ops
-from mxexport.formats import get_format
-from mxexport.scaling import scale_of
+from mxexport import ops
+from mxexport.model import graph
+from mxexport.numbers import groups, numerics
+from mxexport.numbers.formats import get_format
+from mxexport.numbers.scales import scale_of
 
 
 def quantizer_model(name: str, x: np.ndarray, axis: int, *, weight: bool, static: bool = False) -> ir.Model:

@@ -13,9 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import mxexport as mx
-from mxexport import acceptance, graph, targets
+from mxexport import targets
 from mxexport.errors import MXExportError, UnsupportedError, VerificationError
+from mxexport.model import graph
 from mxexport.ops import DOMAIN
+from mxexport.running import acceptance
 from mxexport.targets import Converted, verifying
 from tests.helpers import assert_equal_bits
 

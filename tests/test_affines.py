@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport.passes._weights import weight_of
-from mxexport.passes.absorb_affines import absorb_affines
-from mxexport.passes.absorb_scales import absorb_scales
-from mxexport.passes.merge_affines import merge_affines
-from mxexport.passes.move_scales import move_scales
-from mxexport.passes.normalize_affines import normalize_affines
+from mxexport.passes.fold._weights import weight_of
+from mxexport.passes.streamline.absorb_affines import absorb_affines
+from mxexport.passes.streamline.absorb_scales import absorb_scales
+from mxexport.passes.streamline.merge_affines import merge_affines
+from mxexport.passes.streamline.move_scales import move_scales
+from mxexport.passes.streamline.normalize_affines import normalize_affines
 from tests.pass_helpers import Build, apply, apply_within, op_types
 
 f32 = np.float32
@@ -155,7 +155,7 @@ def test_float_scale_takes_any_factor_and_codes_stay(kind, fmt):
 
 
 def asymmetric(kind: str):
-    from mxexport import numerics
+    from mxexport.numbers import numerics
 
     b = Build(x=("N", 40) if kind == "MatMul" else ("N", 40, 4, 4))
     shape, axis = ((40, 6), 0) if kind == "MatMul" else ((6, 40, 3, 3), 1)

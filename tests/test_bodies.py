@@ -10,12 +10,14 @@ from onnx import helper, numpy_helper
 from torch import nn
 
 import mxexport as mx
-from mxexport import bodies, graph, ops, runtime
+from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.model import bodies, graph
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 
 X = np.random.default_rng(0).standard_normal((2, 40)).astype(np.float32)
-EXECUTORS = [runtime.run, runtime.run_reference, runtime.run_qonnx]
+EXECUTORS = [executors.run, executors.run_reference, executors.run_qonnx]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_an_exported_file_is_run_as_it_is(good):
 @pytest.mark.parametrize("damage", [changed, without])
 @pytest.mark.parametrize("form", ["proto", "path", "onnx-ir"])
 def test_the_operators_mean_what_they_are_specified_to_mean(tmp_path, good, damage, form):
-    expected = runtime.run(good, X)
+    expected = executors.run(good, X)
     model = damage(copy(good))
     assert not bodies.are_ours(model)
     onnx.save(model, tmp_path / "m.onnx")
@@ -60,7 +62,7 @@ def test_the_operators_mean_what_they_are_specified_to_mean(tmp_path, good, dama
         for name, array in execute(given, X).items():
             np.testing.assert_allclose(array, expected[name], rtol=1e-5, atol=1e-6)  # order of float32 sums
     asked = good.graph.node[-1].input[0]
-    assert_equal_bits(runtime.run(given, X, [asked])[asked], runtime.run(good, X, [asked])[asked])
+    assert_equal_bits(executors.run(given, X, [asked])[asked], executors.run(good, X, [asked])[asked])
     assert model == damage(copy(good)), "the model itself must stay as it was"
 
 
@@ -74,8 +76,8 @@ def test_operators_inside_functions_of_the_file_get_their_bodies(good):
     model.opset_import.append(helper.make_opsetid("theirs", 1))
     node.CopyFrom(helper.make_node("Scale", node.input, node.output, domain="theirs"))
     assert not bodies.are_ours(model)
-    for name, array in runtime.run(model, X).items():
-        assert_equal_bits(array, runtime.run(good, X)[name])
+    for name, array in executors.run(model, X).items():
+        assert_equal_bits(array, executors.run(good, X)[name])
 
 
 def test_an_operator_that_is_not_there_is_named(good):

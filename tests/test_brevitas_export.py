@@ -17,9 +17,11 @@ from brevitas.quant import mx_quant_ocp
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, ops, runtime, verification
+from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
 from mxexport.ops import qonnx_general
+from mxexport.running import executors, verification
 from tests.brevitas_families import (
     GROUP_ACTIVATIONS,
     GROUP_WEIGHTS,
@@ -31,7 +33,7 @@ from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EXECUTORS = [runtime.run, runtime.run_qonnx, runtime.run_reference]
+EXECUTORS = [executors.run, executors.run_qonnx, executors.run_reference]
 
 
 def linear(outputs: int, weight, activation=None, inputs: int = 70, **options) -> nn.Module:
@@ -172,14 +174,14 @@ def test_scales_found_at_run_time_have_equal_bits_in_every_executor(name, tmp_pa
             (actual,) = execute(path, values.numpy()).values()
             assert_equal_bits(actual, expected, execute.__name__)
     mx.export(layer, (x,), path, dynamic_shapes=({0: "batch", 1: "sequence"},))
-    (actual,) = runtime.run(path, x[4:, :3].numpy()).values()
+    (actual,) = executors.run(path, x[4:, :3].numpy()).values()
     assert_equal_bits(actual, layer(x[4:, :3]).detach().numpy() + (0.0 if "groups" in name else -0.0))
     cleaned = tmp_path / "clean.onnx"
     mx.clean(path, cleaned)
-    assert_equal_bits(*(next(iter(runtime.run(p, x.numpy()).values())) for p in (cleaned, path)))
+    assert_equal_bits(*(next(iter(executors.run(p, x.numpy()).values())) for p in (cleaned, path)))
 
 
-@pytest.mark.parametrize("execute", [runtime.run, runtime.run_qonnx])
+@pytest.mark.parametrize("execute", [executors.run, executors.run_qonnx])
 def test_weights_in_the_file_are_those_of_brevitas(exported, execute):
     model, x, path, _ = exported
     layers = {name: m for name, m in model.named_modules() if hasattr(m, "quant_weight")}
@@ -311,7 +313,7 @@ def test_training_flags_are_those_of_the_model():
 
 def test_brevitas_is_imported_only_when_a_model_needs_it(tmp_path):
     script = """
-import sys, torch, mxexport as mx, mxexport.exporter
+import sys, torch, mxexport as mx, mxexport.exporting.exporter
 model = mx.quantize_model(torch.nn.Sequential(torch.nn.Linear(32, 4)))
 mx.export(model, (torch.ones(1, 32),), sys.argv[1] + "/m.onnx")
 assert not any(name.split(".")[0] == "brevitas" for name in sys.modules)

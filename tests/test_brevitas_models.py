@@ -15,8 +15,9 @@ from brevitas.quant_tensor import QuantTensor
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
+from mxexport.running import executors, verification
 from tests.brevitas_families import GROUP_ACTIVATIONS, GROUP_WEIGHTS, LANGUAGE_MODEL_WEIGHTS, variant
 from tests.helpers import assert_equal_bits
 from tests.test_brevitas import E4M3, INT8, all_notes, assert_converts, assert_same_bits, image, plain, rows, settled
@@ -45,7 +46,7 @@ def test_values_of_quant_tensors_can_be_asked_for(tmp_path):
     x = rows(5, 64)
     converted = assert_converts(Values(), x)
     mx.export(converted, (x,), tmp_path / "m.onnx")
-    (y,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (y,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     assert_equal_bits(y, converted(x).detach().numpy())
 
 
@@ -121,7 +122,7 @@ def test_quantized_weights_can_be_used_in_the_code_between_layers(quantizer, tmp
     tokens = torch.randint(0, 20, (3, 4))
     converted = assert_converts(TiedHead(quantizer), tokens)
     mx.export(converted, (tokens,), tmp_path / "m.onnx")
-    (y,) = runtime.run(tmp_path / "m.onnx", tokens.numpy()).values()
+    (y,) = executors.run(tmp_path / "m.onnx", tokens.numpy()).values()
     torch.testing.assert_close(torch.from_numpy(y), converted(tokens).detach(), rtol=1e-5, atol=1e-5)
 
 
@@ -235,7 +236,7 @@ def test_bfloat16_models_run_from_their_file_with_equal_quantizers(tmp_path):
     x = image(40).bfloat16()
     mx.export(model.eval(), (x,), tmp_path / "m.onnx")
     loaded = graph.load(tmp_path / "m.onnx")
-    differences = verification.count_quantizer_differences(loaded, x.float().numpy(), runtime.run)
+    differences = verification.count_quantizer_differences(loaded, x.float().numpy(), executors.run)
     assert len(differences) == 6 and not any(differences.values()), differences
 
 

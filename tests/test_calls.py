@@ -9,16 +9,16 @@ import torch
 from onnx import helper, numpy_helper
 
 import mxexport as mx
-from mxexport import runtime
-from mxexport.comparison import Tolerance, compare
 from mxexport.errors import InputFileError, OptionError, ShapeError
+from mxexport.running import executors
+from mxexport.running.comparison import Tolerance, compare
 
 X = np.arange(6, dtype=np.float32).reshape(2, 3)
 EXECUTORS = {
-    "onnxruntime": runtime.run,
-    "qonnx": runtime.run_qonnx,
-    "reference": runtime.run_reference,
-    "by name": lambda *args: runtime.run(*args, executor="qonnx"),
+    "onnxruntime": executors.run,
+    "qonnx": executors.run_qonnx,
+    "reference": executors.run_reference,
+    "by name": lambda *args: executors.run(*args, executor="qonnx"),
 }
 
 
@@ -108,7 +108,7 @@ def test_what_is_no_model_is_refused(execute, tmp_path, what):
             call()
 
 
-@pytest.mark.parametrize("name", ["ort", "", None, 1, ["qonnx"], runtime.run])
+@pytest.mark.parametrize("name", ["ort", "", None, 1, ["qonnx"], executors.run])
 def test_an_executor_is_one_of_three(name):
     for call in (lambda: mx.run(model(), X, executor=name), lambda: mx.verify(model(), model(), X, executor=name)):
         with pytest.raises(OptionError, match="executor .*: expected one of onnxruntime, qonnx, reference"):
@@ -116,7 +116,7 @@ def test_an_executor_is_one_of_three(name):
 
 
 def test_run_takes_another_executor_by_name():
-    for name in runtime.EXECUTORS:
+    for name in executors.EXECUTORS:
         np.testing.assert_array_equal(mx.run(model(), X, executor=name)["y"], -(X + 1))
     with pytest.raises(OptionError, match="flush_denormals is for onnxruntime; executor 'qonnx' has no such setting"):
         mx.run(model(), X, executor="qonnx", flush_denormals=True)
@@ -130,7 +130,7 @@ def test_run_takes_another_executor_by_name():
         ({"tensors": [1]}, "tensors holds 1; expected names"),
         ({"tensors": ["u"]}, "tensors: not in both models: u"),
         ({"tensors": 5}, "tensors is 5; expected a list of names"),
-        ({"tolerance": 0.1}, "tolerance 0.1: expected mxexport.verification.Tolerance"),
+        ({"tolerance": 0.1}, "tolerance 0.1: expected mxexport.running.verification.Tolerance"),
         ({"tolerance": 0}, "tolerance 0: expected"),
         ({"seed": "one"}, "seed is 'one'; expected a whole number"),
         ({"seed": -1}, "seed is -1; expected a whole number"),

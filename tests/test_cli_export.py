@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mxexport import cli, graph, runtime
+from mxexport import cli
+from mxexport.model import graph
+from mxexport.running import executors
 
 MODULE = """
 import torch
@@ -72,7 +74,7 @@ def test_factory_weights_and_formats(run, tmp_path):
         ("0.weight_quant", "mxfp8_e4m3"),
         ("1.weight_quant", "mxfp8_e4m3"),
     }
-    (found,) = runtime.run(tmp_path / "m.onnx", np.arange(14).reshape(2, 7)).values()
+    (found,) = executors.run(tmp_path / "m.onnx", np.arange(14).reshape(2, 7)).values()
     assert found.shape == (2, 7, 8) and (found == found[..., :1]).all()  # every row of the weight is the same
 
 

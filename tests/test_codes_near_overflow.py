@@ -11,10 +11,11 @@ import pytest
 import torch
 
 import mxexport as mx
-from mxexport import numerics, packing, runtime
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format
+from mxexport.numbers import numerics, packing
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.ops import MXFloatDequant
-from mxexport.quant.storage import load_file, save_file
+from mxexport.quant.tensors.storage import load_file, save_file
+from mxexport.running import executors
 from mxexport.targets import values
 from tests.exact_oracles import nearest_float_code, round_half_even, two_to
 from tests.helpers import ALL_FORMATS, single_node_model
@@ -94,7 +95,7 @@ def test_targets_find_the_codes_of_weights_that_overflow(name, rule):
     node = constant_node(proto, [codes, reference.scale])
     found = values.constant_codes(node)
     assert found.exact
-    np.testing.assert_array_equal(found.value, next(iter(runtime.run(proto, (codes, reference.scale)).values())))
+    np.testing.assert_array_equal(found.value, next(iter(executors.run(proto, (codes, reference.scale)).values())))
     element = numerics.decode(reference.codes.reshape(x.shape), fmt.element) * np.float32(2.0**fmt.step_frac_bits)
     np.testing.assert_array_equal(found.elements, element)
 

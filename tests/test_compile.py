@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
 from mxexport.fpga import calibrate, design, folding, open_design
 from mxexport.fpga.lower import Stream
+from mxexport.model import graph
+from mxexport.running import executors
 from tests.helpers import assert_equal_up_to_turned_codes
 
 FORMATS = ["mxint8", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4_e2m1", ("mxfp4_e2m1", "mxfp8_e4m3"), ("mxint8", "mxfp4_e2m1")]
@@ -64,7 +65,7 @@ def test_dataflow_graph_runs_in_qonnx_with_the_same_integers(compiled):
     fixed = design.to_fixed(images(20), built.layers[0].source)
     path = built.files()["dataflow"]
     onnx.checker.check_model(path, full_check=True)
-    first, second = runtime.run(path, fixed), runtime.run_qonnx(path, fixed)
+    first, second = executors.run(path, fixed), executors.run_qonnx(path, fixed)
     for name in first:
         np.testing.assert_array_equal(first[name], second[name])
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport import fixedpoint, numerics
 from mxexport.errors import OptionError, ShapeError
 from mxexport.fpga import open_design
 from mxexport.fpga.devices import DEVICES, check_part
+from mxexport.numbers import fixedpoint, numerics
 
 CALIBRATION = (np.random.default_rng(0).integers(-256, 257, (32, 40)) / 256).astype(np.float32)
 
@@ -156,7 +156,7 @@ def test_what_is_no_real_array_is_refused_wherever_inputs_are_taken(exported, de
 
 def test_complex_inputs_are_refused_by_executors_and_by_the_reference(exported):
     x = CALIBRATION + 1j
-    from mxexport.runtime import run_qonnx, run_reference
+    from mxexport.running.executors import run_qonnx, run_reference
 
     for execute in (mx.run, run_qonnx, run_reference, lambda m, v: mx.verify(m, m, v)):
         with pytest.raises(ShapeError, match="complex64 that is not all float32"):

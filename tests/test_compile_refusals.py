@@ -11,8 +11,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from mxexport.passes.check import check
-from mxexport.passes.split_gemm import split_gemm
+from mxexport.passes.clean.split_gemm import split_gemm
+from mxexport.targets.check import check
 
 
 def problems_of(directory, model=None, x=None, **options) -> list[tuple[str, str]]:
@@ -159,7 +159,7 @@ def test_quantizers_without_a_product_are_refused(tmp_path):
 
 
 def test_check_says_the_same(tmp_path):
-    from mxexport import graph
+    from mxexport.model import graph
 
     model = mx.quantize_model(TwoOutputs(), "mxint8", "mxint8")
     found = problems_of(tmp_path, model, ROW)

@@ -6,9 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph, runtime
-from mxexport.constants import constant_array
 from mxexport.errors import ShapeError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits, edge_values
 from tests.pass_helpers import model
 
@@ -50,7 +51,7 @@ def test_equals_onnxruntime(kind):
     constant.type, constant.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape(found.shape)
     graph.attach_functions(made)
     graph.attach_standard_functions(made)
-    expected = runtime.run(made, np.zeros((16, 24), np.float32))["c"]
+    expected = executors.run(made, np.zeros((16, 24), np.float32))["c"]
     assert_equal_bits(found, np.broadcast_to(expected, found.shape), kind)
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from mxexport.demo import run_demo
+from mxexport.cli.demonstration import run_demo
 
 
 @pytest.fixture(scope="module", params=["mxint8", "mxfp6_e2m3", "mxfp4_e2m1"])

@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 
-from mxexport.formats import MX_FORMATS
+from mxexport.numbers.formats import MX_FORMATS
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"

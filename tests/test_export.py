@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, ops, runtime, verification
+from mxexport import ops
 from mxexport.errors import InputFileError, UnsupportedError
-from mxexport.formats import MX_FORMATS
-from mxexport.groups import contracted_shape
+from mxexport.model import graph
+from mxexport.numbers.formats import MX_FORMATS
+from mxexport.numbers.groups import contracted_shape
 from mxexport.quant import Quantizer
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the reference evaluator's
@@ -87,7 +89,7 @@ def test_every_weight_scale_is_contracted_and_none_expanded(exported):
     assert layers["body.0.weight_quant"]["shape"] == [16, 200] and layers["head.weight_quant"]["bytes"] > 0
 
 
-@pytest.mark.parametrize("execute", [runtime.run, runtime.run_qonnx, runtime.run_reference])
+@pytest.mark.parametrize("execute", [executors.run, executors.run_qonnx, executors.run_reference])
 def test_quantizers_give_equal_bits_on_equal_input(exported, execute):
     _, path, _ = exported
     differences = verification.count_quantizer_differences(graph.load(path), inputs(), execute)
@@ -97,7 +99,7 @@ def test_quantizers_give_equal_bits_on_equal_input(exported, execute):
 def test_torch_weights_have_the_same_bits(exported):
     model, path, _ = exported
     names = [n.outputs[0].name for n in graph.load(path).graph if n.name.endswith("weight_quant")]
-    for name, value in runtime.run(path, inputs(), names).items():
+    for name, value in executors.run(path, inputs(), names).items():
         layer = model.get_submodule(name.removesuffix(".weight_quant"))
         assert verification.equal_bits(value, layer.quant_weight().value.detach().numpy()).all()
 
@@ -110,7 +112,7 @@ def test_outputs_agree_with_torch_up_to_accumulation_order(exported):
     model, path, _ = exported
     x = inputs(40)
     expected = model(torch.from_numpy(x)).detach().numpy()
-    for execute in (runtime.run, runtime.run_qonnx):
+    for execute in (executors.run, executors.run_qonnx):
         (actual,) = execute(path, x).values()
         assert_equal_up_to_turned_codes(actual, expected)
 
@@ -122,7 +124,7 @@ def test_nvfp4_is_found_at_run_time_and_named(tmp_path, layer):
     model = graph.load(tmp_path / "m.onnx")
     assert [n.op_type for n in model.graph if graph.is_ours(n, graph.SCALES)] == ["NVFP4Scale"]
     assert all(graph.quantizer_format(n).name == "nvfp4" for n in model.graph if graph.is_ours(n, graph.QUANTIZERS))
-    for execute in (runtime.run, runtime.run_qonnx):
+    for execute in (executors.run, executors.run_qonnx):
         assert not any(verification.count_quantizer_differences(model, inputs(), execute).values())
 
 
@@ -135,7 +137,7 @@ def test_opset_is_honoured(tmp_path, opset):
     onnx.checker.check_model(proto, full_check=True)
     assert proto.opset_import[0].version == opset
     assert {o.version for f in proto.functions for o in f.opset_import if o.domain == ""} == {opset}
-    runtime.run(proto, np.ones((3, 40), np.float32))
+    executors.run(proto, np.ones((3, 40), np.float32))
 
 
 def test_exporting_twice_gives_the_same_file(tmp_path):

@@ -15,9 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 import mxexport as mx
-from mxexport import graph, runtime
-from mxexport.constants import constant_array
 from mxexport.errors import InputFileError, OptionError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.running import executors
 from tests.helpers import assert_equal_up_to_turned_codes
 
 X = torch.randn(2, 40, generator=torch.Generator().manual_seed(0))
@@ -40,7 +41,7 @@ def make(end=lambda x: x) -> nn.Module:
 @pytest.mark.parametrize("path", [".", "", "a\0b", "n" * 300 + ".onnx", None, 3])
 def test_what_is_no_path_for_a_file_is_refused_before_tracing(tmp_path, monkeypatch, path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("mxexport.exporter.trace", lambda *_: pytest.fail("traced"))
+    monkeypatch.setattr("mxexport.exporting.exporter.trace", lambda *_: pytest.fail("traced"))
     with pytest.raises(InputFileError, match="cannot write"):
         mx.export(make(), X, path)
 
@@ -85,7 +86,7 @@ def test_names_and_opsets_that_make_no_file_are_refused(tmp_path, options, messa
 def test_a_name_torch_gave_to_a_tensor_inside_may_be_that_of_an_output(tmp_path):
     mx.export(make(torch.relu), X, tmp_path / "m.onnx", input_names=["linear"], output_names=["fc"])
     onnx.checker.check_model(tmp_path / "m.onnx", full_check=True)
-    assert list(runtime.run(tmp_path / "m.onnx", {"linear": X.numpy()})) == ["fc"]
+    assert list(executors.run(tmp_path / "m.onnx", {"linear": X.numpy()})) == ["fc"]
 
 
 def test_an_input_that_is_returned_keeps_its_name(tmp_path):
@@ -95,7 +96,7 @@ def test_an_input_that_is_returned_keeps_its_name(tmp_path):
 
     model = mx.quantize_model(Both(None), "mxint8", None)
     mx.export(model, X, tmp_path / "m.onnx")
-    outputs = list(runtime.run(tmp_path / "m.onnx", {"x": X.numpy()}).values())
+    outputs = list(executors.run(tmp_path / "m.onnx", {"x": X.numpy()}).values())
     assert len(outputs) == 2 and np.array_equal(outputs[1], X.numpy())
 
 
@@ -131,7 +132,7 @@ def test_quant_tensors_inside_forward_are_exported(tmp_path, name):
     model = make(INSIDE[name])
     report = mx.export(model, X, tmp_path / "m.onnx", dynamic_batch=False)
     assert len(report.layers) >= 2
-    (found,) = runtime.run(tmp_path / "m.onnx", X.numpy()).values()
+    (found,) = executors.run(tmp_path / "m.onnx", X.numpy()).values()
     with torch.no_grad():
         expected = model(X)
     expected = expected["y"] if isinstance(expected, dict) else expected
@@ -151,7 +152,7 @@ def test_quant_tensors_as_parameters_and_inputs_are_exported_as_their_values(tmp
     model = mx.quantize_model(Two(), "mxint8", None, exclude=["head"]).eval()
     model.head.weight = nn.Parameter(mx.quantize(model.head.weight.detach(), "mxfp4_e2m1"))
     mx.export(model, mx.quantize(X, "mxint8"), tmp_path / "m.onnx")
-    (found,) = runtime.run(tmp_path / "m.onnx", X.numpy()).values()
+    (found,) = executors.run(tmp_path / "m.onnx", X.numpy()).values()
     np.testing.assert_allclose(found, model(X).detach().numpy(), atol=1e-5)
 
 
@@ -244,7 +245,7 @@ def test_masks_of_torchs_transformers_may_be_made_in_forward(tmp_path):
     model, x = mx.quantize_model(Masked()).eval(), torch.randn(3, 9, 40)
     open_sizes = {"x": {0: "batch", 1: "sequence"}}
     mx.export(model, torch.randn(2, 5, 40), tmp_path / "m.onnx", dynamic_shapes=open_sizes)
-    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (found,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     with torch.no_grad():
         assert_equal_up_to_turned_codes(found, model(x).numpy())
 
@@ -262,7 +263,7 @@ class Batch(nn.Module):
 def test_a_dict_may_be_the_last_positional_input(tmp_path, kwargs):
     model, batch = mx.quantize_model(Batch()).eval(), {"x": X}
     mx.export(model, (batch,), tmp_path / "m.onnx", kwargs=kwargs)
-    (found,) = runtime.run(tmp_path / "m.onnx", (X.numpy(), *(t.numpy() for t in (kwargs or {}).values()))).values()
+    (found,) = executors.run(tmp_path / "m.onnx", (X.numpy(), *(t.numpy() for t in (kwargs or {}).values()))).values()
     with torch.no_grad():
         np.testing.assert_allclose(found, model(batch, **(kwargs or {})).numpy(), atol=1e-5)
 
@@ -281,7 +282,7 @@ def test_objects_that_are_no_tensors_are_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="left out: past_key_values: this output is a Cache; a graph returns tensors"):
         report = mx.export(model, X, tmp_path / "m.onnx")
     assert report.notes == [("past_key_values", "this output is a Cache; a graph returns tensors only")]
-    assert list(runtime.run(tmp_path / "m.onnx", X.numpy())) == ["logits"]
+    assert list(executors.run(tmp_path / "m.onnx", X.numpy())) == ["logits"]
 
 
 def test_dropout_in_eval_mode_is_named(tmp_path):
@@ -307,7 +308,7 @@ class BatchStatistics(Net):
 def test_statistics_of_the_batch_are_used_where_the_model_uses_them(tmp_path):
     model, x = mx.quantize_model(BatchStatistics()).eval(), torch.randn(7, 40)
     mx.export(model, X, tmp_path / "m.onnx")
-    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (found,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     with torch.no_grad():
         assert_equal_up_to_turned_codes(found, model(x).numpy())
 

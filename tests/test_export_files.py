@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import exporter, graph, model_file, runtime, verification
 from mxexport.errors import InputFileError, UnsupportedError
+from mxexport.exporting import exporter
+from mxexport.model import graph, writer
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_bits
 
 X = (torch.randn(2, 40),)
@@ -93,8 +95,8 @@ STAGES = {
     "folding": (exporter, "fold_weight_scales", UnsupportedError),
     "naming": (exporter, "name_everything", UnsupportedError),
     "figures": (exporter, "describe_layers", UnsupportedError),
-    "serializing": (model_file.ir, "save", InputFileError),
-    "renaming": (model_file, "_move", InputFileError),
+    "serializing": (writer.ir, "save", InputFileError),
+    "renaming": (writer, "_move", InputFileError),
 }
 
 
@@ -131,7 +133,7 @@ def test_two_files_change_together(tmp_path, monkeypatch, exported):
             raise_full_disk()
         rename(source, target)
 
-    monkeypatch.setattr(model_file, "_move", fail_at_second)
+    monkeypatch.setattr(writer, "_move", fail_at_second)
     with pytest.raises(InputFileError, match="No space left"):
         graph.save(model, path, external_data=True)
     assert calls == [data, path] and (path.read_bytes(), data.read_bytes()) == old
@@ -163,14 +165,14 @@ def test_tensors_in_a_file_of_their_own(tmp_path):
     ]
     assert {t.name for t in large} >= {"fc.weight", "head.weight"}
     assert {e.value for t in large for e in t.external_data if e.key == "location"} == {"True.onnx.data"}
-    (first,), (second,) = (runtime.run(r.path, x).values() for r in (inside, beside))
+    (first,), (second,) = (executors.run(r.path, x).values() for r in (inside, beside))
     assert verification.equal_bits(first, second).all()
     assert not any(verification.count_quantizer_differences(graph.load(beside.path), x).values())
 
 
 def test_large_models_get_a_data_file_by_themselves(tmp_path, monkeypatch, exported):
     path, data = tmp_path / "m.onnx", tmp_path / "m.onnx.data"
-    monkeypatch.setattr(model_file, "EXTERNAL_ABOVE", 4 * 40 * 64)
+    monkeypatch.setattr(writer, "EXTERNAL_ABOVE", 4 * 40 * 64)
     graph.save(graph.load(exported), path)
     assert data.stat().st_size >= 4 * 40 * 64
     monkeypatch.undo()
@@ -190,11 +192,11 @@ def test_stale_data_goes_and_a_stranger_s_stays(tmp_path, exported):
 
 def test_a_model_may_replace_the_files_it_was_read_from(tmp_path, exported):
     path, x = tmp_path / "m.onnx", np.ones((1, 40), np.float32)
-    before = next(iter(runtime.run(exported, x).values()))
+    before = next(iter(executors.run(exported, x).values()))
     graph.save(graph.load(exported), path, external_data=True)
     for external in (True, False, None):
         graph.save(graph.load(path), path, external_data=external)
-        assert verification.equal_bits(next(iter(runtime.run(path, x).values())), before).all()
+        assert verification.equal_bits(next(iter(executors.run(path, x).values())), before).all()
     assert [f.name for f in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -254,7 +256,7 @@ def test_parameters_are_inputs_only_when_asked(tmp_path, weights):
     assert [v.name for v in onnx.load(plain).graph.input] == ["input"]
     assert {v.name for v in proto.graph.input} == {"input"} | {t.name for t in proto.graph.initializer}
     onnx.checker.check_model(proto)
-    for executor in runtime.EXECUTORS.values():
+    for executor in executors.EXECUTORS.values():
         assert_equal_bits(*(next(iter(executor(path, x.numpy()).values())) for path in (kept, plain)))
     mx.clean(kept, cleaned, verify=True)
     assert [v.name for v in onnx.load(cleaned).graph.input] == ["input"]

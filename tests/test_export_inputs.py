@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.model import graph
 from mxexport.quant import fake_quantize
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_up_to_turned_codes
 
 
@@ -78,7 +79,7 @@ def test_inputs_by_keyword(tmp_path):
     x, y = torch.randn(5, 40), torch.randn(5, 40)
     feeds = {"x": x.numpy(), "y": y.numpy(), "factor": np.float32(2)}
     expected = model(x, y, factor=torch.tensor(2.0))
-    found = runtime.run(tmp_path / "m.onnx", feeds)
+    found = executors.run(tmp_path / "m.onnx", feeds)
     assert list(found) == ["hidden", "more.0", "more.1"]
     for actual, wanted in zip(found.values(), (expected["hidden"], *expected["more"]), strict=True):
         np.testing.assert_allclose(actual, wanted.detach().numpy(), rtol=1e-4, atol=1e-5)
@@ -94,7 +95,7 @@ def test_a_dict_inside_the_tuple_is_one_input(tmp_path):
     mx.export(model, ({"x": torch.randn(1, 40), "pair": (torch.randn(1, 8), 3)},), tmp_path / "m.onnx")
     assert [shape[0] for shape in input_shapes(tmp_path / "m.onnx").values()] == ["batch", "batch"]
     x, bias = torch.randn(4, 40), torch.randn(4, 8)
-    (found,) = runtime.run(tmp_path / "m.onnx", (x.numpy(), bias.numpy())).values()
+    (found,) = executors.run(tmp_path / "m.onnx", (x.numpy(), bias.numpy())).values()
     expected = model({"x": x, "pair": (bias, 3)}).detach().numpy()
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -111,7 +112,7 @@ def test_batch_and_sequence_stay_open(tmp_path, shapes):
     assert {layer.groups for layer in report.layers if layer.bytes is None} == {None}
     for batch, length in ((3, 11), (1, 40)):  # 40 keys: a whole group and a short one
         tokens = torch.randint(0, 50, (batch, length))
-        (found,) = runtime.run(tmp_path / "m.onnx", tokens.numpy()).values()
+        (found,) = executors.run(tmp_path / "m.onnx", tokens.numpy()).values()
         assert_equal_up_to_turned_codes(found, model(tokens).detach().numpy())
         counted = verification.count_quantizer_differences(graph.load(tmp_path / "m.onnx"), tokens.numpy())
         assert len(counted) >= 12 and not any(counted.values()), counted
@@ -182,7 +183,7 @@ def test_quantizers_of_half_models_return_the_bits_of_torch(half):
     nodes = [n for n in loaded.graph if graph.is_ours(n, graph.QUANTIZERS)]
     known = {name: value.const_value.numpy() for name, value in loaded.graph.initializers.items()}
     wanted = [v.name for n in nodes for v in (n.inputs[0], n.outputs[0]) if v.name not in known]
-    seen = known | runtime.run(path, array, list(dict.fromkeys(wanted)))
+    seen = known | executors.run(path, array, list(dict.fromkeys(wanted)))
     for node in nodes:
         given = torch.tensor(seen[node.inputs[0].name])
         narrow = given.to(dtype)
@@ -206,7 +207,7 @@ def test_scales_of_half_models_are_float32(half):
 def test_half_models_compute_what_torch_computes(half):
     model, dtype, x, path, report = half
     array = x.float().numpy() if x.is_floating_point() else x.numpy()
-    (found,) = runtime.run(path, array).values()
+    (found,) = executors.run(path, array).values()
     with torch.no_grad():
         expected = model(x).float().numpy()
     assert found.dtype == (np.float16 if dtype == torch.float16 else np.float32)
@@ -219,6 +220,6 @@ def test_bfloat16_files_round_their_inputs(tmp_path):
     model = mx.quantize_model(nn.Sequential(nn.Linear(40, 4)), "mxint8", None).bfloat16().eval()
     mx.export(model, (torch.randn(2, 40).bfloat16(),), tmp_path / "m.onnx")
     x = torch.randn(3, 40)
-    (found,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
-    (rounded,) = runtime.run(tmp_path / "m.onnx", x.bfloat16().float().numpy()).values()
+    (found,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
+    (rounded,) = executors.run(tmp_path / "m.onnx", x.bfloat16().float().numpy()).values()
     assert (found == rounded).all() and (torch.from_numpy(found).bfloat16().float().numpy() == found).all()

@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, ops, runtime, verification
-from mxexport.groups import contracted_shape
+from mxexport import ops
+from mxexport.model import graph
+from mxexport.numbers.groups import contracted_shape
 from mxexport.quant import QuantLayer
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_up_to_turned_codes, rms
 
 
@@ -146,7 +148,7 @@ def outputs(model: nn.Module, args: tuple) -> list[np.ndarray]:
 
 def check_outputs(exported: Exported) -> None:
     """The file computes what torch computes: its error is 10 dB below that of quantization, or nothing but rounding."""
-    found = runtime.run(exported.path, exported.arrays).values()
+    found = executors.run(exported.path, exported.arrays).values()
     from_torch, from_floats = (outputs(m, exported.args) for m in (exported.model, exported.original))
     for actual, expected, floats in zip(found, from_torch, from_floats, strict=True):
         if exported.name in ONE_LAYER:
@@ -159,9 +161,9 @@ def constants(path) -> dict[str, np.ndarray]:
     return {name: value.const_value.numpy() for name, value in graph.load(path).graph.initializers.items()}
 
 
-@pytest.mark.parametrize("execute", [runtime.run, runtime.run_qonnx, runtime.run_reference])
+@pytest.mark.parametrize("execute", [executors.run, executors.run_qonnx, executors.run_reference])
 def test_quantizers_give_equal_bits_on_equal_input(exported, execute):
-    if exported.name == "transposed2d" and execute is runtime.run_reference:
+    if exported.name == "transposed2d" and execute is executors.run_reference:
         pytest.skip("onnx's ReferenceEvaluator fails on ConvTranspose with groups")
     differences = verification.count_quantizer_differences(graph.load(exported.path), exported.arrays, execute)
     assert len(differences) >= 3 and not any(differences.values()), differences
@@ -208,7 +210,7 @@ def test_every_quantizer_of_the_file_has_the_name_of_its_module(exported):
 
 def test_torch_weights_have_the_same_bits(exported):
     nodes = [n for n in graph.load(exported.path).graph if graph.is_ours(n, graph.QUANTIZERS) and "weight" in n.name]
-    found = runtime.run(exported.path, exported.arrays, [n.outputs[0].name for n in nodes])
+    found = executors.run(exported.path, exported.arrays, [n.outputs[0].name for n in nodes])
     for node in nodes:
         owner, _, weight = node.inputs[0].name.rpartition(".")
         expected = exported.model.get_submodule(owner).quant_weight(weight).value.detach().numpy()

@@ -17,9 +17,9 @@ from qonnx.custom_op.general.intquant import int_quant
 from torch import nn
 
 import mxexport as mx
-from mxexport import runtime
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.quant import QuantReLU, freeze_scales
+from mxexport.running import executors
 from mxexport.targets import finn_steps
 
 STATIC_MX = mx.QuantSpec("mxint8", source="static", scaling_per_output="tensor")
@@ -54,7 +54,7 @@ def test_converted_file_gives_the_values_of_the_exported_one(name, weight, tmp_p
     assert report.opset == 20 and any("steps=build_steps()" in note for _, note in report.notes)
     assert {n.domain for n in proto.graph.node} <= {"", "qonnx.custom_op.general"}
     assert all(d.HasField("dim_value") for i in proto.graph.input for d in i.type.tensor_type.shape.dim)
-    for execute in (runtime.run, runtime.run_qonnx):
+    for execute in (executors.run, executors.run_qonnx):
         (expected,), (actual,) = (execute(p, x).values() for p in (tmp_path / "m.onnx", report.path))
         # Products are sums of other, wider integers times one scale: float32 may round them once more.
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)

@@ -10,10 +10,13 @@ from onnx import helper
 from torch import nn
 
 import mxexport as mx
-from mxexport import fixedpoint, graph, groups, numerics, ops, runtime
+from mxexport import ops
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.fpga.memory import write_mem
+from mxexport.model import graph
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from mxexport.running import executors
 from mxexport.targets import finn_base
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, single_node_model
 from tests.test_ops import quant_node, scale_attributes
@@ -31,7 +34,7 @@ def check(op_type: str, arrays: list, attributes: dict) -> np.ndarray:
     name = model.graph.output[0].name
     actual = finn_base.run_finn_base(model, given)[name]
     assert_equal_bits(actual, expected, f"{op_type} in finn-base against numpy")
-    assert_equal_bits(actual, runtime.run(model, given)[name], f"{op_type} in finn-base against onnxruntime")
+    assert_equal_bits(actual, executors.run(model, given)[name], f"{op_type} in finn-base against onnxruntime")
     return expected
 
 
@@ -94,7 +97,7 @@ def test_exported_network_equals_onnxruntime_at_every_quantizer(tmp_path):
         (expected,) = ops.OPERATORS[node.op_type].reference(*given, **graph.attributes(node))
         assert_equal_bits(seen[node.outputs[0].name], expected, node.name)
     (actual,) = finn_base.run_finn_base(tmp_path / "m.onnx", x.numpy()).values()
-    (wanted,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (wanted,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
 
 

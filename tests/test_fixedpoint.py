@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport import fixedpoint, numerics
-from mxexport.fixedpoint import BlockQuantizer, element_parameters, mx_matmul, mx_quantize
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from mxexport.numbers import fixedpoint, numerics
+from mxexport.numbers.fixedpoint import BlockQuantizer, element_parameters, mx_matmul, mx_quantize
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from tests.exact_oracles import ceil_log2, clamp, nearest_float_code, round_half_even, shared_exponent, two_to
 
 FORMATS = [*MX_FORMATS, "mxint2", "mxint3", "mxint4", "mxint5", "mxint6", "mxint7"]

@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from mxexport.quant import batch_norm
-from mxexport.quant.fold_proof import plan_folds
+from mxexport.quant.folding import batch_norm
+from mxexport.quant.folding.proof import plan_folds
 
 
 def with_statistics(model: nn.Module) -> nn.Module:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport import graph
-from mxexport.passes.fold_reshapes import fold_reshapes
-from mxexport.passes.fold_transposes import fold_transposes
+from mxexport.model import graph
+from mxexport.passes.fold.fold_reshapes import fold_reshapes
+from mxexport.passes.fold.fold_transposes import fold_transposes
 from tests.pass_helpers import Build, apply, op_types, producer_chain
 
 FORMATS = ("mxfp8_e4m3", "mxint8", "mxfp4_e2m1_g16", "int4_g16")

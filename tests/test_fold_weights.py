@@ -14,13 +14,16 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mxexport as mx
-from mxexport import cli, graph, numerics, ops, runtime, verification
-from mxexport.constants import constant_array
+from mxexport import cli, ops
 from mxexport.errors import OptionError
-from mxexport.formats import MX_FORMATS, get_format
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import MX_FORMATS, get_format
 from mxexport.passes import run_passes
-from mxexport.passes._weights import weight_of
-from mxexport.passes.fold_weights import fold_weights
+from mxexport.passes.fold._weights import weight_of
+from mxexport.passes.fold.fold_weights import fold_weights
+from mxexport.running import executors, verification
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 from tests.pass_helpers import Build
 from tests.pass_helpers import model as text_model
@@ -28,7 +31,7 @@ from tests.test_export import Net, inputs
 from tests.test_ops import quant_node
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # the reference evaluator's
-EXECUTORS = [runtime.run, runtime.run_qonnx, runtime.run_reference]
+EXECUTORS = [executors.run, executors.run_qonnx, executors.run_reference]
 
 
 def weight_model(*quantizers, extra=(), outputs=()) -> ir.Model:

@@ -5,9 +5,10 @@ import onnx_ir as ir
 import pytest
 
 import mxexport
-from mxexport import graph, ops
+from mxexport import ops
 from mxexport.errors import FormatError
-from mxexport.formats import (
+from mxexport.model import graph
+from mxexport.numbers.formats import (
     MX_FORMATS,
     SCALE_RULES,
     FloatElement,

@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mxexport import runtime
+from mxexport.running import executors
 from mxexport.targets import from_qdq
 from tests.helpers import assert_equal_bits
 from tests.qdq_models import contracted, formats_of, standard_quantizer
@@ -19,11 +19,11 @@ def scale_of(shape, powers=False):
     return np.exp2(RNG.integers(-9, 9, shape)).astype(np.float32) if powers else s
 
 
-def check(model, inputs, format_name, execute=runtime.run):
+def check(model, inputs, format_name, execute=executors.run):
     wanted = execute(model, inputs)["y"]
     back = from_qdq.convert(model)
     assert formats_of(back.model) == {"dq": format_name}, back.notes
-    assert_equal_bits(runtime.run(back.model, inputs)["y"], wanted, back.notes)
+    assert_equal_bits(executors.run(back.model, inputs)["y"], wanted, back.notes)
     return back
 
 
@@ -54,7 +54,7 @@ def test_native_types():
     scale = scale_of((4, 3), powers=True).astype(ml_dtypes.float8_e8m0fnu)
     model = standard_quantizer(codes, {"s": scale}, {"axis": 1, "block_size": 32}, weight=True, opset=24)
     model.graph.node("dq").attributes.add(_output_float())
-    check(model, {}, "mxfp4_e2m1", runtime.run_reference)
+    check(model, {}, "mxfp4_e2m1", executors.run_reference)
 
 
 def _output_float():

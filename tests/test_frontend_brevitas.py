@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
+from mxexport.model import graph
+from mxexport.running import executors, verification
 
 qnn = pytest.importorskip("brevitas.nn", reason="brevitas is not installed")
 ocp = pytest.importorskip("brevitas.quant.experimental.mx_quant_ocp")
@@ -50,10 +51,10 @@ def test_layers_keep_their_bits_and_the_model_stays(weight, activation, tmp_path
     assert torch.equal(values(model(x)), expected)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     loaded = graph.load(tmp_path / "m.onnx")
-    for execute in (runtime.run, runtime.run_qonnx):
+    for execute in (executors.run, executors.run_qonnx):
         differences = verification.count_quantizer_differences(loaded, x.numpy(), execute)
         assert len(differences) >= 2 and not any(differences.values()), differences
-    (out,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (out,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     # Float32 sums in another order; every quantizer above is bit-exact.
     np.testing.assert_allclose(out, expected.numpy(), rtol=1e-4, atol=1e-5)
 

@@ -13,9 +13,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.quant.fold_proof import plan_folds
+from mxexport.model import graph
+from mxexport.quant.folding.proof import plan_folds
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_up_to_turned_codes
 
 
@@ -185,9 +186,9 @@ def test_the_file_holds_the_operators_with_the_weight_as_a_constant(name, tmp_pa
     weights = [node for node in quantizers if all(graph.constant(value) is not None for value in node.inputs)]
     assert len(quantizers) == 2 and len(weights) == 1
     name = weights[0].outputs[0].name
-    found = runtime.run(tmp_path / "m.onnx", {"input": x.numpy()}, outputs=[name])[name]
+    found = executors.run(tmp_path / "m.onnx", {"input": x.numpy()}, outputs=[name])[name]
     assert np.array_equal(found, quantized[0].quant_weight().dequantize().detach().numpy())
-    counts = verification.count_quantizer_differences(exported, {"input": x.numpy()}, runtime.run)
+    counts = verification.count_quantizer_differences(exported, {"input": x.numpy()}, executors.run)
     assert counts and not any(counts.values())
     with torch.no_grad():
         expected = quantized(x).numpy()

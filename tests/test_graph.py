@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph
-from mxexport.names import Names, free_name
+from mxexport.model import graph
+from mxexport.model.names import Names, free_name
 from tests.helpers import assert_equal_bits
 
 OTHER_BITS = {

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mxexport import groups
 from mxexport.errors import ScaleShapeError, ShapeError
+from mxexport.numbers import groups
 
 
 @st.composite

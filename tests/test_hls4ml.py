@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
+from mxexport.model import graph
 from mxexport.quant import activation_quantizer, freeze_scales, weight_quantizer
-from mxexport.quant.layer import QuantLayer
+from mxexport.quant.layers.layer import QuantLayer
+from mxexport.running import executors
 from mxexport.targets import convert, hls4ml
 from mxexport.targets.hls4ml_project import project
 
@@ -52,7 +53,7 @@ def exported(tmp_path, model, x, name="m.onnx"):
 
 
 def run_qonnx(path, x):
-    (y,) = runtime.run_qonnx(path, x).values()
+    (y,) = executors.run_qonnx(path, x).values()
     return y + 0.0  # fixed point has no -0
 
 
@@ -80,7 +81,7 @@ def test_converted_file_equals_the_exported_one(mlps, tmp_path, weight, fold):
     convert(source, tmp_path / "h.onnx", to="hls4ml", batch=len(x), fold=fold)
     expected = run_qonnx(source, x)
     assert np.array_equal(run_qonnx(tmp_path / "h.onnx", x), expected)
-    (plain,) = runtime.run(tmp_path / "h.onnx", x).values()
+    (plain,) = executors.run(tmp_path / "h.onnx", x).values()
     assert np.array_equal(plain + 0.0, expected)
 
 

@@ -12,10 +12,12 @@ from torch import nn
 from torch.nn import functional
 
 import mxexport as mx
-from mxexport import graph, passes, runtime
+from mxexport import passes
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
 from mxexport.quant import activation_quantizer
-from mxexport.quant.layer import QuantLayer
+from mxexport.quant.layers.layer import QuantLayer
+from mxexport.running import executors
 from mxexport.targets import convert, hls4ml
 from mxexport.targets.hls4ml_project import project
 from tests import pass_helpers
@@ -96,7 +98,7 @@ def simulated(tmp_path, x):
 
 
 def assert_simulation_equals(tmp_path, x):
-    expected = list(runtime.run_qonnx(tmp_path / "m.onnx", x).values())
+    expected = list(executors.run_qonnx(tmp_path / "m.onnx", x).values())
     found = simulated(tmp_path, x)
     for name, (wanted, got) in enumerate(zip(expected, found, strict=True)):
         assert np.array_equal(got.reshape(wanted.shape), wanted + 0.0), f"output {name}"
@@ -163,7 +165,7 @@ def test_a_value_read_twice_gets_a_type_that_holds_it_and_others_none():
     assert {user.name for user, _ in added.outputs[0].uses()} == {"p", "add"}
     assert sum(node.op_type == "Quant" for node in converted.graph) == 5  # q, p, r_type and the two weights
     x = np.linspace(-70, 70, 8, dtype=np.float32).reshape(2, 4)
-    (expected,), (found,) = runtime.run_qonnx(ir.to_proto(made), x).values(), runtime.run(converted, x).values()
+    (expected,), (found,) = executors.run_qonnx(ir.to_proto(made), x).values(), executors.run(converted, x).values()
     assert np.array_equal(found, expected)
 
 
@@ -182,7 +184,7 @@ def test_groups_and_dilations_become_zeros_but_for_depthwise_kernels(tmp_path, k
     (conv,) = (node for node in graph.load(tmp_path / "h.onnx").graph if node.op_type == "Conv")
     assert conv.attributes["group"].value == (4 if kernel == "depthwise" else 1)
     assert set(conv.attributes["dilations"].value) == {1}
-    (expected,), (found,) = (runtime.run(tmp_path / name, x.numpy()).values() for name in ("m.onnx", "h.onnx"))
+    (expected,), (found,) = (executors.run(tmp_path / name, x.numpy()).values() for name in ("m.onnx", "h.onnx"))
     assert np.array_equal(found, expected)
 
 

@@ -10,8 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import mxexport as mx
-from mxexport import runtime, verification
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
+from mxexport.running import executors, verification
 
 X = np.random.default_rng(0).standard_normal((2, 40)).astype(np.float32)
 
@@ -105,8 +105,8 @@ def ways(path, out):
         "clean": lambda: mx.clean(path, out),
         "convert": lambda: mx.convert(path, out, to="qdq"),
         "back": lambda: mx.convert(path, out, to="mxexport"),
-        "qonnx": lambda: runtime.run_qonnx(path, X),
-        "reference": lambda: runtime.run_reference(path, X),
+        "qonnx": lambda: executors.run_qonnx(path, X),
+        "reference": lambda: executors.run_reference(path, X),
     }
 
 
@@ -223,7 +223,7 @@ def test_no_tensor_anywhere_takes_its_data_from_outside_the_directory(tmp_path, 
 )
 def test_inputs_that_are_no_numbers_are_refused(good, array):
     with pytest.raises(ShapeError, match="input 'input'"):
-        runtime.run(good, {"input": array})
+        executors.run(good, {"input": array})
 
 
 def test_numbers_that_an_integer_input_cannot_hold_are_refused(tmp_path):

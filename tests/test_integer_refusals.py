@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import runtime
 from mxexport.errors import UnsupportedError
-from mxexport.opsets import lower_opset
+from mxexport.model.opsets import lower_opset
 from mxexport.passes import infer_shapes
+from mxexport.running import executors
 from mxexport.targets import finn, hls4ml
 from tests import pass_helpers
 from tests.pass_helpers import model
@@ -127,11 +127,11 @@ def test_trunc_that_drops_nothing_disappears():
         made = built(activation(trunc, source))
         made.opset_imports[QONNX] = 2  # where Trunc has an output scale
         infer_shapes(made)
-        (expected,) = runtime.run_qonnx(ir.to_proto(made), x).values()
+        (expected,) = executors.run_qonnx(ir.to_proto(made), x).values()
         for target, _ in BOTH.values():
             converted = target.convert(made).model
             assert not any(n.op_type == "Trunc" for n in converted.graph)
-            (actual,) = runtime.run(converted, x).values()
+            (actual,) = executors.run(converted, x).values()
             assert np.array_equal(actual, expected)
 
 

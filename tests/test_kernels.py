@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mxexport as mx
-from mxexport import numerics
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format
-from mxexport.quant import Quantizer, fake_quantize, fused, native
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
+from mxexport.quant import Quantizer, fake_quantize
+from mxexport.quant.kernels import fused, native
 from tests.helpers import assert_equal_bits, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -136,10 +137,10 @@ def test_empty_tensors_stay_empty(engine):
 
 FLUSHED = """
 import numpy as np, torch
-from mxexport import numerics
+from mxexport.numbers import numerics
 from mxexport.quant import fake_quantize
 from tests.helpers import assert_equal_bits, edge_values
-from mxexport.formats import MX_FORMATS
+from mxexport.numbers.formats import MX_FORMATS
 x, tiny = edge_values((64, 70)), np.float32(1e-44)
 expected = {name: numerics.quantize(x, name).dequantize() for name in (*MX_FORMATS, "mxint2")}
 assert torch.set_flush_denormal(True)

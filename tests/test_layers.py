@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional
 
 import mxexport as mx
-from mxexport import runtime
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.quant import QUANT_LAYERS, fake_quantize
+from mxexport.running import executors
 
 WEIGHT, ACTIVATION = "mxfp4_e2m1_g16", "mxint8"
 
@@ -327,5 +327,5 @@ class TiedHead(nn.Module):
 def test_a_quantized_weight_can_be_used_in_the_code_between_layers(tmp_path):
     model, tokens = TiedHead().eval(), torch.randint(0, 20, (3, 4))
     mx.export(model, (tokens,), tmp_path / "m.onnx")
-    (y,) = runtime.run(tmp_path / "m.onnx", tokens.numpy()).values()
+    (y,) = executors.run(tmp_path / "m.onnx", tokens.numpy()).values()
     torch.testing.assert_close(torch.from_numpy(y), model(tokens).detach(), rtol=1e-5, atol=1e-5)

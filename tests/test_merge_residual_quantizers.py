@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mxexport.passes.fold_reshapes import fold_reshapes
-from mxexport.passes.fold_transposes import fold_transposes
-from mxexport.passes.merge_quantizers import merge_quantizers
-from mxexport.passes.merge_residual_quantizers import merge_residual_quantizers
+from mxexport.passes.fold.fold_reshapes import fold_reshapes
+from mxexport.passes.fold.fold_transposes import fold_transposes
+from mxexport.passes.fold.merge_quantizers import merge_quantizers
+from mxexport.passes.fold.merge_residual_quantizers import merge_residual_quantizers
 from tests.pass_helpers import Build, apply, op_types
 
 LAYOUTS = {

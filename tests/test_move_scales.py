@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport.passes.move_scales import move_scales
+from mxexport.passes.streamline.move_scales import move_scales
 from tests.pass_helpers import Build, apply, op_types, producer_chain
 
 rng = np.random.default_rng(0)

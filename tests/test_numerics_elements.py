@@ -14,9 +14,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from mxexport import numerics
 from mxexport.errors import FormatError
-from mxexport.formats import FloatElement, IntElement
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import FloatElement, IntElement
 from tests.exact_oracles import INF, NAN, clamp, finite_magnitudes, magnitudes, nearest_float_code, round_half_even
 
 WIDTHS = [(e, m) for e in range(1, 8) for m in range(0, 8 - e)]

@@ -24,10 +24,10 @@ from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M
 from torchao.prototype.mx_formats.kernels import unpack_uint4
 from torchao.prototype.mx_formats.mx_tensor import to_mx
 
-from mxexport import groups, numerics
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format
-from mxexport.numerics import quantize
+from mxexport.numbers import groups, numerics
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
+from mxexport.numbers.numerics import quantize
 from tests.exact_oracles import clamp, nearest_float_code, round_half_even
 
 TORCHAO = {

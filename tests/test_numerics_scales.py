@@ -17,9 +17,9 @@ from torchao.prototype.mx_formats.config import ScaleCalculationMode
 from torchao.prototype.mx_formats.constants import DTYPE_FP6_E2M3, DTYPE_FP6_E3M2
 from torchao.prototype.mx_formats.mx_tensor import to_mx
 
-from mxexport import numerics
 from mxexport.errors import FormatError
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from tests.exact_oracles import clamp, shared_exponent
 
 FORMATS = [*MX_FORMATS, "mxint2", "mxint3", "mxint4", "mxint5", "mxint6", "mxint7"]
@@ -162,7 +162,8 @@ def test_codes_from_scale_refuses_what_e8m0_cannot_hold(bad):
 def test_scales_and_codes_are_exact_under_flush_to_zero():
     script = """
 import numpy as np, torch
-from mxexport import graph, numerics
+from mxexport.model import graph
+from mxexport.numbers import numerics
 expected = {n: numerics.scale_from_codes(np.arange(255), n) for n in (0, 6, 22)}
 assert torch.set_flush_denormal(True)
 for n, scale in expected.items():

@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from mxexport import fixedpoint, groups, numerics, ops, runtime
+from mxexport import ops
 from mxexport.errors import ScaleShapeError
-from mxexport.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
+from mxexport.running import executors
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, single_node_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -26,12 +28,12 @@ def check_all_executors(op_type: str, arrays: list, attributes: dict, opset: int
     onnx.checker.check_model(model, full_check=True)
     feeds = {i.name: a for i, a in zip(model.graph.input, [a for a in arrays if a is not None], strict=True)}
     names = [o.name for o in model.graph.output]
-    executors = {
-        "onnxruntime": lambda: [runtime.run(model, feeds)[n] for n in names],
+    runs = {
+        "onnxruntime": lambda: [executors.run(model, feeds)[n] for n in names],
         "ReferenceEvaluator": lambda: ReferenceEvaluator(model).run(names, feeds),
-        "qonnx": lambda: [runtime.run_qonnx(model, feeds)[n] for n in names],
+        "qonnx": lambda: [executors.run_qonnx(model, feeds)[n] for n in names],
     }
-    for name, execute in executors.items():
+    for name, execute in runs.items():
         for actual, wanted in zip(execute(), expected, strict=True):
             assert_equal_bits(actual, wanted, f"{op_type} in {name}")
     return expected
@@ -224,18 +226,19 @@ def test_zero_groups_survive_flush_to_zero():
     """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
     script = """
 import numpy as np
-from mxexport import ops, runtime
-from mxexport.formats import MX_FORMATS, get_format
+from mxexport import ops
+from mxexport.running import executors
+from mxexport.numbers.formats import MX_FORMATS, get_format
 from tests.helpers import single_node_model
 from tests.test_ops import quant_node, scale_attributes
 x = np.zeros((2, 64), np.float32); x[1] = 1.0
 for name in MX_FORMATS:
     fmt = get_format(name)
     model = single_node_model("MXScale", [x], scale_attributes(fmt))
-    scale = runtime.run(model, {"X": x}, flush_denormals=True)["scale"]
+    scale = executors.run(model, {"X": x}, flush_denormals=True)["scale"]
     op_type, attributes = quant_node(fmt)
     model = single_node_model(op_type, [x, scale], attributes)
-    y = runtime.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
+    y = executors.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
     assert (y == x).all(), (name, y)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

@@ -11,8 +11,10 @@ import onnx_ir as ir
 import pytest
 from onnx import helper
 
-from mxexport import graph, ops, runtime
+from mxexport import ops
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
+from mxexport.model import graph
+from mxexport.running import executors
 from tests.test_vectors import MODELS, load
 
 FIRST = {path.parts[-4]: path for path in reversed(MODELS)}
@@ -95,7 +97,7 @@ def test_inputs_of_other_shapes_are_named(op_type):
 def test_no_executor_computes_from_a_scale_that_is_too_long():
     model, arrays, _ = case("MXFloatQuant")
     given = reshaped(model, arrays, "scale", np.repeat(arrays[1], 2, axis=1))
-    for execute in runtime.EXECUTORS.values():
+    for execute in executors.EXECUTORS.values():
         with pytest.raises(ScaleShapeError, match=r"node 'Y': MXFloatQuant: scale has shape \(\d+, \d+\), expected "):
             execute(model, tuple(given))
 
@@ -128,7 +130,7 @@ def test_open_lengths_and_unknown_shapes_pass():
 def test_a_file_with_an_attribute_out_of_range_is_unsupported_everywhere():
     model, arrays, _ = case("GroupwiseQuant", bit_width=9)
     why = r"node 'Y': GroupwiseQuant: attribute bit_width is 9; expected whole, 2 to 8"
-    for execute in runtime.EXECUTORS.values():
+    for execute in executors.EXECUTORS.values():
         with pytest.raises(UnsupportedError, match=why) as caught:
             execute(model, tuple(arrays))
         assert caught.value.exit_code == 3

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
 from mxexport.passes import check
 from mxexport.quant import freeze_scales
+from mxexport.running import executors
 from tests.pass_helpers import model
 
 STATIC = mx.QuantSpec("mxint8", source="static", scaling_per_output="tensor")
@@ -74,7 +75,7 @@ def test_packed_and_float_weights_become_the_same_model(files, to, road, tmp_pat
     actual, same_notes = converted(paths[f"{road}_packed"], to, tmp_path, max_weight_bits=60)
     assert actual.SerializeToString() == expected.SerializeToString() and same_notes == notes
     assert {name for name, why in notes if why.startswith("weights are")} == set(WEIGHTS)
-    (want,), (got,) = (runtime.run(m, x).values() for m in (paths[f"{road}_packed"], actual))
+    (want,), (got,) = (executors.run(m, x).values() for m in (paths[f"{road}_packed"], actual))
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)  # sums of floats in another order
 
 
@@ -121,5 +122,5 @@ def test_a_scale_found_in_the_graph_from_the_weight_is_a_constant(to, tmp_path):
     made, _ = converted(tmp_path / "m.onnx", to, tmp_path)
     assert [n.op_type for n in made.graph.node] == ["Quant", "Quant", "MatMul"]
     x = np.random.default_rng(1).standard_normal((1, 40)).astype(np.float32)
-    (want,), (got,) = (runtime.run(m, x).values() for m in (tmp_path / "m.onnx", made))
+    (want,), (got,) = (executors.run(m, x).values() for m in (tmp_path / "m.onnx", made))
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport import groups, numerics, ops, packing
+from mxexport import ops
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError
-from mxexport.formats import FloatElement, get_format
+from mxexport.numbers import groups, numerics, packing
+from mxexport.numbers.formats import FloatElement, get_format
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 from tests.test_ops import check_all_executors, quant_node
 

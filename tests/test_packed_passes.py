@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph
+from mxexport.model import graph
 from mxexport.passes import (
     absorb_affines,
     absorb_scales,

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
-from mxexport.formats import MX_FORMATS
 from mxexport.fpga.plan import MatMul, read_plan
+from mxexport.model import graph
+from mxexport.numbers.formats import MX_FORMATS
+from mxexport.running import executors
 
 FORMATS = (*MX_FORMATS, "mxint4", "int4_g32", "uint4_g32", "nvfp4", "float_ocp_e5m2_g16", "float_fnuz_e4m3_g32")
 
@@ -65,5 +66,5 @@ def test_packed_convolutions_become_standard_onnx(tmp_path):
     model, x = mx.quantize_model(net, "mxfp6_e3m2", "mxfp8_e4m3"), torch.randn(2, 40, 8, 8)
     mx.export(model, (x,), tmp_path / "m.onnx", weights="packed")
     mx.convert(tmp_path / "m.onnx", tmp_path / "q.onnx", to="qdq")
-    (expected,), (actual,) = (runtime.run(tmp_path / f"{n}.onnx", x.numpy()).values() for n in ("m", "q"))
+    (expected,), (actual,) = (executors.run(tmp_path / f"{n}.onnx", x.numpy()).values() for n in ("m", "q"))
     assert np.array_equal(expected, actual)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mxexport import graph, verification
-from mxexport.passes.fold_transposes import fold_transposes
-from mxexport.passes.pad_groups import pad_groups
+from mxexport.model import graph
+from mxexport.passes.fold.fold_transposes import fold_transposes
+from mxexport.passes.fold.pad_groups import pad_groups
+from mxexport.running import verification
 from tests.pass_helpers import Build, apply, apply_within, execute, op_types, random_inputs
 
 

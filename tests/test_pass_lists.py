@@ -9,11 +9,11 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport.passes.absorb_affines import absorb_affines
-from mxexport.passes.contract_scales import contract_scales
-from mxexport.passes.exactness import bound_of
-from mxexport.passes.merge_affines import merge_affines
-from mxexport.passes.pad_groups import pad_groups
+from mxexport.passes.driver.exactness import bound_of
+from mxexport.passes.fold.contract_scales import contract_scales
+from mxexport.passes.fold.pad_groups import pad_groups
+from mxexport.passes.streamline.absorb_affines import absorb_affines
+from mxexport.passes.streamline.merge_affines import merge_affines
 from tests.pass_helpers import Build, outputs_of, random_inputs, same_bits
 from tests.test_streamline_networks import FOLD, STREAMLINE
 

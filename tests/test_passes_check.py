@@ -11,8 +11,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.model import graph
 from mxexport.passes import check, clean
 from tests.pass_helpers import model
 

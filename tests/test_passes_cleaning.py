@@ -6,9 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph
 from mxexport.errors import OptionError
-from mxexport.execution import execute
+from mxexport.model import graph
 from mxexport.passes import (
     deduplicate_initializers,
     extract_conv_bias,
@@ -24,6 +23,7 @@ from mxexport.passes import (
     split_gemm,
     unify_qonnx_domains,
 )
+from mxexport.running.execution import execute
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import declines, fires, model, op_types, silent
 

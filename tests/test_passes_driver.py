@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport import execution, graph, runtime
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError, VerificationError
+from mxexport.model import graph
 from mxexport.passes import (
     PIPELINE,
     TIDY,
@@ -29,6 +29,7 @@ from mxexport.passes import (
     run_passes,
     split_gemm,
 )
+from mxexport.running import execution, executors
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import model, op_types
 
@@ -245,7 +246,7 @@ def test_stages_are_whole_files_that_run(tmp_path):
     assert [s.name for s in stages] == ["01_infer_shapes.onnx", "02_remove_identities.onnx"]
     assert [s.stage for s in record.steps if s.stage] == [str(s) for s in stages]
     x = normal(2, 4)
-    assert_equal_bits(runtime.run(stages[-1], x)["y"], runtime.run(stages[0], x)["y"])
+    assert_equal_bits(executors.run(stages[-1], x)["y"], executors.run(stages[0], x)["y"])
 
 
 # --- graphs of all kinds --------------------------------------------------------------------------------------
@@ -275,14 +276,14 @@ def test_tensors_beside_the_file(tmp_path):
     out = tmp_path / "elsewhere" / "clean.onnx"
     clean(tmp_path / "big.onnx", out, verify=True, save_stages=tmp_path / "stages")
     x = normal(2, 64)
-    np.testing.assert_allclose(runtime.run(out, x)["y"], execution.execute(made, {"x": x})["y"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(executors.run(out, x)["y"], execution.execute(made, {"x": x})["y"], rtol=1e-4, atol=1e-4)
     assert not list((tmp_path / "elsewhere").glob("*.data"))
 
 
 def test_large_models_are_executed_from_a_folder(monkeypatch):
     monkeypatch.setattr(execution, "_IN_MEMORY", 0)
     made, x = small(), normal(2, 4)
-    assert_equal_bits(execution.execute(made, {"x": x})["y"], runtime.run(made, x)["y"])
+    assert_equal_bits(execution.execute(made, {"x": x})["y"], executors.run(made, x)["y"])
 
 
 def test_split_gemm_is_the_only_rounding_change_of_an_exported_network(tmp_path):

@@ -15,8 +15,8 @@ from qonnx.transformation.extract_quant_scale_zeropt import ExtractQuantScaleZer
 from qonnx.transformation.general import GiveUniqueNodeNames
 from qonnx.util.cleanup import cleanup_model
 
-from mxexport import execution, graph
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
 from mxexport.passes import (
     PIPELINE,
     TIDY,
@@ -31,6 +31,7 @@ from mxexport.passes import (
     remove_identities,
     run_passes,
 )
+from mxexport.running import execution
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import model, op_types
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport.constants import constant_array
 from mxexport.errors import ShapeError, UnsupportedError
+from mxexport.model.constants import constant_array
 from mxexport.targets import finn, from_qdq, hls4ml
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import ARRAYS, execute, model, op_types, outputs_of

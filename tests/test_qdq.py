@@ -7,9 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph, runtime
 from mxexport.errors import OptionError, ScaleShapeError, UnsupportedError
-from mxexport.formats import get_format
+from mxexport.model import graph
+from mxexport.numbers.formats import get_format
+from mxexport.running import executors
 from mxexport.targets import from_qdq, qdq
 from tests.helpers import ALL_FORMATS, assert_equal_bits
 from tests.qdq_models import edge_tensor, formats_of, quantizer_model, scales
@@ -49,14 +50,14 @@ def test_weights_have_equal_bits(name, where):
     y = expected(name, x, axis)
     for opset in (None, 24, 25):
         proto, notes, converted = standard(model, opset)
-        execute = runtime.run if opset is None else runtime.run_reference
+        execute = executors.run if opset is None else executors.run_reference
         assert_equal_bits(execute(proto, {})["y"], y, (name, opset, notes))
         assert "w" not in {i.name for i in proto.graph.initializer}  # codes, no float weights
         if "table" not in notes["w_quant"]:
             assert [n.name for n in proto.graph.node] == ["w_quant"]
         back = from_qdq.convert(converted)
         assert formats_of(back.model) == {"w_quant": name}
-        assert_equal_bits(runtime.run(back.model, {})["y"], y, "way back")
+        assert_equal_bits(executors.run(back.model, {})["y"], y, "way back")
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -66,13 +67,13 @@ def test_dynamic_activations_have_equal_bits(name, axis):
     model, y = quantizer_model(name, x, axis, weight=False), expected(name, x, axis)
     for opset in (None, 24):
         proto, _, converted = standard(model, opset)
-        executors = (runtime.run, runtime.run_reference) if opset is None else (runtime.run_reference,)
-        for execute in executors:
+        runs = (executors.run, executors.run_reference) if opset is None else (executors.run_reference,)
+        for execute in runs:
             assert_equal_bits(execute(proto, x)["y"], y, (name, opset, execute))
         back = from_qdq.convert(converted)
         assert formats_of(back.model) == {"w_quant": name}
         assert [n.op_type for n in back.model.graph] == [n.op_type for n in model.graph]
-        assert_equal_bits(runtime.run(back.model, x)["y"], y, "way back")
+        assert_equal_bits(executors.run(back.model, x)["y"], y, "way back")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -81,12 +82,12 @@ def test_static_activations_have_equal_bits_on_other_values(name):
     calibration = np.random.default_rng(5).standard_normal((70, 70)).astype(np.float32)
     x = edge_tensor((70, 70), 1)
     model = quantizer_model(name, calibration, 1, weight=False, static=True)
-    y = runtime.run_qonnx(model, x)["y"]
+    y = executors.run_qonnx(model, x)["y"]
     proto, _, converted = standard(model)
-    assert_equal_bits(runtime.run(proto, x)["y"], y, name)
+    assert_equal_bits(executors.run(proto, x)["y"], y, name)
     back = from_qdq.convert(converted)
     assert formats_of(back.model) == {"w_quant": name} and len(back.model.graph) == 1
-    assert_equal_bits(runtime.run(back.model, x)["y"], y, "way back")
+    assert_equal_bits(executors.run(back.model, x)["y"], y, "way back")
 
 
 def test_extreme_scales_and_vectors():
@@ -98,7 +99,7 @@ def test_extreme_scales_and_vectors():
     ):
         for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8", "int4_g16", "uint8_g32"):
             proto, notes, _ = standard(quantizer_model(name, x, x.ndim - 1, weight=True))
-            assert_equal_bits(runtime.run(proto, {})["y"], expected(name, x, x.ndim - 1), (name, x.shape, notes))
+            assert_equal_bits(executors.run(proto, {})["y"], expected(name, x, x.ndim - 1), (name, x.shape, notes))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_scales_below_e8m0_stay_float32():
     """The step of MX int8 is 2**-6 of the E8M0 scale, which E8M0 cannot hold at its low end."""
     proto, notes, _ = standard(quantizer_model("mxint8", np.zeros((2, 32), np.float32), 1, weight=True), 24)
     assert "scales below 2**-127 stay float32" in notes["w_quant"]
-    assert_equal_bits(runtime.run_reference(proto, {})["y"], np.zeros((2, 32), np.float32))
+    assert_equal_bits(executors.run_reference(proto, {})["y"], np.zeros((2, 32), np.float32))
 
 
 def test_asymmetric_activations_are_not_given_to_quantize_linear():

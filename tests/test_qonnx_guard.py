@@ -11,10 +11,10 @@ from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.transformation.base import Transformation
 from qonnx.transformation.general import GiveUniqueNodeNames
 
-from mxexport import execution, runtime
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.passes import qonnx_cleanup, qonnx_pass, run_passes
-from mxexport.qonnx_guard import guarded_copy
+from mxexport.running import execution, executors
+from mxexport.running.guards import guarded_copy
 from mxexport.targets import finn_base, hls4ml_project
 from tests.helpers import assert_equal_bits, single_node_model
 
@@ -52,8 +52,8 @@ def everywhere(proto: onnx.ModelProto, path) -> dict:
     """Every place that hands a model to qonnx."""
     onnx.save(proto, path)
     return {
-        "run_qonnx": lambda: runtime.run_qonnx(proto, X),
-        "run_finn_base": lambda: runtime.with_static_shapes(proto, {"x": X.shape}),
+        "run_qonnx": lambda: executors.run_qonnx(proto, X),
+        "run_finn_base": lambda: executors.with_static_shapes(proto, {"x": X.shape}),
         "qonnx_pass": lambda: run_passes(ir.from_proto(proto), [qonnx_pass(GiveUniqueNodeNames())]),
         "qonnx_cleanup": lambda: qonnx_cleanup(ModelWrapper(proto)),
         "hls4ml": lambda: hls4ml_project._prepared(path),
@@ -78,13 +78,13 @@ def test_refused_wherever_qonnx_would_get_it(tmp_path, proto, why):
 
 
 def test_a_body_of_the_file_counts_where_qonnx_is_not_asked():
-    assert_equal_bits(runtime.run(shadowed(), X)["y"], -X)
+    assert_equal_bits(executors.run(shadowed(), X)["y"], -X)
     assert_equal_bits(execution.execute(ir.from_proto(shadowed()), {"x": X})["y"], -X)
 
 
 def test_a_standard_name_in_a_body_shadows_nothing():
     proto = with_body(one_node("Relu", ""))
-    for execute in runtime.EXECUTORS.values():
+    for execute in executors.EXECUTORS.values():
         assert_equal_bits(execute(proto, X)["y"], np.maximum(X, 0))
 
 
@@ -114,7 +114,7 @@ def test_orders_for_another_executor_are_left_out(tmp_path):
     proto.metadata_props.add(key="exec_mode", value="rtlsim")
     proto.metadata_props.add(key="author", value="me")
     given = {"X": X, "scale": np.float32([[0.5, 0.25]])}
-    assert_equal_bits(runtime.run_qonnx(proto, given)["Y"], np.float32([[-1.5, 0.0, 1.75]]))
+    assert_equal_bits(executors.run_qonnx(proto, given)["Y"], np.float32([[-1.5, 0.0, 1.75]]))
     if finn_base.is_installed():
         assert_equal_bits(finn_base.run_finn_base(proto, given)["Y"], np.float32([[-1.5, 0.0, 1.75]]))
     copy = guarded_copy(proto)
@@ -125,11 +125,11 @@ def test_orders_for_another_executor_are_left_out(tmp_path):
 
 def test_errors_of_the_executors_are_ours():
     with pytest.raises(UnsupportedError, match="qonnx cannot execute the model: .*signed"):
-        runtime.run_qonnx(one_node("Quant", "onnx.brevitas", ("x", "s", "z", "b")), X)
+        executors.run_qonnx(one_node("Quant", "onnx.brevitas", ("x", "s", "z", "b")), X)
     with pytest.raises(UnsupportedError, match="reference evaluator cannot execute the model: .*Foo"):
-        runtime.run_reference(one_node("Foo", ""), X)
+        executors.run_reference(one_node("Foo", ""), X)
     with pytest.raises(OptionError, match="no tensor 'q'"):
-        runtime.run_qonnx(one_node("Relu", ""), X, ["q"])
+        executors.run_qonnx(one_node("Relu", ""), X, ["q"])
 
 
 def test_verification_names_what_the_guard_refused():

@@ -10,10 +10,10 @@ from onnx import TensorProto, helper, numpy_helper
 from qonnx.custom_op.general.intquant import int_quant
 
 import mxexport as mx
-from mxexport import runtime
 from mxexport.errors import UnsupportedError
 from mxexport.ops import qonnx_general
-from mxexport.quant import qonnx_general as in_torch
+from mxexport.quant.kernels import qonnx_general as in_torch
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 
 MODES = ("ROUND", "HALF_EVEN", "HALF_UP", "HALF_DOWN", "UP", "DOWN", "CEIL", "FLOOR")
@@ -47,7 +47,7 @@ def every_way(path, tmp_path):
     """(how, outputs by name) of the file, of the cleaned and of the converted one."""
     x = TIES[None]
     for name in ("onnxruntime", "reference", "qonnx"):
-        yield name, runtime.find_executor(name)(path, x)
+        yield name, executors.find_executor(name)(path, x)
     mx.clean(path, tmp_path / "clean.onnx", verify=x)
     yield "cleaned", mx.run(tmp_path / "clean.onnx", x)
     for to in ("qdq", "mxexport"):
@@ -132,8 +132,8 @@ def test_minifloats_round_negative_numbers_as_qonnx_does(mode):
     graph = helper.make_graph([node], "g", infos[:1], infos[1:], tensors)
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(qonnx_general.DOMAIN, 1)]
     proto = helper.make_model(graph, opset_imports=imports, ir_version=8)
-    wanted = runtime.run_qonnx(proto, x)["y"]
-    assert_equal_bits(runtime.run(proto, x)["y"], wanted, mode)
+    wanted = executors.run_qonnx(proto, x)["y"]
+    assert_equal_bits(executors.run(proto, x)["y"], wanted, mode)
     if mode in in_torch._ROUND:
         tensors = map(torch.tensor, (x, *constants))
         assert_equal_bits(in_torch.float_quant(*tensors, False, True, True, True, mode).numpy(), wanted, mode)

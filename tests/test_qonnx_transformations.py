@@ -31,10 +31,11 @@ from qonnx.transformation.infer_datatypes import InferDataTypes
 from qonnx.transformation.infer_shapes import InferShapes
 from qonnx.util.cleanup import cleanup_model
 
-from mxexport import execution, graph, runtime
 from mxexport.errors import ShapeError, UnsupportedError
+from mxexport.model import graph
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes import qonnx_cleanup, qonnx_pass, run_passes
+from mxexport.running import execution, executors
 from tests import qonnx_networks
 from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes
 from tests.pass_helpers import model
@@ -103,7 +104,7 @@ def quantizers(proto: onnx.ModelProto) -> Counter:
 def executed(proto: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
     name = proto.graph.input[0].name
     if any(node.domain.endswith("channels_last") for node in proto.graph.node):
-        return next(iter(runtime.run_qonnx(proto, {name: x}).values()))
+        return next(iter(executors.run_qonnx(proto, {name: x}).values()))
     return next(iter(execution.execute(ir.from_proto(proto), {name: x}).values()))
 
 
@@ -211,7 +212,7 @@ def test_channels_last_in_qonnx_itself(networks, network):
     proto, x, expected = networks(network)
     after = ModelWrapper(proto, make_deepcopy=True).transform(ConvertToChannelsLastAndClean()).model
     assert any(node.domain.endswith("channels_last") for node in after.graph.node)
-    assert_equal_up_to_turned_codes(runtime.run_qonnx(after, x).popitem()[1], expected)
+    assert_equal_up_to_turned_codes(executors.run_qonnx(after, x).popitem()[1], expected)
 
 
 def test_open_lengths_stay_open_where_qonnx_reads_them_as_none():

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport import numerics
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
-from mxexport.formats import SCALE_RULES, get_format
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import SCALE_RULES, get_format
 from mxexport.quant import fake_quantize
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 
@@ -96,7 +96,7 @@ def test_half_precision_keeps_its_dtype_and_float32_scales():
 def test_zero_groups_survive_flush_to_zero():
     script = """
 import torch, mxexport as mx
-from mxexport.formats import MX_FORMATS
+from mxexport.numbers.formats import MX_FORMATS
 assert torch.set_flush_denormal(True)
 for name in MX_FORMATS:
     q = mx.quantize(torch.zeros(2, 40), name)

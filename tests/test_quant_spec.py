@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, verification
 from mxexport.errors import FormatError, UnsupportedError
+from mxexport.model import graph
 from mxexport.quant import QuantSpec, freeze_scales
-from mxexport.quant.bias import product_step
-from mxexport.quant.fake import Quantizer
+from mxexport.quant.kernels.fake_quantization import Quantizer
+from mxexport.quant.layers.bias import product_step
+from mxexport.running import executors, verification
 
 
 def net() -> nn.Module:
@@ -82,7 +83,7 @@ def test_static_models_export_constant_scales(tmp_path):
     assert not [n for n in loaded.graph if graph.is_ours(n, {"MXScale", "GroupwiseScale"})]
     differences = verification.count_quantizer_differences(loaded, x.numpy())
     assert len(differences) == 4 and not any(differences.values())
-    (y,) = runtime.run(loaded, x.numpy()).values()
+    (y,) = executors.run(loaded, x.numpy()).values()
     np.testing.assert_allclose(y, model(x).detach().numpy(), rtol=1e-4, atol=1e-4)  # order of float32 sums
 
 

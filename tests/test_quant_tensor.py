@@ -17,7 +17,7 @@ from torch.nn import functional
 import mxexport as mx
 from mxexport.errors import FormatError, InputFileError, OptionError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.quant import GroupwiseQuantTensor, load_file, save_file
-from mxexport.quant.codes import decode
+from mxexport.quant.tensors.codes import decode
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 
 FORMATS = (*ALL_FORMATS, "nvfp4")

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, groups, numerics, runtime, scaling
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.formats import get_format, with_group_size
+from mxexport.model import graph
+from mxexport.numbers import groups, numerics, scales
+from mxexport.numbers.formats import get_format, with_group_size
 from mxexport.quant import (
     Quantizer,
     activation_quantizer,
@@ -26,8 +27,9 @@ from mxexport.quant import (
     save_file,
     weight_quantizer,
 )
-from mxexport.quant.sources import SOURCES, search
-from mxexport.quant.spec import make_weight_quantizer
+from mxexport.quant.quantizers.sources import SOURCES, search
+from mxexport.quant.quantizers.spec import make_weight_quantizer
+from mxexport.running import executors
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -55,9 +57,7 @@ def test_scale_per_channel_or_tensor_is_that_of_one_group(name, per, channel_axi
         x = x.astype(np.float32)
         y = fake_quantize(torch.from_numpy(x), name, 1, scaling_per_output=per, channel_axis=channel_axis)
         assert_equal_bits(y.numpy(), expected_granular(x, name, per, channel_axis, 1))
-        scale, zero = scaling.granular_scale(
-            x, get_format(name), 1, "floor", channel_axis if per == "channel" else None
-        )
+        scale, zero = scales.granular_scale(x, get_format(name), 1, "floor", channel_axis if per == "channel" else None)
         q = Quantizer(get_format(name), 1, "floor", per, channel_axis)
         actual = q.scale(torch.from_numpy(x))
         sizes = [1, 1, 1]
@@ -218,7 +218,7 @@ SEARCHED = [n for n in ALL_FORMATS if get_format(n).scale in ("e8m0", "float32")
 def test_searched_scale_equals_the_reference(name):
     rng = np.random.default_rng(1)
     for x in (edge_values((40, 70)), rng.standard_t(3, size=(40, 70)).astype(np.float32)):
-        expected = scaling.mse_scale(x, get_format(name), 1)
+        expected = scales.mse_scale(x, get_format(name), 1)
         assert_equal_bits(search(Quantizer(get_format(name), 1), torch.from_numpy(x)).numpy(), expected)
 
 
@@ -358,7 +358,7 @@ def test_stored_weight_scales_run_in_onnxruntime_with_the_same_bits(tmp_path, so
     model.eval()
     expected = model(x).detach().numpy()
     mx.export(model, (x,), tmp_path / "m.onnx")
-    (actual,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (actual,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
     exported = graph.load(tmp_path / "m.onnx").graph
     nodes = [n for n in exported if graph.is_ours(n, graph.QUANTIZERS)]
@@ -408,7 +408,7 @@ def test_scales_found_at_run_time_keep_nan_in_files(name, per, tmp_path):
     model, x = mx.QuantIdentity(mx.QuantSpec(name, scaling_per_output=per), axis=-1).eval(), torch.randn(4, 70)
     x[1, 3] = x[2, 60] = torch.nan
     mx.export(model, (x,), tmp_path / "m.onnx")
-    for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
+    for execute in (executors.run, executors.run_qonnx, executors.run_reference):
         (y,) = execute(tmp_path / "m.onnx", x.numpy()).values()
         assert np.isnan(y).any()
         assert_equal_bits(y, model(x).numpy())

@@ -13,9 +13,10 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.quant import QuantSpec, recipe_formats
-from mxexport.quant.bias_correction import mean_response
-from mxexport.quant.moments import input_means
+from mxexport.quant import QuantSpec
+from mxexport.quant.post_training import recipe_formats
+from mxexport.quant.post_training.bias_correction import mean_response
+from mxexport.quant.post_training.moments import input_means
 
 E4M3, E2M1 = "mxfp8_e4m3", "mxfp4_e2m1"
 

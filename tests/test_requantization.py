@@ -6,12 +6,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph, groups, numerics
-from mxexport.formats import SCALE_RULES, get_format, round_bias
+from mxexport.model import graph
+from mxexport.numbers import groups, numerics
+from mxexport.numbers.formats import SCALE_RULES, get_format, round_bias
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatQuant, qonnx_general
-from mxexport.passes.contract_scales import contract_scales
-from mxexport.passes.merge_quantizers import merge_quantizers
-from mxexport.passes.remove_requantization import remove_requantization
+from mxexport.passes.fold.contract_scales import contract_scales
+from mxexport.passes.fold.merge_quantizers import merge_quantizers
+from mxexport.passes.fold.remove_requantization import remove_requantization
 from tests.helpers import edge_values
 from tests.pass_helpers import Build, apply, apply_within, node_named, op_types
 

@@ -7,7 +7,6 @@ import os
 import numpy as np
 import pytest
 
-from mxexport import fixedpoint, formats, groups
 from mxexport.errors import MissingToolError, MXExportError
 from mxexport.fpga import simulate
 from mxexport.fpga.library import rtl_sources
@@ -20,6 +19,7 @@ from mxexport.fpga.memory import (
     unpack_lanes,
     write_mem,
 )
+from mxexport.numbers import fixedpoint, formats, groups
 
 STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
 

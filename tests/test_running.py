@@ -1,4 +1,4 @@
-"""The settings of `runtime.run` that keep memory low are in force, and change no bit of a packed model."""
+"""The settings of `executors.run` that keep memory low are in force, and change no bit of a packed model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
+from mxexport.model import graph
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 
 X = np.random.default_rng(0).standard_normal((3, 64), np.float32)
@@ -49,16 +50,16 @@ def test_run_sets_the_documented_options(path, monkeypatch):
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     for model in (path, graph.load(path), onnx.load(path)):
-        runtime.run(model, X)
+        executors.run(model, X)
     assert seen == [(False, ["ConstantFolding"])] * 3
 
 
 def test_settings_keep_every_quantized_weight(path):
     names = [n.output[0] for n, c in zip(onnx.load(path).graph.node, constant_only(onnx.load(path)), strict=True) if c]
-    proto = runtime.with_outputs(onnx.load(path), names)
+    proto = executors.with_outputs(onnx.load(path), names)
     plain = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     expected = plain.run(names, {plain.get_inputs()[0].name: X})
-    ours = runtime.run(path, X, names)
+    ours = executors.run(path, X, names)
     assert len(names) >= 3
     for name, array in zip(names, expected, strict=True):
         assert_equal_bits(ours[name], array, name)
@@ -77,7 +78,7 @@ def test_weights_are_computed_from_the_front_of_the_file(path, tmp_path):
     again = onnx.load(tmp_path / "again.onnx")
     assert constant_only(again) == flags
     onnx.checker.check_model(again)
-    assert_equal_bits(*(next(iter(runtime.run(p, X).values())) for p in (tmp_path / "again.onnx", path)))
+    assert_equal_bits(*(next(iter(executors.run(p, X).values())) for p in (tmp_path / "again.onnx", path)))
 
 
 def test_the_documented_snippet_runs(path, monkeypatch):
@@ -86,4 +87,4 @@ def test_the_documented_snippet_runs(path, monkeypatch):
     (snippet,) = [s for s in re.findall(r"```python\n(.*?)```", text, re.S) if "InferenceSession" in s]
     scope = {"x": X}
     exec(compile(snippet, "docs/running.md", "exec"), scope)
-    assert_equal_bits(scope["outputs"][0], next(iter(runtime.run(path, X).values())))
+    assert_equal_bits(scope["outputs"][0], next(iter(executors.run(path, X).values())))

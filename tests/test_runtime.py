@@ -14,10 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime
 from mxexport.cli._common import load_inputs
 from mxexport.cli.files import _file_names
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError
+from mxexport.model import graph
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import model as text_model
 
@@ -56,13 +57,13 @@ def write_external(path, **entries) -> None:
 def test_data_files_run_and_load_to_the_same_bits(tmp_path):
     path = tmp_path / "m.onnx"
     write_external(path, offset=0, length=WEIGHT.nbytes)
-    expected = runtime.run(product(WEIGHT), X)["y"]
+    expected = executors.run(product(WEIGHT), X)["y"]
     for model in (path, graph.load(path), str(path)):
-        assert_equal_bits(runtime.run(model, X)["y"], expected)
-        inner = runtime.run(model, X, ["p"])["p"]
+        assert_equal_bits(executors.run(model, X)["y"], expected)
+        inner = executors.run(model, X, ["p"])["p"]
         assert_equal_bits(np.maximum(inner, 0), expected)
-    np.testing.assert_allclose(runtime.run_reference(path, X)["y"], expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(runtime.run_qonnx(path, X)["y"], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(executors.run_reference(path, X)["y"], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(executors.run_qonnx(path, X)["y"], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_loading_maps_data_files_and_survives_their_replacement(tmp_path):
@@ -79,7 +80,7 @@ def test_loading_maps_data_files_and_survives_their_replacement(tmp_path):
 def test_running_leaves_an_ir_model_as_it_was():
     model = ir.from_proto(product(WEIGHT))
     before = model.graph.initializers["w"].const_value
-    runtime.run(model, X)
+    executors.run(model, X)
     assert model.graph.initializers["w"].const_value is before
 
 
@@ -89,7 +90,7 @@ def test_data_outside_the_directory_are_refused(tmp_path, location):
     (tmp_path / "w.bin").write_bytes(bytes(WEIGHT.nbytes))
     path = tmp_path / "inner" / "m.onnx"
     write_external(path, location=location)
-    for read in (graph.load, runtime.load_proto, lambda p: runtime.run(p, X)):
+    for read in (graph.load, executors.load_proto, lambda p: executors.run(p, X)):
         with pytest.raises(InputFileError, match="tensor 'w'.*inside the directory of the model"):
             read(path)
 
@@ -146,7 +147,7 @@ def test_corrupt_files_are_refused(tmp_path):
     short.graph.initializer[0].raw_data = b"1234"
     for content in (b"", b"not a model", whole[:-1000], whole[1000:], short.SerializeToString()):
         path.write_bytes(content)
-        for read in (graph.load, lambda p: runtime.run(p, X)):
+        for read in (graph.load, lambda p: executors.run(p, X)):
             with pytest.raises(InputFileError) as caught:
                 read(path)
             assert str(path) in str(caught.value) and "\n" not in str(caught.value)
@@ -164,7 +165,7 @@ def test_half_precision_inputs_and_outputs_keep_their_bits(kind):
     imports = [helper.make_opsetid("", 20)]
     proto = helper.make_model(helper.make_graph(nodes, "g", info[:1], info[1:]), opset_imports=imports, ir_version=10)
     x = np.array([1.5, -2.0, 0.1, 0.0, np.inf], np.float32)
-    found = runtime.run(proto, x)["y"]
+    found = executors.run(proto, x)["y"]
     expected = -x.astype(helper.tensor_dtype_to_np_dtype(element))
     assert found.dtype == expected.dtype
     assert (found.view(np.uint16) == expected.view(np.uint16)).all()
@@ -174,15 +175,17 @@ def test_inputs_with_a_default_may_be_left_out():
     proto = product(WEIGHT)
     proto.graph.input.add().CopyFrom(helper.make_tensor_value_info("w", TensorProto.FLOAT, list(WEIGHT.shape)))
     # A weight that may change is not packed for the product, whose sums then have another order.
-    np.testing.assert_allclose(runtime.run(proto, X)["y"], runtime.run(product(WEIGHT), X)["y"], rtol=1e-4, atol=1e-4)
-    assert not runtime.run(proto, {"x": X, "w": WEIGHT * 0})["y"].any()
+    np.testing.assert_allclose(
+        executors.run(proto, X)["y"], executors.run(product(WEIGHT), X)["y"], rtol=1e-4, atol=1e-4
+    )
+    assert not executors.run(proto, {"x": X, "w": WEIGHT * 0})["y"].any()
     with pytest.raises(ShapeError):
-        runtime.run(proto, {"w": WEIGHT})
+        executors.run(proto, {"w": WEIGHT})
 
 
 def test_unknown_outputs_are_named():
     with pytest.raises(OptionError, match="no tensor 'q'"):
-        runtime.run(product(WEIGHT), X, ["y", "q"])
+        executors.run(product(WEIGHT), X, ["y", "q"])
 
 
 def test_quantized_models_run_alike_from_every_form(tmp_path):
@@ -192,10 +195,10 @@ def test_quantized_models_run_alike_from_every_form(tmp_path):
     mx.export(model, (torch.zeros(1, 600),), path)
     loaded = graph.load(path)
     ir.save(loaded, data, external_data="data.bin")
-    names = ["0.weight_quant", next(iter(runtime.run(path, X)))]
-    expected = runtime.run(onnx.load(path), X, names)
+    names = ["0.weight_quant", next(iter(executors.run(path, X)))]
+    expected = executors.run(onnx.load(path), X, names)
     for form in (path, loaded, data, graph.load(data)):
-        found = runtime.run(form, X, names)
+        found = executors.run(form, X, names)
         for name in names:
             assert_equal_bits(found[name], expected[name])
 
@@ -231,7 +234,7 @@ def test_qonnx_imports_no_module_that_a_file_names(tmp_path, monkeypatch, nested
         nodes = [foreign]
     model = helper.make_model(helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 20)])
     with pytest.raises(UnsupportedError, match="node 'odd': domain 'stranger'"):
-        runtime.run_qonnx(model, np.ones(2, np.float32))
+        executors.run_qonnx(model, np.ones(2, np.float32))
 
 
 def test_qonnx_is_quiet_about_sizes_that_depend_on_values():
@@ -240,5 +243,5 @@ def test_qonnx_is_quiet_about_sizes_that_depend_on_values():
     model = text_model(body, "float[4] x", "float[1, n] y", z=np.zeros((), np.float32))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        found = runtime.run_qonnx(model, np.float32([1, -1, 2, 3]))["y"]
+        found = executors.run_qonnx(model, np.float32([1, -1, 2, 3]))["y"]
     np.testing.assert_array_equal(found, [[0, 2, 3]])

@@ -12,7 +12,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.quant import QuantLayer, Sensitivity
-from mxexport.quant.sensitivity import LayerSensitivity
+from mxexport.quant.post_training.sensitivity import LayerSensitivity
 
 E2M1 = "mxfp4_e2m1"
 

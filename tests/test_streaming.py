@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from mxexport import graph
 from mxexport.errors import InputFileError
+from mxexport.model import graph
 from tests.pass_helpers import model
 
 RNG = np.random.default_rng(4)

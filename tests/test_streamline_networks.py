@@ -13,18 +13,18 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph
-from mxexport.passes.absorb_affines import absorb_affines
-from mxexport.passes.absorb_scales import absorb_scales
-from mxexport.passes.contract_scales import contract_scales
-from mxexport.passes.fold_reshapes import fold_reshapes
-from mxexport.passes.fold_transposes import fold_transposes
-from mxexport.passes.merge_affines import merge_affines
-from mxexport.passes.merge_quantizers import merge_quantizers
-from mxexport.passes.merge_residual_quantizers import merge_residual_quantizers
-from mxexport.passes.move_scales import move_scales
-from mxexport.passes.normalize_affines import normalize_affines
-from mxexport.passes.remove_requantization import remove_requantization
+from mxexport.model import graph
+from mxexport.passes.fold.contract_scales import contract_scales
+from mxexport.passes.fold.fold_reshapes import fold_reshapes
+from mxexport.passes.fold.fold_transposes import fold_transposes
+from mxexport.passes.fold.merge_quantizers import merge_quantizers
+from mxexport.passes.fold.merge_residual_quantizers import merge_residual_quantizers
+from mxexport.passes.fold.remove_requantization import remove_requantization
+from mxexport.passes.streamline.absorb_affines import absorb_affines
+from mxexport.passes.streamline.absorb_scales import absorb_scales
+from mxexport.passes.streamline.merge_affines import merge_affines
+from mxexport.passes.streamline.move_scales import move_scales
+from mxexport.passes.streamline.normalize_affines import normalize_affines
 from tests.pass_helpers import infer, outputs_of, same_bits
 
 FOLD = [

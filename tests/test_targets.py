@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, runtime, targets
+from mxexport import targets
 from mxexport.errors import OptionError
+from mxexport.model import graph
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import Build
 from tests.qdq_models import formats_of
@@ -61,9 +63,9 @@ def test_network_to_standard_onnx_and_back(name, formats, tmp_path):
     quantizers = formats_of(graph.load(source))
     assert set(quantizers) <= {name for name, _ in report.notes}
     assert formats_of(graph.load(back)) == quantizers
-    wanted = runtime.run(source, x.numpy())
+    wanted = executors.run(source, x.numpy())
     for path in (there, back):
-        for actual, expected in zip(runtime.run(path, x.numpy()).values(), wanted.values(), strict=True):
+        for actual, expected in zip(executors.run(path, x.numpy()).values(), wanted.values(), strict=True):
             assert_equal_bits(actual, expected, (path.name, report.notes))
 
 
@@ -91,9 +93,9 @@ def test_cleaned_weights_of_matmul_keep_their_place(fmt, rows, tmp_path):
     mx.clean(source, cleaned, verify=True)
     assert targets.convert(cleaned, there, to="qdq").verified == "equal bits"
     assert targets.convert(there, back, to="mxexport").verified == "equal bits"
-    (wanted,) = runtime.run(cleaned, x.numpy()).values()
+    (wanted,) = executors.run(cleaned, x.numpy()).values()
     for path in (there, back):
-        assert_equal_bits(*runtime.run(path, x.numpy()).values(), wanted, (path.name, fmt))
+        assert_equal_bits(*executors.run(path, x.numpy()).values(), wanted, (path.name, fmt))
     np.testing.assert_allclose(wanted, model(x).detach().numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -118,8 +120,8 @@ def test_native_types_in_the_reference_evaluator(tmp_path):
     targets.convert(source, native, to="qdq", opset=25)
     kinds = {onnx.TensorProto.DataType.Name(i.data_type) for i in onnx.load(native).graph.initializer}
     assert {"FLOAT4E2M1", "FLOAT8E8M0"} <= kinds
-    wanted = runtime.run_reference(source, x.numpy())
-    for actual, expected in zip(runtime.run_reference(native, x.numpy()).values(), wanted.values(), strict=True):
+    wanted = executors.run_reference(source, x.numpy())
+    for actual, expected in zip(executors.run_reference(native, x.numpy()).values(), wanted.values(), strict=True):
         assert_equal_bits(actual, expected)
 
 
@@ -142,7 +144,7 @@ def test_quantizers_of_qonnx_become_standard_operators(tmp_path):
     report = targets.convert(tmp_path / "m.onnx", tmp_path / "q.onnx", to="qdq")
     assert report.notes == [("q", "Quant as standard operators")]
     values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32) * 3
-    assert_equal_bits(runtime.run(tmp_path / "q.onnx", values)["y"], runtime.run_qonnx(proto, values)["y"])
+    assert_equal_bits(executors.run(tmp_path / "q.onnx", values)["y"], executors.run_qonnx(proto, values)["y"])
 
 
 def test_unknown_targets_and_options(tmp_path):

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph, numerics, runtime, verification
 from mxexport.errors import UnsupportedError
-from mxexport.formats import get_format
-from mxexport.frontends.torchao import NVFP4Input, TorchAOLinear, activation_differences, is_torchao
+from mxexport.frontends.torchao.reading import NVFP4Input, TorchAOLinear, activation_differences, is_torchao
+from mxexport.model import graph
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import get_format
+from mxexport.running import executors, verification
 from tests.helpers import assert_equal_bits, assert_equal_up_to_turned_codes, edge_values
 
 torchao = pytest.importorskip("torchao")
@@ -231,7 +233,7 @@ def test_nvfp4_weights_equal_torchao_and_export_with_one_scale(tmp_path, two_lev
     assert [(r.format, r.scale_shape) for r in report.layers] == [
         ("float_e2m1_g16", [48, 6]), ("float_e2m1_g16", [32, 3]),
     ]  # fmt: skip
-    got = runtime.run(tmp_path / "m.onnx", x.numpy(), [f"{i}.weight_quant" for i in (0, 2)])
+    got = executors.run(tmp_path / "m.onnx", x.numpy(), [f"{i}.weight_quant" for i in (0, 2)])
     for index in (0, 2):
         assert_equal_bits(got[f"{index}.weight_quant"], theirs[index].weight.dequantize().numpy())
 
@@ -251,7 +253,7 @@ def test_nvfp4_activations_equal_torchao_and_export(tmp_path):
     product = nn.functional.linear(expected, model[0].weight.dequantize(), model[0].bias)
     assert_equal_bits(ours[0](x).detach().numpy(), product.detach().numpy())
     mx.export(model, (x,), tmp_path / "m.onnx")
-    (actual,) = runtime.run(tmp_path / "m.onnx", x.numpy()).values()
+    (actual,) = executors.run(tmp_path / "m.onnx", x.numpy()).values()
     assert_equal_up_to_turned_codes(actual, ours(x).detach().numpy())
 
 
@@ -275,7 +277,7 @@ def test_nvfp4_activations_have_the_bits_of_torchao_in_every_executor(tmp_path, 
         expected = NVFP4Tensor.to_nvfp4(x, per_tensor_scale=scale).dequantize(torch.float32)
         assert_equal_bits(quantizer(x).numpy(), expected.numpy())
         (found,) = [n for n in graph.load(tmp_path / "m.onnx").graph if n.op_type in ("MatMul", "Gemm")]
-        for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
+        for execute in (executors.run, executors.run_qonnx, executors.run_reference):
             actual = execute(tmp_path / "m.onnx", x.numpy(), [found.inputs[0].name])
             assert_equal_bits(actual[found.inputs[0].name], expected.numpy(), execute.__name__)
 
@@ -304,12 +306,12 @@ def test_export_takes_a_torchao_model_as_it_is(tmp_path, name):
     model = graph.load(tmp_path / "m.onnx")
     scale = model.graph.initializers["0.weight_scale"].const_value.numpy()
     assert scale.shape == (48, 3)
-    got = runtime.run(model, x.numpy(), ["0.weight_quant", "2.weight_quant"])
+    got = executors.run(model, x.numpy(), ["0.weight_quant", "2.weight_quant"])
     for index in (0, 2):
         assert_equal_bits(got[f"{index}.weight_quant"], theirs[index].weight.dequantize().numpy())
-    for execute in (runtime.run, runtime.run_qonnx, runtime.run_reference):
+    for execute in (executors.run, executors.run_qonnx, executors.run_reference):
         assert not any(verification.count_quantizer_differences(model, x.numpy(), execute).values())
-    (output,) = runtime.run(model, x.numpy()).values()
+    (output,) = executors.run(model, x.numpy()).values()
     assert float(np.abs(output - theirs(x).detach().numpy()).max()) < 0.1
     assert isinstance(theirs[0].weight, MXTensor)
 

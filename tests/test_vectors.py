@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from mxexport import ops, runtime
+from mxexport import ops
+from mxexport.running import executors
 from tests.helpers import assert_equal_bits
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -34,7 +35,7 @@ def test_every_executor_gives_the_published_outputs(path):
     node = model.graph.node[0]
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     results = {"numpy": ops.OPERATORS[node.op_type].reference(*inputs, **attributes)}
-    for name, execute in runtime.EXECUTORS.items():
+    for name, execute in executors.EXECUTORS.items():
         results[name] = list(execute(model, tuple(inputs)).values())
     for name, actual in results.items():
         for a, e in zip(actual, expected, strict=True):
@@ -70,6 +71,6 @@ def test_onnx_backend_runner_loads_and_passes_them():
             inputs, outputs = (load(Path(case.model_dir) / "model.onnx", side) for side in ("input", "output"))
             given = dict(zip([i.name for i in model.graph.input], inputs, strict=True))
             with np.errstate(all="ignore"):  # it subtracts infinities
-                Runner.assert_similar_outputs(outputs, list(runtime.run(model, given).values()), rtol=0, atol=0)
+                Runner.assert_similar_outputs(outputs, list(executors.run(model, given).values()), rtol=0, atol=0)
             found += 1
     assert found == len(MODELS)

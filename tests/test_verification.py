@@ -16,9 +16,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import mxexport as mx
-from mxexport.comparison import compare, equal_bits
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError, VerificationError
-from mxexport.verification import Tolerance, random_inputs, verify
+from mxexport.running.comparison import compare, equal_bits
+from mxexport.running.verification import Tolerance, random_inputs, verify
 
 
 def chain(weight: np.ndarray, shift: float = 0.0, names=("x", "y")) -> onnx.ModelProto:

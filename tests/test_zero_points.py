@@ -10,7 +10,7 @@ from qonnx.core.modelwrapper import ModelWrapper
 from torch import nn
 
 import mxexport as mx
-from mxexport import graph
+from mxexport.model import graph
 from mxexport.passes import PIPELINE, as_transformation, fold_constants, infer_shapes, merge_quantizers, run_passes
 from tests.pass_helpers import Build, op_types, outputs_of, random_inputs, same_bits
 

@@ -66,7 +66,7 @@ def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
 
     Raises InputFileError when they cannot be written. `make`: make the directory first.
     """
-    from mxexport.model_file import replace_files, staging
+    from mxexport.model.writer import replace_files, staging
 
     with _reported(directory / next(iter(files)) if len(files) == 1 else directory):
         if make:

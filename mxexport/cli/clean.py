@@ -33,7 +33,7 @@ def clean(
 
     from mxexport.passes import check as check_model
     from mxexport.passes import clean as clean_file
-    from mxexport.passes.check import TARGETS
+    from mxexport.targets.check import TARGETS
 
     if check is not None and check not in TARGETS:
         raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
@@ -46,7 +46,7 @@ def clean(
     else:
         _print(report)
     if check is not None:
-        from mxexport import graph
+        from mxexport.model import graph
 
         check_model(graph.load(out), check)
         notes.print(f"{check} takes every operator of {out}", highlight=False, markup=False)

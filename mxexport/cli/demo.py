@@ -19,8 +19,8 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train on real MNIST digits with MX quantization, export, run everywhere, build and simulate the hardware."""
-    from mxexport.demo import run_demo
-    from mxexport.formats import get_format
+    from mxexport.cli.demonstration import run_demo
+    from mxexport.numbers.formats import get_format
 
     get_format(format)
     with notes.status("starting") as status:

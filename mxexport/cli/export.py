@@ -60,7 +60,7 @@ def export(
     A model that holds quantized layers already (mxexport, Brevitas, torchao) is written as it is, unless formats are
     given. Checkpoints are never unpickled.
     """
-    from mxexport.exporter import export as write
+    from mxexport.exporting.exporter import export as write
 
     examples = tuple(_example(text) for text in inputs)
     module = _load(model)
@@ -198,7 +198,7 @@ def _first_line(error: Exception) -> str:
 def _quantized(module, weight: str | None, activation: str | None, exclude: list[str], recipe: str | None):
     """`module` quantized; as it is when it holds quantized layers and no formats are asked for."""
     from mxexport.frontends.brevitas import is_brevitas
-    from mxexport.frontends.torchao import is_torchao
+    from mxexport.frontends.torchao.reading import is_torchao
     from mxexport.quant import QuantLayer, quantize_model
 
     ready = any(isinstance(m, QuantLayer) for m in module.modules()) or is_brevitas(module) or is_torchao(module)

@@ -16,7 +16,7 @@ from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
     """List the quantizers and packed weights of a file: format, shapes, contracted scales."""
-    from mxexport import graph
+    from mxexport.model import graph
 
     loaded = graph.load(model)
     rows = [
@@ -54,11 +54,11 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Execute a file on given inputs."""
-    from mxexport import runtime
+    from mxexport.running import executors
 
-    if executor not in runtime.EXECUTORS:
-        raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(runtime.EXECUTORS)}")
-    execute = runtime.find_executor(executor)
+    if executor not in executors.EXECUTORS:
+        raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(executors.EXECUTORS)}")
+    execute = executors.find_executor(executor)
     results = execute(model, load_inputs(inputs), outputs.split(",") if outputs else None)
     paths = _write(results, out, output_dir)
     summary = {

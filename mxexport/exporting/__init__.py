@@ -1,4 +1,4 @@
-"""The steps of `mxexport.exporter.export`, one file each, in order.
+"""The steps of `mxexport.exporting.exporter.export`, one file each, in order.
 
 inputs.py     example inputs, open dimensions
 guard.py      the model is left as it was

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mxexport.quant.functional import FunctionalLayer
+from mxexport.quant.layers.functional import FunctionalLayer
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import json
 
 import onnx_ir as ir
 
-from mxexport import graph
 from mxexport.errors import OptionError
-from mxexport.names import Names
+from mxexport.model import graph
+from mxexport.model.names import Names
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
 

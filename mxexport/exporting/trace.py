@@ -16,14 +16,14 @@ import torch
 from onnxscript.values import Opset
 
 from mxexport.errors import MXExportError, UnsupportedError
+from mxexport.exporting.forward_results import plain_outputs
 from mxexport.exporting.half import HALF
-from mxexport.exporting.modes import AsGraphsHold, masks_not_looked_into
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
-from mxexport.exporting.plain import plain_outputs
+from mxexport.exporting.while_tracing import AsGraphsHold, masks_not_looked_into
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
-from mxexport.quant.exported import QUANTIZER_OF
-from mxexport.quant.own_code import place_of
-from mxexport.quant.qonnx_general import TORCH_OPS as STANDARD_OPS
+from mxexport.quant.folding.own_code import place_of
+from mxexport.quant.kernels.exported import QUANTIZER_OF
+from mxexport.quant.kernels.qonnx_general import TORCH_OPS as STANDARD_OPS
 
 _TORCH_OPS = (
     "mx_scale",

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from mxexport import graph
 from mxexport.exporting.naming import names_in_use
-from mxexport.names import Names
+from mxexport.model import graph
+from mxexport.model import rewriting as rw
+from mxexport.model.names import Names
 from mxexport.ops import DOMAIN, OPERATORS
-from mxexport.passes import rewriting as rw
-from mxexport.passes.fold_constants import compute
+from mxexport.passes.clean.fold_constants import compute
 
 _EXACT = {
     *("Abs", "And", "Cast", "Ceil", "Clip", "Concat", "Constant", "ConstantOfShape", "Div", "Equal", "Expand"),

@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from mxexport import graph
-from mxexport.names import free_name
+from mxexport.model import graph
+from mxexport.model.names import free_name
 
 
 def restore_transposed_weights(model: ir.Model, module: torch.nn.Module) -> None:

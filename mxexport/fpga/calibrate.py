@@ -10,9 +10,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph, numerics, runtime
 from mxexport.errors import ShapeError, UnsupportedError
-from mxexport.formats import E8M0_MAX, E8M0_NAN
+from mxexport.model import graph
+from mxexport.numbers import numerics
+from mxexport.numbers.formats import E8M0_MAX, E8M0_NAN
+from mxexport.running import executors
 
 _MAX_INPUT_WIDTH = 24
 
@@ -31,7 +33,7 @@ def calibrate(model: ir.Model, inputs: np.ndarray, margin: int = 1) -> None:
     nodes = [n for n in model.graph if graph.is_ours(n, {"MXScale"})]
     for node in nodes:
         _set_range(node, 0, E8M0_MAX)
-    scales = runtime.run(model, inputs, [n.outputs[0].name for n in nodes])
+    scales = executors.run(model, inputs, [n.outputs[0].name for n in nodes])
     for node in nodes:
         codes = numerics.codes_from_scale(scales[node.outputs[0].name], node.attributes["frac_bits"].value)
         if (codes == E8M0_NAN).any():

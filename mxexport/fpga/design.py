@@ -15,8 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mxexport import fixedpoint, graph, runtime
-from mxexport.arrays import real_array
 from mxexport.errors import InputFileError, ShapeError, VerificationError
 from mxexport.fpga import emit, folding, library, memory, options, simulate, stages, synthesize
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
@@ -24,6 +22,10 @@ from mxexport.fpga.devices import check_part
 from mxexport.fpga.lower import Layer, Stream, build_graph, lower
 from mxexport.fpga.plan import Quantize, read_plan
 from mxexport.fpga.report import describe
+from mxexport.model import graph
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.arrays import real_array
+from mxexport.running import executors
 
 _REPORT = "report.json"
 
@@ -200,7 +202,7 @@ class Design:
     def run_dataflow(self, x: np.ndarray) -> Outputs:
         """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
         source = self._stream("input")
-        (raw,) = runtime.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
+        (raw,) = executors.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
         return Outputs(raw, self._outputs(raw), count_saturated(x, source))
 
     def compare_stages(self, x: np.ndarray) -> stages.StageComparison:

@@ -9,13 +9,13 @@ from pathlib import Path
 import jinja2
 
 import mxexport
-from mxexport import fixedpoint
-from mxexport.formats import get_format
 from mxexport.fpga import memory
 from mxexport.fpga.folding import Folding
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.lower import Layer, Stream
 from mxexport.fpga.simulate import parameter_text
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import get_format
 
 TOP = "mx_top"
 

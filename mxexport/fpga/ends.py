@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport import graph
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.weights import weight_quantizer
+from mxexport.model import graph
 
 
 def check_ends(g: ir.Graph) -> None:

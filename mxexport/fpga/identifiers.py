@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from mxexport.names import free_name
+from mxexport.model.names import free_name
 
 _LONGEST = 100  # memory files are named after identifiers, and file systems end at 255 bytes
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import fixedpoint, graph
 from mxexport.errors import UnsupportedError
-from mxexport.formats import get_format
 from mxexport.fpga.plan import MatMul, Quantize, Relu, Step
-from mxexport.names import Names
+from mxexport.model import graph
+from mxexport.model.names import Names
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import get_format
 from mxexport.ops import DOMAIN, VERSION
 
 OPSET = 18

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxexport import groups
+from mxexport.numbers import groups
 
 
 def pack_lanes(values: np.ndarray, width: int) -> np.ndarray:

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph, groups
 from mxexport.errors import UnsupportedError
-from mxexport.formats import GroupFormat
 from mxexport.fpga.ends import check_ends, constant_nodes, is_side, label
 from mxexport.fpga.weights import Refused, mx_format, read_weight, weight_quantizer
+from mxexport.model import graph
+from mxexport.numbers import groups
+from mxexport.numbers.formats import GroupFormat
 
 
 @dataclass

@@ -8,10 +8,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport import fixedpoint, groups, numerics, runtime
 from mxexport.errors import VerificationError
-from mxexport.formats import get_format
 from mxexport.fpga.lower import Layer, Stream
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers.formats import get_format
+from mxexport.running import executors
 
 _FLOAT32_BITS = 24
 
@@ -45,10 +46,10 @@ def compare(
     Raises:
         VerificationError: names the first layer and tensor that differ.
     """
-    proto = runtime.load_proto(qonnx)
+    proto = executors.load_proto(qonnx)
     wide = _run_dataflow(dataflow, layers, fixed)
     names = [layer.quant_tensor for layer in layers] + [layers[-1].output_tensors[0]]
-    free = runtime.run(proto, inputs, names)
+    free = executors.run(proto, inputs, names)
     compared = []
     for layer in layers:
         error = _check_injected(proto, layer, wide)
@@ -63,7 +64,7 @@ def compare(
 
 def _run_dataflow(dataflow: ir.Model, layers: list[Layer], fixed: np.ndarray) -> dict[str, np.ndarray]:
     names = [name for x in layers for name in (f"{x.name}.codes", f"{x.name}.scale_codes", x.output_tensors[1])]
-    wide = runtime.run(dataflow, fixed, list(dict.fromkeys(names)))
+    wide = executors.run(dataflow, fixed, list(dict.fromkeys(names)))
     wide[layers[0].input_tensors[1]] = fixed
     return wide
 
@@ -124,4 +125,4 @@ def _weights(layer: Layer) -> np.ndarray:
 
 def _run_between(proto: onnx.ModelProto, start: str, end: str, x: np.ndarray) -> np.ndarray:
     """The part of the graph from tensor `start`, given as `x`, to tensor `end`."""
-    return runtime.run(onnx.utils.Extractor(proto).extract_model([start], [end]), x)[end]
+    return executors.run(onnx.utils.Extractor(proto).extract_model([start], [end]), x)[end]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import fixedpoint, graph, groups, numerics
-from mxexport.constants import constant_array
-from mxexport.formats import GroupFormat
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers.formats import GroupFormat
 
 
 class Refused(Exception):

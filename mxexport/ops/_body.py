@@ -149,7 +149,7 @@ def round_to_grid(b: Body, magnitude: ir.Value, mantissa_bits: ir.Value, bias: i
 
 
 def decode_packed(b: Body, codes: ir.Value, bits: ir.Value, table: ir.Value) -> ir.Value:
-    """Packed codes (uint8, see `mxexport.packing`) -> `table[code]` in the shape that the attribute `shape` gives.
+    """Packed codes (uint8, see `numbers.packing`) -> `table[code]` in the shape that the attribute `shape` gives.
 
     A code lies in one byte or in two neighbours. As many steps as can be work on bytes: a runtime that folds
     constants when it loads a file keeps every intermediate tensor.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mxexport.errors import FormatError
-from mxexport.formats import FloatElement, IntElement
+from mxexport.numbers.formats import FloatElement, IntElement
 from mxexport.ops._attributes import AXIS, GROUP_SIZE, Attribute
 from mxexport.ops._operator import Operator
 

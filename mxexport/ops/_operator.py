@@ -14,8 +14,8 @@ from onnx import defs
 from qonnx.core.datatype import DataType
 from qonnx.custom_op.base import CustomOp
 
-from mxexport import groups, packing
 from mxexport.errors import FormatError, MXExportError, ShapeError
+from mxexport.numbers import groups, packing
 from mxexport.ops._attributes import Attribute
 from mxexport.ops._body import Body
 

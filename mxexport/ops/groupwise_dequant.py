@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import groups, packing
+from mxexport.numbers import groups, packing
 from mxexport.ops import _body
 from mxexport.ops._attributes import SHAPE
 from mxexport.ops._elements import IntegerOperator

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport import numerics
+from mxexport.numbers import numerics
 from mxexport.ops import _body
 from mxexport.ops._attributes import Attribute
 from mxexport.ops._elements import IntegerOperator

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import groups, numerics, packing
+from mxexport.numbers import groups, numerics, packing
 from mxexport.ops import _body
 from mxexport.ops._attributes import SHAPE, Attribute
 from mxexport.ops._elements import FloatOperator

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mxexport import numerics
+from mxexport.numbers import numerics
 from mxexport.ops import _body
 from mxexport.ops._attributes import LARGEST, POSITIVE, Attribute
 from mxexport.ops._elements import FloatOperator

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from qonnx.core.datatype import DataType
 
-from mxexport import fixedpoint, groups
+from mxexport.numbers import fixedpoint, groups
 from mxexport.ops import _body
 from mxexport.ops._attributes import GROUP_SIZE, LSB_EXP, WIDTH, Attribute
 from mxexport.ops._operator import Operator, Port, check_code_bits, check_shape

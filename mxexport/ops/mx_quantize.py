@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from qonnx.core.datatype import DataType
 
-from mxexport import fixedpoint
+from mxexport.numbers import fixedpoint
 from mxexport.ops import _body
 from mxexport.ops._attributes import AXIS, CODE_MAX, CODE_MIN, EMAX, GROUP_SIZE, LSB_EXP, ROUND_BIAS, WIDTH, Attribute
 from mxexport.ops._operator import Operator, Port, check_code_bits, contracted

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import numerics
+from mxexport.numbers import numerics
 from mxexport.ops._operator import Operator, Port, check_shape
 
 

@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
-from mxexport.passes.absorb_affines import absorb_affines
-from mxexport.passes.absorb_scales import absorb_scales
-from mxexport.passes.check import check
-from mxexport.passes.cleaning import CleanReport, clean
-from mxexport.passes.contract_scales import contract_scales
-from mxexport.passes.deduplicate_initializers import deduplicate_initializers
-from mxexport.passes.driver import Record, run_passes
-from mxexport.passes.exactness import approximate, bound_of
-from mxexport.passes.extract_conv_bias import extract_conv_bias
-from mxexport.passes.fix_shapes import fix_shapes
-from mxexport.passes.fold_constants import fold_constants
-from mxexport.passes.fold_reshapes import fold_reshapes
-from mxexport.passes.fold_shapes import fold_shapes
-from mxexport.passes.fold_transposes import fold_transposes
-from mxexport.passes.fold_weight_transposes import fold_weight_transposes
-from mxexport.passes.fold_weights import fold_weights
-from mxexport.passes.infer_shapes import infer_shapes
-from mxexport.passes.lower_batch_norm import lower_batch_norm
-from mxexport.passes.merge_affines import merge_affines
-from mxexport.passes.merge_quantizers import merge_quantizers
-from mxexport.passes.merge_residual_quantizers import merge_residual_quantizers
-from mxexport.passes.move_scales import move_scales
-from mxexport.passes.name_nodes import name_nodes
-from mxexport.passes.normalize_affines import normalize_affines
-from mxexport.passes.outcome import Outcome
-from mxexport.passes.pad_groups import pad_groups
-from mxexport.passes.qonnx_interop import QONNX_CLEANUP, as_transformation, qonnx_cleanup, qonnx_pass
-from mxexport.passes.remove_constant_inputs import remove_constant_inputs
-from mxexport.passes.remove_dead_nodes import remove_dead_nodes
-from mxexport.passes.remove_identities import remove_identities
-from mxexport.passes.remove_requantization import remove_requantization
-from mxexport.passes.split_gemm import split_gemm
-from mxexport.passes.unify_qonnx_domains import unify_qonnx_domains
+from mxexport.model.outcome import Outcome
+from mxexport.passes.clean.deduplicate_initializers import deduplicate_initializers
+from mxexport.passes.clean.extract_conv_bias import extract_conv_bias
+from mxexport.passes.clean.fix_shapes import fix_shapes
+from mxexport.passes.clean.fold_constants import fold_constants
+from mxexport.passes.clean.fold_shapes import fold_shapes
+from mxexport.passes.clean.fold_weight_transposes import fold_weight_transposes
+from mxexport.passes.clean.infer_shapes import infer_shapes
+from mxexport.passes.clean.lower_batch_norm import lower_batch_norm
+from mxexport.passes.clean.name_nodes import name_nodes
+from mxexport.passes.clean.remove_constant_inputs import remove_constant_inputs
+from mxexport.passes.clean.remove_dead_nodes import remove_dead_nodes
+from mxexport.passes.clean.remove_identities import remove_identities
+from mxexport.passes.clean.split_gemm import split_gemm
+from mxexport.passes.clean.unify_qonnx_domains import unify_qonnx_domains
+from mxexport.passes.driver.cleaning import CleanReport, clean
+from mxexport.passes.driver.driving import Record, run_passes
+from mxexport.passes.driver.exactness import approximate, bound_of
+from mxexport.passes.driver.qonnx_interop import QONNX_CLEANUP, as_transformation, qonnx_cleanup, qonnx_pass
+from mxexport.passes.fold.contract_scales import contract_scales
+from mxexport.passes.fold.fold_reshapes import fold_reshapes
+from mxexport.passes.fold.fold_transposes import fold_transposes
+from mxexport.passes.fold.fold_weights import fold_weights
+from mxexport.passes.fold.merge_quantizers import merge_quantizers
+from mxexport.passes.fold.merge_residual_quantizers import merge_residual_quantizers
+from mxexport.passes.fold.pad_groups import pad_groups
+from mxexport.passes.fold.remove_requantization import remove_requantization
+from mxexport.passes.streamline.absorb_affines import absorb_affines
+from mxexport.passes.streamline.absorb_scales import absorb_scales
+from mxexport.passes.streamline.merge_affines import merge_affines
+from mxexport.passes.streamline.move_scales import move_scales
+from mxexport.passes.streamline.normalize_affines import normalize_affines
+from mxexport.targets.check import check
 
 TIDY = QONNX_CLEANUP
 """Bit-exact: the file computes what it computed, in fewer nodes."""

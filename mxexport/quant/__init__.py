@@ -1,8 +1,8 @@
 """PyTorch side: quant tensors, fake quantization, QAT layers, model conversion."""
 
 from mxexport.quant.convert import quantize_model
-from mxexport.quant.fake import Quantizer, fake_quantize
-from mxexport.quant.layers import (
+from mxexport.quant.kernels.fake_quantization import Quantizer, fake_quantize
+from mxexport.quant.layers.every import (
     QUANT_LAYERS,
     QuantAdd,
     QuantConv1d,
@@ -20,13 +20,13 @@ from mxexport.quant.layers import (
     QuantReLU,
     QuantTransposedLinear,
 )
-from mxexport.quant.quantizers import activation_quantizer, freeze_scales, weight_quantizer
+from mxexport.quant.post_training.sensitivity import Sensitivity, sensitivity
+from mxexport.quant.quantizers.making import activation_quantizer, freeze_scales, weight_quantizer
+from mxexport.quant.quantizers.sources import ScaleSource
+from mxexport.quant.quantizers.spec import QuantSpec
 from mxexport.quant.report import ConversionReport, conversion_report
-from mxexport.quant.sensitivity import Sensitivity, sensitivity
-from mxexport.quant.sources import ScaleSource
-from mxexport.quant.spec import QuantSpec
-from mxexport.quant.storage import load_file, save_file
-from mxexport.quant.tensor import (
+from mxexport.quant.tensors.storage import load_file, save_file
+from mxexport.quant.tensors.tensor import (
     GroupwiseFloatQuantTensor,
     GroupwiseIntQuantTensor,
     GroupwiseQuantTensor,

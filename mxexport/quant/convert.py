@@ -14,15 +14,15 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.quant import batch_norm
 from mxexport.quant.calling import calls
-from mxexport.quant.fold_proof import FoldPlan, plan_folds
-from mxexport.quant.functional import FunctionalLayer, functional_kind, may_be_functional
+from mxexport.quant.folding import batch_norm
+from mxexport.quant.folding.proof import FoldPlan, plan_folds
 from mxexport.quant.layer_formats import FormatTable, format_table
-from mxexport.quant.layers import QUANT_LAYERS, QuantLayer, quantized_kind
-from mxexport.quant.recipe import Robust, check_recipe, depthwise_warning
+from mxexport.quant.layers.every import QUANT_LAYERS, QuantLayer, quantized_kind
+from mxexport.quant.layers.functional import FunctionalLayer, functional_kind, may_be_functional
+from mxexport.quant.post_training.recipe import Robust, check_recipe, depthwise_warning
+from mxexport.quant.quantizers.spec import Format
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
-from mxexport.quant.spec import Format
 
 
 def quantize_model(
@@ -63,7 +63,7 @@ def quantize_model(
             norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open.
         recipe: "robust" for use after training, of depthwise networks above all: folds batch norms, takes 8 bits for
             stem, depthwise and small layers and for each format its best scale rule, and corrects biases (see
-            `mxexport.quant.recipe`). What `formats`, `exclude` and `scale_rule` ask for stays as asked. None (the
+            `post_training.recipe`). What `formats`, `exclude` and `scale_rule` ask for stays as asked. None (the
             default) takes what is asked, everywhere.
         calibration: inputs for the recipe, which then corrects the biases of layers behind no batch norm, too: a
             tensor, a tuple of arguments, a dict of them by name, or a list of these. The copy runs them, in eval mode.

@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from mxexport.errors import FormatError, InputFileError, MissingToolError, UnsupportedError
-from mxexport.formats import GroupFormat, check_rule, get_format
-from mxexport.quant.bias import check_bias_format
-from mxexport.quant.spec import Format, QuantSpec
+from mxexport.numbers.formats import GroupFormat, check_rule, get_format
+from mxexport.quant.layers.bias import check_bias_format
+from mxexport.quant.quantizers.spec import Format, QuantSpec
 
 KEYS = ("weight", "activation", "scale_rule", "bias_format")
 

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass, field
 
 from torch import nn
 
-from mxexport import groups
 from mxexport.errors import UnsupportedError
-from mxexport.formats import GroupFormat
-from mxexport.quant.layer import QuantLayer
-from mxexport.quant.spec import QuantSpec
+from mxexport.numbers import groups
+from mxexport.numbers.formats import GroupFormat
+from mxexport.quant.layers.layer import QuantLayer
+from mxexport.quant.quantizers.spec import QuantSpec
 
 _ATTRIBUTE = "_mxexport_conversion_report"
 

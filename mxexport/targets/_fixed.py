@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
+from mxexport.model.constants import constant_array
 from mxexport.targets._integers import Grid, grid_of
 from mxexport.targets._quantizers import is_quantizer, read_activation
 

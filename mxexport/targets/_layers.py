@@ -8,14 +8,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mxexport import graph, groups
-from mxexport.constant_layouts import LAYOUTS, laid_out
-from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model.constant_layouts import LAYOUTS, laid_out
+from mxexport.model.constants import constant_array
+from mxexport.model.opsets import raise_opset
+from mxexport.numbers import groups
 from mxexport.ops import qonnx_general
-from mxexport.opsets import raise_opset
-from mxexport.passes.fold_constants import fold_constants
-from mxexport.passes.name_nodes import name_nodes
+from mxexport.passes.clean.fold_constants import fold_constants
+from mxexport.passes.clean.name_nodes import name_nodes
 from mxexport.targets import values
 from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import add_constant

@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mxexport import graph
-from mxexport.constants import constant_array
-from mxexport.names import free_name
-from mxexport.passes.infer_shapes import infer_shapes
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.model.names import free_name
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets import from_qdq
 from mxexport.targets._layers import prepare
 

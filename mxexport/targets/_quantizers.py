@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph
-from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
-from mxexport.names import free_name
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.model.names import free_name
 from mxexport.ops import qonnx_general
 from mxexport.targets._integers import Grid
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
+from mxexport.model.constants import constant_array
 from mxexport.ops import qonnx_general
 from mxexport.targets._layers import replace_value
 from mxexport.targets._quantizers import Uniform, is_quantizer, read_activation

@@ -15,10 +15,11 @@ from types import ModuleType
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import acceptance, graph, qonnx_domains
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
-from mxexport.model_file import writable
+from mxexport.model import graph, qonnx_domains
+from mxexport.model.writer import writable
 from mxexport.ops import qonnx_general
+from mxexport.running import acceptance
 from mxexport.targets.verifying import EQUAL_BITS, ROUNDED, Verify, verify_conversion
 
 TARGETS = ("qdq", "mxexport", "hls4ml", "finn")

@@ -16,11 +16,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
-from mxexport import graph
-from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.model.opsets import lower_opset
 from mxexport.ops import qonnx_general
-from mxexport.opsets import lower_opset
 from mxexport.targets import finn_steps
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of

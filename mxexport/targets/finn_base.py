@@ -15,10 +15,10 @@ from importlib.util import find_spec
 import numpy as np
 import onnx
 
-from mxexport import runtime
-from mxexport.calls import output_names
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
+from mxexport.model.calls import output_names
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
+from mxexport.running import executors
 
 FINN_DOMAIN = "finn.custom_op.mxexport"
 _GENERAL = "finn.custom_op.general"
@@ -44,7 +44,7 @@ def is_installed() -> bool:
         return False
 
 
-def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+def run_finn_base(model: executors.ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute node by node in finn-base, our operators through wrappers; output name -> array.
 
     Open dimensions are fixed first. `outputs` asks for tensors by name, intermediate ones included.
@@ -57,10 +57,10 @@ def run_finn_base(model: runtime.ModelLike, inputs, outputs: list[str] | None = 
     from finn.core.modelwrapper import ModelWrapper
     from finn.core.onnx_exec import execute_onnx
 
-    proto, outputs = runtime.load_proto(model), output_names(outputs)
-    fed = runtime.feeds(proto, inputs)
-    with runtime.our_errors("finn-base"):
-        static = runtime.with_static_shapes(proto, {name: array.shape for name, array in fed.items()})
+    proto, outputs = executors.load_proto(model), output_names(outputs)
+    fed = executors.feeds(proto, inputs)
+    with executors.our_errors("finn-base"):
+        static = executors.with_static_shapes(proto, {name: array.shape for name, array in fed.items()})
         context = execute_onnx(ModelWrapper(to_finn_base(static)), fed, return_full_exec_context=outputs is not None)
     return {name: context[name] for name in outputs or [o.name for o in proto.graph.output]}
 

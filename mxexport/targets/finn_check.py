@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
+from mxexport.model.constants import constant_array
+from mxexport.model.rewriting import SHAPE_OPERATORS
 from mxexport.ops import qonnx_general
-from mxexport.passes.rewriting import SHAPE_OPERATORS
 from mxexport.targets._requantizers import quantizer_before
 
 _OPERATORS = {

@@ -16,18 +16,19 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from mxexport import graph, groups
-from mxexport.constants import constant_array
 from mxexport.errors import FormatError, ShapeError
-from mxexport.formats import Element, FloatElement, IntElement, get_format
-from mxexport.numerics import int_range
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.model.opsets import raise_opset
+from mxexport.numbers import groups
+from mxexport.numbers.formats import Element, FloatElement, IntElement, get_format
+from mxexport.numbers.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
 from mxexport.ops._body import LOWEST_OPSET
-from mxexport.opsets import raise_opset
+from mxexport.running.verification import equal_bits
 from mxexport.targets import carriers
 from mxexport.targets.conversion import Converted
 from mxexport.targets.recover import recover_operators
-from mxexport.verification import equal_bits
 
 _T = ir.DataType
 LEFT = "left as it is: "

@@ -13,13 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedOpsetsPass, ShapeInferencePass
 
-from mxexport import graph
-from mxexport.constants import constant_array
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.names import Names
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.model.names import Names
+from mxexport.model.rewriting import SHAPE_OPERATORS
 from mxexport.ops import qonnx_general
-from mxexport.passes.infer_shapes import infer_shapes
-from mxexport.passes.rewriting import SHAPE_OPERATORS
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._integers import grid_of
 from mxexport.targets._kernels import without_dilations, without_groups

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
+from mxexport.model.constants import constant_array
 from mxexport.targets._fixed import grids
 from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import Uniform

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport import graph
-from mxexport.constants import constant_array
 from mxexport.errors import MissingToolError, UnsupportedError
-from mxexport.qonnx_guard import guarded_copy
-from mxexport.runtime import load_proto
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.running.executors import load_proto
+from mxexport.running.guards import guarded_copy
 from mxexport.targets._fixed import grids
 from mxexport.targets._integers import grid_of
 

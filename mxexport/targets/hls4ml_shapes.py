@@ -6,8 +6,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
 from mxexport.errors import UnsupportedError
+from mxexport.model.constants import constant_array
 from mxexport.ops import qonnx_general
 from mxexport.targets._fixed import grids
 from mxexport.targets._integers import Grid

@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from mxexport import graph
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
 

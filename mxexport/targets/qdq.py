@@ -16,12 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from mxexport import graph
-from mxexport.constants import evaluate_node
 from mxexport.errors import OptionError
-from mxexport.numerics import int_range
+from mxexport.model import graph
+from mxexport.model.constants import evaluate_node
+from mxexport.model.opsets import raise_opset
+from mxexport.numbers.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
-from mxexport.opsets import raise_opset
 from mxexport.targets import carriers, inlining, values
 from mxexport.targets.conversion import Converted
 

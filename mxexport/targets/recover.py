@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.constants import constant_array
-from mxexport.formats import FloatElement
+from mxexport.model.constants import constant_array
+from mxexport.numbers.formats import FloatElement
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, MXFloatQuant
 
 _RECOVERED = ("MXScale", "GroupwiseScale", "GroupwiseZeroPoint", "MXFloatQuant", "GroupwiseQuant")

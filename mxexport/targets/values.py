@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import graph, groups, numerics
-from mxexport.comparison import equal_bits
-from mxexport.constants import constant_array, evaluate_node
 from mxexport.errors import FormatError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model.constants import constant_array, evaluate_node
+from mxexport.numbers import groups, numerics
 from mxexport.ops import OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
+from mxexport.running.comparison import equal_bits
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport import runtime
-from mxexport.comparison import compare
 from mxexport.errors import MXExportError, ShapeError, VerificationError
-from mxexport.execution import Verify, execute, graph_inputs, named_inputs, random_inputs
-from mxexport.model_file import tensor_bytes
+from mxexport.model.writer import tensor_bytes
+from mxexport.running import executors
+from mxexport.running.comparison import compare
+from mxexport.running.execution import Verify, execute, graph_inputs, named_inputs, random_inputs
 
 _MOST_BYTES = 256 << 20
 _MOST_BYTES_REFERENCE = 4 << 20  # onnx's evaluator takes about a thousand times as long
@@ -92,7 +92,7 @@ def _outputs(run: Callable, model: ir.Model, inputs: dict[str, np.ndarray]) -> l
 
 
 def _evaluate(model: ir.Model, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return runtime.run_reference(model, inputs)
+    return executors.run_reference(model, inputs)
 
 
 def _compare(source: ir.Model, expected: list, found: list, allowed: Agreement, where: str) -> str:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 
 import mxexport as mx
-from mxexport import execution, graph
 from mxexport.errors import UnsupportedError
+from mxexport.model import graph
+from mxexport.running import execution
 from mxexport.targets import finn
 from tests.finn import networks
 

@@ -19,7 +19,7 @@ from torch import nn
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.brevitas.convert import convert_layers
 from mxexport.frontends.brevitas.observing import as_tuple
-from mxexport.quant.own_code import place_of
+from mxexport.quant.folding.own_code import place_of
 
 VERSION = "0.13.4"
 

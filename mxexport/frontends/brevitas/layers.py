@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from mxexport.errors import ShapeError
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
-from mxexport.quant.layer import with_value
-from mxexport.quant.layers import QuantLayer
-from mxexport.quant.tensor import GroupwiseQuantTensor
+from mxexport.quant.layers.every import QuantLayer
+from mxexport.quant.layers.layer import with_value
+from mxexport.quant.tensors.tensor import GroupwiseQuantTensor
 
 
 class ConvertedLayer(QuantLayer):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mxexport.formats import FloatElement
 from mxexport.frontends.brevitas import rules
 from mxexport.frontends.brevitas.quantizers import Elements, FloatQuantizer, GroupQuantizer, equal_bits
 from mxexport.frontends.brevitas.reading import (
@@ -22,7 +21,8 @@ from mxexport.frontends.brevitas.reading import (
     saturated_fraction,
     saturation_message,
 )
-from mxexport.groups import contracted_shape
+from mxexport.numbers.formats import FloatElement
+from mxexport.numbers.groups import contracted_shape
 
 
 def read_parameter(name: str, proxy: nn.Module, original: Tensor, quantized) -> Reading:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mxexport.formats import FloatElement, GroupFormat, IntElement, find_format
+from mxexport.numbers.formats import FloatElement, GroupFormat, IntElement, find_format
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
-from mxexport.quant import kernels, library, qonnx_general
+from mxexport.quant.kernels import library, operators, qonnx_general
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class DynamicGroupQuantizer(Quantizer):
         if not isinstance(self.rule, RangeRule):
             return self.elements.apply(x, self.scale(x))
         axis = self.elements.axis % x.ndim
-        groups = kernels.split_groups(x.float(), axis, self.elements.group_size)
+        groups = operators.split_groups(x.float(), axis, self.elements.group_size)
         return self.elements.apply(x, *self.rule.scale_and_zero_point(groups, (axis + 1,), False))
 
     def extra_repr(self) -> str:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.formats import FloatElement, IntElement
 from mxexport.frontends.brevitas.quantizers import (
     BipolarQuantizer,
     Elements,
@@ -18,6 +17,7 @@ from mxexport.frontends.brevitas.quantizers import (
     TruncQuantizer,
     equal_bits,
 )
+from mxexport.numbers.formats import FloatElement, IntElement
 
 _ROUNDING = {"ROUND": "ROUND", "FLOOR": "FLOOR", "CEIL": "CEIL", "ROUND_TO_ZERO": "DOWN", "NONE": "ROUND"}
 HALF = (torch.float16, torch.bfloat16)

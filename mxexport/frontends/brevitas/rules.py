@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from mxexport.errors import UnsupportedError
-from mxexport.formats import FloatElement
 from mxexport.frontends.brevitas.quantizers import AmaxRule, Elements, MXRule, RangeRule, equal_bits
+from mxexport.numbers.formats import FloatElement
 
 # The widest stretch beside a step, in units of the last place, that a float32 log2 gets wrong for exponents up to 127.
 LOG2_ERROR = 64

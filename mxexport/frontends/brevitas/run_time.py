@@ -16,13 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.frontends.brevitas import rules
-from mxexport.frontends.brevitas.quantizers import (
-    DynamicGroupQuantizer,
-    DynamicQuantizer,
-    Elements,
-    MXRule,
-    RangeRule,
-)
+from mxexport.frontends.brevitas.quantizers import DynamicGroupQuantizer, DynamicQuantizer, Elements, MXRule, RangeRule
 from mxexport.frontends.brevitas.reading import (
     FRACTIONS,
     HALF,

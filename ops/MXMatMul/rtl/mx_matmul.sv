@@ -4,7 +4,7 @@
 //                   dot(x[b], w[o][b]) << (x_scale[b] + w_scale[o][b] - ScaleOffset),
 //            with dot the exact integer product of linear element values. Exact (AccWidth must hold
 //            the result), so neither order nor folding matters. Equals
-//            mxexport.fixedpoint.mx_matmul bit for bit.
+//            mxexport.numbers.fixedpoint.mx_matmul bit for bit.
 // Frames:    ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in, each with the scale of
 //            its block; ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
 // Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a frame

@@ -4,7 +4,7 @@
 //            scale = clip(floor(log2(amax)) + carry + LsbExp + 127 - Emax, CodeMin, CodeMax)
 //            (mx_block_scale; `carry` is the rounding rule's, see RoundBias there),
 //            code  = element nearest to v * 2**(LsbExp + 127 - scale), saturated (mx_encode).
-//            Equals mxexport.fixedpoint.mx_quantize bit for bit.
+//            Equals mxexport.numbers.fixedpoint.mx_quantize bit for bit.
 // Frames:    ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out: surplus lanes of the
 //            last input beat are ignored, and the last short block is padded with zero codes.
 // Latency:   9 cycles from the last beat of a block to its first output beat. One beat per cycle
@@ -25,7 +25,7 @@ module mx_quantize #(
   parameter int Bias      = 1,
   parameter int MaxCode   = 7,    // magnitude code of the largest finite element
   parameter int Emax      = 2,    // exponent of the largest binade
-  parameter int RoundBias = 0,    // rounding rule of the scale (R in mxexport.formats.round_bias)
+  parameter int RoundBias = 0,    // rounding rule of the scale (R in mxexport.numbers.formats.round_bias)
   parameter int CodeMin   = 0,
   parameter int CodeMax   = 254,
   localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)

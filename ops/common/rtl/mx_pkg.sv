@@ -3,7 +3,7 @@
 // An element format is two numbers: ExpBits and ManBits. ExpBits = 0 names a two's complement
 // integer with ManBits fraction bits (MX int8: 0, 6); otherwise a sign-magnitude minifloat with
 // subnormals. The *linear* value of a code is the whole number of smallest element steps it stands
-// for; Inf and NaN codes read as plain numbers (as in mxexport.fixedpoint.linear_table).
+// for; Inf and NaN codes read as plain numbers (as in mxexport.numbers.fixedpoint.linear_table).
 package mx_pkg;
 
   // Bits of one element code.

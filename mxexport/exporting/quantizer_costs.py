@@ -1,0 +1,88 @@
+"""What one quantizer node costs and loses."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.exporting.report import LayerReport
+from mxexport.model import graph
+from mxexport.numbers import groups
+from mxexport.numbers.formats import GroupFormat
+from mxexport.ops import OPERATORS, qonnx_general
+
+
+def describe_layers(model: ir.Model) -> list[LayerReport]:
+    """A report for every quantizer of the graph: ours in order, then QONNX's own."""
+    ours = [_describe(node) for node in model.graph if graph.is_ours(node, graph.QUANTIZERS)]
+    return ours + [_describe_standard(node) for node in model.graph if node.domain == qonnx_general.DOMAIN]
+
+
+def _describe(node: ir.Node) -> LayerReport:
+    fmt, axis = graph.quantizer_format(node), node.attributes["axis"].value
+    shape, scale_shape = _dims(node.inputs[0]), _dims(node.inputs[1])
+    length = shape[axis] if shape else 0
+    padded = groups.group_count(length, fmt.group_size) * fmt.group_size if isinstance(length, int) and length else 0
+    weight, scale = graph.constant(node.inputs[0]), graph.constant(node.inputs[1])
+    return LayerReport(
+        node.name,
+        fmt.name,
+        axis,
+        shape,
+        scale_shape,
+        groups=math.prod(scale_shape) if scale_shape and all(isinstance(d, int) for d in scale_shape) else None,
+        padding_percent=100 * (padded - length) / padded if padded else 0.0,
+        **({} if weight is None or scale is None else _weight_figures(node, fmt, weight, scale)),
+    )
+
+
+def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: np.ndarray) -> dict:
+    zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    inputs = (weight, scale, zero) if node.op_type == "GroupwiseQuant" else (weight, scale)
+    a = graph.attributes(node)
+    (quantized,) = OPERATORS[node.op_type].reference(*inputs, **a)
+    scale_bytes = scale.size * 4 if fmt.scale == "float32" else scale.size + 4 * (fmt.scale == "nvfp4")
+    return {
+        "bytes": -(-weight.size * fmt.element.bits // 8) + scale_bytes,
+        "sqnr_db": sqnr(weight, quantized),
+        "saturated_percent": 100 * saturated(weight, quantized, scale, a, fmt) / weight.size if weight.size else 0.0,
+    }
+
+
+def saturated(x: np.ndarray, quantized: np.ndarray, scale: np.ndarray, attributes: dict, fmt: GroupFormat) -> int:
+    """How many elements lost more than half the last step, which rounding alone never takes: they were clipped.
+
+    A zero point only shifts the grid, so the error tells in every format. Elements of non-finite groups do not count.
+    """
+    axis, size = attributes["axis"], attributes["group_size"]
+    step = groups.expand(scale, axis, size, x.shape[axis]).astype(np.float64) * _last_step(fmt)
+    with np.errstate(invalid="ignore"):
+        return int((np.abs(x.astype(np.float64) - quantized) > step / 2).sum())
+
+
+def _last_step(fmt: GroupFormat) -> float:
+    """Distance of the two largest element values, in units of the scale."""
+    return 2.0 ** (fmt.element.emax - fmt.element.mantissa_bits) if fmt.is_float else 1.0
+
+
+def _describe_standard(node: ir.Node) -> LayerReport:
+    widths = [graph.constant(v) for v in node.inputs[2:]]
+    fmt = {
+        "Quant": lambda: f"{'int' if node.attributes['signed'].value else 'uint'}{int(widths[1])}",
+        "FloatQuant": lambda: f"float_e{int(widths[0])}m{int(widths[1])}",
+        "BipolarQuant": lambda: "bipolar",
+    }[node.op_type]()
+    return LayerReport(node.name, fmt, None, _dims(node.inputs[0]), _dims(node.inputs[1]))
+
+
+def _dims(value: ir.Value) -> list[int | str]:
+    return [d if isinstance(d, int) else str(d) for d in value.shape] if value.shape is not None else []
+
+
+def sqnr(x: np.ndarray, y: np.ndarray) -> float | None:
+    """10 log10(sum x^2 / sum (x - y)^2); None where it is not finite (no error, or zeros)."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    noise, signal = float(((x - y) ** 2).sum()), float((x**2).sum())
+    return round(10 * float(np.log10(signal / noise)), 2) if 0 < noise < np.inf and 0 < signal < np.inf else None

@@ -1,0 +1,238 @@
+"""One early report of everything a target cannot take."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+from mxexport.errors import MXExportError, OptionError, UnsupportedError
+from mxexport.model import graph
+from mxexport.model import rewriting as rw
+from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
+from mxexport.ops import DOMAIN, OPERATORS
+
+Problem = tuple[str, str]
+
+_HLS4ML = set(
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Clip",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Div",
+        "Dropout",
+        "Elu",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "GlobalMaxPool",
+        "HardSigmoid",
+        "Identity",
+        "LeakyRelu",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "PRelu",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Selu",
+        "Sigmoid",
+        "Softmax",
+        "Softplus",
+        "Softsign",
+        "Sub",
+        "Tanh",
+        "Transpose",
+    ]
+)
+_FINN = set(
+    [
+        "Add",
+        "AveragePool",
+        "BatchNormalization",
+        "Concat",
+        "Constant",
+        "Conv",
+        "Div",
+        "Flatten",
+        "Gemm",
+        "GlobalAveragePool",
+        "Identity",
+        "MatMul",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Split",
+        "Sub",
+        "TopK",
+        "Transpose",
+        "Upsample",
+    ]
+)
+_OF_SCALES = rw.SHAPE_OPERATORS | {"Mul"}
+_SUGGESTIONS = {
+    "Dropout": "run the remove_identities pass (mxexport clean)",
+    "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
+    "Softmax": "apply it on the host; export the model up to the layer before it",
+    "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "If": "export the branch that is taken; fold its condition with fixed shapes (--shapes)",
+    "Loop": "export the model with the loop unrolled",
+    "Scan": "export the model with the loop unrolled",
+    "ConvTranspose": "replace it by an upsampling and a convolution",
+    "QuantizeLinear": "convert the file to QONNX first (mxexport convert --to mxexport, or qonnx's QCDQToQuant)",
+    "DequantizeLinear": "convert the file to QONNX first (mxexport convert --to mxexport, or qonnx's QCDQToQuant)",
+}
+
+
+def check(model: ir.Model, target: str) -> None:
+    """Raise one error that lists every operator of `model` that `target` cannot take.
+
+    Targets: "dataflow" (`mxexport.compile`), "hls4ml", "finn" and "qdq" (`mxexport.convert`).
+
+    Raises:
+        UnsupportedError: `problems` holds (node, reason and suggestion) for all of them.
+        OptionError: an unknown target.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"check: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
+    if problems := list(TARGETS[target](model)):
+        raise UnsupportedError(f"{target} cannot take this model: {len(problems)} problems", problems)
+
+
+def _where(node: ir.Node) -> str:
+    return f"node {rw.label(node)!r} ({node.op_type})"
+
+
+def _dataflow(model: ir.Model) -> Iterator[Problem]:
+    """The compiler's own reading of the graph, so that both say the same."""
+    from mxexport.fpga.plan import read_plan
+
+    try:
+        read_plan(model.clone())
+    except UnsupportedError as error:
+        yield from error.problems or [("graph", str(error))]
+
+
+def _standard(model: ir.Model, taken: set[str], tool: str) -> Iterator[Problem]:
+    """Standard operators outside `taken`, node by node, but for those that only find the shape of a scale."""
+    beside = _nodes_of_scales(model)
+    for node in model.graph.all_nodes():
+        if node in beside or rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
+            continue
+        if node.domain in rw.STANDARD_DOMAINS:
+            advice = _SUGGESTIONS.get(node.op_type)
+            yield _where(node), f"{tool} has no such operator" + (f"; {advice}" if advice else "")
+        else:
+            yield _where(node), f"domain {node.domain!r} is unknown to {tool}; inline or replace it"
+
+
+def _nodes_of_scales(model: ir.Model) -> set[ir.Node]:
+    """Shape -> ... -> Expand in front of a scale that is constant but for its shape: conversions drop them."""
+    beside: set[ir.Node] = set()
+    for node in reversed(list(model.graph)):
+        uses = [use for value in node.outputs for use in value.uses()]
+        used = uses and not node.outputs[0].is_graph_output()
+        found = all(user in beside or (rw.is_quantizer(user) and at > 0) for user, at in uses)
+        if used and found and rw.is_op(node, *_OF_SCALES):
+            beside.add(node)
+    return beside
+
+
+def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:
+    for value in model.graph.inputs:
+        if value.shape is None:
+            yield f"input {value.name!r}", f"its shape is not known; {tool} needs it: --shapes"
+        elif any(not isinstance(d, int) for d in list(value.shape)[1:]):
+            yield f"input {value.name!r}", f"shape {value.shape} is open beyond the batch; fix it with --shapes"
+
+
+def _hls4ml(model: ir.Model) -> Iterator[Problem]:
+    yield from _shapes(model, "hls4ml")
+    yield from _refused(model, "hls4ml", [*_standard(model, _HLS4ML, "hls4ml"), *_ours(model, "hls4ml")])
+
+
+def _finn(model: ir.Model) -> Iterator[Problem]:
+    yield from _shapes(model, "FINN")
+    listed = [*_standard(model, _FINN, "FINN"), *_ours(model, "FINN"), *_zero_points(model)]
+    yield from _refused(model, "finn", listed)
+
+
+def _zero_points(model: ir.Model) -> Iterator[Problem]:
+    for node in model.graph.all_nodes():
+        if rw.is_qonnx(node) and node.op_type == "Quant":
+            zero = graph.constant(node.inputs[2])
+            if zero is not None and zero.any():
+                yield _where(node), "FINN takes zero points of 0 only; quantize symmetrically"
+
+
+def _ours(model: ir.Model, tool: str) -> Iterator[Problem]:
+    """Groupwise quantizers that no conversion can express."""
+    for node in model.graph.all_nodes():
+        if node.domain != DOMAIN:
+            continue
+        if is_ours(node, SCALES) and rw.constant(node.inputs[0]) is None:
+            yield (
+                _where(node),
+                f"the scale is found at run time and {tool} needs constants; use a static activation format",
+            )
+        elif _is_dataflow(node):
+            yield _where(node), f"a dataflow operator; {tool} takes the QONNX file it was made from"
+
+
+def _is_dataflow(node: ir.Node) -> bool:
+    """An integer unit of the dataflow graph: it reads codes or wide integers and is no packed weight."""
+    if node.op_type not in OPERATORS or node.op_type.endswith("Dequant"):
+        return False
+    return next(iter(OPERATORS[node.op_type].inputs.values())).dtype in ("int64", "uint8")
+
+
+def _refused(model: ir.Model, target: str, listed: list[Problem]) -> Iterator[Problem]:
+    """Nothing where the conversion takes the model. Else `listed`, and what it refuses beyond: widths, values, ..."""
+    try:
+        importlib.import_module("mxexport.targets.conversion").convert_model(model, target)
+    except UnsupportedError as error:
+        named = tuple(where for where, _ in listed)
+        yield from listed
+        for where, why in error.problems or [("graph", str(error))]:
+            if not any(known.startswith(f"node {where!r} (") for known in named):
+                yield where, why
+
+
+def _qdq(model: ir.Model) -> Iterator[Problem]:
+    yield from _refused(model, "qdq", list(_not_standard(model)))
+
+
+def _not_standard(model: ir.Model) -> Iterator[Problem]:
+    """Standard ONNX takes every operator but the integer units of the dataflow graph and QONNX's Trunc."""
+    for node in model.graph.all_nodes():
+        if node.domain == DOMAIN and _is_dataflow(node):
+            yield _where(node), "a dataflow operator; convert the QONNX file it was made from"
+        elif is_ours(node, QUANTIZERS):
+            yield from _incomplete(node)
+        elif rw.is_qonnx(node) and node.op_type == "Trunc":
+            yield _where(node), "standard ONNX has no such quantizer; train with an integer format"
+
+
+def _incomplete(node: ir.Node) -> Iterator[Problem]:
+    try:
+        graph.attributes(node)
+    except MXExportError as error:
+        yield _where(node), str(error)
+
+
+TARGETS: dict[str, Callable[[ir.Model], Iterator[Problem]]] = {
+    "dataflow": _dataflow,
+    "hls4ml": _hls4ml,
+    "finn": _finn,
+    "qdq": _qdq,
+}
