@@ -174,3 +174,19 @@ def test_the_steps_are_imported_without_the_rest():
     code = f"import sys, mxexport.targets.finn_steps; print(sorted({rest} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done
+
+
+def test_groups_become_zeros(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3, groups=2))
+    model, data = mx.quantize_model(network, "mxint4", STATIC_MX), torch.randn(32, 4, 7, 7)
+    model(data)
+    freeze_scales(model)
+    mx.export(model.eval(), (data[:1],), tmp_path / "model.onnx")
+    notes = mx.convert(tmp_path / "model.onnx", tmp_path / "finn.onnx", to="finn").notes
+    assert any("zeros in place of groups" in text for _, text in notes)
+    made = onnx.load(tmp_path / "finn.onnx")
+    assert not [a for n in made.graph.node for a in n.attribute if n.op_type == "Conv" and a.name == "group" and a.i > 1]
+    runs = [executors.run_qonnx(tmp_path / f"{name}.onnx", data[:1].numpy()) for name in ("model", "finn")]
+    first, second = (next(iter(found.values())) for found in runs)
+    assert np.array_equal(first, second)

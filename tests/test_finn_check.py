@@ -127,3 +127,16 @@ def test_conditions_of_the_whole_file():
     made = built(GOOD["linear"])
     made.graph.outputs[0].shape = None
     assert ("y", "its shape is not known, expected a size for every dimension; give batch=1") in check_finn(made)
+
+
+def test_sequences_and_volumes_are_no_images():
+    message = "its input has 1 spatial dimensions, expected 2.*; give the model images"
+    body = f"{FILTERS} [conv] y = Conv(x, qf)"
+    only(body, "conv", message, inputs="float[1,2,3] x", outputs="float[1,3,3] y")
+    body = "[pool] y = MaxPool<kernel_shape=[1,1,1]>(x)"
+    only(body, "pool", "its input has 3 spatial", inputs="float[1,2,3,3,3] x", outputs="float[1,2,3,3,3] y")
+
+
+def test_two_ends():
+    made = built(f"{INPUT} {WEIGHT} [fc] y = MatMul(q, qw) z = Add(y, b)", outputs="float[2,3] y, float[2,3] z")
+    assert any("it has 2 outputs, expected one" in why for _, why in check_finn(made))

@@ -24,6 +24,7 @@ from mxexport.ops import qonnx_general
 from mxexport.targets import finn_steps
 from mxexport.targets._fixed import PRODUCTS
 from mxexport.targets._integers import grid_of
+from mxexport.targets._kernels import without_groups
 from mxexport.targets._layers import (
     constant_weight,
     extract_conv_bias,
@@ -220,6 +221,9 @@ def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
         way_out = f"use an integer format, or elements and scales of a smaller range, or allow max_weight_bits={bits}"
         raise UnsupportedError(f"its weight needs {bits}-bit integers, more than max_weight_bits={most}; {way_out}")
     weight = constant_array(node.inputs[1])
+    if node.op_type == "Conv" and (dense := without_groups(node, weight)) is not weight:
+        notes.append((name, "its kernels hold zeros in place of groups, which FINN does not know"))
+        weight = dense
     values = add_constant(node.graph, f"{name}_weight_values", weight)
     made = add_quant(node, values, f"{name}_weight", steps, bits, True, False)
     check_reproduced(made, weight, bits)

@@ -31,6 +31,9 @@ def check_finn(model: ir.Model) -> list[tuple[str, str]]:
         if value.shape is None or not all(isinstance(d, int) for d in value.shape):
             found = "is not known" if value.shape is None else f"{value.shape} is open"
             problems.append((value.name, f"its shape {found}, expected a size for every dimension; give batch=1"))
+    if len(model.graph.outputs) != 1:
+        found = f"it has {len(model.graph.outputs)} outputs, expected one, with which FINN's dataflow partition ends"
+        problems.append(("model", f"{found}; export the model with one output"))
     for value in model.graph.initializers.values():
         if value.dtype not in (ir.DataType.FLOAT, ir.DataType.INT64):
             found = f"its type is {value.dtype}, expected float32 (int64 for shapes), all FINN reads"
@@ -160,7 +163,7 @@ def _never_negative(value: ir.Value) -> bool:
 
 
 def _check_pool(node: ir.Node) -> list[str]:
-    found, readers = [], {reader for reader, _ in node.outputs[0].uses()}
+    found, readers = _check_image(node), {reader for reader, _ in node.outputs[0].uses()}
     if quantizer_before(node.inputs[0]) is None:
         what = _not_integers(node.inputs[0]).replace("units take", "pools take")
         found.append(
@@ -176,8 +179,16 @@ def _check_pool(node: ir.Node) -> list[str]:
     return found
 
 
+def _check_image(node: ir.Node) -> list[str]:
+    shape = node.inputs[0].shape
+    if shape is None or len(shape) == 4:
+        return []
+    found = f"its input has {max(len(shape) - 2, 0)} spatial dimensions, expected 2, which FINN's units run over"
+    return [f"{found}; give the model images, [batch, channels, 1, length] for sequences"]
+
+
 def _check_product(node: ir.Node) -> list[str]:
-    found = []
+    found = _check_image(node) if node.op_type == "Conv" else []
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         found.append("it has a bias of its own, expected an Add behind it; convert the file with to='finn'")
     weight = node.inputs[1].producer()

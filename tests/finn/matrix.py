@@ -53,6 +53,7 @@ CASES = [
     *(Case("CNN", w, c) for w in (*MX, "int4 per channel") for c in (False, True)),
     *(Case("CNN, quantizers twice", w) for w in MX),
     *(Case("depthwise", w) for w in (*MX, "int4 per channel")),
+    *(Case(n, "mxint4") for n in ("shapes", "sequence", "residual MLP")),
     *(Case("residual", w, c) for w in (*MX, "int4 per channel") for c in (False, True)),
     *(Case(f"Brevitas {n}", f"4 bits, {s} scales", c)
       for n in ("MLP", "CNN") for s in ("fixed-point", "float") for c in (False, True)),

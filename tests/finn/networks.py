@@ -49,6 +49,38 @@ def depthwise() -> nn.Module:
     )  # fmt: skip
 
 
+def shapes() -> nn.Module:
+    """Strides, dilations, groups, padding on some sides, kernels longer than high, a pool whose windows overlap."""
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(3, 32, (3, 2), stride=(1, 2)), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=2, dilation=2, groups=2), nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 1, groups=32), nn.ReLU(),
+        nn.Flatten(), nn.Linear(64 * 5 * 2, 6),
+    )  # fmt: skip
+
+
+def sequence() -> nn.Module:
+    """[batch, channels, 1, length]: FINN runs over images."""
+    return nn.Sequential(
+        nn.Conv2d(3, 32, (1, 3)), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d((1, 2)),
+        nn.Flatten(), nn.Linear(32 * 8 * 3, 6),
+    )  # fmt: skip
+
+
+class ResidualMLP(nn.Module):
+    """As `Residual`, without images."""
+
+    def __init__(self):
+        super().__init__()
+        self.quant_in, self.enter, self.quant1 = QuantIdentity(STATIC), nn.Linear(70, 40), QuantReLU(STATIC)
+        self.inner, self.quant2, self.quant3 = nn.Linear(40, 40), QuantIdentity(STATIC), QuantReLU(STATIC)
+        self.head = nn.Linear(40, 6)
+
+    def forward(self, x):
+        x = self.quant1(self.enter(self.quant_in(x)))
+        return self.head(self.quant3(x + self.quant2(self.inner(x))))
+
+
 class Residual(nn.Module):
     """Every branch reads the codes of one quantizer; activations are quantized here, so layers take weights only."""
 
@@ -87,6 +119,9 @@ OURS = {
     "CNN": cnn,
     "CNN, quantizers twice": twice,
     "depthwise": depthwise,
+    "shapes": shapes,
+    "sequence": sequence,
+    "residual MLP": ResidualMLP,
     "residual": Residual,
     "residual, pool in front of the quantizer": lambda: Residual("before"),
     "residual, pool behind the quantizer": lambda: Residual("behind"),
@@ -134,7 +169,7 @@ def made(name: str, weight: str) -> tuple[nn.Module, torch.Tensor]:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias)
     if ours:
-        activation = None if isinstance(model, Residual) else STATIC
+        activation = None if isinstance(model, Residual | ResidualMLP) else STATIC
         model = mx.quantize_model(model, CHANNEL if weight == "int4 per channel" else weight, activation)
     data = torch.randint(-16, 17, (32, *((70,) if "MLP" in name else (3, 8, 8)))) / 8
     model.train()
