@@ -186,7 +186,9 @@ def test_groups_become_zeros(tmp_path):
     notes = mx.convert(tmp_path / "model.onnx", tmp_path / "finn.onnx", to="finn").notes
     assert any("zeros in place of groups" in text for _, text in notes)
     made = onnx.load(tmp_path / "finn.onnx")
-    assert not [a for n in made.graph.node for a in n.attribute if n.op_type == "Conv" and a.name == "group" and a.i > 1]
+    assert not [
+        a for n in made.graph.node for a in n.attribute if n.op_type == "Conv" and a.name == "group" and a.i > 1
+    ]
     runs = [executors.run_qonnx(tmp_path / f"{name}.onnx", data[:1].numpy()) for name in ("model", "finn")]
     first, second = (next(iter(found.values())) for found in runs)
     assert np.array_equal(first, second)

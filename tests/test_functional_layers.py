@@ -16,6 +16,7 @@ import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
 from mxexport.quant.folding.proof import plan_folds
+from mxexport.quant.layers.bias import product_step
 from mxexport.running import executors, verification
 from tests.helpers import assert_equal_up_to_turned_codes
 
@@ -227,7 +228,7 @@ def test_integer_biases_need_the_layer_s_own_weight_and_bias():
     quantized = mx.quantize_model(model, weight, static, bias_format="int32")
     quantized(x)
     mx.quant.freeze_scales(quantized)
-    steps = quantized[0].quant_bias() / mx.quant.bias.product_step(quantized[0])
+    steps = quantized[0].quant_bias() / product_step(quantized[0])
     assert torch.allclose(steps, steps.round(), atol=1e-3)
     with pytest.raises(FormatError, match="0: an integer bias needs .* and Equalized computes its own"):
         mx.quantize_model(made("equalized")[0], weight, static, bias_format="int32")

@@ -253,7 +253,7 @@ def test_quantize_takes_the_values_and_scales_of_one_pass(engine):
     assert torch.equal(q.value, values) and torch.equal(q.scale_.squeeze(2), scale)
 
 
-STATUS = "from mxexport.quant import native; s = native.status(); print(s.active, s.reason)"
+STATUS = "from mxexport.quant.kernels import native; s = native.status(); print(s.active, s.reason)"
 
 
 def test_the_choice_is_visible_and_can_be_switched_off():

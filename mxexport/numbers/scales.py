@@ -63,7 +63,7 @@ def resolve_scaling(scaling_per_output: str | None, scaling_per_output_channel: 
 def _levels_to_caller() -> int:
     """Frames from the function that calls this one up to the first outside this package: whose code a warning names."""
     level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__.split(".")[0]:
         level, frame = level + 1, frame.f_back
     return level
 
