@@ -12,8 +12,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
-from mxexport.fpga import calibrate, design, folding, open_design
-from mxexport.fpga.lower import Stream
+from mxexport.fpga import calibrate, compiling, open_design, schedule
+from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.running import executors
 from tests.helpers import assert_equal_up_to_turned_codes
@@ -62,7 +62,7 @@ def test_rtl_equals_the_dataflow_graph_under_random_stalls(compiled):
 
 def test_dataflow_graph_runs_in_qonnx_with_the_same_integers(compiled):
     _, _, built = compiled
-    fixed = design.to_fixed(images(20), built.layers[0].source)
+    fixed = compiling.to_fixed(images(20), built.network.source)
     path = built.files()["dataflow"]
     onnx.checker.check_model(path, full_check=True)
     first, second = executors.run(path, fixed), executors.run_qonnx(path, fixed)
@@ -140,31 +140,31 @@ def test_a_design_is_read_back_and_replaced_whole(tmp_path):
 
 def test_folding_meets_the_cycles_asked_for(tmp_path):
     _, path = export(tmp_path, "mxint8")
-    layers = mx.compile(path, tmp_path / "fpga", calibration=images(50)).layers
+    network = mx.compile(path, tmp_path / "fpga", calibration=images(50)).network
     for cycles in (1, 10, 100, 1000, 10**6):
-        for layer, choice in zip(layers, folding.fold(layers, cycles), strict=True):
-            fastest = folding.choices(layer)[-1]
-            assert choice.cycles(layer) <= max(cycles, fastest.cycles(layer))
+        for product, choice in zip(network.products(), schedule.fold(network, cycles).values(), strict=True):
+            unit = product.unit
+            assert unit.cycles(choice) <= max(cycles, unit.cycles(unit.foldings()[-1]))
     with pytest.raises(ValueError, match="no layer called fc9; layers: 1, 3, 5"):
-        folding.fold(layers, None, {"fc9": (1, 1)})
+        schedule.fold(network, None, {"fc9": (1, 1)})
     with pytest.raises(ValueError, match="folding of 1: pe=3, simd=8; expected powers of two"):
-        folding.fold(layers, None, {"1": (3, 8)})
+        schedule.fold(network, None, {"1": (3, 8)})
 
 
 @pytest.mark.parametrize(
     "x, expected",
     [
-        ([0.5, 0.25], Stream(2, 3, -2)),
-        ([255 / 256, 1 / 256], Stream(2, 10, -8)),
-        ([3.0, 1.0], Stream(2, 4, 0)),
-        ([1.0, 2.0**-40], Stream(2, 24, -21)),
-        ([0.0, 0.0], Stream(2, 3, 0)),
+        ([0.5, 0.25], Wide((2,), 4, -2)),
+        ([255 / 256, 1 / 256], Wide((2,), 10, -8)),
+        ([3.0, 1.0], Wide((2,), 4, 0)),
+        ([1.0, 2.0**-40], Wide((2,), 24, -21)),
+        ([0.0, 0.0], Wide((2,), 3, 0)),
     ],
 )
 def test_input_type_is_exact_where_24_bits_allow_it(x, expected):
     width, lsb_exp = calibrate.fixed_point_input(np.array([x]), margin=1)
-    exact = expected.lsb_exp == -40 or lsb_exp == expected.lsb_exp
-    assert exact and width <= 24 and (max(x) == 0 or max(x) * 2.0**-lsb_exp < 2 ** (width - 1))
+    assert (width, lsb_exp) == (expected.width, expected.lsb_exp)
+    assert max(x) * 2.0**-lsb_exp < 2 ** (width - 1)
 
 
 @pytest.mark.parametrize(

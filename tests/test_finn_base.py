@@ -12,7 +12,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import ops
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
-from mxexport.fpga.memory import write_mem
+from mxexport.fpga.words import write_mem
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint, groups, numerics
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias

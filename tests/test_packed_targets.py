@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.fpga.plan import MatMul, read_plan
+from mxexport.fpga import lowering, network
+from mxexport.fpga.calibrate import calibrate
+from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.numbers.formats import MX_FORMATS
 from mxexport.running import executors
@@ -48,16 +50,22 @@ def test_packed_weights_become_standard_onnx_with_equal_bits(files, tmp_path):
 
 
 def test_hardware_reads_the_same_codes(files):
-    name, _, exported, clean, packed = files
+    name, x, exported, clean, packed = files
     if not mx.get_format(name).is_mx:
         return
-    plans = [read_plan(graph.load(path)) for path in (exported, clean, packed)]
-    layers = [[step for step in plan if isinstance(step, MatMul)] for plan in plans]
-    assert len(layers[0]) == 2
-    for first, *others in zip(*layers, strict=True):
+    networks = []
+    for path in (exported, clean, packed):
+        model = graph.load(path)
+        calibrate(model, x, 1)
+        networks.append(network.read(lowering.lower(model, Wide(lowering.read_frame(model), 12, -8)).model))
+    units = [[product.unit for product in found.products()] for found in networks]
+    assert len(units[0]) == 2
+    for first, *others in zip(*units, strict=True):
         for other in others:
-            assert first.format == other.format and np.array_equal(first.codes, other.codes)
-            assert np.array_equal(first.scale_codes, other.scale_codes) and np.array_equal(first.bias, other.bias)
+            assert first.weight.format == other.weight.format
+            assert np.array_equal(first.weight.codes, other.weight.codes)
+            assert np.array_equal(first.weight.scale_codes, other.weight.scale_codes)
+            assert np.array_equal(first.bias, other.bias)
 
 
 def test_packed_convolutions_become_standard_onnx(tmp_path):

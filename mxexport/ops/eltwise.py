@@ -12,7 +12,7 @@ class Eltwise(Operator):
 
     attributes = {
         "relu": Attribute("i", "1: negative values become 0", 0, 1),
-        "width": WIDTH,
+        "width": WIDTH.called("Width"),
         "lsb_exp": LSB_EXP,
     }
     inputs = {"X": Port("int64", "wide integers")}

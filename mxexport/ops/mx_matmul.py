@@ -16,13 +16,13 @@ class MXMatMul(Operator):
     """
 
     attributes = {
-        "group_size": GROUP_SIZE,
-        "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer", 0, 7),
-        "x_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the activation element", 0, 7),
-        "w_exponent_bits": Attribute("i", "exponent bits of the weight element; 0: integer", 0, 7),
-        "w_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the weight element", 0, 7),
-        "scale_offset": Attribute("i", "smallest sum of the two scale codes (shift 0)", 0, 508),
-        "width": WIDTH,
+        "group_size": GROUP_SIZE.called("Group"),
+        "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer", 0, 7, "AExpBits"),
+        "x_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the activation element", 0, 7, "AManBits"),
+        "w_exponent_bits": Attribute("i", "exponent bits of the weight element; 0: integer", 0, 7, "WExpBits"),
+        "w_mantissa_bits": Attribute("i", "mantissa (or fraction) bits of the weight element", 0, 7, "WManBits"),
+        "scale_offset": Attribute("i", "smallest sum of the two scale codes (shift 0)", 0, 508, "ScaleOffset"),
+        "width": WIDTH.called("AccWidth"),
         "lsb_exp": LSB_EXP,
     }
     inputs = {

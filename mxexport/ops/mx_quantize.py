@@ -18,17 +18,17 @@ class MXQuantize(Operator):
 
     attributes = {
         "axis": AXIS,
-        "group_size": GROUP_SIZE,
-        "width": WIDTH,
-        "lsb_exp": LSB_EXP,
-        "exponent_bits": Attribute("i", "exponent bits of the element; 0: integer", 0, 7),
-        "mantissa_bits": Attribute("i", "mantissa bits of the element; integer: fraction bits", 0, 7),
-        "exponent_bias": Attribute("i", "exponent bias of the element; integer: 0", -126, 127),
-        "max_code": Attribute("i", "largest magnitude code", 0, 127),
-        "emax": EMAX,
-        "round_bias": ROUND_BIAS,
-        "code_min": CODE_MIN,
-        "code_max": CODE_MAX,
+        "group_size": GROUP_SIZE.called("Group"),
+        "width": WIDTH.called("Width"),
+        "lsb_exp": LSB_EXP.called("LsbExp"),
+        "exponent_bits": Attribute("i", "exponent bits of the element; 0: integer", 0, 7, "ExpBits"),
+        "mantissa_bits": Attribute("i", "mantissa bits of the element; integer: fraction bits", 0, 7, "ManBits"),
+        "exponent_bias": Attribute("i", "exponent bias of the element; integer: 0", -126, 127, "Bias"),
+        "max_code": Attribute("i", "largest magnitude code", 0, 127, "MaxCode"),
+        "emax": EMAX.called("Emax"),
+        "round_bias": ROUND_BIAS.called("RoundBias"),
+        "code_min": CODE_MIN.called("CodeMin"),
+        "code_max": CODE_MAX.called("CodeMax"),
     }
     inputs = {"X": Port("int64", "wide integers")}
     outputs = {

@@ -115,10 +115,10 @@ def _where(node: ir.Node) -> str:
 
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
-    from mxexport.fpga.plan import read_plan
+    from mxexport.fpga.lowering import read_frame
 
     try:
-        read_plan(model.clone())
+        read_frame(model.clone())
     except UnsupportedError as error:
         yield from error.problems or [("graph", str(error))]
 

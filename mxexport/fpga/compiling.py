@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, ShapeError, VerificationError
-from mxexport.fpga import emit, folding, library, memory, options, simulate, stages, synthesize
+from mxexport.fpga import emit, library, lowering, options, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.devices import check_part
-from mxexport.fpga.lower import Layer, Stream, build_graph, lower
-from mxexport.fpga.plan import Quantize, read_plan
+from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import describe
+from mxexport.fpga.tools import verilator, yosys
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.arrays import real_array
@@ -81,27 +83,25 @@ def compile(
     target_cycles = options.cycles_per_frame(target_fps, clock_mhz)
     folding = options.foldings(folding)
     qonnx = graph.load(model)
-    read_plan(qonnx)  # names every unsupported node before any work
+    frame = lowering.read_frame(qonnx)  # names every unsupported node before any work
     inputs = real_array(calibration, "calibration")
     calibrate(qonnx, inputs, margin)
-    steps = read_plan(qonnx)
-    length = next(step.length for step in steps if isinstance(step, Quantize))
-    layers = lower(steps, Stream(length, *fixed_point_input(inputs, margin)))
-    foldings = fold(layers, target_cycles, folding)
-    dataflow = build_graph(layers)
+    lowered = lowering.lower(qonnx, Wide(frame, *fixed_point_input(inputs, margin)))
+    network = read(lowered.model)
+    placed = emit.place(network, schedule.fold(network, target_cycles, folding))
     sample = inputs[:64]
-    stages.compare(qonnx, dataflow, layers, sample, to_fixed(sample, layers[0].source))
+    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, to_fixed(sample, network.source))
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         staging = Path(temporary)
         graph.save(qonnx, staging / "calibrated.onnx")
-        graph.save(dataflow, staging / "dataflow.onnx")
-        pipeline = emit.build_pipeline(layers, foldings)
-        _write_rtl(pipeline, staging)
-        saturated = count_saturated(inputs, layers[0].source)
-        report = {"path": str(out), "part": part} | describe(pipeline, clock_mhz, target_fps, folding)
+        graph.save(lowered.model, staging / "dataflow.onnx")
+        _write_rtl(placed, staging)
+        saturated = count_saturated(inputs, network.source)
+        report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding)
+        report["tensors"] = lowered.tensors
         report["calibration"] = {"frames": len(inputs), "margin": margin, "saturated_inputs": saturated}
         (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
@@ -110,16 +110,13 @@ def compile(
     return Design(out)
 
 
-fold = folding.fold  # the parameter `folding` of compile hides the module
-
-
-def _write_rtl(pipeline: emit.Pipeline, directory: Path) -> None:
+def _write_rtl(design: emit.Design, directory: Path) -> None:
     (directory / "rtl").mkdir()
     (directory / "mem").mkdir()
     for source in library.rtl_sources():
         shutil.copy(source, directory / "rtl" / source.name)
-    (directory / "rtl" / f"{emit.TOP}.sv").write_text(emit.top_level(pipeline))
-    emit.write_memories(pipeline, directory / "mem")
+    (directory / "rtl" / f"{emit.TOP}.sv").write_text(emit.top_level(design))
+    emit.write_memories(design, directory / "mem")
 
 
 def _move_into(staging: Path, out: Path) -> None:
@@ -134,7 +131,7 @@ def _move_into(staging: Path, out: Path) -> None:
         os.replace(entry, target)
 
 
-def to_fixed(x: np.ndarray, stream: Stream) -> np.ndarray:
+def to_fixed(x: np.ndarray, stream: Wide) -> np.ndarray:
     """Network inputs [N, ...] -> int64 [N, K] on the input's grid: nearest even, saturating at its width.
 
     Raises:
@@ -144,13 +141,13 @@ def to_fixed(x: np.ndarray, stream: Stream) -> np.ndarray:
     return np.clip(_on_grid(x, stream), -limit - 1, limit).astype(np.int64)
 
 
-def count_saturated(x: np.ndarray, stream: Stream) -> int:
+def count_saturated(x: np.ndarray, stream: Wide) -> int:
     """How many values of network inputs lie beyond the input's range. Raises ShapeError as `to_fixed`."""
     limit, values = 2 ** (stream.width - 1) - 1, _on_grid(x, stream)
     return int(((values < -limit - 1) | (values > limit)).sum())
 
 
-def _on_grid(x: np.ndarray, stream: Stream) -> np.ndarray:
+def _on_grid(x: np.ndarray, stream: Wide) -> np.ndarray:
     x = real_array(x, "inputs").astype(np.float64)
     flat = x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 1 else x[None]
     if flat.shape[1] != stream.length:
@@ -162,7 +159,7 @@ def _on_grid(x: np.ndarray, stream: Stream) -> np.ndarray:
 
 
 class Design:
-    """What `compile` wrote to `path`. Everything is read back from there."""
+    """What `compile` wrote to `path`. Everything is read back from there; the network from dataflow.onnx alone."""
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
@@ -172,17 +169,17 @@ class Design:
         self.report: dict = json.loads(file.read_text())
 
     @cached_property
-    def layers(self) -> list[Layer]:
-        layers = lower(read_plan(graph.load(self.path / "calibrated.onnx")), self._stream("input"))
-        build_graph(layers)  # names the dataflow tensors
-        return layers
+    def network(self) -> Network:
+        return read(graph.load(self.path / "dataflow.onnx"))
 
     @cached_property
-    def foldings(self) -> list[folding.Folding]:
-        return [folding.Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]]
+    def foldings(self) -> dict[str, Folding]:
+        """Layer -> folding."""
+        return {layer["name"]: Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]}
 
-    def _stream(self, end: str) -> Stream:
-        return Stream(*(self.report[end][key] for key in ("length", "width", "lsb_exp")))
+    @cached_property
+    def _placed(self) -> emit.Design:
+        return emit.place(self.network, self.foldings)
 
     def files(self) -> dict[str, str]:
         """Where everything lies."""
@@ -197,19 +194,20 @@ class Design:
         return {kind: str(self.path / name) for kind, name in names.items()}
 
     def _outputs(self, raw: np.ndarray) -> np.ndarray:
-        return fixedpoint.to_float32(raw, self._stream("output").lsb_exp)
+        return fixedpoint.to_float32(raw, self.network.result.lsb_exp)
 
     def run_dataflow(self, x: np.ndarray) -> Outputs:
         """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
-        source = self._stream("input")
+        source = self.network.source
         (raw,) = executors.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
         return Outputs(raw, self._outputs(raw), count_saturated(x, source))
 
-    def compare_stages(self, x: np.ndarray) -> stages.StageComparison:
+    def compare_stages(self, x: np.ndarray) -> verify.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
         qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
         given = real_array(x, "inputs")
-        return stages.compare(qonnx, dataflow, self.layers, given, to_fixed(given, self._stream("input")))
+        fixed = to_fixed(given, self.network.source)
+        return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
 
     def simulate(self, x: np.ndarray, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
         """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
@@ -221,10 +219,11 @@ class Design:
             VerificationError: the RTL misplaced a TLAST or raised its error flag.
         """
         stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
-        seed, saturated = options.whole("seed", seed), count_saturated(x, self._stream("input"))
-        fixed, source, result = to_fixed(x, self._stream("input")), self.report["input"], self.report["output"]
-        beats, last = memory.pack_frames(fixed, source["lanes"], source["width"])
-        frame_beats = math.ceil(result["length"] / result["lanes"])
+        source, result, placed = self.network.source, self.network.result, self._placed
+        seed, saturated = options.whole("seed", seed), count_saturated(x, source)
+        fixed = to_fixed(x, source)
+        beats, last = source.pack(fixed, placed.in_lanes)
+        frame_beats = result.beats(placed.out_lanes)
         run = self._simulator.run(
             beats, len(fixed) * frame_beats, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed
         )
@@ -233,30 +232,30 @@ class Design:
             raise VerificationError(
                 f"{self.path}: the RTL misplaced a TLAST (error flag {int(run.error)}, {run.surplus} surplus beats)"
             )
-        raw = memory.unpack_frames(run.beats, result["length"], result["lanes"], result["width"])
-        clamped = {layer.name: count for layer, count in zip(self.layers, run.clamped, strict=True)}
+        raw = result.unpack(run.beats, placed.out_lanes)
+        clamped = dict(zip(placed.counters, run.clamped, strict=True))
         return Simulation(raw, self._outputs(raw), saturated, run.cycles, clamped)
 
     @cached_property
-    def _simulator(self) -> simulate.Simulator:
+    def _simulator(self) -> verilator.Simulator:
         names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
         sources = [self.path / "rtl" / name for name in names]
-        return simulate.build(emit.TOP, sources, memory_dir=self._memories)
+        return verilator.build(emit.TOP, sources, memory_dir=self._memories)
 
     @property
     def _memories(self) -> Path:
         return self.path.resolve() / "mem"
 
-    def synthesize(self) -> dict[str, synthesize.SynthResult]:
+    def synthesize(self) -> dict[str, yosys.SynthResult]:
         """Size every unit out of context with Yosys; unit name -> estimated area.
 
         Raises:
             MissingToolError: pyosys is not installed.
         """
-        pipeline, sources = emit.build_pipeline(self.layers, self.foldings), library.rtl_sources()
+        sources = library.rtl_sources()
         return {
-            unit.name: synthesize.synthesize(unit.module, sources, unit.parameters, memory_dir=self._memories)
-            for unit in pipeline.units
+            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
+            for cell in self._placed.cells
         }
 
     def area(self) -> dict[str, dict[str, float]]:

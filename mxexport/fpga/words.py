@@ -58,34 +58,3 @@ def write_mem(path: Path, fields: np.ndarray, width: int) -> None:
     lines = (word[::-1].tobytes().hex()[-digits:] for word in pack_lanes(fields, width))
     # Verilator drops the last word of a file that does not end with a newline.
     Path(path).write_text("".join(f"{line}\n" for line in lines))
-
-
-def matmul_memories(
-    w_codes: np.ndarray,
-    w_scale: np.ndarray,
-    bias: np.ndarray | None,
-    group_size: int,
-    pe: int,
-    simd: int,
-    element_bits: int,
-    acc_width: int,
-) -> dict[str, tuple[np.ndarray, int]]:
-    """Contents of the ROMs of one `mx_matmul`: name -> (fields [words, fields], field width), ready for `write_mem`.
-
-    w_codes [O,K] bit patterns, w_scale [O,n], bias int64 [O]. Row o is computed by processing element o % pe in fold
-    o // pe; missing rows and elements are zero.
-
-        weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
-        scale   word (fold, block)  field p          = scale code of row fold*pe + p
-        bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
-    """
-    rows, length = w_codes.shape
-    folds, blocks = groups.group_count(rows, pe), groups.group_count(length, group_size)
-    more_rows = folds * pe - rows
-    codes = np.pad(w_codes, ((0, more_rows), (0, blocks * group_size - length)))
-    codes = codes.reshape(folds, pe, -1, simd).swapaxes(1, 2).reshape(-1, pe * simd)
-    scale = np.pad(w_scale, ((0, more_rows), (0, 0))).reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
-    memories = {"weight": (codes, element_bits), "scale": (scale, 8)}
-    if bias is not None:
-        memories["bias"] = (np.pad(bias, (0, more_rows)).reshape(folds, pe), acc_width)
-    return memories

@@ -25,7 +25,7 @@ import numpy as np
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga.memory import pack_lanes, unpack_lanes
+from mxexport.fpga.words import pack_lanes, unpack_lanes
 
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]
 

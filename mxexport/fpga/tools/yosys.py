@@ -19,7 +19,7 @@ from pathlib import Path
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga.simulate import parameter_text
+from mxexport.fpga.tools.verilator import parameter_text
 
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
 # LUTs behind one distributed RAM cell, by the start of its name.

@@ -1,0 +1,299 @@
+"""QONNX graph -> dataflow graph: walks the nodes, asks the units, collects every refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.borders import check_ends, constant_nodes, is_side, label
+from mxexport.fpga.layer_names import PRODUCTS, layer_names
+from mxexport.fpga.types import Blocks, Stream, Wide
+from mxexport.fpga.unit import Refused, Unit
+from mxexport.model import graph
+from mxexport.model.names import Names
+
+OPSET = 18
+_BATCH = ir.SymbolicDim("batch")
+_ELSEWHERE = "does not follow the layer before it; branches are not lowered yet"
+_SUGGESTIONS = {
+    "Conv": "convolutions are not lowered yet; export a linear network",
+    "Softmax": "apply it on the host; export the model up to the layer before it",
+    "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "MaxPool": "pooling is not lowered yet; export a linear network",
+    "BatchNormalization": "fold batch norm into the linear layer before training with quantization",
+}
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A stream on its way: `shape` is one frame, channels last (None: not known); `group_size` of blocks.
+
+    `type` and `values` (of the dataflow graph) are there unless something before it was refused, which `blocked` then
+    names, or nothing is built.
+    """
+
+    shape: tuple[int, ...] | None
+    group_size: int | None = None
+    type: Stream | None = None
+    values: tuple[ir.Value, ...] = ()
+    blocked: ir.Node | None = None
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The dataflow graph, and by each of its streams (first value) the tensor of the QONNX graph that it carries."""
+
+    model: ir.Model
+    tensors: dict[str, str]
+
+
+def read_frame(model: ir.Model) -> tuple[int, ...]:
+    """One frame of the input as the first unit takes it. Nothing is built, so the graph need not be calibrated.
+
+    Raises:
+        UnsupportedError: every node that cannot be lowered, with its name, the reason and a suggestion. What only
+            follows from another refusal is not refused again.
+    """
+    walk = Lowering(model.graph, None)
+    walk.run()
+    return walk.frame
+
+
+def lower(model: ir.Model, source: Wide) -> Lowered:
+    """The dataflow graph of a calibrated `model` whose input comes as `source`, accumulators sized exactly.
+
+    Raises:
+        UnsupportedError: as `read_frame`; or an accumulator would need more than 63 bits: names the layer and why.
+    """
+    walk = Lowering(model.graph, source)
+    walk.run()
+    return Lowered(walk.model(), walk.tensors)
+
+
+class Lowering:
+    """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
+
+    Units call `stream`, `blocks`, `add` and `bind`. Without a `source`, nothing is built and only refusals are found.
+    """
+
+    def __init__(self, g: ir.Graph, source: Wide | None):
+        check_ends(g)
+        self._graph, self._source = g, source
+        self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
+        self._problems: list[tuple[str, str]] = []
+        self._nodes: list[ir.Node] = []
+        self._initializers: list[ir.Value] = []
+        self._pending: dict[ir.Value, Pending] = {}
+        self._makers: dict[ir.Value, ir.Node] = {}
+        self._done: set[ir.Node] = set()
+        self._read: set[ir.Value] = set()
+        self.tensors: dict[str, str] = {}
+        self.frame: tuple[int, ...] = ()
+        first = g.inputs[0]
+        if source is None:
+            self._pending[first] = Pending(None)
+        else:
+            self._names.unique("input")
+            values = _values(("input",), source)
+            self.bind(first, Pending(source.shape, None, source, values))
+            self._inputs = values
+
+    # --- what units call ------------------------------------------------------------------------------------------
+
+    def stream(self, value: ir.Value) -> Pending:
+        """The stream that carries a tensor. Raises Refused where there is none."""
+        if value not in self._pending or value in self._read:
+            raise Refused(_ELSEWHERE)
+        self._read.add(value)
+        return self._pending[value]
+
+    def blocks(self, value: ir.Value) -> Pending:
+        """The stream of blocks that carries a quantized tensor. Raises Refused where it is not quantized."""
+        found = self.stream(value)
+        for node in (self._makers.get(value), found.blocked):
+            if graph.is_ours(node, graph.QUANTIZERS):
+                return found
+        raise Refused("its input is not quantized; give quantize_model an MX activation format")
+
+    def maker(self, value: ir.Value) -> ir.Node | None:
+        """The node that `value` comes from, past those that only change its shape; None when that was refused."""
+        return None if self._pending[value].blocked else self._makers.get(value)
+
+    def features(self, value: ir.Value, source: Pending) -> Pending:
+        """`source`, which carries `value`, as vectors of features. Raises Refused for another shape."""
+        shape = value.shape
+        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+            raise Refused(f"input shape is {shape}; expected (batch, features) with a known number of features")
+        if not self.frame:
+            self.frame = (shape[1],)
+        return Pending((shape[1],), source.group_size, source.type, source.values, source.blocked)
+
+    def take_bias(self, node: ir.Node) -> tuple[ir.Value, np.ndarray | None]:
+        """(what comes out behind a product, the constant that a following Add puts on it; None where there is none)."""
+        out = node.outputs[0]
+        users = [user for user, _ in out.uses()]
+        if len(users) != 1 or out.is_graph_output() or users[0].op_type != "Add" or users[0].domain != "":
+            return out, None
+        (other,) = [v for v in users[0].inputs if v is not out] or [None]
+        bias = None if other is None else graph.constant(other)
+        if bias is None:
+            return out, None
+        self._done.add(users[0])
+        return users[0].outputs[0], bias
+
+    def add(
+        self,
+        make: Callable[..., Unit],
+        sources: list[Pending],
+        node: ir.Node,
+        kind: str,
+        outputs: tuple[str, ...],
+        shape: tuple[int, ...] | None,
+        group_size: int | None = None,
+    ) -> Pending:
+        """One more unit behind `sources`, for a node of the QONNX graph: made from their types where those are known.
+        Its own node is called by its layer and `kind`, its values by `outputs`."""
+        blocked = next((s.blocked for s in sources if s.blocked is not None), None)
+        if blocked is not None or any(s.type is None for s in sources):
+            return Pending(shape, group_size, blocked=blocked)
+        unit, layer = make(*(s.type for s in sources)), self._layers[node]
+        name = self._node_names.unique(f"{layer}.{kind}")
+        values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
+        constants = [_initializer(f"{layer}.{suffix}", array) for suffix, array in unit.constants().items()]
+        made = ir.node(
+            unit.operator.op_type(),
+            [*(value for s in sources for value in s.values), *constants],
+            unit.attributes(),
+            domain=ops.DOMAIN,
+            outputs=values,
+            name=name,
+            doc_string=unit.describe(),
+        )
+        made.metadata_props.update(unit.metadata())
+        self._nodes.append(made)
+        self._initializers += constants
+        return Pending(shape, group_size, unit.result, values)
+
+    def bind(self, value: ir.Value, stream: Pending, maker: ir.Node | None = None) -> None:
+        """`stream` carries the tensor `value`, which stands for what `maker` (its own node) computes."""
+        self._pending[value] = stream
+        if (maker := maker or value.producer()) is not None:
+            self._makers[value] = maker
+        if stream.values:
+            self.tensors[stream.values[0].name] = value.name
+
+    # --- the walk -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        constants = constant_nodes(self._graph)
+        if constants:
+            shown = ", ".join(label(node).removeprefix("node ") for node in constants[:3])
+            more = f" and {len(constants) - 3} more" if len(constants) > 3 else ""
+            where = f"node{'s' * (len(constants) > 1)} {shown}{more}"
+            self._problems.append((where, "compute constants; run mx.clean"))
+        self._done.update(constants)
+        for node in self._graph:
+            if node not in self._done and not is_side(node):
+                self._take(node)
+        self._end(self._graph.outputs[0])
+
+    def _take(self, node: ir.Node) -> None:
+        try:
+            self._lower(node)
+        except Refused as refusal:
+            self._problems.append((label(refusal.node or node), str(refusal)))
+            for value in node.outputs:
+                self.bind(value, Pending(None, blocked=node))
+
+    def _lower(self, node: ir.Node) -> None:
+        from mxexport.fpga.units import LOWERS  # the units import this module
+
+        if unit := LOWERS.get((node.domain, node.op_type)):
+            unit.lower(node, self)
+        elif node.op_type in ("Flatten", "Reshape", "Identity"):
+            self._move(node)
+        elif node.op_type == "Add":
+            self._constant_behind_a_refusal(node)
+        else:
+            raise Refused(_SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
+
+    def _move(self, node: ir.Node) -> None:
+        """A node that leaves the order of values as it is."""
+        source, shape = self.stream(node.inputs[0]), node.outputs[0].shape
+        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+            raise Refused(f"output shape is {shape}; expected (batch, features) with a known number of features")
+        self.bind(node.outputs[0], source, self._makers.get(node.inputs[0]))
+
+    def _constant_behind_a_refusal(self, node: ir.Node) -> None:
+        """The bias of a product that was refused is no second problem."""
+        streams = [v for v in node.inputs if v in self._pending]
+        others = [v for v in node.inputs if v not in self._pending]
+        blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
+        if blocked is None or blocked.op_type not in PRODUCTS or graph.constant(others[0]) is None:
+            if not streams:
+                raise Refused(_ELSEWHERE)
+            raise Refused("only the bias of a matrix product can be added; residual adds are not lowered yet")
+        self.bind(node.outputs[0], self._pending[streams[0]])
+
+    def _end(self, output: ir.Value) -> None:
+        """Raises UnsupportedError for everything that was refused, or where no design is left."""
+        maker = self._makers.get(output)
+        if not self._problems and graph.is_ours(maker, graph.QUANTIZERS):
+            why = "quantizes, and no matrix product follows; leave this quantizer to the host"
+            self._problems.append((f"node {maker.name!r}", why))
+        if self._problems:
+            raise UnsupportedError("compile: some nodes cannot be lowered to hardware", self._problems)
+        if not any(node.op_type in PRODUCTS for node in self._makers.values()):
+            raise UnsupportedError("compile: the graph holds no quantized matrix product")
+        if output not in self._pending:
+            raise self._loose(output, list(self._pending)[-1])
+        if loose := [v for v in self._pending if v not in self._read and v is not output]:
+            raise self._loose(output, loose[-1])
+
+    def _loose(self, output: ir.Value, end: ir.Value) -> UnsupportedError:
+        maker = label(output.producer()) if output.producer() else "the graph itself"
+        return UnsupportedError(
+            f"compile: the output {output.name!r}, of {maker}, does not end the chain of layers; "
+            f"that ends with {end.name!r}"
+        )
+
+    def model(self) -> ir.Model:
+        """The dataflow graph, with function bodies."""
+        outputs = self._pending[self._graph.outputs[0]].values
+        made = ir.Graph(
+            list(self._inputs),
+            list(outputs),
+            nodes=self._nodes,
+            initializers=self._initializers,
+            opset_imports={"": OPSET, ops.DOMAIN: ops.VERSION},
+            name="dataflow",
+        )
+        model = ir.Model(made, ir_version=10, producer_name="mxexport")
+        graph.attach_functions(model)
+        return model
+
+
+def _values(names: tuple[str, ...], stream: Stream) -> tuple[ir.Value, ...]:
+    """The values of the dataflow graph that make up a stream. A wide one says its fixed-point type to readers."""
+    if isinstance(stream, Blocks):
+        counts = (stream.channels, stream.blocks)
+        return tuple(
+            _value(name, ir.DataType.UINT8, (*stream.shape[:-1], n)) for name, n in zip(names, counts, strict=True)
+        )
+    value = _value(*names, ir.DataType.INT64, stream.shape)
+    value.metadata_props.update(width=str(stream.width), lsb_exp=str(stream.lsb_exp))
+    return (value,)
+
+
+def _value(name: str, dtype: ir.DataType, frame: tuple[int, ...]) -> ir.Value:
+    return ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape((_BATCH, *frame)))
+
+
+def _initializer(name: str, array: np.ndarray) -> ir.Value:
+    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
+    return ir.Value(name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor)

@@ -1,0 +1,85 @@
+"""dataflow.onnx read as hardware: instances of units and the streams between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from mxexport.errors import InputFileError
+from mxexport.fpga.types import Stream, Wide
+from mxexport.fpga.unit import Unit
+from mxexport.fpga.units import OF_OPERATOR
+from mxexport.ops import DOMAIN
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A node of the graph as a unit: `sources` and `result` name streams, each by its first value."""
+
+    name: str
+    unit: Unit
+    sources: tuple[str, ...]
+    result: str
+
+    @property
+    def layer(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Network:
+    """`streams`: name -> type, from the inputs on in order."""
+
+    instances: tuple[Instance, ...]
+    streams: dict[str, Stream]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def source(self) -> Wide:
+        """The one input."""
+        return self.streams[self.inputs[0]]
+
+    @property
+    def result(self) -> Wide:
+        """The one output."""
+        return self.streams[self.outputs[0]]
+
+    def products(self) -> list[Instance]:
+        """The instances whose folding decides how fast the network is: those with weights."""
+        return [i for i in self.instances if i.unit.constants()]
+
+    def maker(self, stream: str) -> Instance | None:
+        return next((i for i in self.instances if i.result == stream), None)
+
+    def readers(self, stream: str) -> list[Instance]:
+        return [i for i in self.instances if stream in i.sources]
+
+
+def read(model: ir.Model) -> Network:
+    """The network that a dataflow graph describes.
+
+    Raises:
+        InputFileError: a node that is no unit of hardware, or a value that does not say its fixed-point type.
+    """
+    g = model.graph
+    streams: dict[str, Stream] = {value.name: _wide(value) for value in g.inputs}
+    instances = []
+    for node in g:
+        if node.domain != DOMAIN or node.op_type not in OF_OPERATOR:
+            raise InputFileError(f"dataflow graph: node {node.name!r} ({node.op_type}) is no hardware unit")
+        sources = tuple(v.name for v in node.inputs if v is not None and v.name in streams)
+        unit = OF_OPERATOR[node.op_type].from_node(node, tuple(streams[name] for name in sources))
+        result = node.outputs[0].name
+        streams[result] = unit.result
+        instances.append(Instance(node.name, unit, sources, result))
+    return Network(tuple(instances), streams, *(tuple(v.name for v in ends) for ends in (g.inputs, g.outputs)))
+
+
+def _wide(value: ir.Value) -> Wide:
+    try:
+        width, lsb_exp = (int(value.metadata_props[key]) for key in ("width", "lsb_exp"))
+    except (KeyError, ValueError):
+        raise InputFileError(f"dataflow graph: input {value.name!r} does not say its width and lsb_exp") from None
+    return Wide(tuple(value.shape[1:]), width, lsb_exp)

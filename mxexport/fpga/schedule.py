@@ -1,0 +1,77 @@
+"""How much of every unit works at once, and what stands between units that take different lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mxexport.errors import OptionError
+from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.types import Blocks
+from mxexport.fpga.unit import Folding, Unit
+
+DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
+
+
+def fold(
+    network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, Folding]:
+    """Layer -> folding, for every product of the network. `overrides`: layer name -> (pe, simd).
+
+    Raises:
+        OptionError: an override names no layer, or is no power of two within the layer.
+    """
+    overrides, products = dict(overrides or {}), network.products()
+    names = [p.layer for p in products]
+    if unknown := sorted(set(overrides) - set(names)):
+        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
+    target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
+    return {p.layer: _asked(p, overrides) or fold_for_cycles(p.unit, target) for p in products}
+
+
+def fold_for_cycles(unit: Unit, cycles: int) -> Folding:
+    """The smallest folding that keeps a frame within `cycles`; the largest one if none does."""
+    options = unit.foldings()
+    return next((f for f in options if unit.cycles(f) <= cycles), options[-1])
+
+
+def _slowest(unit: Unit) -> int:
+    """Cycles of a frame when one multiply-accumulate is done at a time."""
+    return unit.cycles(Folding(1, 1))
+
+
+def _asked(product: Instance, overrides: Mapping[str, tuple[int, int]]) -> Folding | None:
+    if product.layer not in overrides:
+        return None
+    wanted, options = Folding(*overrides[product.layer]), product.unit.foldings()
+    if wanted not in options:
+        most_pe, most_simd = max(f.pe for f in options), max(f.simd for f in options)
+        raise OptionError(
+            f"folding of {product.layer}: pe={wanted.pe}, simd={wanted.simd}; expected powers of two with "
+            f"pe <= {most_pe} and simd <= {most_simd}"
+        )
+    return wanted
+
+
+def fold_all(network: Network, layers: Mapping[str, Folding]) -> dict[str, Folding]:
+    """Instance -> folding, where those of the products are given. What makes blocks takes the lanes of the product
+    that reads them; what takes wide integers takes them as they come."""
+    found = {p.name: layers[p.layer] for p in network.products()}
+    for instance in reversed(network.instances):
+        if instance.name not in found and isinstance(instance.unit.result, Blocks):
+            simd = found[network.readers(instance.result)[0].name].simd
+            found[instance.name] = Folding(simd, simd)
+    for instance in network.instances:
+        if instance.name not in found:
+            lanes = max((found[m.name].pe for s in instance.sources if (m := network.maker(s))), default=1)
+            found[instance.name] = Folding(lanes, lanes)
+    return found
+
+
+def input_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Lanes of the network's input: what its first reader takes."""
+    return foldings[network.readers(network.inputs[0])[0].name].simd
+
+
+def output_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:
+    maker = network.maker(network.outputs[0])
+    return maker.unit.lanes(foldings[maker.name])[1]

@@ -1,0 +1,100 @@
+"""What travels between units: wide integers or MX blocks, frame by frame, channels in the lanes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mxexport.fpga import words
+from mxexport.numbers.formats import Element, get_format
+from mxexport.numbers.groups import group_count
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Frames of wide integers of `width` bits (sign included), each worth value * 2**lsb_exp.
+
+    `shape`: one frame, channels last: (K,) or (H, W, C). A frame travels vector by vector (pixel by pixel), and each
+    vector starts a beat.
+    """
+
+    shape: tuple[int, ...]
+    width: int
+    lsb_exp: int
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def vectors(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def length(self) -> int:
+        return math.prod(self.shape)
+
+    def beat_bits(self, lanes: int) -> int:
+        return lanes * self.width
+
+    def beats(self, lanes: int) -> int:
+        """Beats of a frame."""
+        return self.vectors * group_count(self.channels, lanes)
+
+    def pack(self, values: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [N, *shape] -> (bytes of every beat, TLAST of every beat); surplus lanes of a vector are zero."""
+        beats, _ = words.pack_frames(values.reshape(-1, self.channels), lanes, self.width)
+        last = np.zeros(len(beats), bool)
+        last[self.beats(lanes) - 1 :: self.beats(lanes)] = True
+        return beats, last
+
+    def unpack(self, beats: np.ndarray, lanes: int) -> np.ndarray:
+        """Beats of `pack` -> int64 [N, *shape]."""
+        return words.unpack_frames(beats, self.channels, lanes, self.width).reshape(-1, *self.shape)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Frames of MX blocks: elements of a format in groups of `group_size` along the channels, the last group padded.
+
+    A beat holds the scale code of its block, `code_min` to `code_max`, above `lanes` elements; a block starts a beat.
+    """
+
+    shape: tuple[int, ...]
+    format: str
+    group_size: int
+    code_min: int
+    code_max: int
+
+    @property
+    def element(self) -> Element:
+        return get_format(self.format).element
+
+    @property
+    def bits(self) -> int:
+        return self.element.bits
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def vectors(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a vector."""
+        return group_count(self.channels, self.group_size)
+
+    def beat_bits(self, lanes: int) -> int:
+        return 8 + lanes * self.bits
+
+    def beats(self, lanes: int) -> int:
+        """Beats of a frame."""
+        return self.vectors * self.blocks * (self.group_size // lanes)
+
+
+Stream = Wide | Blocks

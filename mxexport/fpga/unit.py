@@ -1,0 +1,114 @@
+"""The contract of a hardware unit: everything the compiler asks of one, stated in its class in `units/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.fpga.types import Stream
+from mxexport.ops import Operator
+
+if TYPE_CHECKING:
+    from mxexport.fpga.lowering import Lowering
+
+
+class Refused(Exception):
+    """One node cannot be taken; carries the reason and what to do. `node`: which, if not the one asked about."""
+
+    def __init__(self, reason: str, node: ir.Node | None = None):
+        super().__init__(reason)
+        self.node = node
+
+
+@dataclass(frozen=True)
+class Folding:
+    """How much of a unit works at once: `simd` lanes come in, `pe` lanes go out per cycle; powers of two."""
+
+    pe: int
+    simd: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Content of one ROM: integers [words, fields], `width` bits a field."""
+
+    fields: np.ndarray
+    width: int
+
+
+class Unit(Protocol):
+    """A unit with all its numbers: one node of the dataflow graph, one instance of `module` in the top level.
+
+    Attributes of the class:
+        operator: its node in the dataflow graph; schema, golden model and ONNX body stand there.
+        module: its SystemVerilog module.
+        clocked: whether the module has `aclk` and `aresetn`.
+        status: outputs besides the streams -> bits: `error_o` (sticky), counters.
+        memory_kinds: the ROMs it may have; the module reads `weight` from the file that its parameter WeightFile names.
+        lowers: operators of QONNX graphs that `lower` is asked about, as (domain, op_type).
+    """
+
+    operator: ClassVar[type[Operator]]
+    module: ClassVar[str]
+    clocked: ClassVar[bool]
+    status: ClassVar[Mapping[str, int]]
+    memory_kinds: ClassVar[tuple[str, ...]]
+    lowers: ClassVar[tuple[tuple[str, str], ...]]
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        """Add the units that compute a node of a QONNX graph. Raises Refused with the reason and what to do."""
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
+        """The unit that a node of a dataflow graph stands for: the inverse of `attributes`."""
+
+    @property
+    def result(self) -> Stream:
+        """What it puts out, with exact widths."""
+
+    def attributes(self) -> dict[str, int | list[int]]:
+        """Of its node; every attribute that the operator declares."""
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """Inputs of its node behind its streams, by the end of their names."""
+
+    def metadata(self) -> dict[str, str]:
+        """Of its node: formats in words."""
+
+    def describe(self) -> str:
+        """Of its node, in words."""
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        """Above its instance, in words."""
+
+    def foldings(self) -> list[Folding]:
+        """Every legal one, slowest first; among equals the one with less logic around the multipliers."""
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        """Lanes of its input streams and of its output stream."""
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        """SystemVerilog parameters that no attribute states (see `parameters_of`)."""
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        """Contents of its ROMs by kind; an unused one is left out."""
+
+    def cycles(self, folding: Folding) -> int:
+        """Cycles that a frame occupies it."""
+
+    def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
+        """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);
+        None: not at all, the results are equal as float32."""
+
+
+def parameters_of(unit: Unit, folding: Folding, files: Mapping[str, str]) -> dict[str, int | str]:
+    """All SystemVerilog parameters of an instance: those that attributes of its node state, under the names that stand
+    on the operator's declaration; those of its folding; and its memory files by kind."""
+    declared, values = unit.operator.attributes, unit.attributes()
+    named = {attribute.rtl: values[name] for name, attribute in declared.items() if attribute.rtl}
+    return named | unit.parameters(folding) | {f"{kind.capitalize()}File": file for kind, file in files.items()}

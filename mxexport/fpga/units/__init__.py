@@ -1,0 +1,12 @@
+"""One file per hardware unit; the list is what the compiler knows."""
+
+from mxexport.fpga.unit import Unit
+from mxexport.fpga.units.matmul import MatMul
+from mxexport.fpga.units.quantize import Quantize
+from mxexport.fpga.units.relu import Relu
+
+UNITS: tuple[type[Unit], ...] = (Quantize, MatMul, Relu)
+LOWERS = {op: unit for unit in UNITS for op in unit.lowers}
+"""Operator of a QONNX graph (domain, op_type) -> the unit that is asked to lower it."""
+OF_OPERATOR = {unit.operator.op_type(): unit for unit in UNITS}
+"""Operator of a dataflow graph -> the unit its nodes stand for."""

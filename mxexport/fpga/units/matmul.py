@@ -1,0 +1,268 @@
+"""Matrix product of MX blocks with weights in ROM: the exact accumulator, sized from the weights themselves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.unit import Folding, Memory, Refused
+from mxexport.fpga.weights import Weight, read_weight, weight_quantizer
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.numbers import fixedpoint, groups
+from mxexport.numbers.formats import get_format
+
+_BIAS_WIDTH = 28
+# Yosys estimates (LUT) that decide between foldings of equal speed: one row's shift and accumulator, and one lane of
+# the quantizer before the unit.
+_LUT_PER_ROW, _LUT_PER_LANE = 150, 60
+
+
+@dataclass(frozen=True, eq=False)
+class MatMul:
+    """`weight`: codes [O, K] and E8M0 codes [O, n]; `bias` int64 [O] in units of the accumulator's lowest bit."""
+
+    operator = ops.MXMatMul
+    module = "mx_matmul"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ("weight", "scale", "bias")
+    lowers = (("", "MatMul"), ("", "Gemm"))
+
+    source: Blocks
+    weight: Weight
+    bias: np.ndarray
+    scale_offset: int
+    width: int
+    lsb_exp: int
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        source = low.blocks(node.inputs[0])
+        quantizer, transposed = _weight_of(node)
+        if quantizer is None:
+            raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
+        bias = _gemm_bias(node)
+        weight = read_weight(quantizer, 1 if transposed else 0)
+        if source.group_size not in (None, weight.group_size):
+            raise Refused(
+                f"weight groups of {weight.group_size} and activation groups of {source.group_size}; "
+                "expected the same group size"
+            )
+        bias = None if bias is None else _per_output(bias, len(weight.codes))
+        result = node.outputs[0]
+        if bias is None:
+            result, added = low.take_bias(node)
+            bias = None if added is None else _per_output(added, len(weight.codes), result.producer())
+
+        def make(blocks: Blocks) -> MatMul:
+            return _sized(cls, node.name, blocks, weight, bias)
+
+        if source.shape is not None and source.shape[-1] != weight.codes.shape[1]:
+            found = f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}"
+            raise UnsupportedError(f"compile: node {node.name!r}: {found}")
+        shape = None if source.shape is None else (*source.shape[:-1], len(weight.codes))
+        low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape), node)
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> MatMul:
+        a = graph.attributes(node)
+        codes, scale_codes, bias = (constant_array(value) for value in node.inputs[2:])
+        weight = Weight(get_format(node.metadata_props[graph.FORMAT_KEY]), codes, scale_codes)
+        return cls(*sources, weight, bias, a["scale_offset"], a["width"], a["lsb_exp"])
+
+    @property
+    def rows(self) -> int:
+        return len(self.weight.codes)
+
+    @property
+    def result(self) -> Wide:
+        return Wide((*self.source.shape[:-1], self.rows), self.width, self.lsb_exp)
+
+    def attributes(self) -> dict:
+        x, w = (fixedpoint.element_parameters(e) for e in (self.source.element, self.weight.format.element))
+        return {
+            "group_size": self.source.group_size,
+            "x_exponent_bits": x["exponent_bits"],
+            "x_mantissa_bits": x["mantissa_bits"],
+            "w_exponent_bits": w["exponent_bits"],
+            "w_mantissa_bits": w["mantissa_bits"],
+            "scale_offset": self.scale_offset,
+            "width": self.width,
+            "lsb_exp": self.lsb_exp,
+        }
+
+    def constants(self) -> dict[str, np.ndarray]:
+        """Inputs of its node behind the stream."""
+        return {"weight_codes": self.weight.codes, "weight_scale_codes": self.weight.scale_codes, "bias": self.bias}
+
+    def metadata(self) -> dict[str, str]:
+        return {graph.FORMAT_KEY: self.weight.format.name}
+
+    def describe(self) -> str:
+        formats = f"{self.source.format} x {self.weight.format.name}"
+        return f"{formats}; exact accumulator of {self.width} bits, one unit is 2**{self.lsb_exp}."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        shape = f"[{self.rows}, {self.source.channels}]"
+        return f"{layer}: {shape} {self.weight.format.name} weights, {self.cycles(folding)} cycles per frame"
+
+    def foldings(self) -> list[Folding]:
+        rows = [1 << i for i in range((self.rows - 1).bit_length() + 1)]
+        lanes = [1 << i for i in range(self.source.group_size.bit_length())]
+        return sorted((Folding(pe, simd) for pe in rows for simd in lanes), key=_size)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.pe
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return {
+            "K": self.source.channels,
+            "Rows": self.rows,
+            "Pe": folding.pe,
+            "Simd": folding.simd,
+            "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
+            "HasBias": int(self.bias.any()),
+        }
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        """Row o is computed by processing element o % pe in fold o // pe; missing rows and elements are zero.
+
+        weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
+        scale   word (fold, block)  field p          = scale code of row fold*pe + p
+        bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
+        """
+        pe, simd, group_size, blocks = folding.pe, folding.simd, self.source.group_size, self.source.blocks
+        rows, length = self.weight.codes.shape
+        folds = groups.group_count(rows, pe)
+        more_rows = folds * pe - rows
+        codes = np.pad(self.weight.codes, ((0, more_rows), (0, blocks * group_size - length)))
+        codes = codes.reshape(folds, pe, -1, simd).swapaxes(1, 2).reshape(-1, pe * simd)
+        scale = np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0)))
+        scale = scale.reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
+        found = {"weight": Memory(codes, self.weight.format.element.bits), "scale": Memory(scale, 8)}
+        if self.bias.any():
+            found["bias"] = Memory(np.pad(self.bias, (0, more_rows)).reshape(folds, pe), self.width)
+        return found
+
+    def cycles(self, folding: Folding) -> int:
+        return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd)
+
+    def bound(self, x: np.ndarray) -> np.ndarray:
+        """How far a product in float32 may be off, for inputs x (float64 [N, K]) as the graph dequantizes them:
+        (K + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB of the accumulator, to which the bias is rounded."""
+        w, bias = np.abs(self.weight.values()), np.abs(np.ldexp(self.bias.astype(np.float64), self.lsb_exp))
+        return (x.shape[-1] + 2) * 2.0**-23 * (np.abs(x) @ w.T + bias) + 2.0 ** (self.lsb_exp - 1)
+
+
+def _size(f: Folding) -> tuple[int, int]:
+    return f.pe * f.simd, f.pe * _LUT_PER_ROW + f.simd * _LUT_PER_LANE
+
+
+def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
+    """The quantizer of the weight, and whether the weight lies as [outputs, inputs]."""
+    w, transposed = node.inputs[1], False
+    if w.producer() is not None and w.producer().op_type == "Transpose":
+        transposed, w = True, w.producer().inputs[0]
+    if node.op_type == "Gemm":
+        transposed ^= bool(node.attributes["transB"].value if "transB" in node.attributes else 0)
+    return weight_quantizer(w), transposed
+
+
+def _gemm_bias(node: ir.Node) -> np.ndarray | None:
+    if node.op_type != "Gemm":
+        return None
+    a = {name: attribute.value for name, attribute in node.attributes.items()}
+    if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0):
+        raise Refused("Gemm with alpha, beta or transA is not lowered")
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    bias = graph.constant(node.inputs[2])
+    if bias is None:
+        raise Refused("its bias is not an initializer")
+    return bias
+
+
+def _per_output(bias: np.ndarray, rows: int, node: ir.Node | None = None) -> np.ndarray:
+    """A constant that is added to products, as one number for each of `rows` outputs. Raises Refused."""
+    if bias.size not in (1, rows) or (bias.ndim and bias.shape[-1] != bias.size):
+        raise Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})", node)
+    if not np.isfinite(bias).all():
+        raise Refused("its bias holds NaN or Inf", node)
+    return np.broadcast_to(bias.reshape(-1), (rows,)).astype(np.float64)
+
+
+# --- the accumulator ------------------------------------------------------------------------------------------
+
+
+def _sized(unit: type[MatMul], name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> MatMul:
+    """The unit with the smallest accumulator that is exact.
+
+    The products alone fix the least significant bit. A bias (float64 [O]) that does not lie on its grid gets more of
+    them, up to 28 bits in all, so that rounding it costs no more than float32 arithmetic would on values of usual
+    size.
+
+    Raises:
+        UnsupportedError: more than 63 bits; says what makes it so wide.
+    """
+    bias = np.zeros(len(w.codes)) if bias is None else bias
+
+    def size(offset: int) -> tuple[int, int, int]:
+        lsb_exp = _lsb_exp(x, w, offset)
+        biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
+        return offset, lsb_exp, int((_largest(x, w, offset) + biases).max()).bit_length() + 1
+
+    offset, lsb_exp, width = size(x.code_min + int(w.scale_codes.min()))
+    on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()
+    offset, lsb_exp, width = size(offset if on_grid else offset - max(_BIAS_WIDTH - width, 0))
+    if width > fixedpoint.MAX_WIDTH:
+        raise UnsupportedError(f"compile: node {name!r}: {_why_too_wide(x, w, bias, width)}")
+    return unit(x, w, fixedpoint.round_to_lsb(bias, lsb_exp), offset, width, lsb_exp)
+
+
+def _lsb_exp(x: Blocks, w: Weight, offset: int) -> int:
+    return offset - 2 * 127 - x.element.frac_bits - w.format.element.frac_bits
+
+
+def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
+    """What makes the accumulator wider than it may be: the bias, the ranges of scales or the formats."""
+    offset = x.code_min + int(w.scale_codes.min())
+    needs = f"needs {width} bits, at most {fixedpoint.MAX_WIDTH} are exact"
+    products = max(_largest(x, w, offset))
+    if products.bit_length() < fixedpoint.MAX_WIDTH:
+        row = int(np.abs(bias).argmax())
+        largest = float(np.ldexp(float(products), _lsb_exp(x, w, offset)))
+        return (
+            f"its bias reaches {abs(bias[row]):.4g} (output {row}) where the products reach {largest:.4g}: an exact "
+            f"accumulator {needs}. Scale the layer so that bias and products have like magnitudes, or add the bias on "
+            "the host"
+        )
+    formats = f"{x.format} activations (scale codes {x.code_min}..{x.code_max}) and {w.format.name} weights "
+    formats += f"(scale codes {w.scale_codes.min()}..{w.scale_codes.max()})"
+    ranges = int(w.scale_codes.max()) - int(w.scale_codes.min()), x.code_max - x.code_min
+    if products.bit_length() - sum(ranges) >= fixedpoint.MAX_WIDTH:
+        remedy = "The formats alone are too wide; use one with fewer exponent bits"
+    elif ranges[0] > ranges[1]:
+        remedy = f"The groups of its weight range over 2**{ranges[0]}: equalize its rows, or use fewer exponent bits"
+    else:
+        remedy = "Use a format with fewer exponent bits, or calibration inputs with a smaller range"
+    return f"an exact accumulator of {formats} {needs}. {remedy}"
+
+
+def _largest(x: Blocks, w: Weight, offset: int) -> np.ndarray:
+    """Largest magnitude each accumulator can reach (Python integers), from the actual weights."""
+    x_max = int(np.ldexp(x.element.max_val, x.element.frac_bits))
+    rows = len(w.codes)
+    padded = np.pad(np.abs(w.linear()), ((0, 0), (0, -w.codes.shape[1] % x.group_size)))
+    sums = padded.reshape(rows, -1, x.group_size).sum(axis=2)
+    shifts = w.scale_codes.astype(int) + x.code_max - offset
+    return np.array(
+        [sum(int(s) * x_max << int(k) for s, k in zip(sums[o], shifts[o], strict=True)) for o in range(rows)], object
+    )

@@ -1,0 +1,72 @@
+"""max(x, 0) on wide integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory
+
+
+@dataclass(frozen=True)
+class Relu:
+    operator = ops.Eltwise
+    module = "mx_relu"
+    clocked = False
+    status = {}
+    memory_kinds = ()
+    lowers = (("", "Relu"),)
+
+    source: Wide
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        source = low.stream(node.inputs[0])
+        made = low.add(cls, [source], node, "relu", ("relu",), source.shape)
+        low.bind(node.outputs[0], made)
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Relu:
+        return cls(*sources)
+
+    @property
+    def result(self) -> Wide:
+        return self.source
+
+    def attributes(self) -> dict:
+        return {"relu": 1, "width": self.source.width, "lsb_exp": self.source.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return "ReLU on the wide integers, exact."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: max(x, 0)"
+
+    def foldings(self) -> list[Folding]:
+        return [Folding(1 << i, 1 << i) for i in range(self.source.channels.bit_length())]
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return {"Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def bound(self, x: np.ndarray) -> None:
+        return None

@@ -1,0 +1,144 @@
+"""Compares the QONNX graph with the dataflow graph: unit by unit with the same input, and end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from mxexport.errors import VerificationError
+from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.types import Blocks, Wide
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.running import executors
+
+_FLOAT32_BITS = 24
+
+
+@dataclass(frozen=True)
+class LayerComparison:
+    """`flipped_codes` of `codes` element codes differ end to end; `error`: largest product error over its bound."""
+
+    layer: str
+    codes: int
+    flipped_codes: int
+    error: float
+
+
+@dataclass(frozen=True)
+class StageComparison:
+    layers: list[LayerComparison]
+    flip_rate: float
+    same_predictions: float
+
+
+def compare(
+    qonnx: ir.Model, dataflow: ir.Model, network: Network, tensors: Mapping[str, str], x: np.ndarray, fixed: np.ndarray
+) -> StageComparison:
+    """Run both graphs on `x` (float, as the QONNX graph takes it) and `fixed` (the same in int64 [N, K]). `tensors`:
+    stream of `network` -> tensor of the QONNX graph that it carries.
+
+    With the same input injected, quantizer outputs must be equal wherever float32 holds the input exactly, products
+    must stay within the bound of their unit, and all else must be equal as float32.
+
+    Raises:
+        VerificationError: names the first layer and tensor that differ.
+    """
+    proto = executors.load_proto(qonnx)
+    values = _Values(dataflow, network, fixed)
+    quantized = [i for i in network.instances if isinstance(i.unit.result, Blocks) and i.result in tensors]
+    output = network.outputs[0]
+    free = executors.run(proto, x, [tensors[i.result] for i in quantized] + [tensors[output]])
+    errors = _check_units(proto, network, tensors, values)
+    compared = []
+    for instance in quantized:
+        ours = values.floats(instance.result)
+        flips = int((free[tensors[instance.result]].reshape(ours.shape) != ours).sum())
+        compared.append(LayerComparison(instance.layer, ours.size, flips, errors.get(instance.layer, 0.0)))
+    theirs, ours = free[tensors[output]], values.arrays[output]
+    same = float((theirs.argmax(-1) == ours.argmax(-1)).mean())
+    total = sum(c.codes for c in compared)
+    return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same)
+
+
+class _Values:
+    """What the dataflow graph computes, stream by stream."""
+
+    def __init__(self, dataflow: ir.Model, network: Network, fixed: np.ndarray):
+        self._network = network
+        self._scales = {node.outputs[0].name: node.outputs[1].name for node in dataflow.graph if len(node.outputs) > 1}
+        names = [i.result for i in network.instances]
+        wanted = list(dict.fromkeys([*names, *(self._scales[n] for n in names if n in self._scales)]))
+        self.arrays = executors.run(dataflow, fixed, wanted)
+        self.arrays[network.inputs[0]] = fixed
+
+    def floats(self, stream: str) -> np.ndarray:
+        """The stream as real numbers: float32 of blocks (exact), float64 of wide integers."""
+        kind, array = self._network.streams[stream], self.arrays[stream]
+        if isinstance(kind, Wide):
+            return np.ldexp(array.astype(np.float64), kind.lsb_exp)
+        parameters = fixedpoint.element_parameters(kind.element)
+        table = fixedpoint.linear_table(parameters["exponent_bits"], parameters["mantissa_bits"])
+        values = np.ldexp(table[array].astype(np.float32), -kind.element.frac_bits)
+        scale = numerics.scale_from_codes(self.arrays[self._scales[stream]])
+        return values * groups.expand(scale, -1, kind.group_size, kind.channels)
+
+
+def _check_units(proto, network: Network, tensors: Mapping[str, str], values: _Values) -> dict[str, float]:
+    """Layer -> largest error over its bound, of units that have one."""
+    found: dict[str, float] = {}
+    for instance in network.instances:
+        if instance.result not in tensors or not all(s in tensors for s in instance.sources):
+            continue
+        given = [values.floats(stream) for stream in instance.sources]
+        theirs = _run_between(proto, [tensors[s] for s in instance.sources], tensors[instance.result], given)
+        ours = values.floats(instance.result)
+        theirs, bound = theirs.reshape(ours.shape), instance.unit.bound(*given)
+        if bound is None:
+            _check_equal(instance, tensors[instance.result], theirs, ours, _exact(network, instance, values))
+        else:
+            ratio = np.abs(ours - theirs) / bound
+            _check_within(instance, tensors[instance.result], theirs, ours, ratio)
+            found[instance.layer] = float(ratio.max())
+    return found
+
+
+def _exact(network: Network, instance: Instance, values: _Values) -> np.ndarray | bool:
+    """Where float32 holds everything that a value of the result depends on."""
+    kind = instance.unit.result
+    if not isinstance(kind, Blocks):
+        return True
+    source = np.abs(values.arrays[instance.sources[0]])
+    exact = groups.to_groups(source, -1, kind.group_size).max(axis=-1) < 2**_FLOAT32_BITS
+    return groups.expand(exact, -1, kind.group_size, kind.channels)
+
+
+def _check_equal(instance: Instance, tensor: str, theirs: np.ndarray, ours: np.ndarray, exact) -> None:
+    ours = ours.astype(np.float32)
+    differ = (ours != theirs) & exact
+    if differ.any():
+        where = tuple(int(i) for i in np.argwhere(differ)[0])
+        raise VerificationError(
+            f"layer {instance.layer}: tensor {tensor!r} differs at {where}: QONNX {theirs[where]!r}, dataflow "
+            f"{ours[where]!r} ({int(differ.sum())} of {differ.size} values)"
+        )
+
+
+def _check_within(instance: Instance, tensor: str, theirs: np.ndarray, ours: np.ndarray, ratio: np.ndarray) -> None:
+    worst = float(ratio.max())
+    if worst > 1:
+        where = tuple(int(i) for i in np.unravel_index(ratio.argmax(), ratio.shape))
+        raise VerificationError(
+            f"layer {instance.layer}: tensor {tensor!r} differs at {where} by {worst:.3g} times the "
+            f"float32 rounding bound: QONNX {theirs[where]!r}, dataflow {ours[where]!r}"
+        )
+
+
+def _run_between(proto: onnx.ModelProto, starts: list[str], end: str, given: list[np.ndarray]) -> np.ndarray:
+    """The part of the graph from the tensors `starts`, given as float32, to tensor `end`."""
+    part = onnx.utils.Extractor(proto).extract_model(starts, [end])
+    feeds = {name: x.astype(np.float32) for name, x in zip(starts, given, strict=True)}
+    return executors.run(part, feeds, [end])[end]
