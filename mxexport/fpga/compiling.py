@@ -22,7 +22,7 @@ from mxexport.fpga.devices import check_part
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import describe
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.types import Wide
+from mxexport.fpga.types import Wide, from_stream, to_stream
 from mxexport.fpga.unit import Folding
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
@@ -34,7 +34,7 @@ _REPORT = "report.json"
 
 @dataclass(frozen=True)
 class Outputs:
-    """`raw` int64 [N, O] in units of 2**lsb_exp; `values` the same as float32, rounded once.
+    """`raw` int64 [N, ...] in units of 2**lsb_exp; `values` the same as float32, rounded once.
 
     `saturated_inputs` of the values given lay beyond the input's calibrated range and took its end.
     """
@@ -132,13 +132,14 @@ def _move_into(staging: Path, out: Path) -> None:
 
 
 def to_fixed(x: np.ndarray, stream: Wide) -> np.ndarray:
-    """Network inputs [N, ...] -> int64 [N, K] on the input's grid: nearest even, saturating at its width.
+    """Network inputs [N, ...], as the QONNX graph takes them -> int64 [N, *stream.shape] on the input's grid: nearest
+    even, saturating at its width.
 
     Raises:
         ShapeError: the wrong number of features, NaN or Inf, or what is no real number.
     """
     limit = 2 ** (stream.width - 1) - 1
-    return np.clip(_on_grid(x, stream), -limit - 1, limit).astype(np.int64)
+    return to_stream(np.clip(_on_grid(x, stream), -limit - 1, limit).astype(np.int64), stream.shape)
 
 
 def count_saturated(x: np.ndarray, stream: Wide) -> int:
@@ -148,6 +149,7 @@ def count_saturated(x: np.ndarray, stream: Wide) -> int:
 
 
 def _on_grid(x: np.ndarray, stream: Wide) -> np.ndarray:
+    """[N, features] in units of the input's lowest bit."""
     x = real_array(x, "inputs").astype(np.float64)
     flat = x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 1 else x[None]
     if flat.shape[1] != stream.length:
@@ -193,6 +195,10 @@ class Design:
         }
         return {kind: str(self.path / name) for kind, name in names.items()}
 
+    def _framed(self, raw: np.ndarray) -> np.ndarray:
+        """Outputs in the shape that the QONNX graph gives them."""
+        return from_stream(raw, self.network.frames[self.network.outputs[0]])
+
     def _outputs(self, raw: np.ndarray) -> np.ndarray:
         return fixedpoint.to_float32(raw, self.network.result.lsb_exp)
 
@@ -200,6 +206,7 @@ class Design:
         """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
         source = self.network.source
         (raw,) = executors.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
+        raw = self._framed(raw)
         return Outputs(raw, self._outputs(raw), count_saturated(x, source))
 
     def compare_stages(self, x: np.ndarray) -> verify.StageComparison:
@@ -232,7 +239,7 @@ class Design:
             raise VerificationError(
                 f"{self.path}: the RTL misplaced a TLAST (error flag {int(run.error)}, {run.surplus} surplus beats)"
             )
-        raw = result.unpack(run.beats, placed.out_lanes)
+        raw = self._framed(result.unpack(run.beats, placed.out_lanes))
         clamped = dict(zip(placed.counters, run.clamped, strict=True))
         return Simulation(raw, self._outputs(raw), saturated, run.cycles, clamped)
 

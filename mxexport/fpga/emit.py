@@ -10,14 +10,17 @@ import jinja2
 
 import mxexport
 from mxexport.fpga import library, words
+from mxexport.fpga.fifos import fifo_depths
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import fold_all, input_lanes, output_lanes
 from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, parameters_of
+from mxexport.model.names import free_name
 
 TOP = "mx_top"
+_WIRES = ("valid", "ready", "data", "last")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Design:
     foldings: dict[str, Folding]
     cells: tuple[Cell, ...]
     links: tuple[Link, ...]
+    output: Link
 
     @property
     def in_lanes(self) -> int:
@@ -74,24 +78,36 @@ def whole_bytes(bits: int) -> int:
 
 
 def place(network: Network, layers: Mapping[str, Folding]) -> Design:
-    """Cells for every unit; lane converters where a producer and a reader take different lanes per beat."""
-    return _Placer(network, fold_all(network, layers)).design()
+    """Cells for every unit, and what stands between them."""
+    foldings = fold_all(network, layers)
+    return _Placer(network, foldings, fifo_depths(network, foldings)).design()
 
 
 class _Placer:
-    def __init__(self, network: Network, foldings: dict[str, Folding]):
-        self._network, self._foldings = network, foldings
+    """Cells in stream order. Between a unit and its readers stand, where they are needed: a fork, and for every reader
+    a FIFO and a lane converter."""
+
+    def __init__(self, network: Network, foldings: dict[str, Folding], depths: Mapping[tuple[str, str], int]):
+        self._network, self._foldings, self._depths = network, foldings, depths
         self._cells: list[Cell] = []
-        lanes = input_lanes(network, foldings)
         names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
         self._names = dict(zip(names, identifiers(names), strict=True))
+        self._taken = {name.lower() for name in self._names.values()} | {"input"}
+        lanes = input_lanes(network, foldings)
         self._links = [Link("input", network.source.beat_bits(lanes))]
-        self._of = {network.inputs[0]: (self._links[0], lanes)}  # stream -> where it comes from, with so many lanes
+        self._ready: dict[tuple[str, str], Link] = {}  # (stream, reader) -> its link
+        self._spread(network.inputs[0], self._links[0], lanes)
 
     def design(self) -> Design:
         for instance in self._network.instances:
             self._place(instance)
-        return Design(self._network, self._foldings, tuple(self._cells), tuple(self._links))
+        output = self._ready[self._network.outputs[0], ""]
+        return Design(self._network, self._foldings, tuple(self._cells), tuple(self._links), output)
+
+    def _name(self, wanted: str) -> str:
+        name = free_name(wanted, self._taken)
+        self._taken.add(name.lower())
+        return name
 
     def _append(self, cell: Cell) -> None:
         self._cells.append(cell)
@@ -99,27 +115,61 @@ class _Placer:
 
     def _place(self, instance: Instance) -> None:
         unit, folding, name = instance.unit, self._foldings[instance.name], self._names[instance.name]
-        in_lanes, out_lanes = unit.lanes(folding)
-        sources = tuple(self._with_lanes(instance, stream, in_lanes) for stream in instance.sources)
-        prefix = self._names[instance.name].removesuffix(f"_{instance.name.rpartition('.')[2]}")
+        out_lanes = unit.lanes(folding)[1]
+        sources = tuple(self._ready[stream, f"{instance.name}/{i}"] for i, stream in enumerate(instance.sources))
+        prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}")
         files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
         parameters = library.in_order(unit.module, parameters_of(unit, folding, files))
         memories = {files[kind]: memory for kind, memory in unit.memories(folding).items()}
         sink = Link(name, unit.result.beat_bits(out_lanes))
         comment = unit.comment(instance.layer, folding)
-        self._append(
-            Cell(name, unit.module, parameters, sources, (sink,), comment, unit.clocked, unit.status, memories)
-        )
-        self._of[instance.result] = (sink, out_lanes)
+        made = (unit.module, parameters, sources, (sink,), comment, unit.clocked, unit.status, memories)
+        self._append(Cell(name, *made))
+        self._spread(instance.result, sink, out_lanes)
 
-    def _with_lanes(self, reader: Instance, stream: str, lanes: int) -> Link:
-        link, found = self._of[stream]
-        if found == lanes:
+    def _spread(self, stream: str, link: Link, lanes: int) -> None:
+        """Bring a stream to all its readers."""
+        readers = [
+            (reader, i)
+            for reader in self._network.readers(stream)
+            for i, source in enumerate(reader.sources)
+            if source == stream
+        ]
+        keys = [(f"{reader.name}/{i}", reader.unit.lanes(self._foldings[reader.name])[0]) for reader, i in readers]
+        layers = [reader.layer for reader, _ in readers]
+        if stream in self._network.outputs:
+            keys.append(("", lanes))
+            layers.append("output")
+        links = [link] if len(keys) == 1 else self._fork(link, len(keys))
+        for branch, (key, wanted), layer in zip(links, keys, layers, strict=True):
+            branch = self._queue(branch, self._depths.get((stream, key), 0))
+            if wanted != lanes:
+                branch = self._convert(stream, branch, lanes, wanted, layer)
+            self._ready[stream, key] = branch
+
+    def _fork(self, link: Link, count: int) -> list[Link]:
+        name = self._name(f"{link.name}_fork")
+        sinks = tuple(Link(f"{name}_{i}", link.bits) for i in range(count))
+        parameters = {"Width": link.bits, "Outputs": count}
+        self._append(Cell(name, "mx_fork", parameters, (link,), sinks, f"{link.name} to {count} readers"))
+        return list(sinks)
+
+    def _queue(self, link: Link, depth: int) -> Link:
+        if not depth:
             return link
+        sink = Link(self._name(f"{link.name}_fifo"), link.bits)
+        parameters, comment = {"Width": link.bits, "Depth": depth}, f"up to {depth} beats of {link.name} wait"
+        self._append(Cell(sink.name, "mx_fifo", parameters, (link,), (sink,), comment))
+        return sink
+
+    def _convert(self, stream: str, link: Link, lanes: int, wanted: int, layer: str) -> Link:
         kind: Wide = self._network.streams[stream]
-        parameters = {"InLanes": found, "OutLanes": lanes, "ElemWidth": kind.width, "K": kind.channels}
-        sink = Link(self._names[f"{reader.layer}.lanes"], kind.beat_bits(lanes))
-        self._append(Cell(sink.name, "mx_lanes", parameters, (link,), (sink,), f"{found} to {lanes} values per beat"))
+        name = self._names.get(f"{layer}.lanes", f"{link.name}_lanes")
+        if any(cell.name == name for cell in self._cells):
+            name = self._name(f"{link.name}_lanes")
+        parameters = {"InLanes": lanes, "OutLanes": wanted, "ElemWidth": kind.width, "K": kind.channels}
+        sink = Link(name, kind.beat_bits(wanted))
+        self._append(Cell(name, "mx_lanes", parameters, (link,), (sink,), f"{lanes} to {wanted} values per beat"))
         return sink
 
 
@@ -138,7 +188,7 @@ def top_level(design: Design) -> str:
         module=TOP,
         version=mxexport.__version__,
         products=len(network.products()),
-        cells=_with_status(design),
+        cells=_with_ports(design),
         errors=sum("error_o" in cell.status for cell in design.cells),
         counters=len(design.counters),
         links=design.links,
@@ -149,18 +199,25 @@ def top_level(design: Design) -> str:
         in_beats=network.source.beats(in_lanes),
         out_beats=network.result.beats(out_lanes),
         in_bits=whole_bytes(design.links[0].bits),
-        out_bits=whole_bytes(design.links[-1].bits),
+        output=design.output,
+        out_bits=whole_bytes(design.output.bits),
     )
 
 
-def _with_status(design: Design) -> list[tuple[Cell, dict[str, str]]]:
-    """Every cell with what its status ports join: error flags and counters take their bits in order."""
+def _with_ports(design: Design) -> list[tuple[Cell, list[tuple[str, str]]]]:
+    """Every cell with what its ports join: streams, then error flags and counters, which take their bits in order."""
     taken, found = {"clamped_o": 0, "error_o": 0}, []
     for cell in design.cells:
-        ports = {}
+        ports = []
+        for i, link in enumerate(cell.sources):
+            prefix = "s_axis" if len(cell.sources) == 1 else f"s{i}_axis"
+            ports += [(f"{prefix}_t{wire}", f"{link.name}_{wire}") for wire in _WIRES]
+        for wire in _WIRES:
+            names = [f"{link.name}_{wire}" for link in reversed(cell.sinks)]
+            ports.append((f"m_axis_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
         for port, bits in cell.status.items():
             start = taken[port]
-            ports[port] = f"clamped_o[{start}+:{bits}]" if port == "clamped_o" else f"errors[{start}]"
+            ports.append((port, f"clamped_o[{start}+:{bits}]" if port == "clamped_o" else f"errors[{start}]"))
             taken[port] = start + bits
         found.append((cell, ports))
     return found

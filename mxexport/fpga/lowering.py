@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.borders import check_ends, constant_nodes, is_side, label
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
+from mxexport.fpga.layouts import is_row, same_image
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.model import graph
@@ -19,13 +21,11 @@ from mxexport.model.names import Names
 
 OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
-_ELSEWHERE = "does not follow the layer before it; branches are not lowered yet"
+_ELSEWHERE = "does not follow a layer that is lowered"
 _SUGGESTIONS = {
-    "Conv": "convolutions are not lowered yet; export a linear network",
     "Softmax": "apply it on the host; export the model up to the layer before it",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
-    "MaxPool": "pooling is not lowered yet; export a linear network",
-    "BatchNormalization": "fold batch norm into the linear layer before training with quantization",
+    "BatchNormalization": "fold batch norm into the layer before it: quantize_model(..., fold_batch_norm=True)",
 }
 
 
@@ -50,6 +50,14 @@ class Lowered:
 
     model: ir.Model
     tensors: dict[str, str]
+
+
+def frame_of(value: ir.Value) -> tuple[int, ...] | None:
+    """What the graph calls a frame: the shape of a tensor behind the batch; None where it is not known."""
+    shape = value.shape
+    if shape is None or not all(isinstance(d, int) for d in shape[1:]):
+        return None
+    return tuple(shape[1:])
 
 
 def read_frame(model: ir.Model) -> tuple[int, ...]:
@@ -92,6 +100,7 @@ class Lowering:
         self._makers: dict[ir.Value, ir.Node] = {}
         self._done: set[ir.Node] = set()
         self._read: set[ir.Value] = set()
+        self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self.tensors: dict[str, str] = {}
         self.frame: tuple[int, ...] = ()
         first = g.inputs[0]
@@ -102,12 +111,13 @@ class Lowering:
             values = _values(("input",), source)
             self.bind(first, Pending(source.shape, None, source, values))
             self._inputs = values
+            _declare_frame(values[0], first, source)
 
     # --- what units call ------------------------------------------------------------------------------------------
 
     def stream(self, value: ir.Value) -> Pending:
         """The stream that carries a tensor. Raises Refused where there is none."""
-        if value not in self._pending or value in self._read:
+        if value not in self._pending:
             raise Refused(_ELSEWHERE)
         self._read.add(value)
         return self._pending[value]
@@ -129,9 +139,39 @@ class Lowering:
         shape = value.shape
         if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
             raise Refused(f"input shape is {shape}; expected (batch, features) with a known number of features")
-        if not self.frame:
-            self.frame = (shape[1],)
-        return Pending((shape[1],), source.group_size, source.type, source.values, source.blocked)
+        return self._shaped(source, (shape[1],))
+
+    def image(self, value: ir.Value, source: Pending) -> Pending:
+        """`source`, which carries `value`, as images [H, W, C]; sequences, and images of one row, have one column.
+        Raises Refused for another shape."""
+        shape = value.shape
+        if shape is None or len(shape) not in (3, 4) or not all(isinstance(d, int) for d in shape[1:]):
+            expected = "(batch, channels, height, width) or (batch, channels, length), all but batch known"
+            raise Refused(f"input shape is {shape}; expected {expected}")
+        _, channels, *spatial = shape
+        size = spatial[1:] + spatial[:1] if is_row(value) else [*spatial, 1][:2]
+        return self._shaped(source, (*size, channels))
+
+    def _shaped(self, source: Pending, frame: tuple[int, ...]) -> Pending:
+        """`source` with its shape, where that was not known: behind a refusal, or the input of the network."""
+        if source.shape is not None:
+            return source
+        if source.blocked is None and not self.frame:
+            self.frame = frame
+        return replace(source, shape=frame)
+
+    def wide(self, source: Pending, node: ir.Node) -> Pending:
+        """`source` as wide integers, for a unit that takes no blocks."""
+        if source.group_size is None:
+            return source
+        if source.values and source.values[0] in self._wide:
+            return self._wide[source.values[0]]
+        from mxexport.fpga.units.dequantize import Dequantize  # the units import this module
+
+        made = self.add(Dequantize, [source], node, "dequantize", ("dequantized",), source.shape)
+        if source.values:
+            self._wide[source.values[0]] = made
+        return made
 
     def take_bias(self, node: ir.Node) -> tuple[ir.Value, np.ndarray | None]:
         """(what comes out behind a product, the constant that a following Add puts on it; None where there is none)."""
@@ -215,29 +255,42 @@ class Lowering:
 
         if unit := LOWERS.get((node.domain, node.op_type)):
             unit.lower(node, self)
-        elif node.op_type in ("Flatten", "Reshape", "Identity"):
+        elif node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze"):
             self._move(node)
-        elif node.op_type == "Add":
-            self._constant_behind_a_refusal(node)
         else:
             raise Refused(_SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
     def _move(self, node: ir.Node) -> None:
         """A node that leaves the order of values as it is."""
         source, shape = self.stream(node.inputs[0]), node.outputs[0].shape
-        if shape is None or len(shape) != 2 or not isinstance(shape[1], int):
+        if node.op_type != "Identity" and source.shape is not None and len(source.shape) == 3:
+            source = source if same_image(shape, source.shape) else self._flat(node, source)
+        elif node.op_type != "Identity" and (shape is None or len(shape) != 2 or not isinstance(shape[1], int)):
             raise Refused(f"output shape is {shape}; expected (batch, features) with a known number of features")
         self.bind(node.outputs[0], source, self._makers.get(node.inputs[0]))
 
-    def _constant_behind_a_refusal(self, node: ir.Node) -> None:
-        """The bias of a product that was refused is no second problem."""
+    def _flat(self, node: ir.Node, source: Pending) -> Pending:
+        """Images as the vectors that a node makes of them."""
+        from mxexport.fpga.units.reorder import Reorder  # the units import this module
+
+        shape, length = node.outputs[0].shape, math.prod(source.shape)
+        if shape is None or math.prod(d for d in shape[1:] if isinstance(d, int)) != length:
+            raise Refused(f"output shape is {shape}; expected all values of a frame, {length}")
+        if max(shape[1:]) != length and source.shape[:2] != (1, 1):
+            raise Refused(f"output shape is {shape}; expected (batch, {length})")
+        if source.shape[:2] == (1, 1) or source.shape[2] == 1:
+            return source
+        return self.add(Reorder, [self.wide(source, node)], node, "reorder", ("flat",), (length,))
+
+    def constant_behind_a_refusal(self, node: ir.Node) -> None:
+        """An Add of a constant: the bias of a product that was refused is no second problem."""
         streams = [v for v in node.inputs if v in self._pending]
         others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
         if blocked is None or blocked.op_type not in PRODUCTS or graph.constant(others[0]) is None:
             if not streams:
                 raise Refused(_ELSEWHERE)
-            raise Refused("only the bias of a matrix product can be added; residual adds are not lowered yet")
+            raise Refused("adds a constant to what is no product; only the bias of a matrix product can be added")
         self.bind(node.outputs[0], self._pending[streams[0]])
 
     def _end(self, output: ir.Value) -> None:
@@ -250,10 +303,11 @@ class Lowering:
             raise UnsupportedError("compile: some nodes cannot be lowered to hardware", self._problems)
         if not any(node.op_type in PRODUCTS for node in self._makers.values()):
             raise UnsupportedError("compile: the graph holds no quantized matrix product")
-        if output not in self._pending:
+        if output not in self._pending or self._pending[output].group_size is not None:
             raise self._loose(output, list(self._pending)[-1])
-        if loose := [v for v in self._pending if v not in self._read and v is not output]:
-            raise self._loose(output, loose[-1])
+        unread = [v for v in self._pending if v not in self._read and v is not output]
+        if unread:
+            raise self._loose(output, unread[-1])
 
     def _loose(self, output: ir.Value, end: ir.Value) -> UnsupportedError:
         maker = label(output.producer()) if output.producer() else "the graph itself"
@@ -264,7 +318,9 @@ class Lowering:
 
     def model(self) -> ir.Model:
         """The dataflow graph, with function bodies."""
-        outputs = self._pending[self._graph.outputs[0]].values
+        output = self._graph.outputs[0]
+        outputs = self._pending[output].values
+        _declare_frame(outputs[0], output, self._pending[output].type)
         made = ir.Graph(
             list(self._inputs),
             list(outputs),
@@ -276,6 +332,13 @@ class Lowering:
         model = ir.Model(made, ir_version=10, producer_name="mxexport")
         graph.attach_functions(model)
         return model
+
+
+def _declare_frame(value: ir.Value, given: ir.Value, stream: Wide) -> None:
+    """Writes the shape of a frame as the QONNX graph has it, where a stream brings it in another."""
+    frame = frame_of(given) or stream.shape
+    if frame != stream.shape:
+        value.metadata_props["frame"] = ",".join(map(str, frame))
 
 
 def _values(names: tuple[str, ...], stream: Stream) -> tuple[ir.Value, ...]:

@@ -29,12 +29,14 @@ class Instance:
 
 @dataclass(frozen=True)
 class Network:
-    """`streams`: name -> type, from the inputs on in order."""
+    """`streams`: name -> type, from the inputs on in order; `frames`: the shape that a frame of an input or output
+    has in the QONNX graph, channels first."""
 
     instances: tuple[Instance, ...]
     streams: dict[str, Stream]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    frames: dict[str, tuple[int, ...]]
 
     @property
     def source(self) -> Wide:
@@ -74,7 +76,14 @@ def read(model: ir.Model) -> Network:
         result = node.outputs[0].name
         streams[result] = unit.result
         instances.append(Instance(node.name, unit, sources, result))
-    return Network(tuple(instances), streams, *(tuple(v.name for v in ends) for ends in (g.inputs, g.outputs)))
+    ends = [tuple(v.name for v in values) for values in (g.inputs, g.outputs)]
+    frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
+    return Network(tuple(instances), streams, *ends, frames)
+
+
+def _frame(value: ir.Value, stream: Wide) -> tuple[int, ...]:
+    given = value.metadata_props.get("frame")
+    return stream.shape if given is None else tuple(map(int, given.split(",")))
 
 
 def _wide(value: ir.Value) -> Wide:

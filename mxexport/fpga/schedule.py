@@ -25,12 +25,44 @@ def fold(
     if unknown := sorted(set(overrides) - set(names)):
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    return {p.layer: _asked(p, overrides) or fold_for_cycles(p.unit, target) for p in products}
+    found = {p.layer: _asked(p, overrides) or fold_for_cycles(p.unit, target) for p in products}
+    for group in _sharing(network):
+        if len({found[p.layer].simd for p in group}) > 1:
+            found |= _with_one_simd(group, found, overrides, target)
+    return found
 
 
-def fold_for_cycles(unit: Unit, cycles: int) -> Folding:
+def _sharing(network: Network) -> list[list[Instance]]:
+    """Products that read the same blocks, in other windows perhaps: they take as many lanes."""
+    groups: dict[str, list[Instance]] = {}
+    for product in network.products():
+        stream = product.sources[0]
+        while isinstance((maker := network.maker(stream)).unit.sources[0], Blocks):
+            stream = maker.sources[0]
+        groups.setdefault(stream, []).append(product)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _with_one_simd(
+    group: list[Instance], found: Mapping[str, Folding], overrides: Mapping, target: int
+) -> dict[str, Folding]:
+    simd = max(found[p.layer].simd for p in group)
+    if asked := {overrides[p.layer][1]: p.layer for p in group if p.layer in overrides}:
+        if len(asked) > 1:
+            layers = ", ".join(f"{layer}: simd={n}" for n, layer in asked.items())
+            raise OptionError(f"folding of {layers}; they read the same blocks, expected the same simd")
+        (simd,) = asked
+    return {
+        p.layer: found[p.layer]
+        if p.layer in overrides
+        else fold_for_cycles(p.unit, target, [f for f in p.unit.foldings() if f.simd == simd])
+        for p in group
+    }
+
+
+def fold_for_cycles(unit: Unit, cycles: int, options: list[Folding] | None = None) -> Folding:
     """The smallest folding that keeps a frame within `cycles`; the largest one if none does."""
-    options = unit.foldings()
+    options = options or unit.foldings()
     return next((f for f in options if unit.cycles(f) <= cycles), options[-1])
 
 
@@ -58,18 +90,21 @@ def fold_all(network: Network, layers: Mapping[str, Folding]) -> dict[str, Foldi
     found = {p.name: layers[p.layer] for p in network.products()}
     for instance in reversed(network.instances):
         if instance.name not in found and isinstance(instance.unit.result, Blocks):
-            simd = found[network.readers(instance.result)[0].name].simd
+            lanes = [found[r.name].simd for r in network.readers(instance.result) if r.name in found]
+            simd = max(lanes, default=1)
             found[instance.name] = Folding(simd, simd)
     for instance in network.instances:
         if instance.name not in found:
-            lanes = max((found[m.name].pe for s in instance.sources if (m := network.maker(s))), default=1)
-            found[instance.name] = Folding(lanes, lanes)
+            makers = [m for s in instance.sources if (m := network.maker(s)) is not None]
+            lanes = max((m.unit.lanes(found[m.name])[1] for m in makers), default=1)
+            options = instance.unit.foldings()
+            found[instance.name] = max((f for f in options if f.simd <= lanes), key=lambda f: f.simd)
     return found
 
 
 def input_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Lanes of the network's input: what its first reader takes."""
-    return foldings[network.readers(network.inputs[0])[0].name].simd
+    """Lanes of the network's input: what its widest reader takes."""
+    return max(r.unit.lanes(foldings[r.name])[0] for r in network.readers(network.inputs[0]))
 
 
 def output_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:

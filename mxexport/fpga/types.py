@@ -98,3 +98,16 @@ class Blocks:
 
 
 Stream = Wide | Blocks
+
+
+def to_stream(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Frames as a QONNX graph has them, [N, C, H, W], [N, C, L] or [N, K], -> [N, *shape], channels last."""
+    if len(shape) != 3:
+        return x.reshape(len(x), *shape)
+    height, width, channels = shape
+    return x.reshape(len(x), channels, height, width).transpose(0, 2, 3, 1)
+
+
+def from_stream(x: np.ndarray, frame: tuple[int, ...]) -> np.ndarray:
+    """The inverse of `to_stream`: [N, *shape] -> [N, *frame]."""
+    return (x.transpose(0, 3, 1, 2) if x.ndim == 4 else x).reshape(len(x), *frame)

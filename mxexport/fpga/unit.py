@@ -32,6 +32,11 @@ class Folding:
     simd: int
 
 
+def lane_foldings(most: int) -> list[Folding]:
+    """Of a unit whose lanes go in and out alike: powers of two up to the first that is `most` or more."""
+    return [Folding(1 << i, 1 << i) for i in range((most - 1).bit_length() + 1)]
+
+
 @dataclass(frozen=True)
 class Memory:
     """Content of one ROM: integers [words, fields], `width` bits a field."""
@@ -66,6 +71,10 @@ class Unit(Protocol):
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
         """The unit that a node of a dataflow graph stands for: the inverse of `attributes`."""
+
+    @property
+    def sources(self) -> tuple[Stream, ...]:
+        """What it takes in."""
 
     @property
     def result(self) -> Stream:
@@ -110,5 +119,8 @@ def parameters_of(unit: Unit, folding: Folding, files: Mapping[str, str]) -> dic
     """All SystemVerilog parameters of an instance: those that attributes of its node state, under the names that stand
     on the operator's declaration; those of its folding; and its memory files by kind."""
     declared, values = unit.operator.attributes, unit.attributes()
-    named = {attribute.rtl: values[name] for name, attribute in declared.items() if attribute.rtl}
+    named: dict[str, int | str] = {}
+    for name, attribute in declared.items():
+        numbers = values[name] if attribute.kind == "ints" else [values[name]]
+        named |= dict(zip(attribute.rtl.split(), numbers, strict=False))
     return named | unit.parameters(folding) | {f"{kind.capitalize()}File": file for kind, file in files.items()}

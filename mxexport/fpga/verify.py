@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from mxexport.errors import VerificationError
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.types import Blocks, Wide, from_stream, to_stream
 from mxexport.numbers import fixedpoint, groups, numerics
 from mxexport.running import executors
 
@@ -56,9 +56,10 @@ def compare(
     compared = []
     for instance in quantized:
         ours = values.floats(instance.result)
-        flips = int((free[tensors[instance.result]].reshape(ours.shape) != ours).sum())
+        flips = int((_as_stream(free[tensors[instance.result]], ours.shape) != ours).sum())
         compared.append(LayerComparison(instance.layer, ours.size, flips, errors.get(instance.layer, 0.0)))
-    theirs, ours = free[tensors[output]], values.arrays[output]
+    ours = values.arrays[output]
+    theirs = _as_stream(free[tensors[output]], ours.shape)
     same = float((theirs.argmax(-1) == ours.argmax(-1)).mean())
     total = sum(c.codes for c in compared)
     return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same)
@@ -90,13 +91,15 @@ class _Values:
 def _check_units(proto, network: Network, tensors: Mapping[str, str], values: _Values) -> dict[str, float]:
     """Layer -> largest error over its bound, of units that have one."""
     found: dict[str, float] = {}
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in _typed(proto)}
     for instance in network.instances:
-        if instance.result not in tensors or not all(s in tensors for s in instance.sources):
+        if instance.result not in tensors:
             continue
-        given = [values.floats(stream) for stream in instance.sources]
-        theirs = _run_between(proto, [tensors[s] for s in instance.sources], tensors[instance.result], given)
+        starts = dict.fromkeys(s for source in instance.sources for s in _carried(network, tensors, source))
+        feeds = {tensors[s]: _as_graph(values.floats(s), shapes[tensors[s]]) for s in starts}
         ours = values.floats(instance.result)
-        theirs, bound = theirs.reshape(ours.shape), instance.unit.bound(*given)
+        theirs = _as_stream(_run_between(proto, feeds, tensors[instance.result]), ours.shape)
+        bound = instance.unit.bound(*(values.floats(stream) for stream in instance.sources))
         if bound is None:
             _check_equal(instance, tensors[instance.result], theirs, ours, _exact(network, instance, values))
         else:
@@ -137,8 +140,26 @@ def _check_within(instance: Instance, tensor: str, theirs: np.ndarray, ours: np.
         )
 
 
-def _run_between(proto: onnx.ModelProto, starts: list[str], end: str, given: list[np.ndarray]) -> np.ndarray:
-    """The part of the graph from the tensors `starts`, given as float32, to tensor `end`."""
-    part = onnx.utils.Extractor(proto).extract_model(starts, [end])
-    feeds = {name: x.astype(np.float32) for name, x in zip(starts, given, strict=True)}
+def _carried(network: Network, tensors: Mapping[str, str], stream: str) -> list[str]:
+    """The streams that `stream` comes from and that carry tensors of the QONNX graph."""
+    if stream in tensors:
+        return [stream]
+    return [s for source in network.maker(stream).sources for s in _carried(network, tensors, source)]
+
+
+def _typed(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    return [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
+
+
+def _as_graph(x: np.ndarray, shape: list[int]) -> np.ndarray:
+    return from_stream(x, shape[1:]).astype(np.float32)
+
+
+def _as_stream(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    return to_stream(x, shape[1:])
+
+
+def _run_between(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], end: str) -> np.ndarray:
+    """The part of the graph from the tensors given to tensor `end`."""
+    part = onnx.utils.Extractor(proto).extract_model(list(feeds), [end])
     return executors.run(part, feeds, [end])[end]

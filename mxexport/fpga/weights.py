@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ class Weight:
     format: GroupFormat
     codes: np.ndarray
     scale_codes: np.ndarray
+    group_size: int
 
     def linear(self) -> np.ndarray:
         """int64 [O, K]: whole multiples of the smallest element step."""
@@ -32,9 +34,10 @@ class Weight:
         scale = np.ldexp(1.0, self.scale_codes.astype(int) - 127)
         return elements * groups.expand(scale, 1, self.group_size, elements.shape[1])
 
-    @property
-    def group_size(self) -> int:
-        return self.format.group_size
+
+def fit_group(group_size: int, channels: int) -> int:
+    """Lanes that a group takes: an axis shorter than a group costs the next power of two."""
+    return min(group_size, 1 << (channels - 1).bit_length())
 
 
 def mx_format(node: ir.Node) -> GroupFormat:
@@ -62,7 +65,10 @@ def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
 
 
 def read_weight(quantizer: ir.Node, reduction_axis: int) -> Weight:
-    """Codes [O, K] and scale codes [O, n] of a quantized weight whose reduction axis is given."""
+    """The quantized weight of a matrix product or convolution, whose reduction axis (0 or 1) is given.
+
+    Taps of a kernel stand side by side, each with its own groups, padded to whole ones where there is more than one.
+    """
     fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
     scale = constant_array(quantizer.inputs[1])
     axis = groups.normalize_axis(quantizer.attributes["axis"].value, len(shape))
@@ -79,8 +85,13 @@ def read_weight(quantizer: ir.Node, reduction_axis: int) -> Weight:
     codes = groups.from_groups(codes, axis, shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:
-        codes, scale_codes = codes.T, scale_codes.T
-    return Weight(fmt, codes, _lift_zero_blocks(_table(fmt)[codes] != 0, scale_codes, fmt.group_size))
+        codes, scale_codes = codes.swapaxes(0, 1), scale_codes.swapaxes(0, 1)
+    group_size, taps = fit_group(fmt.group_size, codes.shape[1]), math.prod(shape[2:])
+    codes, scale_codes = (a.reshape(*a.shape[:2], taps).swapaxes(1, 2) for a in (codes, scale_codes))
+    if taps > 1:
+        codes = np.pad(codes, ((0, 0), (0, 0), (0, -codes.shape[2] % group_size)))
+    codes, scale_codes = (np.ascontiguousarray(a.reshape(len(a), -1)) for a in (codes, scale_codes))
+    return Weight(fmt, codes, _lift_zero_blocks(_table(fmt)[codes] != 0, scale_codes, group_size), group_size)
 
 
 def _table(fmt: GroupFormat) -> np.ndarray:

@@ -18,14 +18,20 @@ from mxexport.ops.groupwise_dequant import GroupwiseDequant
 from mxexport.ops.groupwise_quant import GroupwiseQuant
 from mxexport.ops.groupwise_scale import GroupwiseScale
 from mxexport.ops.groupwise_zero_point import GroupwiseZeroPoint
+from mxexport.ops.mx_dequantize import MXDequantize
 from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
 from mxexport.ops.mx_matmul import MXMatMul
 from mxexport.ops.mx_quantize import MXQuantize
 from mxexport.ops.mx_scale import MXScale
 from mxexport.ops.mx_scale_dequant import MXScaleDequant
+from mxexport.ops.mx_window import MXWindow
 from mxexport.ops.nvfp4_scale import NVFP4Scale
 from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
+from mxexport.ops.wide_add import WideAdd
+from mxexport.ops.wide_average_pool import WideAveragePool
+from mxexport.ops.wide_max_pool import WideMaxPool
+from mxexport.ops.wide_reorder import WideReorder
 
 OPERATORS: dict[str, type[Operator]] = {
     op.op_type(): op
@@ -41,7 +47,13 @@ OPERATORS: dict[str, type[Operator]] = {
         MXScaleDequant,
         NVFP4ScaleDequant,
         MXQuantize,
+        MXDequantize,
         MXMatMul,
+        MXWindow,
+        WideMaxPool,
+        WideAveragePool,
+        WideAdd,
+        WideReorder,
         Eltwise,
     )
 }

@@ -13,7 +13,7 @@ class Attribute:
     """`kind` is `i` (int), `f` (float) or `ints`, as qonnx names them. Every attribute is written on every node.
 
     `low` and `high` bound each number; what lies outside has no meaning. `rtl`: the SystemVerilog parameter that takes
-    the number, on operators that are hardware units.
+    the number, on operators that are hardware units; several for the first of several numbers.
     """
 
     kind: str
@@ -50,5 +50,11 @@ CODE_MIN = Attribute("i", "lowest E8M0 code", 0, 254)
 CODE_MAX = Attribute("i", "highest E8M0 code", 0, 254)
 WIDTH = Attribute("i", "bits of one wide integer, sign included", 1, 64)
 LSB_EXP = Attribute("i", "exponent of the wide integer's least significant bit", -1000, 1000)
+KERNEL_SHAPE = Attribute("ints", "height and width of a window", 1, rtl="KernelH KernelW")
+STRIDES = Attribute("ints", "pixels from one window to the next, down and across", 1, rtl="StrideH StrideW")
+PADS = Attribute(
+    "ints", "pixels outside the frame that windows reach: top, left, bottom, right", 0, rtl="PadTop PadLeft"
+)
+DILATIONS = Attribute("ints", "pixels from one tap to the next, down and across", 1, rtl="DilationH DilationW")
 POSITIVE = 2.0**-149
 LARGEST = (2 - 2.0**-23) * 2.0**127

@@ -228,3 +228,42 @@ def linearize(b: Body, codes: ir.Value, exponent_bits: ir.Value, mantissa_bits: 
     as_float = b.Where(negative, b.Neg(value), value)
     as_int = b.Where(negative, b.Sub(magnitude, half), magnitude)
     return b.Where(is_int, as_int, as_float)
+
+
+def taps(b: Body, x: ir.Value, fill: ir.Value, dilated: bool = True) -> ir.Value:
+    """[N, H, W, C] -> [N, OH, OW, kernel h * kernel w, C]: what every output pixel reads, `fill` outside the frame.
+
+    By the function's attributes kernel_shape, strides, pads and dilations.
+    """
+    zero, pads = b.int([0]), b.attr("pads", "ints")
+    top_left, bottom_right = b.Slice(pads, b.int([0]), b.int([2])), b.Slice(pads, b.int([2]), b.int([4]))
+    padded = b.Pad(x, b.Concat(zero, top_left, zero, zero, bottom_right, zero, axis=0), fill)
+    shape = b.Shape(padded)
+    found, lengths = padded, []
+    for axis in (0, 1):
+        size = b.Gather(shape, b.int(axis + 1))
+        kernel, stride = (b.Gather(b.attr(name, "ints"), b.int(axis)) for name in ("kernel_shape", "strides"))
+        dilation = b.Gather(b.attr("dilations", "ints"), b.int(axis)) if dilated else b.int(1)
+        span = b.Add(b.Mul(b.Sub(kernel, b.int(1)), dilation), b.int(1))
+        count = b.Add(b.Div(b.Sub(size, span), stride), b.int(1))
+        starts = b.Mul(b.Range(b.int(0), count, b.int(1)), stride)
+        steps = b.Mul(b.Range(b.int(0), kernel, b.int(1)), dilation)
+        places = b.Add(b.Unsqueeze(starts, b.int([1])), b.Unsqueeze(steps, b.int([0])))
+        found = b.Gather(found, b.Reshape(places, b.int([-1])), axis=axis + 1)
+        lengths += [b.Reshape(count, b.int([1])), b.Reshape(kernel, b.int([1]))]
+    first, last = b.Gather(shape, b.int([0])), b.Gather(shape, b.int([3]))
+    split = b.Reshape(found, b.Concat(first, *lengths, last, axis=0), allowzero=1)
+    ordered = b.Transpose(split, perm=[0, 1, 3, 2, 4, 5])
+    count = b.Mul(lengths[1], lengths[3])
+    return b.Reshape(ordered, b.Concat(first, lengths[0], lengths[2], count, last, axis=0), allowzero=1)
+
+
+def int_divide(b: Body, x: ir.Value, divisor: ir.Value) -> ir.Value:
+    """x / divisor for int64 x and a divisor above 0, to nearest, ties to even."""
+    magnitude = b.Abs(x)
+    quotient = b.Div(magnitude, divisor)
+    rest = b.Mul(b.Sub(magnitude, b.Mul(quotient, divisor)), b.int(2))
+    odd = b.Equal(b.Mod(quotient, b.int(2)), b.int(1))
+    up = b.Or(b.Greater(rest, divisor), b.And(b.Equal(rest, divisor), odd))
+    rounded = b.Add(quotient, b.Cast(up, to=ir.DataType.INT64))
+    return b.Where(b.Less(x, b.int(0)), b.Neg(rounded), rounded)

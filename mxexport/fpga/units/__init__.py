@@ -1,11 +1,17 @@
 """One file per hardware unit; the list is what the compiler knows."""
 
 from mxexport.fpga.unit import Unit
+from mxexport.fpga.units.add import Add
+from mxexport.fpga.units.average_pool import AveragePool
+from mxexport.fpga.units.dequantize import Dequantize
 from mxexport.fpga.units.matmul import MatMul
+from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
+from mxexport.fpga.units.reorder import Reorder
+from mxexport.fpga.units.window import MXWindow
 
-UNITS: tuple[type[Unit], ...] = (Quantize, MatMul, Relu)
+UNITS: tuple[type[Unit], ...] = (Quantize, Dequantize, MXWindow, MatMul, Relu, MaxPool, AveragePool, Add, Reorder)
 LOWERS = {op: unit for unit in UNITS for op in unit.lowers}
 """Operator of a QONNX graph (domain, op_type) -> the unit that is asked to lower it."""
 OF_OPERATOR = {unit.operator.op_type(): unit for unit in UNITS}

@@ -10,10 +10,12 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused
-from mxexport.fpga.weights import Weight, read_weight, weight_quantizer
+from mxexport.fpga.units.window import MXWindow
+from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
+from mxexport.fpga.windows import Window
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups
@@ -34,7 +36,7 @@ class MatMul:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ("weight", "scale", "bias")
-    lowers = (("", "MatMul"), ("", "Gemm"))
+    lowers = (("", "MatMul"), ("", "Gemm"), ("", "Conv"))
 
     source: Blocks
     weight: Weight
@@ -49,18 +51,20 @@ class MatMul:
         quantizer, transposed = _weight_of(node)
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
-        bias = _gemm_bias(node)
+        bias = _own_bias(node)
         weight = read_weight(quantizer, 1 if transposed else 0)
-        if source.group_size not in (None, weight.group_size):
+        if source.group_size not in (None, weight.format.group_size):
             raise Refused(
-                f"weight groups of {weight.group_size} and activation groups of {source.group_size}; "
+                f"weight groups of {weight.format.group_size} and activation groups of {source.group_size}; "
                 "expected the same group size"
             )
-        bias = None if bias is None else _per_output(bias, len(weight.codes))
+        if node.op_type == "Conv":
+            source = _windows(node, source, low)
+        bias = None if bias is None else _per_output(bias, len(weight.codes), 0)
         result = node.outputs[0]
         if bias is None:
             result, added = low.take_bias(node)
-            bias = None if added is None else _per_output(added, len(weight.codes), result.producer())
+            bias = None if added is None else _per_output(added, len(weight.codes), _spatial(node), result.producer())
 
         def make(blocks: Blocks) -> MatMul:
             return _sized(cls, node.name, blocks, weight, bias)
@@ -75,8 +79,12 @@ class MatMul:
     def from_node(cls, node: ir.Node, sources: tuple) -> MatMul:
         a = graph.attributes(node)
         codes, scale_codes, bias = (constant_array(value) for value in node.inputs[2:])
-        weight = Weight(get_format(node.metadata_props[graph.FORMAT_KEY]), codes, scale_codes)
+        weight = Weight(get_format(node.metadata_props[graph.FORMAT_KEY]), codes, scale_codes, a["group_size"])
         return cls(*sources, weight, bias, a["scale_offset"], a["width"], a["lsb_exp"])
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
 
     @property
     def rows(self) -> int:
@@ -125,6 +133,7 @@ class MatMul:
     def parameters(self, folding: Folding) -> dict[str, int]:
         return {
             "K": self.source.channels,
+            "Vectors": self.source.vectors,
             "Rows": self.rows,
             "Pe": folding.pe,
             "Simd": folding.simd,
@@ -168,7 +177,7 @@ def _size(f: Folding) -> tuple[int, int]:
 
 def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
     """The quantizer of the weight, and whether the weight lies as [outputs, inputs]."""
-    w, transposed = node.inputs[1], False
+    w, transposed = node.inputs[1], node.op_type == "Conv"
     if w.producer() is not None and w.producer().op_type == "Transpose":
         transposed, w = True, w.producer().inputs[0]
     if node.op_type == "Gemm":
@@ -176,8 +185,26 @@ def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
     return weight_quantizer(w), transposed
 
 
-def _gemm_bias(node: ir.Node) -> np.ndarray | None:
-    if node.op_type != "Gemm":
+def _windows(node: ir.Node, source: Pending, low: Lowering) -> Pending:
+    """The operand of a convolution, in the order of its weight: taps, then channels."""
+    a = {name: attribute.value for name, attribute in node.attributes.items()}
+    kernel = tuple(node.inputs[1].shape[2:])
+    if a.get("group", 1) != 1:
+        raise Refused(f"it has {a['group']} groups; grouped and depthwise convolutions are not lowered yet")
+    window = Window.of_node(node, kernel)
+    if window.moves_only:
+        return source
+    shape = None
+    if source.shape is not None:
+        channels = source.shape[2]
+        size = fit_group(source.group_size or 1, channels)
+        shape = (*window.output(source.shape), math.prod(kernel) * groups.group_count(channels, size) * size)
+    outputs = ("window", "window_scale_codes")
+    return low.add(lambda t: MXWindow(t, window), [source], node, "window", outputs, shape, source.group_size)
+
+
+def _own_bias(node: ir.Node) -> np.ndarray | None:
+    if node.op_type == "MatMul":
         return None
     a = {name: attribute.value for name, attribute in node.attributes.items()}
     if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0):
@@ -190,9 +217,15 @@ def _gemm_bias(node: ir.Node) -> np.ndarray | None:
     return bias
 
 
-def _per_output(bias: np.ndarray, rows: int, node: ir.Node | None = None) -> np.ndarray:
-    """A constant that is added to products, as one number for each of `rows` outputs. Raises Refused."""
-    if bias.size not in (1, rows) or (bias.ndim and bias.shape[-1] != bias.size):
+def _spatial(node: ir.Node) -> int:
+    return len(node.inputs[1].shape) - 2 if node.op_type == "Conv" else 0
+
+
+def _per_output(bias: np.ndarray, rows: int, behind: int, node: ir.Node | None = None) -> np.ndarray:
+    """A constant that is added to products, as one number for each of `rows` outputs, which have `behind` dimensions
+    behind them. Raises Refused."""
+    axis = bias.ndim - 1 - behind
+    if bias.size not in (1, rows) or (bias.size > 1 and (axis < 0 or bias.shape[axis] != bias.size)):
         raise Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})", node)
     if not np.isfinite(bias).all():
         raise Refused("its bias holds NaN or Inf", node)

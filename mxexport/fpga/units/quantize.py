@@ -10,8 +10,8 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused
-from mxexport.fpga.weights import mx_format
+from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint, groups
 
@@ -40,20 +40,22 @@ class Quantize:
             raise Refused("the activation scale is not found at run time by MXScale; static scales are not lowered yet")
         source = low.stream(x)
         if scale.inputs[0] is not x:
-            raise Refused("does not follow the layer before it; branches are not lowered yet")
+            raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
         if (before := low.maker(x)) is not None and graph.is_ours(before, graph.QUANTIZERS):
             raise Refused(f"quantizes what {before.name!r} has quantized already; one quantizer feeds a product")
-        source, a = low.features(x, source), graph.attributes(scale)
+        a, rank = graph.attributes(scale), None if x.shape is None else len(x.shape)
+        source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
         if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
             raise Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
-        if groups.normalize_axis(a["axis"], 2) != 1:
-            raise Refused(f"groups run along axis {a['axis']}; expected the features, axis 1")
+        if groups.normalize_axis(a["axis"], rank) != 1:
+            expected = "the features" if rank == 2 else "the channels"
+            raise Refused(f"groups run along axis {a['axis']}; expected {expected}, axis 1")
         parameters = fixedpoint.element_parameters(fmt.element)
         limits = {key: a[key] for key in ("round_bias", "code_min", "code_max")}
         quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
 
         def make(source: Wide) -> Quantize:
-            return cls(source, quantizer, fmt.group_size, fmt.name)
+            return cls(source, quantizer, fit_group(fmt.group_size, source.channels), fmt.name)
 
         outputs = ("codes", "scale_codes")
         made = low.add(make, [source], node, "quantize", outputs, source.shape, fmt.group_size)
@@ -64,6 +66,10 @@ class Quantize:
         a = graph.attributes(node)
         quantizer = fixedpoint.BlockQuantizer(**{key: a[key] for key in _QUANTIZER})
         return cls(*sources, quantizer, a["group_size"], node.metadata_props[graph.FORMAT_KEY])
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
 
     @property
     def result(self) -> Blocks:
@@ -94,13 +100,13 @@ class Quantize:
         return f"{layer}: {self.source.channels} wide integers to {self.result.blocks} {self.format} blocks"
 
     def foldings(self) -> list[Folding]:
-        return [Folding(1 << i, 1 << i) for i in range(self.group_size.bit_length())]
+        return lane_foldings(self.group_size)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return {"K": self.source.channels, "Lanes": folding.simd}
+        return {"K": self.source.channels, "Vectors": self.source.vectors, "Lanes": folding.simd}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}

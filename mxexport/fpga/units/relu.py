@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory
+from mxexport.fpga.unit import Folding, Memory, lane_foldings
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,17 @@ class Relu:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> None:
-        source = low.stream(node.inputs[0])
+        source = low.wide(low.stream(node.inputs[0]), node)
         made = low.add(cls, [source], node, "relu", ("relu",), source.shape)
         low.bind(node.outputs[0], made)
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Relu:
         return cls(*sources)
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
 
     @property
     def result(self) -> Wide:
@@ -54,7 +58,7 @@ class Relu:
         return f"{layer}: max(x, 0)"
 
     def foldings(self) -> list[Folding]:
-        return [Folding(1 << i, 1 << i) for i in range(self.source.channels.bit_length())]
+        return lane_foldings(self.source.channels)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd

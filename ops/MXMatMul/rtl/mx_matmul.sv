@@ -5,10 +5,11 @@
 //            with dot the exact integer product of linear element values. Exact (AccWidth must hold
 //            the result), so neither order nor folding matters. Equals
 //            mxexport.numbers.fixedpoint.mx_matmul bit for bit.
-// Frames:    ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in, each with the scale of
-//            its block; ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
-// Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a frame
-//            to the first output beat, if that beat was waited for. A frame takes ceil(Rows/Pe) *
+// Frames:    Vectors vectors, each of ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in,
+//            each with the scale of its block; ceil(Rows/Pe) beats of Pe accumulators out, surplus
+//            rows undefined.
+// Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a vector
+//            to the first output beat, if that beat was waited for. A vector takes ceil(Rows/Pe) *
 //            ceil(K/Group) * (Group/Simd) cycles, back to back: the next one is received meanwhile.
 // Rounding:  none.
 // Handshake: AXI4-Stream. error_o is sticky: an s_axis_tlast came where no frame ends, or was
@@ -18,6 +19,7 @@
 // Memories:  $readmemh files laid out by mxexport.fpga.memory.matmul_memories.
 module mx_matmul #(
   parameter int K           = 32,  // elements of a row
+  parameter int Vectors     = 1,   // vectors of a frame (pixels, tokens)
   parameter int Rows        = 4,
   parameter int Group       = 32,  // elements that share a scale, power of two
   parameter int Pe          = 1,
@@ -54,10 +56,10 @@ module mx_matmul #(
   output logic                    error_o
 );
 
-  if (K < 1 || Rows < 1 || Pe < 1 || Simd < 1 || Group < 1 || (Group & (Group - 1)) != 0 ||
+  if (K < 1 || Vectors < 1 || Rows < 1 || Pe < 1 || Simd < 1 || Group < 1 || (Group & (Group - 1)) != 0 ||
       Group % Simd != 0) begin : g_check_shape
     $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K,
-           Rows, Group, Pe, Simd, "K, Rows, Pe >= 1, Group a power of two, Simd a divisor of it");
+           Rows, Group, Pe, Simd, "K, Vectors, Rows, Pe >= 1, Group a power of two, Simd its divisor");
   end
   if (ABits < 2 || ABits > 8 || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
       (WExpBits != 0 && WManBits < 1)) begin : g_check_element
@@ -71,13 +73,14 @@ module mx_matmul #(
 
   localparam int Blocks     = mx_pkg::ceil_div(K, Group);
   localparam int BlockBeats = Group / Simd;
-  localparam int Beats      = Blocks * BlockBeats;         // of a frame
+  localparam int Beats      = Blocks * BlockBeats;         // of a vector
   localparam int Folds      = mx_pkg::ceil_div(Rows, Pe);
 
   localparam int BeatBits   = mx_pkg::index_bits(Beats);
   localparam int PartBits   = mx_pkg::index_bits(BlockBeats);
   localparam int BlockBits  = mx_pkg::index_bits(Blocks);
   localparam int FoldBits   = mx_pkg::index_bits(Folds);
+  localparam int VectorBits = mx_pkg::index_bits(Vectors);
   localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
   localparam int SAddrBits  = mx_pkg::index_bits(Folds * Blocks);
 
@@ -96,20 +99,24 @@ module mx_matmul #(
   logic en;
   assign en = !m_axis_tvalid || m_axis_tready;
 
-  // Input: check TLAST, keep the frame for all folds.
+  // Input: check TLAST, keep the vector for all folds.
 
-  logic [BeatBits-1:0] in_beat_q;
-  logic                in_end;
+  logic [BeatBits-1:0]   in_beat_q;
+  logic [VectorBits-1:0] in_vector_q;
+  logic                  in_end, in_last;
 
-  assign in_end = in_beat_q == BeatBits'(Beats - 1);
+  assign in_end  = in_beat_q == BeatBits'(Beats - 1);
+  assign in_last = in_end && in_vector_q == VectorBits'(Vectors - 1);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      in_beat_q <= '0;
-      error_o   <= 1'b0;
+      in_beat_q   <= '0;
+      in_vector_q <= '0;
+      error_o     <= 1'b0;
     end else if (s_axis_tvalid && s_axis_tready) begin
       in_beat_q <= in_end ? '0 : in_beat_q + 1'b1;
-      if (s_axis_tlast != in_end) error_o <= 1'b1;
+      if (in_end) in_vector_q <= in_last ? '0 : in_vector_q + 1'b1;
+      if (s_axis_tlast != in_last) error_o <= 1'b1;
     end
   end
 
@@ -173,18 +180,22 @@ module mx_matmul #(
   logic [PartBits-1:0]  part_q;
   logic [BlockBits-1:0] block_q;
   logic [FoldBits-1:0]  fold_q;
+  logic [VectorBits-1:0] vector_q;
+  logic                 frame_end;
   logic [SAddrBits-1:0] s_addr_q;
 
   assign beat      = valid_d[DotDelay-1];
   assign part_end  = part_q == PartBits'(BlockBeats - 1);
   assign block_end = part_end && block_q == BlockBits'(Blocks - 1);
   assign fold_end  = block_end && fold_q == FoldBits'(Folds - 1);
+  assign frame_end = fold_end && vector_q == VectorBits'(Vectors - 1);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       part_q   <= '0;
       block_q  <= '0;
       fold_q   <= '0;
+      vector_q <= '0;
       s_addr_q <= '0;
     end else if (en && beat) begin
       part_q <= part_end ? '0 : part_q + 1'b1;
@@ -193,6 +204,7 @@ module mx_matmul #(
         s_addr_q <= fold_end ? '0 : s_addr_q + 1'b1;
       end
       if (block_end) fold_q <= fold_end ? '0 : fold_q + 1'b1;
+      if (fold_end) vector_q <= frame_end ? '0 : vector_q + 1'b1;
     end
   end
 
@@ -231,7 +243,7 @@ module mx_matmul #(
   typedef struct packed {
     logic block_start;  // first block of the fold
     logic block_end;    // last block of the fold
-    logic fold_end;     // last fold of the frame
+    logic fold_end;     // last fold of the frame's last vector
   } place_t;
 
   logic                 first1_q, done1_q;
@@ -255,7 +267,7 @@ module mx_matmul #(
   always_ff @(posedge aclk) begin
     if (en) begin
       first1_q    <= part_q == '0;
-      place1_q    <= '{block_start: block_q == '0, block_end: block_end, fold_end: fold_end};
+      place1_q    <= '{block_start: block_q == '0, block_end: block_end, fold_end: frame_end};
       place2_q    <= place1_q;
       place3_q    <= place2_q;
       last4_q     <= place3_q.fold_end;

@@ -5,8 +5,9 @@
 //            (mx_block_scale; `carry` is the rounding rule's, see RoundBias there),
 //            code  = element nearest to v * 2**(LsbExp + 127 - scale), saturated (mx_encode).
 //            Equals mxexport.numbers.fixedpoint.mx_quantize bit for bit.
-// Frames:    ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out: surplus lanes of the
-//            last input beat are ignored, and the last short block is padded with zero codes.
+// Frames:    Vectors vectors, each of ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out:
+//            surplus lanes of a vector's last input beat are ignored, and its last short block is
+//            padded with zero codes.
 // Latency:   9 cycles from the last beat of a block to its first output beat. One beat per cycle
 //            sustained: a block is read from the buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
@@ -17,7 +18,8 @@
 module mx_quantize #(
   parameter int Width     = 32,
   parameter int LsbExp    = 0,
-  parameter int K         = 32,   // elements of a frame
+  parameter int K         = 32,   // elements of a vector
+  parameter int Vectors   = 1,    // vectors of a frame (pixels, tokens)
   parameter int Group     = 32,   // elements that share a scale, power of two
   parameter int Lanes     = 1,    // elements per beat, divides Group
   parameter int ExpBits   = 2,    // 0: integer element
@@ -51,10 +53,10 @@ module mx_quantize #(
   localparam int Emin    = (ExpBits == 0) ? 0 : 1 - Bias;
   localparam int Binades = (ExpBits == 0) ? 0 : Emax - Emin;
 
-  if (Width < 2 || Width > 64 || K < 1 || Group < 1 || (Group & (Group - 1)) != 0 || Lanes < 1 ||
+  if (Width < 2 || Width > 64 || K < 1 || Vectors < 1 || Group < 1 || (Group & (Group - 1)) != 0 || Lanes < 1 ||
       Group % Lanes != 0) begin : g_check_shape
     $error("mx_quantize: Width = %0d, K = %0d, Group = %0d, Lanes = %0d; expected %s", Width, K,
-           Group, Lanes, "Width in 2..64, K >= 1, Group a power of two, Lanes a divisor of Group");
+           Group, Lanes, "Width in 2..64, K, Vectors >= 1, Group a power of two, Lanes a divisor of it");
   end
   if (Bits < 2 || Bits > 8 || MaxCode < 1 || MaxCode >= (1 << (Bits - 1)) || Binades < 0 ||
       (ExpBits == 0 && Emax != 0) ||
@@ -75,6 +77,7 @@ module mx_quantize #(
   localparam int TailBeats  = InBeats - (Blocks - 1) * BlockBeats;  // of the last block, in
   localparam int TailLanes  = K - (InBeats - 1) * Lanes;            // of the last beat
   localparam int BlockBits  = mx_pkg::index_bits(Blocks);
+  localparam int VectorBits = mx_pkg::index_bits(Vectors);
 
   // The buffer holds a block that is being read, and what arrives during the 6 cycles in which the
   // scale of the next block is not yet known.
@@ -95,7 +98,8 @@ module mx_quantize #(
 
   logic [PtrBits:0]            write_q, read_q, level, in_beat;
   logic [BlockBits-1:0]        in_block_q;
-  logic                        take, in_tail, block_end, frame_end;
+  logic [VectorBits-1:0]       in_vector_q;
+  logic                        take, in_tail, block_end, vector_end, frame_end;
   logic                        valid_q, last_q;
   logic [PtrBits-1:0]          addr_q;
   logic [Lanes-1:0][Width-1:0] magnitude_q;
@@ -106,21 +110,24 @@ module mx_quantize #(
   assign take          = s_axis_tvalid && s_axis_tready;
   assign in_tail       = in_block_q == BlockBits'(Blocks - 1);
   assign in_beat       = write_q & (PtrBits + 1)'(BeatMask);
-  assign frame_end     = in_tail && in_beat == (PtrBits + 1)'(TailBeats - 1);
-  assign block_end     = frame_end || in_beat == (PtrBits + 1)'(BeatMask);
+  assign vector_end    = in_tail && in_beat == (PtrBits + 1)'(TailBeats - 1);
+  assign frame_end     = vector_end && in_vector_q == VectorBits'(Vectors - 1);
+  assign block_end     = vector_end || in_beat == (PtrBits + 1)'(BeatMask);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      write_q    <= '0;
-      in_block_q <= '0;
-      valid_q    <= 1'b0;
-      error_o    <= 1'b0;
+      write_q     <= '0;
+      in_block_q  <= '0;
+      in_vector_q <= '0;
+      valid_q     <= 1'b0;
+      error_o     <= 1'b0;
     end else begin
       valid_q <= take;
       if (take) begin
         // Blocks start at multiples of BlockBeats; a short block leaves the rest unwritten.
         write_q <= (block_end ? write_q | (PtrBits + 1)'(BeatMask) : write_q) + 1'b1;
         if (block_end) in_block_q <= in_tail ? '0 : in_block_q + 1'b1;
+        if (vector_end) in_vector_q <= frame_end ? '0 : in_vector_q + 1'b1;
         if (s_axis_tlast != frame_end) error_o <= 1'b1;
       end
     end
@@ -135,7 +142,7 @@ module mx_quantize #(
     logic [Width-1:0] value;
     assign value = s_axis_tdata[i*Width+:Width];
     always_ff @(posedge aclk) begin
-      if (i >= TailLanes && frame_end) begin
+      if (i >= TailLanes && vector_end) begin
         magnitude_q[i] <= '0;
         sign_q[i]      <= 1'b0;
       end else begin
@@ -188,6 +195,8 @@ module mx_quantize #(
 
   logic                 en, get, out_tail, out_end, pad;
   logic [BlockBits-1:0] out_block_q;
+  logic [VectorBits-1:0] out_vector_q;
+  logic                 out_last;
   logic [PtrBits:0]     out_beat;
 
   assign en         = !m_axis_tvalid || m_axis_tready;
@@ -196,15 +205,18 @@ module mx_quantize #(
   assign out_end    = out_beat == (PtrBits + 1)'(BeatMask);
   assign out_tail   = out_block_q == BlockBits'(Blocks - 1);
   assign pad        = out_tail && out_beat >= (PtrBits + 1)'(TailBeats);
+  assign out_last   = out_tail && out_end && out_vector_q == VectorBits'(Vectors - 1);
   assign scale_take = get && out_end;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      read_q      <= '0;
-      out_block_q <= '0;
+      read_q       <= '0;
+      out_block_q  <= '0;
+      out_vector_q <= '0;
     end else if (get) begin
       read_q <= read_q + 1'b1;
       if (out_end) out_block_q <= out_tail ? '0 : out_block_q + 1'b1;
+      if (out_end && out_tail) out_vector_q <= out_last ? '0 : out_vector_q + 1'b1;
     end
   end
 
@@ -231,7 +243,7 @@ module mx_quantize #(
       scale1_q     <= scale;
       scale2_q     <= scale1_q;
       scale3_q     <= scale2_q;
-      last_s_q     <= {last_s_q[2:1], out_tail && out_end};
+      last_s_q     <= {last_s_q[2:1], out_last};
     end
   end
 

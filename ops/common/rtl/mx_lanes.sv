@@ -1,11 +1,11 @@
-// Lane width converter: frames of K elements, InLanes per beat -> OutLanes per beat.
+// Lane width converter: vectors of K elements, InLanes per beat -> OutLanes per beat.
 //
-// Equation:  element k of a frame travels in lane k % InLanes of input beat k / InLanes and in lane
-//            k % OutLanes of output beat k / OutLanes. A frame is ceil(K/InLanes) beats in and
-//            ceil(K/OutLanes) beats out; surplus lanes of a last beat are undefined.
+// Equation:  element k of a vector travels in lane k % InLanes of input beat k / InLanes and in lane
+//            k % OutLanes of output beat k / OutLanes. A vector is ceil(K/InLanes) beats in and
+//            ceil(K/OutLanes) beats out; surplus lanes of its last beat are undefined.
 // Latency:   1 cycle; one beat per cycle sustained on the narrow side.
-// Handshake: AXI4-Stream; s_axis_tlast ends the input frame, m_axis_tlast the output frame;
-//            s_axis_tready depends on m_axis_tready.
+// Handshake: AXI4-Stream; vectors are counted, s_axis_tlast ends the input frame, m_axis_tlast the
+//            output frame; s_axis_tready depends on m_axis_tready.
 module mx_lanes #(
   parameter int InLanes   = 4,
   parameter int OutLanes  = 2,
@@ -34,21 +34,32 @@ module mx_lanes #(
   end
 
   localparam int OutWidth = OutLanes * ElemWidth;
+  localparam int InBeats  = mx_pkg::ceil_div(K, InLanes);  // of a vector
+  localparam int BeatBits = mx_pkg::index_bits(InBeats);
 
-  logic valid_q, last_q;
+  logic                valid_q, last_q, take, vector_end;
+  logic [BeatBits-1:0] beat_q;
+
   assign m_axis_tvalid = valid_q;
+  assign take          = s_axis_tvalid && s_axis_tready;
+  assign vector_end    = beat_q == BeatBits'(InBeats - 1);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) beat_q <= '0;
+    else if (take) beat_q <= vector_end ? '0 : beat_q + 1'b1;
+  end
 
   if (InLanes > OutLanes) begin : g_narrow
     localparam int Ratio    = InLanes / OutLanes;
-    // Output beats of the last input beat of a frame.
+    // Output beats of the last input beat of a vector.
     localparam int Tail     = mx_pkg::ceil_div((K - 1) % InLanes + 1, OutLanes);
     localparam int PartBits = $clog2(Ratio);
 
     logic [InLanes*ElemWidth-1:0] data_q;
     logic [PartBits-1:0]          part_q;
-    logic                         final_part;
+    logic                         tail_q, final_part;
 
-    assign final_part    = part_q == PartBits'(last_q ? Tail - 1 : Ratio - 1);
+    assign final_part    = part_q == PartBits'(tail_q ? Tail - 1 : Ratio - 1);
     assign s_axis_tready = !valid_q || (m_axis_tready && final_part);
     assign m_axis_tdata  = data_q[OutWidth-1:0];
     assign m_axis_tlast  = last_q && final_part;
@@ -57,6 +68,7 @@ module mx_lanes #(
       if (s_axis_tready) begin
         data_q <= s_axis_tdata;
         last_q <= s_axis_tlast;
+        tail_q <= vector_end;
       end else if (m_axis_tready) begin
         data_q <= data_q >> OutWidth;
       end
@@ -80,11 +92,10 @@ module mx_lanes #(
 
     logic [Ratio-1:0][InWidth-1:0] data_q;
     logic [PartBits-1:0]           part_q;
-    logic                          take, final_part;
+    logic                          final_part;
 
     assign s_axis_tready = !valid_q || m_axis_tready;
-    assign take          = s_axis_tvalid && s_axis_tready;
-    assign final_part    = s_axis_tlast || part_q == PartBits'(Ratio - 1);
+    assign final_part    = vector_end || part_q == PartBits'(Ratio - 1);
     assign m_axis_tdata  = data_q;
     assign m_axis_tlast  = last_q;
 

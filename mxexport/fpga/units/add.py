@@ -1,0 +1,98 @@
+"""The sum of two streams of wide integers: residual connections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.model import graph
+from mxexport.numbers.fixedpoint import MAX_WIDTH
+
+
+@dataclass(frozen=True)
+class Add:
+    operator = ops.WideAdd
+    module = "mx_add"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = (("", "Add"),)
+
+    a: Wide
+    b: Wide
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        if any(graph.constant(v) is not None for v in node.inputs):
+            low.constant_behind_a_refusal(node)
+            return
+        sides = [low.wide(low.stream(v), node) for v in node.inputs]
+        shapes = [s.shape for s in sides]
+        if None not in shapes and shapes[0] != shapes[1]:
+            raise Refused(f"adds frames of {list(shapes[0])} and {list(shapes[1])}; expected equal shapes")
+
+        def make(a: Wide, b: Wide) -> Add:
+            made = cls(a, b)
+            if made.result.width > MAX_WIDTH:
+                needs = f"its exact sum needs {made.result.width} bits, at most {MAX_WIDTH} are exact"
+                raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize both branches")
+            return made
+
+        low.bind(node.outputs[0], low.add(make, sides, node, "add", ("sum",), shapes[0] or shapes[1]))
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Add:
+        return cls(*sources)
+
+    @property
+    def sources(self) -> tuple:
+        return (self.a, self.b)
+
+    @property
+    def result(self) -> Wide:
+        lsb_exp = min(self.a.lsb_exp, self.b.lsb_exp)
+        widths = [s.width + s.lsb_exp - lsb_exp for s in (self.a, self.b)]
+        return Wide(self.a.shape, max(widths) + 1, lsb_exp)
+
+    def attributes(self) -> dict:
+        result = self.result
+        shifts = {"a_shift": self.a.lsb_exp - result.lsb_exp, "b_shift": self.b.lsb_exp - result.lsb_exp}
+        return shifts | {"width": result.width, "lsb_exp": result.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Sum of two streams, exact in {self.result.width} bits."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: sum of two streams of {list(self.a.shape)}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.a.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return {"AWidth": self.a.width, "BWidth": self.b.width, "Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.a.beats(folding.simd)
+
+    def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """Both sides and their sum are rounded to float32 once each."""
+        return 2.0**-23 * (np.abs(a) + np.abs(b)) + 2.0**-149

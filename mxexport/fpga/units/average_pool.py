@@ -1,0 +1,124 @@
+"""The average of every window of wide integers, rounded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.windows import Window
+from mxexport.model import graph
+from mxexport.numbers import spatial
+
+
+@dataclass(frozen=True)
+class AveragePool:
+    operator = ops.WideAveragePool
+    module = "mx_average_pool"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"))
+
+    source: Wide
+    window: Window
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        x = node.inputs[0]
+        source = low.wide(low.image(x, low.stream(x)), node)
+        if node.op_type == "AveragePool":
+            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value))
+            counted = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].value
+            if any(window.pads) and not counted:
+                raise Refused("it leaves padding out of the count; set count_include_pad, or pool without padding")
+            if window.dilations != (1, 1):
+                raise Refused("it has dilations; pool with adjacent taps")
+        else:
+            if node.op_type == "ReduceMean":
+                _check_spatial(node)
+            window = None if source.shape is None else Window(source.shape[:2])
+        shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
+        low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> AveragePool:
+        return cls(*sources, Window.of_attributes(graph.attributes(node)))
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def divisor(self) -> int:
+        return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def shift(self) -> int:
+        """Bits below those of the input: a power of two rounds nothing, others by less than float32 would."""
+        return (self.divisor - 1).bit_length()
+
+    @property
+    def result(self) -> Wide:
+        x = self.source
+        largest = (1 << (x.width - 1)) << self.shift
+        return Wide((*self.window.output(x.shape), x.channels), largest.bit_length() + 1, x.lsb_exp - self.shift)
+
+    def attributes(self) -> dict:
+        window = self.window.attributes()
+        window.pop("dilations")
+        numbers = {"divisor": self.divisor, "shift": self.shift}
+        return window | numbers | {"width": self.result.width, "lsb_exp": self.result.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Average of windows of {self.window}, rounded once."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: average of windows of {self.window} over {list(self.source.shape)}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return self.window.sizes(self.source.shape) | {
+            "Width": self.source.width,
+            "K": self.source.channels,
+            "Lanes": folding.simd,
+        }
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        return max(self.source.beats(folding.simd), taps * self.result.beats(folding.simd))
+
+    def bound(self, x: np.ndarray) -> np.ndarray:
+        """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""
+        taps = spatial.taps(np.abs(x), self.window.kernel, self.window.strides, self.window.pads, (1, 1), 0)
+        return (self.divisor + 2) * 2.0**-23 * taps.mean(-2) + 2.0**self.result.lsb_exp
+
+
+def _check_spatial(node: ir.Node) -> None:
+    """Raise Refused unless a ReduceMean averages whole images."""
+    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+    axes = node.attributes["axes"].value if "axes" in node.attributes else None
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        axes = graph.constant(node.inputs[1])
+    found = None if axes is None or rank is None else sorted(int(a) % rank for a in np.ravel(axes))
+    if rank is None or found != list(range(2, rank)):
+        raise Refused(f"it averages axes {found}; units average height and width of [batch, channels, height, width]")

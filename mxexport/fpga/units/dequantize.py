@@ -1,0 +1,83 @@
+"""MX blocks -> wide integers, exact: where quantized values are added, pooled or put out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.unit import Folding, Memory, lane_foldings
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import E8M0_BIAS
+
+
+@dataclass(frozen=True)
+class Dequantize:
+    operator = ops.MXDequantize
+    module = "mx_dequantize"
+    clocked = True
+    status = {}
+    memory_kinds = ()
+    lowers = ()  # put in wherever a unit takes wide integers
+
+    source: Blocks
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Dequantize:
+        return cls(*sources)
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def result(self) -> Wide:
+        element = self.source.element
+        largest = int(np.ldexp(element.max_val, element.frac_bits)) << (self.source.code_max - self.source.code_min)
+        return Wide(self.source.shape, largest.bit_length() + 1, self.source.code_min - E8M0_BIAS - element.frac_bits)
+
+    def attributes(self) -> dict:
+        parameters = fixedpoint.element_parameters(self.source.element)
+        return {
+            "axis": len(self.source.shape),
+            "group_size": self.source.group_size,
+            "exponent_bits": parameters["exponent_bits"],
+            "mantissa_bits": parameters["mantissa_bits"],
+            "scale_offset": self.source.code_min,
+            "width": self.result.width,
+            "lsb_exp": self.result.lsb_exp,
+        }
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"{self.source.format} blocks as wide integers, exact."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: {self.source.format} blocks to wide integers"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.group_size)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        shift = self.source.code_max - self.source.code_min
+        return {"K": self.source.channels, "Lanes": folding.simd, "ShiftMax": shift}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def bound(self, x: np.ndarray) -> None:
+        return None

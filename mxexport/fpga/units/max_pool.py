@@ -1,0 +1,90 @@
+"""The largest value of every window of wide integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.windows import Window
+from mxexport.model import graph
+
+
+@dataclass(frozen=True)
+class MaxPool:
+    operator = ops.WideMaxPool
+    module = "mx_max_pool"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = (("", "MaxPool"), ("", "GlobalMaxPool"))
+
+    source: Wide
+    window: Window
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> None:
+        x = node.inputs[0]
+        source = low.wide(low.image(x, low.stream(x)), node)
+        if node.op_type == "GlobalMaxPool":
+            window = None if source.shape is None else Window(source.shape[:2])
+        else:
+            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value))
+            if window.dilations != (1, 1):
+                raise Refused("it has dilations; pool with adjacent taps")
+        shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
+        low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> MaxPool:
+        return cls(*sources, Window.of_attributes(graph.attributes(node)))
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def result(self) -> Wide:
+        x = self.source
+        return Wide((*self.window.output(x.shape), x.channels), x.width, x.lsb_exp)
+
+    def attributes(self) -> dict:
+        window = self.window.attributes()
+        window.pop("dilations")
+        return window | {"width": self.source.width, "lsb_exp": self.source.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Largest of windows of {self.window}, exact."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: largest of windows of {self.window} over {list(self.source.shape)}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return self.window.sizes(self.source.shape) | {"K": self.source.channels, "Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        taps = self.window.kernel[0] * self.window.kernel[1]
+        return max(self.source.beats(folding.simd), taps * self.result.beats(folding.simd))
+
+    def bound(self, x: np.ndarray) -> None:
+        return None

@@ -1,0 +1,78 @@
+"""The taps of every output pixel of a convolution: line buffers hold codes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.types import Blocks
+from mxexport.fpga.unit import Folding, Memory, lane_foldings
+from mxexport.fpga.windows import Window
+from mxexport.model import graph
+
+
+@dataclass(frozen=True)
+class MXWindow:
+    operator = ops.MXWindow
+    module = "mx_window"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = ()  # part of a convolution, see MatMul
+
+    source: Blocks
+    window: Window
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> MXWindow:
+        return cls(*sources, Window.of_attributes(graph.attributes(node)))
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def result(self) -> Blocks:
+        x = self.source
+        channels = math.prod(self.window.kernel) * x.blocks * x.group_size
+        return Blocks((*self.window.output(x.shape), channels), x.format, x.group_size, x.code_min, x.code_max)
+
+    def attributes(self) -> dict:
+        group = {"group_size": self.source.group_size}
+        return group | self.window.attributes() | {"code_min": self.source.code_min}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Windows of {self.window}; taps outside the frame are zero blocks."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: windows of {self.window} over {list(self.source.shape)}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.group_size)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        x = self.source
+        beats = x.blocks * (x.group_size // folding.simd)
+        return self.window.sizes(x.shape) | {"Bits": x.bits, "Simd": folding.simd, "Beats": beats}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return max(self.source.beats(folding.simd), self.result.beats(folding.simd))
+
+    def bound(self, x: np.ndarray) -> None:
+        return None

@@ -1,0 +1,106 @@
+"""Windows over pixels, as ONNX's convolutions and pools describe them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from mxexport.fpga.layouts import is_row
+from mxexport.fpga.unit import Refused
+from mxexport.numbers.spatial import output_size
+
+
+@dataclass(frozen=True)
+class Window:
+    """Down and across; pads: top, left, bottom, right. Sequences are images of one column."""
+
+    kernel: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilations: tuple[int, int] = (1, 1)
+
+    def __str__(self) -> str:
+        more = f", dilation {list(self.dilations)}" if self.dilations != (1, 1) else ""
+        return f"{list(self.kernel)}, stride {list(self.strides)}, pads {list(self.pads)}{more}"
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether every output pixel is one input pixel."""
+        return (*self.kernel, *self.strides) == (1, 1, 1, 1) and not any(self.pads)
+
+    def output(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        """Height and width of what windows over a frame [H, W, C] make."""
+        return tuple(
+            output_size(shape[i], self.kernel[i], self.strides[i], self.pads[i], self.pads[i + 2], self.dilations[i])
+            for i in (0, 1)
+        )
+
+    def attributes(self) -> dict[str, list[int]]:
+        return {
+            "kernel_shape": list(self.kernel),
+            "strides": list(self.strides),
+            "pads": list(self.pads),
+            "dilations": list(self.dilations),
+        }
+
+    @classmethod
+    def of_attributes(cls, a: dict) -> Window:
+        """The inverse of `attributes`."""
+        names = ("kernel_shape", "strides", "pads", "dilations")
+        return cls(*(tuple(a.get(name, (1, 1))) for name in names))
+
+    def sizes(self, shape: tuple[int, ...]) -> dict[str, int]:
+        """SystemVerilog parameters of the frames that come and go."""
+        height, width = self.output(shape)
+        return {"H": shape[0], "W": shape[1], "OutH": height, "OutW": width}
+
+    @classmethod
+    def of_node(cls, node: ir.Node, kernel: tuple[int, ...]) -> Window:
+        """The window of an ONNX Conv or pool over one or two spatial dimensions, as hardware sees its input.
+
+        Raises:
+            Refused: automatic padding, more than two dimensions, padding as long as the window.
+        """
+        a = {name: attribute.value for name, attribute in node.attributes.items()}
+        rank = len(kernel)
+        if rank not in (1, 2):
+            raise Refused(f"it runs over {rank} dimensions; units run over one or two")
+        if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            raise Refused(f"auto_pad is {a['auto_pad']}; run mx.clean, or export with pads written out")
+        pads = tuple(a.get("pads", (0,) * 2 * rank)) if a.get("auto_pad", "NOTSET") == "NOTSET" else (0,) * 2 * rank
+        found = cls(
+            kernel=_both(kernel),
+            strides=_both(tuple(a.get("strides", (1,) * rank))),
+            pads=pads if rank == 2 else (pads[0], 0, pads[1], 0),
+            dilations=_both(tuple(a.get("dilations", (1,) * rank))),
+        )
+        x = node.inputs[0]
+        if a.get("ceil_mode") and x.shape is not None and all(isinstance(d, int) for d in x.shape[2:]):
+            found = found._rounded_up((*x.shape[2:], 1)[:2])
+        spans = [(k - 1) * d + 1 for k, d in zip(found.kernel, found.dilations, strict=True)]
+        if any(max(found.pads[i], found.pads[i + 2]) >= spans[i] for i in (0, 1)):
+            raise Refused(f"pads {list(found.pads)} reach beyond windows that span {spans}; expected less than a span")
+        return found._turned() if is_row(x) else found
+
+    def _turned(self) -> Window:
+        """The same on images whose one row is a column. Raises Refused for taps that then stand in another order."""
+        if min(self.kernel) > 1:
+            raise Refused(f"its kernel {list(self.kernel)} runs over images of one row; use one of height 1")
+        top, left, bottom, right = self.pads
+        return Window(self.kernel[::-1], self.strides[::-1], (left, top, right, bottom), self.dilations[::-1])
+
+    def _rounded_up(self, shape: tuple[int, ...]) -> Window:
+        """ceil_mode: more padding behind, so that the last window, which begins inside the frame, fits."""
+        pads = list(self.pads)
+        for i in (0, 1):
+            span, stride = (self.kernel[i] - 1) * self.dilations[i] + 1, self.strides[i]
+            left = (shape[i] + pads[i] + pads[i + 2] - span) % stride
+            starts = shape[i] + pads[i] + pads[i + 2] - span - left + stride  # of the window that does not fit
+            if left and starts < shape[i] + pads[i]:
+                pads[i + 2] += stride - left
+        return Window(self.kernel, self.strides, tuple(pads), self.dilations)
+
+
+def _both(numbers: tuple[int, ...]) -> tuple[int, int]:
+    return numbers if len(numbers) == 2 else (*numbers, 1)

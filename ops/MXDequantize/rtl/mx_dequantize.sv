@@ -1,0 +1,126 @@
+// MX blocks to wide integers (operator MXDequantize).
+//
+// Equation:  y = linear(code) << (scale - ScaleOffset) in every lane, with linear the whole number of
+//            smallest element steps; exact (OutWidth must hold the result).
+// Frames:    Vectors vectors of ceil(K/Group) * (Group/Lanes) beats {scale, Lanes elements} in,
+//            ceil(K/Lanes) beats out: beats of padding are dropped.
+// Latency:   2 cycles; one beat per cycle sustained.
+// Rounding:  none.
+// Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
+module mx_dequantize #(
+  parameter int ExpBits     = 2,   // 0: integer element
+  parameter int ManBits     = 1,
+  parameter int K           = 32,  // elements of a vector
+  parameter int Group       = 32,
+  parameter int Lanes       = 1,
+  parameter int ScaleOffset = 0,
+  parameter int ShiftMax    = 0,   // largest scale - ScaleOffset
+  parameter int OutWidth    = 16,
+  localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
+) (
+  input  logic                      aclk,
+  input  logic                      aresetn,
+
+  input  logic                      s_axis_tvalid,
+  output logic                      s_axis_tready,
+  input  logic [8+Lanes*Bits-1:0]   s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  input  logic                      s_axis_tlast,
+
+  output logic                      m_axis_tvalid,
+  input  logic                      m_axis_tready,
+  output logic [Lanes*OutWidth-1:0] m_axis_tdata,
+  output logic                      m_axis_tlast
+);
+
+  if (K < 1 || Group < 1 || Lanes < 1 || Group % Lanes != 0 || OutWidth < 2 || ShiftMax < 0 ||
+      ShiftMax > 254) begin : g_check
+    $error("mx_dequantize: K = %0d, Group = %0d, Lanes = %0d, OutWidth = %0d, ShiftMax = %0d; %s",
+           K, Group, Lanes, OutWidth, ShiftMax, "expected Lanes a divisor of Group, ShiftMax <= 254");
+  end
+
+  localparam int InBeats   = mx_pkg::ceil_div(K, Group) * (Group / Lanes);  // of a vector
+  localparam int OutBeats  = mx_pkg::ceil_div(K, Lanes);
+  localparam int BeatBits  = mx_pkg::index_bits(InBeats);
+  localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
+  localparam int Linear    = mx_pkg::linear_bits(ExpBits, ManBits);
+
+  logic                en, take, keep, vector_end;
+  logic [BeatBits-1:0] beat_q;
+  logic                valid1_q, valid2_q, last1_q, last2_q, ended_q;
+
+  assign en            = !valid2_q || m_axis_tready;
+  assign s_axis_tready = en;
+  assign take          = s_axis_tvalid && en;
+  assign vector_end    = beat_q == BeatBits'(InBeats - 1);
+  assign keep          = int'(beat_q) < OutBeats;
+
+  // The last beat that is kept ends the frame, but only the last one that comes says so: it waits
+  // in the first stage until the vector has come whole.
+  logic hold1;
+  assign hold1 = InBeats > OutBeats && valid1_q && !ended_q;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      beat_q   <= '0;
+      valid1_q <= 1'b0;
+      valid2_q <= 1'b0;
+      ended_q  <= 1'b0;
+    end else if (en) begin
+      if (take) beat_q <= vector_end ? '0 : beat_q + 1'b1;
+      valid2_q <= valid1_q && !hold1;
+      if (take && keep) begin
+        valid1_q <= 1'b1;
+        ended_q  <= int'(beat_q) != OutBeats - 1;
+      end else if (take && vector_end) begin
+        ended_q <= 1'b1;
+      end else if (!hold1) begin
+        valid1_q <= 1'b0;
+      end
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    if (en) begin
+      if (take && (keep || vector_end)) last1_q <= s_axis_tlast;
+      last2_q <= last1_q;
+    end
+  end
+
+  logic [ShiftBits-1:0] shift1_q;
+
+  always_ff @(posedge aclk) begin
+    if (take && keep) begin
+      shift1_q <= ShiftBits'(s_axis_tdata[Lanes*Bits+:8]) - ShiftBits'(ScaleOffset);
+    end
+  end
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    logic [Bits-1:0]            code;
+    logic signed [Linear-1:0]   linear1_q;
+    logic signed [OutWidth-1:0] wide2_q;
+
+    assign code = s_axis_tdata[i*Bits+:Bits];
+
+    if (ExpBits == 0) begin : g_int
+      always_ff @(posedge aclk) if (take && keep) linear1_q <= Linear'($signed(code));
+    end else begin : g_float
+      localparam int MagnitudeBits = ExpBits + ManBits;
+      logic [ExpBits-1:0]       field;
+      logic [ManBits:0]         mantissa;
+      logic signed [Linear-1:0] magnitude;
+      assign field     = code[ManBits+:ExpBits];
+      assign mantissa  = {field != '0, code[ManBits-1:0]};
+      assign magnitude = Linear'(mantissa) << ((field == '0) ? '0 : field - 1'b1);
+      always_ff @(posedge aclk) begin
+        if (take && keep) linear1_q <= code[MagnitudeBits] ? -magnitude : magnitude;
+      end
+    end
+
+    always_ff @(posedge aclk) if (en) wide2_q <= OutWidth'(linear1_q) <<< shift1_q;
+    assign m_axis_tdata[i*OutWidth+:OutWidth] = wide2_q;
+  end
+
+  assign m_axis_tvalid = valid2_q;
+  assign m_axis_tlast  = last2_q;
+
+endmodule

@@ -1,0 +1,89 @@
+// Average of each window of wide integers (operator WideAveragePool).
+//
+// Equation:  y = sum of the taps * 2**Shift / Divisor, rounded once, in every lane; taps outside the
+//            frame count as zeros.
+// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out.
+// Latency:   that of mx_line_buffer, and KernelH*KernelW + 4 cycles.
+// Rounding:  nearest, ties to even.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o as in mx_line_buffer.
+module mx_average_pool #(
+  parameter int Width     = 16,
+  parameter int OutWidth  = 16,
+  parameter int Lanes     = 1,
+  parameter int K         = 1,  // channels
+  parameter int H         = 4,
+  parameter int W         = 4,
+  parameter int OutH      = 2,
+  parameter int OutW      = 2,
+  parameter int KernelH   = 2,
+  parameter int KernelW   = 2,
+  parameter int StrideH   = 2,
+  parameter int StrideW   = 2,
+  parameter int PadTop    = 0,
+  parameter int PadLeft   = 0,
+  parameter int Divisor   = 4,
+  parameter int Shift     = 0   // of the sum, before it is divided
+) (
+  input  logic                      aclk,
+  input  logic                      aresetn,
+
+  input  logic                      s_axis_tvalid,
+  output logic                      s_axis_tready,
+  input  logic [Lanes*Width-1:0]    s_axis_tdata,
+  input  logic                      s_axis_tlast,
+
+  output logic                      m_axis_tvalid,
+  input  logic                      m_axis_tready,
+  output logic [Lanes*OutWidth-1:0] m_axis_tdata,
+  output logic                      m_axis_tlast,
+
+  output logic                      error_o
+);
+
+  localparam int SumWidth = Width + $clog2(KernelH * KernelW);
+
+  if (Width < 2 || OutWidth < 2 || Lanes < 1 || K < 1) begin : g_check
+    $error("mx_average_pool: Width = %0d, OutWidth = %0d, Lanes = %0d, K = %0d; expected %s",
+           Width, OutWidth, Lanes, K, "widths >= 2, others positive");
+  end
+
+  logic                   valid, ready, last, pad, first_tap, last_tap;
+  logic [Lanes*Width-1:0] data;
+
+  mx_line_buffer #(
+    .Width(Lanes * Width), .H(H), .W(W), .Beats(mx_pkg::ceil_div(K, Lanes)), .OutH(OutH),
+    .OutW(OutW), .KernelH(KernelH), .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW),
+    .PadTop(PadTop), .PadLeft(PadLeft), .TapsInner(1'b1)
+  ) u_lines (
+    .aclk, .aresetn,
+    .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
+    .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tdata(data), .m_axis_tlast(last),
+    .pad_o(pad), .first_tap_o(first_tap), .last_tap_o(last_tap), .error_o
+  );
+
+  logic done_q, last_q, divide_ready;
+  assign ready = !done_q || divide_ready;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) done_q <= 1'b0;
+    else if (ready) done_q <= valid && last_tap;
+    if (ready) last_q <= last;
+  end
+
+  logic [Lanes-1:0][SumWidth-1:0] sum_q;
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    logic signed [SumWidth-1:0] value;
+    assign value = pad ? '0 : SumWidth'($signed(data[i*Width+:Width]));
+    always_ff @(posedge aclk) begin
+      if (ready && valid) sum_q[i] <= (first_tap ? '0 : sum_q[i]) + value;
+    end
+  end
+  mx_divide #(
+    .Width(SumWidth), .OutWidth(OutWidth), .Lanes(Lanes), .Divisor(Divisor), .Shift(Shift)
+  ) u_divide (
+    .aclk, .aresetn,
+    .s_axis_tvalid(done_q), .s_axis_tready(divide_ready), .s_axis_tdata(sum_q), .s_axis_tlast(last_q),
+    .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast
+  );
+
+endmodule

@@ -1,0 +1,81 @@
+// Largest of each window of wide integers (operator WideMaxPool).
+//
+// Equation:  y = max of the taps inside the frame, in every lane.
+// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out.
+// Latency:   that of mx_line_buffer, and KernelH*KernelW cycles.
+// Rounding:  none.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o as in mx_line_buffer.
+module mx_max_pool #(
+  parameter int Width     = 16,
+  parameter int Lanes     = 1,
+  parameter int K         = 1,  // channels
+  parameter int H         = 4,
+  parameter int W         = 4,
+  parameter int OutH      = 2,
+  parameter int OutW      = 2,
+  parameter int KernelH   = 2,
+  parameter int KernelW   = 2,
+  parameter int StrideH   = 2,
+  parameter int StrideW   = 2,
+  parameter int PadTop    = 0,
+  parameter int PadLeft   = 0
+) (
+  input  logic                      aclk,
+  input  logic                      aresetn,
+
+  input  logic                      s_axis_tvalid,
+  output logic                      s_axis_tready,
+  input  logic [Lanes*Width-1:0]    s_axis_tdata,
+  input  logic                      s_axis_tlast,
+
+  output logic                      m_axis_tvalid,
+  input  logic                      m_axis_tready,
+  output logic [Lanes*Width-1:0]    m_axis_tdata,
+  output logic                      m_axis_tlast,
+
+  output logic                      error_o
+);
+
+  if (Width < 2 || Lanes < 1 || K < 1) begin : g_check
+    $error("mx_max_pool: Width = %0d, Lanes = %0d, K = %0d; expected Width >= 2, others positive",
+           Width, Lanes, K);
+  end
+
+  logic                   valid, ready, last, pad, first_tap, last_tap;
+  logic [Lanes*Width-1:0] data;
+
+  mx_line_buffer #(
+    .Width(Lanes * Width), .H(H), .W(W), .Beats(mx_pkg::ceil_div(K, Lanes)), .OutH(OutH),
+    .OutW(OutW), .KernelH(KernelH), .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW),
+    .PadTop(PadTop), .PadLeft(PadLeft), .TapsInner(1'b1)
+  ) u_lines (
+    .aclk, .aresetn,
+    .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
+    .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tdata(data), .m_axis_tlast(last),
+    .pad_o(pad), .first_tap_o(first_tap), .last_tap_o(last_tap), .error_o
+  );
+
+  logic done_q, last_q;
+  logic seen_q;  // a tap inside the frame came already
+  assign ready = !done_q || m_axis_tready;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) done_q <= 1'b0;
+    else if (ready) done_q <= valid && last_tap;
+    if (ready) last_q <= last;
+    if (ready && valid) seen_q <= (first_tap ? 1'b0 : seen_q) || !pad;
+  end
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    logic signed [Width-1:0] value, best_q;
+    assign value = data[i*Width+:Width];
+    always_ff @(posedge aclk) begin
+      if (ready && valid && !pad && (first_tap || !seen_q || value > best_q)) best_q <= value;
+    end
+    assign m_axis_tdata[i*Width+:Width] = best_q;
+  end
+
+  assign m_axis_tvalid = done_q;
+  assign m_axis_tlast  = last_q;
+
+endmodule

@@ -1,0 +1,270 @@
+// Line buffer: frames of H x W pixels in, the taps of every output pixel out.
+//
+// Equation:  output pixel (y, x) reads, for every tap (i, j), input pixel
+//            (y*StrideH - PadTop + i*DilationH, x*StrideW - PadLeft + j*DilationW); pad_o marks taps
+//            outside the frame, whose data is undefined. Beats of a pixel travel inside a tap, or
+//            the taps inside a beat (TapsInner).
+// Frames:    H*W*Beats beats in, OutH*OutW*KernelH*KernelW*Beats beats out. Holds the rows of one
+//            output row and StrideH more, which arrive meanwhile.
+// Latency:   3 cycles from the last beat that an output pixel needs to its first beat, if that beat
+//            was waited for; one beat per cycle sustained.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o is sticky: an
+//            s_axis_tlast came where no frame ends, or was missing where one does.
+module mx_line_buffer #(
+  parameter int Width     = 8,
+  parameter int H         = 4,
+  parameter int W         = 4,
+  parameter int Beats     = 1,  // of a pixel
+  parameter int OutH      = 2,
+  parameter int OutW      = 2,
+  parameter int KernelH   = 3,
+  parameter int KernelW   = 3,
+  parameter int StrideH   = 1,
+  parameter int StrideW   = 1,
+  parameter int DilationH = 1,
+  parameter int DilationW = 1,
+  parameter int PadTop    = 0,
+  parameter int PadLeft   = 0,
+  parameter bit TapsInner = 0
+) (
+  input  logic             aclk,
+  input  logic             aresetn,
+
+  input  logic             s_axis_tvalid,
+  output logic             s_axis_tready,
+  input  logic [Width-1:0] s_axis_tdata,
+  input  logic             s_axis_tlast,
+
+  output logic             m_axis_tvalid,
+  input  logic             m_axis_tready,
+  output logic [Width-1:0] m_axis_tdata,
+  output logic             m_axis_tlast,
+  output logic             pad_o,
+  output logic             first_tap_o,
+  output logic             last_tap_o,
+
+  output logic             error_o
+);
+
+  localparam int SpanH = (KernelH - 1) * DilationH + 1;
+  localparam int SpanW = (KernelW - 1) * DilationW + 1;
+
+  if (Width < 1 || H < 1 || W < 1 || Beats < 1 || OutH < 1 || OutW < 1 || KernelH < 1 ||
+      KernelW < 1 || StrideH < 1 || StrideW < 1 || DilationH < 1 || DilationW < 1 || PadTop < 0 ||
+      PadLeft < 0 || PadTop >= SpanH || PadLeft >= SpanW) begin : g_check
+    $error("mx_line_buffer: frame %0dx%0d of %0d beats, kernel %0dx%0d, stride %0dx%0d; expected %s",
+           H, W, Beats, KernelH, KernelW, StrideH, StrideW,
+           "positive numbers and less padding than the kernel spans");
+  end
+  if ((OutH - 1) * StrideH - PadTop >= H || (OutW - 1) * StrideW - PadLeft >= W) begin : g_check_out
+    $error("mx_line_buffer: output %0dx%0d reads only padding of a frame of %0dx%0d",
+           OutH, OutW, H, W);
+  end
+
+  localparam int Rows      = SpanH + StrideH;   // held at once
+  localparam int RowBeats  = W * Beats;
+  localparam int Depth     = Rows * RowBeats;
+  localparam int FrameStep = (H - (OutH - 1) * StrideH + OutH * Rows * StrideH) % Rows;
+  localparam int FirstSlot = (Rows * (PadTop + 1) - PadTop) % Rows;
+
+  localparam int AddrBits  = mx_pkg::index_bits(Depth);
+  localparam int CountBits = $clog2(Depth + H * RowBeats + 2);
+  localparam int SlotBits  = mx_pkg::index_bits(Rows);
+  localparam int RowBits   = $clog2(H + OutH * StrideH + SpanH + PadTop + 1) + 1;
+  localparam int ColBits   = $clog2(W + OutW * StrideW + SpanW + PadLeft + 1) + 1;
+  localparam int YBits     = mx_pkg::index_bits(OutH);
+  localparam int XBits     = mx_pkg::index_bits(OutW);
+  localparam int KhBits    = mx_pkg::index_bits(KernelH);
+  localparam int KwBits    = mx_pkg::index_bits(KernelW);
+  localparam int BeatBits  = mx_pkg::index_bits(Beats);
+  localparam int FrameBits = mx_pkg::index_bits(H * RowBeats);
+
+  typedef logic signed [RowBits-1:0] row_t;
+  typedef logic signed [ColBits-1:0] col_t;
+  typedef logic [CountBits-1:0]      count_t;
+  typedef logic [SlotBits-1:0]       slot_t;
+
+  // Slot of the buffer `step` rows further on.
+  function automatic slot_t next_slot(slot_t slot, int step);
+    int sum;
+    sum = int'(slot) + step;
+    return slot_t'(sum >= Rows ? sum - Rows : sum);
+  endfunction
+
+  // Beats from the first row held to the last one that an output pixel at `row`, `col` reads.
+  function automatic count_t beats_needed(row_t row, col_t col);
+    int first, last, width;
+    first = (int'(row) < 0) ? 0 : int'(row);
+    last  = (int'(row) + SpanH > H) ? H - 1 : int'(row) + SpanH - 1;
+    width = (int'(col) + SpanW > W) ? W : int'(col) + SpanW;
+    return count_t'((last - first) * RowBeats + width * Beats);
+  endfunction
+
+  // Write.
+
+  localparam StyleName = (Depth > 64 && Depth * Width > 4096) ? "block" : "distributed";
+  (* ram_style = StyleName *) logic [Width-1:0] mem [Depth];
+
+  logic [AddrBits-1:0]  write_q;
+  logic [FrameBits-1:0] in_beat_q;
+  count_t               held_q;     // beats in the buffer
+  count_t               pending_q;  // of them, or still to come, given up by the reader
+  logic                 put, drop, in_end;
+
+  assign s_axis_tready = held_q < count_t'(Depth);
+  assign put           = s_axis_tvalid && s_axis_tready;
+  assign drop          = pending_q != '0 && held_q != '0;
+  assign in_end        = in_beat_q == FrameBits'(H * RowBeats - 1);
+
+  always_ff @(posedge aclk) begin
+    if (put) mem[write_q] <= s_axis_tdata;
+  end
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      write_q   <= '0;
+      in_beat_q <= '0;
+      held_q    <= '0;
+      error_o   <= 1'b0;
+    end else begin
+      held_q <= held_q + count_t'(put) - count_t'(drop);
+      if (put) begin
+        write_q   <= (write_q == AddrBits'(Depth - 1)) ? '0 : write_q + 1'b1;
+        in_beat_q <= in_end ? '0 : in_beat_q + 1'b1;
+        if (s_axis_tlast != in_end) error_o <= 1'b1;
+      end
+    end
+  end
+
+  // Place of the next beat to read: output pixel, tap, beat.
+
+  logic                en, get;
+  logic [YBits-1:0]    y_q;
+  logic [XBits-1:0]    x_q;
+  logic [KhBits-1:0]   kh_q;
+  logic [KwBits-1:0]   kw_q;
+  logic [BeatBits-1:0] beat_q;
+  row_t                row_q, tap_row_q;   // first row of the output pixel, row of the tap
+  col_t                col_q, tap_col_q;
+  slot_t               slot_q, tap_slot_q;
+  count_t              need_q;
+  logic                beat_end, kw_end, kh_end, taps_end, pixel_end, row_end, frame_end;
+  row_t                next_row;
+  col_t                next_col;
+  slot_t               next_row_slot;
+  count_t              released;
+
+  assign get       = en && held_q >= pending_q + need_q;
+  assign beat_end  = beat_q == BeatBits'(Beats - 1);
+  assign kw_end    = kw_q == KwBits'(KernelW - 1);
+  assign kh_end    = kh_q == KhBits'(KernelH - 1);
+  assign taps_end  = kw_end && kh_end;
+  assign pixel_end = beat_end && taps_end;
+  assign row_end   = x_q == XBits'(OutW - 1);
+  assign frame_end = row_end && y_q == YBits'(OutH - 1);
+
+  assign next_col      = row_end ? col_t'(-PadLeft) : col_q + col_t'(StrideW);
+  assign next_row      = frame_end ? row_t'(-PadTop) : row_end ? row_q + row_t'(StrideH) : row_q;
+  assign next_row_slot = frame_end ? next_slot(slot_q, FrameStep)
+                         : row_end ? next_slot(slot_q, StrideH % Rows) : slot_q;
+
+  always_comb begin
+    int first, last;
+    first    = (int'(row_q) < 0) ? 0 : int'(row_q);
+    last     = (frame_end || int'(row_q) + StrideH > H) ? H
+               : (int'(row_q) + StrideH < 0) ? 0 : int'(row_q) + StrideH;
+    released = count_t'((last - first) * RowBeats);
+  end
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      y_q        <= '0;
+      x_q        <= '0;
+      kh_q       <= '0;
+      kw_q       <= '0;
+      beat_q     <= '0;
+      row_q      <= row_t'(-PadTop);
+      tap_row_q  <= row_t'(-PadTop);
+      col_q      <= col_t'(-PadLeft);
+      tap_col_q  <= col_t'(-PadLeft);
+      slot_q     <= slot_t'(FirstSlot);
+      tap_slot_q <= slot_t'(FirstSlot);
+      need_q     <= beats_needed(row_t'(-PadTop), col_t'(-PadLeft));
+      pending_q  <= '0;
+    end else begin
+      pending_q <= pending_q - count_t'(drop)
+                   + ((get && pixel_end && row_end) ? released : count_t'(0));
+      if (get) begin
+        if (TapsInner ? taps_end : 1'b1) beat_q <= beat_end ? '0 : beat_q + 1'b1;
+        if (TapsInner ? 1'b1 : beat_end) begin
+          kw_q      <= kw_end ? '0 : kw_q + 1'b1;
+          tap_col_q <= kw_end ? col_q : tap_col_q + col_t'(DilationW);
+          if (kw_end) begin
+            kh_q       <= kh_end ? '0 : kh_q + 1'b1;
+            tap_row_q  <= kh_end ? row_q : tap_row_q + row_t'(DilationH);
+            tap_slot_q <= kh_end ? slot_q : next_slot(tap_slot_q, DilationH % Rows);
+          end
+        end
+        if (pixel_end) begin
+          x_q        <= row_end ? '0 : x_q + 1'b1;
+          if (row_end) y_q <= frame_end ? '0 : y_q + 1'b1;
+          col_q      <= next_col;
+          tap_col_q  <= next_col;
+          row_q      <= next_row;
+          tap_row_q  <= next_row;
+          slot_q     <= next_row_slot;
+          tap_slot_q <= next_row_slot;
+          need_q     <= beats_needed(next_row, next_col);
+        end
+      end
+    end
+  end
+
+  // Stages: 1 address, 2 memory output.
+
+  typedef struct packed {
+    logic pad;
+    logic first_tap;
+    logic last_tap;
+    logic last;
+  } place_t;
+
+  logic                valid1_q, valid2_q;
+  logic [AddrBits-1:0] addr1_q;
+  place_t              place1_q, place2_q;
+  logic [Width-1:0]    data2_q;
+
+  assign en = !valid2_q || m_axis_tready;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      valid1_q <= 1'b0;
+      valid2_q <= 1'b0;
+    end else if (en) begin
+      valid1_q <= get;
+      valid2_q <= valid1_q;
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    if (en) begin
+      addr1_q  <= AddrBits'(int'(tap_slot_q) * RowBeats + int'(tap_col_q) * Beats + int'(beat_q));
+      place1_q <= '{
+        pad: int'(tap_row_q) < 0 || int'(tap_row_q) >= H || int'(tap_col_q) < 0 || int'(tap_col_q) >= W,
+        first_tap: kh_q == '0 && kw_q == '0,
+        last_tap: taps_end,
+        last: pixel_end && frame_end
+      };
+      place2_q <= place1_q;
+      data2_q  <= mem[addr1_q];
+    end
+  end
+
+  assign m_axis_tvalid = valid2_q;
+  assign m_axis_tdata  = data2_q;
+  assign m_axis_tlast  = place2_q.last;
+  assign pad_o         = place2_q.pad;
+  assign first_tap_o   = place2_q.first_tap;
+  assign last_tap_o    = place2_q.last_tap;
+
+endmodule
