@@ -188,7 +188,45 @@ def _dataflow() -> list[Case]:
         attributes |= fixedpoint.element_parameters(element) | {"round_bias": round_bias(element, rule)}
         case = name if layout == "last" else f"{name}_{layout}_axis_{rule}"
         cases.append(("MXQuantize", case, [_wide(layout)], attributes | {"code_min": 100, "code_max": 140}))
-    return cases + _products()
+    return cases + _products() + _spatial()
+
+
+def _spatial() -> list[Case]:
+    """Units on pixels: ties, extremes of 62 bits, windows beyond the frame, channels that do not fill a group."""
+    rng = np.random.default_rng(5)
+    wide = rng.integers(-(2**30), 2**30, (2, 5, 4, 3))
+    wide[0, 0, 0], wide[0, 1, 1], wide[1, 2] = 2**54 - 1, -(2**54), np.arange(-6, 6).reshape(4, 3)
+    codes = rng.integers(0, 256, (2, 5, 4, 3)).astype(np.uint8)
+    scales = rng.integers(90, 100, (2, 5, 4, 1)).astype(np.uint8)
+    kinds = {
+        "padded": {"kernel_shape": [3, 3], "strides": [1, 1], "pads": [1, 1, 1, 1]},
+        "strided": {"kernel_shape": [2, 3], "strides": [2, 1], "pads": [0, 1, 1, 0]},
+        "whole": {"kernel_shape": [5, 4], "strides": [1, 1], "pads": [0, 0, 0, 0]},
+    }
+    type_of = {"width": 63, "lsb_exp": -3}
+    cases = []
+    for name, window in kinds.items():
+        taps = window["kernel_shape"][0] * window["kernel_shape"][1]
+        dilations = {"dilations": [2, 1] if name == "padded" else [1, 1]}
+        group = {"group_size": 4, "code_min": 17}
+        cases += [
+            ("MXWindow", name, [codes, scales], group | window | dilations),
+            ("WideMaxPool", name, [wide], window | type_of),
+            ("WideAveragePool", name, [wide], window | {"divisor": taps, "shift": 2} | type_of),
+        ]
+    two = kinds["padded"] | {"kernel_shape": [2, 2], "pads": [0, 0, 0, 0]}
+    cases.append(("WideAveragePool", "power_of_two", [wide], two | {"divisor": 4, "shift": 2} | type_of))
+    cases.append(("WideReorder", "image", [wide], type_of))
+    cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)
+              for a, b in ((0, 0), (3, 0), (0, 7))]  # fmt: skip
+    for name in ("mxint8", "mxfp8_e4m3", "mxfp4_e2m1"):
+        parameters = fixedpoint.element_parameters(get_format(name).element)
+        element = {key: parameters[key] for key in ("exponent_bits", "mantissa_bits")}
+        bits = get_format(name).element.bits
+        given = [(np.arange(2 * 5 * 13) % 2**bits).astype(np.uint8).reshape(2, 5, 13), scales[..., :2, 0]]
+        attributes = {"axis": 2, "group_size": 8, "scale_offset": 90} | element | type_of
+        cases.append(("MXDequantize", name, given, attributes))
+    return cases
 
 
 def _products() -> list[Case]:

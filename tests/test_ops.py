@@ -208,7 +208,9 @@ def test_dataflow_matmul_of_nothing_is_the_bias(rows, length, outputs):
     np.testing.assert_array_equal(y, np.broadcast_to(np.arange(outputs), (rows, outputs)))
 
 
-@pytest.mark.parametrize("op_type", ["MXQuantize", "MXMatMul", "Eltwise"])
+@pytest.mark.parametrize(
+    "op_type", [name for name in ops.OPERATORS if name.startswith(("MXQ", "MXD", "MXM", "MXW", "Wide", "Elt"))]
+)
 def test_no_dataflow_body_holds_an_integer_kernel_that_is_not_exact(op_type):
     """onnxruntime computes these on int64 by way of float64, or refuses them (measured from 2**53 on)."""
     body = ops.OPERATORS[op_type].function(18).node

@@ -46,9 +46,7 @@ class Wide:
     def pack(self, values: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [N, *shape] -> (bytes of every beat, TLAST of every beat); surplus lanes of a vector are zero."""
         beats, _ = words.pack_frames(values.reshape(-1, self.channels), lanes, self.width)
-        last = np.zeros(len(beats), bool)
-        last[self.beats(lanes) - 1 :: self.beats(lanes)] = True
-        return beats, last
+        return beats, _last(len(beats), self.beats(lanes))
 
     def unpack(self, beats: np.ndarray, lanes: int) -> np.ndarray:
         """Beats of `pack` -> int64 [N, *shape]."""
@@ -95,6 +93,27 @@ class Blocks:
     def beats(self, lanes: int) -> int:
         """Beats of a frame."""
         return self.vectors * self.blocks * (self.group_size // lanes)
+
+    def pack(self, codes: np.ndarray, scale_codes: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [N, *shape] and [N, ..., blocks] -> (bytes of every beat, TLAST of every beat)."""
+        codes = codes.reshape(-1, self.channels)
+        codes = np.pad(codes, ((0, 0), (0, self.blocks * self.group_size - self.channels))).reshape(-1, lanes)
+        scales = scale_codes.reshape(-1, 1).repeat(self.group_size // lanes, 0)
+        beats = words.pack_fields([(codes, self.bits), (scales, 8)])
+        return beats, _last(len(beats), self.beats(lanes))
+
+    def unpack(self, beats: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Beats of `pack` -> its codes and scale codes, the scale of every block from its first beat."""
+        codes = words.unpack_lanes(beats, lanes, self.bits, signed=False)
+        scales = words.unpack_lanes(beats, 1, 8, signed=False, offset=lanes * self.bits)
+        codes = codes.reshape(-1, self.blocks * self.group_size)[:, : self.channels]
+        scales = scales.reshape(-1, self.blocks, self.group_size // lanes)[..., 0]
+        shapes = (-1, *self.shape), (-1, *self.shape[:-1], self.blocks)
+        return tuple(a.astype(np.uint8).reshape(shape) for a, shape in zip((codes, scales), shapes, strict=True))
+
+
+def _last(count: int, frame: int) -> np.ndarray:
+    return np.arange(1, count + 1) % frame == 0
 
 
 Stream = Wide | Blocks

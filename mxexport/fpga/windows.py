@@ -36,6 +36,22 @@ class Window:
             for i in (0, 1)
         )
 
+    def cycles(self, shape: tuple[int, ...], beats: int) -> int:
+        """Cycles that a frame [H, W, C] of `beats` beats a pixel occupies mx_line_buffer: its taps come out one beat at
+        a time; behind the last row of a frame, the next one's first rows are waited for where they found no room."""
+        height, width = self.output(shape)
+        taps, pixels = self.kernel[0] * self.kernel[1], shape[0] * shape[1]
+        span = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        held = shape[0] - max(0, (height - 1) * self.strides[0] - self.pads[0])
+        room = span[0] + self.strides[0] - held
+        rows, columns = min(shape[0], span[0] - self.pads[0]), min(shape[1], span[1] - self.pads[1])
+        waiting = ((rows - 1 - room) * shape[1] + columns) * beats if rows > room else 0
+        return max(pixels * beats, height * width * taps * beats + waiting)
+
+    def is_frame(self, shape: tuple[int, ...]) -> bool:
+        """Whether the one window is the frame."""
+        return self.kernel == tuple(shape[:2]) and not any(self.pads)
+
     def attributes(self) -> dict[str, list[int]]:
         return {
             "kernel_shape": list(self.kernel),

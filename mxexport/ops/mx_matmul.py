@@ -66,7 +66,12 @@ class MXMatMul(Operator):
     @classmethod
     def body(cls, b, present):
         blocks, x_shape = {}, b.Shape(b.inputs["X_codes"])
-        given = b.inputs | {name: b.Flatten(b.inputs[name], axis=-1) for name in ("X_codes", "X_scale")}
+        leading = b.Slice(x_shape, b.int([0]), b.int([-1]))
+        rows = b.Reshape(b.Size(b.Expand(b.int(1), leading)), b.int([1]))
+        given = dict(b.inputs)
+        for name in ("X_codes", "X_scale"):
+            length = b.Slice(b.Shape(b.inputs[name]), b.int([-1]), b.int([2**31 - 1]))
+            given[name] = b.Reshape(b.inputs[name], b.Concat(rows, length, axis=0), allowzero=1)
         for side in ("X", "W"):
             e, m = b.attr(f"{side.lower()}_exponent_bits"), b.attr(f"{side.lower()}_mantissa_bits")
             blocks[side] = cls._blocks(b, _body.linearize(b, given[f"{side}_codes"], e, m))
@@ -75,7 +80,7 @@ class MXMatMul(Operator):
         shift = b.Add(b.Unsqueeze(scales[0], b.int([2])), b.Unsqueeze(scales[1], b.int([1])))
         shifted = b.Mul(sums, _body.int_pow2(b, b.Sub(shift, b.attr("scale_offset"))))
         total = _body.int_sum(b, b.Transpose(shifted, perm=[1, 2, 0]))
-        shape = b.Concat(b.Slice(x_shape, b.int([0]), b.int([-1])), b.Shape(b.inputs["bias"]), axis=0)
+        shape = b.Concat(leading, b.Shape(b.inputs["bias"]), axis=0)
         return {"Y": b.Reshape(b.Add(total, b.inputs["bias"]), shape, allowzero=1)}
 
     @staticmethod

@@ -8,7 +8,7 @@ from qonnx.core.datatype import DataType
 from mxexport.numbers import groups, spatial
 from mxexport.ops import _body
 from mxexport.ops._attributes import CODE_MIN, DILATIONS, GROUP_SIZE, KERNEL_SHAPE, PADS, STRIDES
-from mxexport.ops._operator import Operator, Port
+from mxexport.ops._operator import Operator, Port, check_shape
 from mxexport.ops._windows import check_window, output_sizes
 
 
@@ -39,6 +39,8 @@ class MXWindow(Operator):
     @classmethod
     def check_shapes(cls, whole, given, attributes):
         check_window(cls.op_type(), whole, attributes)
+        expected = groups.contracted_shape(whole, 3, attributes["group_size"])
+        check_shape(cls.op_type(), "X_scale", given.get("X_scale", expected), expected)
 
     @classmethod
     def compute(cls, codes, scale, *, group_size, kernel_shape, strides, pads, dilations, code_min):

@@ -14,6 +14,7 @@ from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
 from mxexport.numbers import spatial
+from mxexport.numbers.groups import group_count
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ class AveragePool:
         return {}
 
     def cycles(self, folding: Folding) -> int:
-        taps = self.window.kernel[0] * self.window.kernel[1]
-        return max(self.source.beats(folding.simd), taps * self.result.beats(folding.simd))
+        x = self.source
+        if self.window.is_frame(x.shape):
+            return x.beats(folding.simd)
+        return self.window.cycles(x.shape, group_count(x.channels, folding.simd))
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""

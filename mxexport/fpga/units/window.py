@@ -72,7 +72,8 @@ class MXWindow:
         return {}
 
     def cycles(self, folding: Folding) -> int:
-        return max(self.source.beats(folding.simd), self.result.beats(folding.simd))
+        x = self.source
+        return self.window.cycles(x.shape, x.blocks * (x.group_size // folding.simd))
 
     def bound(self, x: np.ndarray) -> None:
         return None

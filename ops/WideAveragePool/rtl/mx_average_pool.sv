@@ -47,37 +47,72 @@ module mx_average_pool #(
            Width, OutWidth, Lanes, K, "widths >= 2, others positive");
   end
 
-  logic                   valid, ready, last, pad, first_tap, last_tap;
-  logic [Lanes*Width-1:0] data;
-
-  mx_line_buffer #(
-    .Width(Lanes * Width), .H(H), .W(W), .Beats(mx_pkg::ceil_div(K, Lanes)), .OutH(OutH),
-    .OutW(OutW), .KernelH(KernelH), .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW),
-    .PadTop(PadTop), .PadLeft(PadLeft), .TapsInner(1'b1)
-  ) u_lines (
-    .aclk, .aresetn,
-    .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
-    .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tdata(data), .m_axis_tlast(last),
-    .pad_o(pad), .first_tap_o(first_tap), .last_tap_o(last_tap), .error_o
-  );
-
-  logic done_q, last_q, divide_ready;
-  assign ready = !done_q || divide_ready;
-
-  always_ff @(posedge aclk) begin
-    if (!aresetn) done_q <= 1'b0;
-    else if (ready) done_q <= valid && last_tap;
-    if (ready) last_q <= last;
-  end
+  localparam int Beats = mx_pkg::ceil_div(K, Lanes);
 
   logic [Lanes-1:0][SumWidth-1:0] sum_q;
-  for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    logic signed [SumWidth-1:0] value;
-    assign value = pad ? '0 : SumWidth'($signed(data[i*Width+:Width]));
+  logic                           done_q, last_q, divide_ready;
+
+  if (KernelH == H && KernelW == W && OutH == 1 && OutW == 1) begin : g_whole
+    // One window, the frame: the sum so far of every beat of a pixel.
+    (* ram_style = "distributed" *) logic [Lanes-1:0][SumWidth-1:0] sums [Beats];
+
+    logic [mx_pkg::index_bits(Beats)-1:0] beat;
+    logic [Lanes-1:0][SumWidth-1:0]       next;
+    logic                                 take, first, final_pixel;
+
+    assign s_axis_tready = !done_q || divide_ready;
+    assign take          = s_axis_tvalid && s_axis_tready;
+
+    mx_frame_walk #(.Pixels(H * W), .Beats(Beats)) u_walk (
+      .aclk, .aresetn, .step_i(take), .last_i(s_axis_tlast),
+      .beat_o(beat), .first_pixel_o(first), .last_pixel_o(final_pixel), .error_o
+    );
+
+    for (genvar i = 0; i < Lanes; i++) begin : g_lane
+      assign next[i] = (first ? '0 : sums[beat][i]) + SumWidth'($signed(s_axis_tdata[i*Width+:Width]));
+    end
+
     always_ff @(posedge aclk) begin
-      if (ready && valid) sum_q[i] <= (first_tap ? '0 : sum_q[i]) + value;
+      if (take) sums[beat] <= next;
+      if (s_axis_tready) begin
+        sum_q  <= next;
+        last_q <= s_axis_tlast;
+      end
+      if (!aresetn) done_q <= 1'b0;
+      else if (s_axis_tready) done_q <= take && final_pixel;
+    end
+  end else begin : g_windows
+    logic                   valid, ready, last, pad, first_tap, last_tap;
+    logic [Lanes*Width-1:0] data;
+
+    mx_line_buffer #(
+      .Width(Lanes * Width), .H(H), .W(W), .Beats(Beats), .OutH(OutH),
+      .OutW(OutW), .KernelH(KernelH), .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW),
+      .PadTop(PadTop), .PadLeft(PadLeft), .TapsInner(1'b1)
+    ) u_lines (
+      .aclk, .aresetn,
+      .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
+      .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tdata(data), .m_axis_tlast(last),
+      .pad_o(pad), .first_tap_o(first_tap), .last_tap_o(last_tap), .error_o
+    );
+
+    assign ready = !done_q || divide_ready;
+
+    always_ff @(posedge aclk) begin
+      if (!aresetn) done_q <= 1'b0;
+      else if (ready) done_q <= valid && last_tap;
+      if (ready) last_q <= last;
+    end
+
+    for (genvar i = 0; i < Lanes; i++) begin : g_lane
+      logic signed [SumWidth-1:0] value;
+      assign value = pad ? '0 : SumWidth'($signed(data[i*Width+:Width]));
+      always_ff @(posedge aclk) begin
+        if (ready && valid) sum_q[i] <= (first_tap ? '0 : sum_q[i]) + value;
+      end
     end
   end
+
   mx_divide #(
     .Width(SumWidth), .OutWidth(OutWidth), .Lanes(Lanes), .Divisor(Divisor), .Shift(Shift)
   ) u_divide (

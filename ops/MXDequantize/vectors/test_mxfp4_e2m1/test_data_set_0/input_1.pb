@@ -1,0 +1,1 @@
+Bscale_codesJ]bZac___a`aZ]\\Z[`a]

@@ -1,0 +1,1 @@
+Bscale_codesJl]bZa]b\Za_b\]a_]c___c_c__\_ca_\`a`a`^`^ZaZ]\aZb]\_Zb[\_\\Z[`\Zc[`[Zc\`[ba]a]^]^]

@@ -1,0 +1,1 @@
+Bscale_codesJ(]b\]Za_]c_ca__\`a`^ZaZb[]\_\\Zc\[`[ba]^]

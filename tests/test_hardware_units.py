@@ -1,0 +1,291 @@
+"""Every hardware unit is what its node of the dataflow graph says: RTL, numpy and ONNX body equal, at several foldings,
+under random stalls, and as fast as its class claims."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from mxexport import ops
+from mxexport.errors import MXExportError
+from mxexport.fpga.library import in_order, rtl_sources
+from mxexport.fpga.tools import verilator
+from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.unit import Folding, parameters_of
+from mxexport.fpga.units import UNITS, Add, AveragePool, Dequantize, MatMul, MaxPool, MXWindow, Quantize, Relu, Reorder
+from mxexport.fpga.weights import Weight
+from mxexport.fpga.windows import Window
+from mxexport.fpga.words import write_mem
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import get_format, round_bias
+from tests.test_ops import check_all_executors
+
+FORMATS = ["mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4_e2m1", "mxint4"]
+WEIGHTS = {"mxfp8_e5m2": "mxfp4_e2m1"}  # two of E5M2 pass 63 bits
+FULL = bool(os.environ.get("MXEXPORT_FULL"))
+"""make test-full: every folding of every case; else they take turns."""
+STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.4, 0.4))
+PIPELINE = 5
+"""Cycles by which a frame of a few beats may miss the claim: what fills a pipeline shows."""
+WINDOWS = {
+    "3x3": Window((3, 3), pads=(1, 1, 1, 1)),
+    "stride": Window((3, 2), (2, 1), (1, 0, 0, 1)),
+    "dilation": Window((2, 3), (1, 2), (0, 2, 1, 2), (2, 2)),
+    "1x1 stride": Window((1, 1), (3, 2)),
+    "column": Window((3, 1), (1, 1), (2, 0, 0, 0)),
+    "whole": Window((7, 6)),
+}
+
+
+def finite_codes(rng: np.random.Generator, element, shape: tuple[int, ...]) -> np.ndarray:
+    """Codes that a quantizer makes: no Inf, no NaN, no most negative integer; -0 of minifloats among them."""
+    parameters = fixedpoint.element_parameters(element)
+    magnitude = rng.integers(0, parameters["max_code"] + 1, shape)
+    sign = rng.integers(0, 2, shape)
+    codes = (
+        magnitude + (sign << (element.bits - 1))
+        if parameters["exponent_bits"]
+        else np.where(sign, -magnitude, magnitude)
+    )
+    return (codes & (2**element.bits - 1)).astype(np.uint8)
+
+
+def quantize(source: Wide, name: str, group_size: int = 32, rule: str = "floor", span: int = 12) -> Quantize:
+    element = get_format(name).element
+    low = 127 + source.lsb_exp
+    limits = {"round_bias": round_bias(element, rule), "code_min": low, "code_max": low + span}
+    parameters = fixedpoint.element_parameters(element)
+    return Quantize(source, fixedpoint.BlockQuantizer(**parameters, emax=element.emax, **limits), group_size, name)
+
+
+def matmul(source: Blocks, name: str, rows: int, seed: int = 0) -> MatMul:
+    rng, fmt = np.random.default_rng(seed), get_format(name)
+    codes = finite_codes(rng, fmt.element, (rows, source.channels))
+    scales = rng.integers(120, 124, (rows, source.blocks)).astype(np.uint8)
+    weight = Weight(fmt, codes, scales, source.group_size)
+    return MatMul(source, weight, rng.integers(-999, 999, rows), source.code_min + 120, 62, -9)
+
+
+def cases() -> dict[str, tuple]:
+    """name -> (unit, foldings)."""
+    found = {}
+    for i, name in enumerate(FORMATS):
+        blocks, small = Blocks((7, 6, 40), name, 32, 100, 104), Blocks((7, 6, 3), name, 4, 100, 104)
+        three = Blocks((3, 2, 40), name, 32, 100, 102)
+        window = list(WINDOWS.values())[i % len(WINDOWS)]
+        found |= {
+            f"quantize-{name}": (quantize(Wide((3, 2, 40), 20, -8), name), [1, 4, 32]),
+            f"quantize-{name}-short": (quantize(Wide((4, 3), 14, -8), name, 4, "even"), [1, 2, 4]),
+            f"dequantize-{name}": (Dequantize(Blocks((3, 2, 40), name, 32, 100, 105)), [1, 8, 32]),
+            f"dequantize-{name}-short": (Dequantize(Blocks((5, 3), name, 4, 100, 105)), [1, 4]),
+            f"window-{name}": (MXWindow(blocks, window), [8, 32]),
+            f"window-{name}-short": (MXWindow(small, window), [1, 4]),
+            f"matmul-{name}": (matmul(three, WEIGHTS.get(name, name), 5), [(1, 4), (4, 8), (8, 32)]),
+            f"matmul-{name}-short": (matmul(Blocks((4, 12), name, 4, 100, 102), "mxint8", 3), [(1, 1), (2, 4)]),
+        }
+    for name, window in WINDOWS.items():
+        if window.dilations == (1, 1):
+            found[f"max_pool-{name}"] = MaxPool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
+            found[f"average_pool-{name}"] = AveragePool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
+    found["relu"] = Relu(Wide((3, 2, 5), 13, 0)), [1, 2, 8]
+    found["reorder"] = Reorder(Wide((3, 2, 5), 13, 0)), [1]
+    found["reorder-1"] = Reorder(Wide((1, 3, 1), 13, 0)), [1]
+    found["add"] = Add(Wide((3, 2, 5), 13, -4), Wide((3, 2, 5), 17, -7)), [1, 2, 8]
+    found["add-equal"] = Add(Wide((9,), 13, -4), Wide((9,), 13, -4)), [4]
+    return found
+
+
+def arrays_of(stream, rng: np.random.Generator, frames: int) -> list[np.ndarray]:
+    if isinstance(stream, Wide):
+        top = 2 ** (stream.width - 1)
+        x = rng.integers(-top, top, (frames, *stream.shape)) >> rng.integers(
+            0, stream.width - 1, (frames, *stream.shape)
+        )
+        x[0], x.reshape(-1)[-1], x.reshape(-1)[-2] = 0, top - 1, -top
+        return [x]
+    codes = finite_codes(rng, stream.element, (frames, *stream.shape))
+    scales = rng.integers(stream.code_min, stream.code_max + 1, (frames, *stream.shape[:-1], stream.blocks))
+    return [codes, scales.astype(np.uint8)]
+
+
+CASES = cases()
+
+
+def pack(unit, arrays: list[np.ndarray], lanes: int) -> tuple[np.ndarray, np.ndarray]:
+    if len(unit.sources) == 1:
+        return unit.sources[0].pack(*arrays, lanes)
+    from mxexport.fpga.words import pack_fields
+
+    sides = [(s, x.reshape(-1, s.channels)) for s, x in zip(unit.sources, arrays, strict=True)]
+    fields = [(np.pad(x, ((0, 0), (0, -s.channels % lanes))).reshape(-1, lanes), s.width) for s, x in sides]
+    _, last = unit.sources[0].pack(arrays[0], lanes)
+    return pack_fields(fields), last
+
+
+PAIR = """// One stream that carries both inputs of mx_add, both behind FIFOs.
+module mx_add_pair #(
+  parameter int AWidth = 16, BWidth = 16, AShift = 0, BShift = 0, OutWidth = 17, Lanes = 1
+) (
+  input logic aclk, input logic aresetn,
+  input logic s_axis_tvalid, output logic s_axis_tready,
+  input logic [Lanes*(AWidth+BWidth)-1:0] s_axis_tdata, input logic s_axis_tlast,
+  output logic m_axis_tvalid, input logic m_axis_tready,
+  output logic [Lanes*OutWidth-1:0] m_axis_tdata, output logic m_axis_tlast, output logic error_o
+);
+  localparam int Width = Lanes * (AWidth + BWidth);
+  logic [1:0] valid, ready, last;
+  logic [2*Width-1:0] data;
+  logic a_valid, a_ready, a_last, b_valid, b_ready, b_last;
+  logic [Width-1:0] a_data, b_data;
+  mx_fork #(.Width(Width)) u_fork (
+    .aclk, .aresetn, .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
+    .m_axis_tvalid(valid), .m_axis_tready(ready), .m_axis_tdata(data), .m_axis_tlast(last)
+  );
+  mx_fifo #(.Width(Width), .Depth(2)) u_first (
+    .aclk, .aresetn, .s_axis_tvalid(valid[0]), .s_axis_tready(ready[0]),
+    .s_axis_tdata(data[0+:Width]), .s_axis_tlast(last[0]),
+    .m_axis_tvalid(a_valid), .m_axis_tready(a_ready), .m_axis_tdata(a_data), .m_axis_tlast(a_last)
+  );
+  mx_fifo #(.Width(Width), .Depth(4)) u_second (
+    .aclk, .aresetn, .s_axis_tvalid(valid[1]), .s_axis_tready(ready[1]),
+    .s_axis_tdata(data[Width+:Width]), .s_axis_tlast(last[1]),
+    .m_axis_tvalid(b_valid), .m_axis_tready(b_ready), .m_axis_tdata(b_data), .m_axis_tlast(b_last)
+  );
+  mx_add #(
+    .AWidth(AWidth), .BWidth(BWidth), .AShift(AShift), .BShift(BShift), .OutWidth(OutWidth), .Lanes(Lanes)
+  ) u_add (
+    .aclk, .aresetn,
+    .s0_axis_tvalid(a_valid), .s0_axis_tready(a_ready), .s0_axis_tdata(a_data[Lanes*AWidth-1:0]),
+    .s0_axis_tlast(a_last),
+    .s1_axis_tvalid(b_valid), .s1_axis_tready(b_ready), .s1_axis_tdata(b_data[Lanes*AWidth+:Lanes*BWidth]),
+    .s1_axis_tlast(b_last),
+    .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast, .error_o
+  );
+endmodule
+"""
+
+
+def build(unit, folding: Folding, directory) -> verilator.Simulator:
+    memories = unit.memories(folding)
+    for kind, memory in memories.items():
+        write_mem(directory / f"{kind}.mem", memory.fields, memory.width)
+    parameters = in_order(
+        unit.module, parameters_of(unit, folding, {kind: f"{kind}.mem" for kind in unit.memory_kinds})
+    )
+    sources, top = rtl_sources(), unit.module
+    if len(unit.sources) > 1:
+        (directory / "pair.sv").write_text(PAIR)
+        sources, top = [*sources, directory / "pair.sv"], "mx_add_pair"
+    return verilator.build(top, sources, parameters, memory_dir=directory)
+
+
+def golden(unit, arrays: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    return unit.operator.reference(*arrays, *unit.constants().values(), **unit.attributes())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_rtl_equals_the_reference_at_every_folding_under_stalls(name, tmp_path):
+    unit, foldings = CASES[name]
+    rng, frames = np.random.default_rng(len(name)), 5
+    arrays = [a for s in unit.sources for a in arrays_of(s, rng, frames)]
+    expected = golden(unit, arrays)
+    turn = list(CASES).index(name) % len(foldings)
+    for lanes in foldings if FULL else foldings[turn : turn + 1]:
+        folding = Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
+        simulator = build(unit, folding, tmp_path)
+        lanes_in, lanes_out = unit.lanes(folding)
+        beats, last = pack(unit, arrays, lanes_in)
+        count = unit.result.beats(lanes_out)
+        for seed, (stall_in, stall_out) in enumerate(STALLS):
+            run = simulator.run(beats, frames * count, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed)
+            found = unit.result.unpack(run.beats, lanes_out)
+            for got, wanted in zip(found if isinstance(found, tuple) else (found,), expected, strict=True):
+                np.testing.assert_array_equal(got, wanted)
+            np.testing.assert_array_equal(run.last, np.arange(1, frames * count + 1) % count == 0)
+            assert run.surplus == 0 and not run.error
+            if stall_in == stall_out == 0:
+                claimed = unit.cycles(folding)
+                assert abs(int(run.frame_cycles.max()) - claimed) <= 0.01 * claimed + PIPELINE, (folding, claimed)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_onnx_body_equals_the_reference_everywhere(name):
+    unit, _ = CASES[name]
+    arrays = [a for s in unit.sources for a in arrays_of(s, np.random.default_rng(3), 2)]
+    check_all_executors(unit.operator.op_type(), [*arrays, *unit.constants().values()], unit.attributes())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_node_and_its_unit_say_the_same(name):
+    unit, _ = CASES[name]
+    inputs = [ir.Value(name=f"x{i}") for i in range(sum(1 + isinstance(s, Blocks) for s in unit.sources))]
+    constants = [
+        ir.Value(name=kind, const_value=ir.tensor(array), shape=ir.Shape(array.shape))
+        for kind, array in unit.constants().items()
+    ]
+    node = ir.node(unit.operator.op_type(), [*inputs, *constants], unit.attributes(), domain=ops.DOMAIN)
+    node.metadata_props.update(unit.metadata())
+    graph = ir.Graph(inputs, list(node.outputs), nodes=[node], initializers=constants, opset_imports={"": 18})
+    assert graph is node.graph
+    again = type(unit).from_node(node, unit.sources)
+    assert again.attributes() == unit.attributes() and again.result == unit.result
+    for kind, array in unit.constants().items():
+        np.testing.assert_array_equal(again.constants()[kind], array)
+
+
+def test_every_unit_has_cases_and_says_all_of_the_contract():
+    assert {type(unit) for unit, _ in CASES.values()} == set(UNITS)
+    for unit, _ in CASES.values():
+        assert dataclasses.is_dataclass(unit)
+        for name in ("operator", "module", "clocked", "status", "memory_kinds", "lowers", "lower", "bound", "foldings"):
+            assert hasattr(unit, name) or (name == "lower" and not unit.lowers), (unit, name)
+        for folding in unit.foldings():
+            assert unit.cycles(folding) > 0
+
+
+@pytest.mark.parametrize("name", ["window-mxint8", "max_pool-3x3", "average_pool-3x3", "reorder"])
+@pytest.mark.parametrize("shift", [-1, 1])
+def test_a_misplaced_last_is_flagged(name, shift, tmp_path):
+    unit, foldings = CASES[name]
+    folding = Folding(foldings[0], foldings[0])
+    arrays = [a for s in unit.sources for a in arrays_of(s, np.random.default_rng(0), 2)]
+    beats, last = pack(unit, arrays, unit.lanes(folding)[0])
+    count = 2 * unit.result.beats(unit.lanes(folding)[1])
+    run = build(unit, folding, tmp_path).run(beats, count, last=np.roll(last, shift))
+    assert run.error
+
+
+@pytest.mark.parametrize(
+    "top, parameters, words",
+    [
+        ("mx_window", {"PadTop": 3}, "less padding than the kernel spans"),
+        ("mx_window", {"Simd": 0}, "Simd = 0"),
+        ("mx_max_pool", {"Lanes": 0}, "Lanes = 0"),
+        ("mx_average_pool", {"OutWidth": 1}, "OutWidth = 1"),
+        ("mx_divide", {"Divisor": 0}, "Divisor = 0"),
+        ("mx_dequantize", {"Lanes": 3}, "Lanes = 3"),
+        ("mx_reorder", {"K": 0}, "K = 0"),
+    ],
+)
+def test_parameters_that_make_no_sense_are_refused(top, parameters, words):
+    with pytest.raises(MXExportError, match=words):
+        verilator.build(top, rtl_sources(), parameters)
+
+
+@pytest.mark.parametrize("divisor, shift", [(1, 0), (3, 0), (9, 4), (49, 6), (64, 6), (7, 2)])
+def test_division_by_a_constant_is_exact_and_rounds_ties_to_even(divisor, shift):
+    from mxexport.fpga.words import pack_lanes, unpack_lanes
+    from mxexport.numbers.spatial import divide
+
+    width = 13
+    x = np.arange(-(2 ** (width - 1)), 2 ** (width - 1))[:, None]
+    out = width + shift + 1
+    simulator = verilator.build(
+        "mx_divide", rtl_sources(), {"Width": width, "OutWidth": out, "Lanes": 1, "Divisor": divisor, "Shift": shift}
+    )
+    run = simulator.run(pack_lanes(x, width), len(x), stall_out=0.2)
+    np.testing.assert_array_equal(unpack_lanes(run.beats, 1, out), divide(x << shift, divisor))
