@@ -170,7 +170,11 @@ def test_input_type_is_exact_where_24_bits_allow_it(x, expected):
 @pytest.mark.parametrize(
     "model, formats, message",
     [
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(160, 4)), ("mxint8",) * 2, "'0' \\(Conv\\): conv"),
+        (
+            nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Flatten(), nn.Linear(160, 4)),
+            ("mxint8",) * 2,
+            "'0' \\(Conv\\): it has 2 groups",
+        ),
         (nn.Sequential(nn.Flatten(), nn.Linear(70, 4)), ("int8_g32",) * 2, "has float scales"),
         (nn.Sequential(nn.Flatten(), nn.Linear(70, 4)), ("mxint8", None), "input is not quantized"),
         (nn.Sequential(nn.Flatten(), nn.Linear(70, 4)), (None, "mxint8"), "weight is not a quantized"),
@@ -184,7 +188,7 @@ def test_input_type_is_exact_where_24_bits_allow_it(x, expected):
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(tmp_path, model, formats, message):
-    example = torch.zeros(1, 1, 7, 10) if isinstance(model[0], nn.Conv2d) else torch.zeros(1, 7, 10)
+    example = torch.zeros(1, 2, 7, 10) if isinstance(model[0], nn.Conv2d) else torch.zeros(1, 7, 10)
     mx.export(mx.quantize_model(model, *formats), (example,), tmp_path / "m.onnx")
     x = np.random.default_rng(0).standard_normal((20, *example.shape[1:])).astype(np.float32)
     with pytest.raises(UnsupportedError, match=message):

@@ -118,7 +118,7 @@ def test_a_frame_rate_that_is_not_reached_is_said_with_what_limits_it(exported, 
     ):
         built = mx.compile(exported, tmp_path / "fpga", calibration=CALIBRATION, target_fps=1e9)
     assert built.report["limit"].startswith("target_fps 1e+09") and built.report["limited_by"] == "0"
-    asked = "layer '2' takes 32 cycles per frame at pe=1, simd=4, as folding asks; up to pe=4"
+    asked = "layer '2' takes 8 cycles per frame at pe=1, simd=4, as folding asks; up to pe=4"
     with pytest.warns(UserWarning, match=asked):
         mx.compile(exported, tmp_path / "fpga", calibration=CALIBRATION, target_fps=1e8, folding={"2": (1, 4)})
 

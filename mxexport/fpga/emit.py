@@ -10,10 +10,10 @@ import jinja2
 
 import mxexport
 from mxexport.fpga import library, words
-from mxexport.fpga.fifos import fifo_depths
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import fold_all, input_lanes, output_lanes
+from mxexport.fpga.timing import fifo_depths
 from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, parameters_of

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from mxexport.fpga import emit
 from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.timing import cycles_per_unit, latency
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
 
@@ -19,15 +20,15 @@ def describe(
     `limited_by` is the layer that takes the most cycles per frame; `limit` says so in words where `target_fps` is not
     reached, and is None elsewhere.
     """
-    network = design.network
+    network, foldings = design.network, design.foldings
     products = network.products()
-    layers = [_describe(network, p, design.foldings[p.name]) for p in products]
-    slowest = max(range(len(layers)), key=lambda i: layers[i]["cycles"])
-    cycles = max(layers[slowest]["cycles"], network.source.beats(design.in_lanes))
+    taken = cycles_per_unit(network, foldings)
+    slowest = max(taken, key=taken.get)
+    cycles = taken[slowest]
     fps = clock_mhz * 1e6 / cycles
     limit = None
     if target_fps is not None and fps < float(target_fps) * (1 - 1e-12):
-        why = _why_limited(products[slowest], design.foldings[products[slowest].name], folding)
+        why = _why_limited(network, slowest, cycles, foldings, folding)
         limit = (
             f"target_fps {float(target_fps):g} is not reached: {fps:,.6g} frames per second at {clock_mhz:g} MHz; {why}"
         )
@@ -35,24 +36,38 @@ def describe(
         "top": emit.TOP,
         "clock_mhz": clock_mhz,
         "frames_per_second": fps,
+        "cycles_per_frame": cycles,
+        "latency_cycles": latency(network, foldings),
         "target_fps": None if target_fps is None else float(target_fps),
-        "limited_by": layers[slowest]["name"],
+        "limited_by": _layer_of(network, slowest),
         "limit": limit,
         "input": _end(network.source, design.in_lanes),
         "output": _end(network.result, design.out_lanes),
-        "layers": layers,
+        "layers": [_describe(network, p, foldings[p.name]) for p in products],
+        "fifos": {cell.name: cell.parameters["Depth"] for cell in design.cells if cell.module == "mx_fifo"},
     }
+
+
+def _layer_of(network: Network, name: str) -> str:
+    """The layer of an instance that is a product; others, and the input, by their own name."""
+    product = next((p for p in network.products() if p.name == name), None)
+    return name if product is None else product.layer
 
 
 def _end(stream: Wide, lanes: int) -> dict:
     return {"length": stream.length, "width": stream.width, "lsb_exp": stream.lsb_exp, "lanes": lanes}
 
 
-def _why_limited(product: Instance, chosen: Folding, folding: Mapping[str, tuple[int, int]]) -> str:
-    cycles, name = product.unit.cycles(chosen), product.layer
-    takes = f"layer {name!r} takes {cycles} cycles per frame at pe={chosen.pe}, simd={chosen.simd}"
+def _why_limited(
+    network: Network, name: str, cycles: int, foldings: Mapping[str, Folding], folding: Mapping[str, tuple[int, int]]
+) -> str:
+    product = next((p for p in network.products() if p.name == name), None)
+    if product is None:
+        return f"{name!r} takes {cycles} cycles per frame; give the layers around it more lanes"
+    chosen, layer = foldings[name], product.layer
+    takes = f"layer {layer!r} takes {cycles} cycles per frame at pe={chosen.pe}, simd={chosen.simd}"
     fastest = product.unit.foldings()[-1]
-    if name in folding and cycles > product.unit.cycles(fastest):
+    if layer in folding and cycles > product.unit.cycles(fastest):
         return f"{takes}, as folding asks; up to pe={fastest.pe}, simd={fastest.simd} can be given"
     return f"{takes}, its largest folding; raise clock_mhz or ask for less"
 

@@ -45,6 +45,16 @@ class Memory:
     width: int
 
 
+@dataclass(frozen=True)
+class Timing:
+    """When vectors come out, where nothing stalls: vector j at the later of `latency` cycles behind the arrival of
+    input vector `needs[j]` (of every input, counted inside a frame) and `cadence` cycles behind vector j - 1."""
+
+    needs: np.ndarray
+    cadence: int
+    latency: int
+
+
 class Unit(Protocol):
     """A unit with all its numbers: one node of the dataflow graph, one instance of `module` in the top level.
 
@@ -109,6 +119,9 @@ class Unit(Protocol):
 
     def cycles(self, folding: Folding) -> int:
         """Cycles that a frame occupies it."""
+
+    def timing(self, folding: Folding) -> Timing:
+        """How a frame passes through it."""
 
     def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
         """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);

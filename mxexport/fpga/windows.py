@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from mxexport.fpga.layouts import is_row
-from mxexport.fpga.unit import Refused
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Refused, Timing
+from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
 
 
@@ -47,6 +50,24 @@ class Window:
         rows, columns = min(shape[0], span[0] - self.pads[0]), min(shape[1], span[1] - self.pads[1])
         waiting = ((rows - 1 - room) * shape[1] + columns) * beats if rows > room else 0
         return max(pixels * beats, height * width * taps * beats + waiting)
+
+    def needs(self, shape: tuple[int, ...]) -> np.ndarray:
+        """The last pixel, counted row by row, that every output pixel waits for."""
+        last = [
+            np.minimum(np.arange(n) * s - before + (k - 1) * d, size - 1)
+            for n, s, before, k, d, size in zip(
+                self.output(shape), self.strides, self.pads[:2], self.kernel, self.dilations, shape[:2], strict=True
+            )
+        ]
+        return (last[0][:, None] * shape[1] + last[1]).ravel()
+
+    def pooled(self, source: Wide, lanes: int, latency: int) -> Timing:
+        """Of a pool: `latency` cycles behind the last tap."""
+        beats = group_count(source.channels, lanes)
+        if self.is_frame(source.shape):
+            return Timing(np.array([source.vectors - 1]), beats, latency)
+        taps = self.kernel[0] * self.kernel[1] * beats
+        return Timing(self.needs(source.shape), taps, taps + 3 + latency)
 
     def is_frame(self, shape: tuple[int, ...]) -> bool:
         """Whether the one window is the frame."""

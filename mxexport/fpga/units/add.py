@@ -11,7 +11,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
@@ -92,6 +92,9 @@ class Add:
 
     def cycles(self, folding: Folding) -> int:
         return self.a.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.a.vectors), self.a.beats(folding.simd) // self.a.vectors, 1)
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Both sides and their sum are rounded to float32 once each."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
 from mxexport.numbers import spatial
@@ -109,6 +109,9 @@ class AveragePool:
         if self.window.is_frame(x.shape):
             return x.beats(folding.simd)
         return self.window.cycles(x.shape, group_count(x.channels, folding.simd))
+
+    def timing(self, folding: Folding) -> Timing:
+        return self.window.pooled(self.source, folding.simd, 5)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""

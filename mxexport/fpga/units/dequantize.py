@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import E8M0_BIAS
 
@@ -78,6 +78,9 @@ class Dequantize:
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
@@ -163,6 +163,10 @@ class MatMul:
 
     def cycles(self, folding: Folding) -> int:
         return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
+        return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 10)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far a product in float32 may be off, for inputs x (float64 [N, K]) as the graph dequantizes them:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint, groups
@@ -113,6 +113,10 @@ class Quantize:
 
     def cycles(self, folding: Folding) -> int:
         return self.result.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        beats = self.result.beats(folding.simd) // self.source.vectors
+        return Timing(np.arange(self.source.vectors), beats, 9 + self.group_size // folding.simd)
 
     def bound(self, x: np.ndarray) -> None:
         return None

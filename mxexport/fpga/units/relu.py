@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,9 @@ class Relu:
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory
+from mxexport.fpga.unit import Folding, Memory, Timing
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,9 @@ class Reorder:
 
     def cycles(self, folding: Folding) -> int:
         return self.source.length
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.array([self.source.vectors - 1]), self.source.length, self.source.length + 2)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga.types import Blocks
-from mxexport.fpga.unit import Folding, Memory, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
 
@@ -74,6 +74,10 @@ class MXWindow:
     def cycles(self, folding: Folding) -> int:
         x = self.source
         return self.window.cycles(x.shape, x.blocks * (x.group_size // folding.simd))
+
+    def timing(self, folding: Folding) -> Timing:
+        beats = self.result.beats(folding.simd) // self.result.vectors
+        return Timing(self.window.needs(self.source.shape), beats, beats + 3)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -1,0 +1,78 @@
+"""When every vector of a few frames passes every stream: cycles per frame, latency, and how many beats wait in FIFOs.
+
+Arrivals are found unit by unit from `Timing` alone, so a network of fifty units takes milliseconds. Nothing stalls in
+this model; frames enter no faster than the slowest unit takes them, which is how they flow once all buffers are full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mxexport.fpga.network import Network
+from mxexport.fpga.schedule import input_lanes
+from mxexport.fpga.unit import Folding
+
+_FRAMES = 3
+_SLACK = 8  # beats on top of what the model finds: registers between units, lane converters
+
+
+def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    """Instance -> cycles that a frame occupies it; the input under its stream's name."""
+    found = {name: network.streams[name].beats(input_lanes(network, foldings)) for name in network.inputs}
+    return found | {i.name: i.unit.cycles(foldings[i.name]) for i in network.instances}
+
+
+def arrivals(
+    network: Network, foldings: Mapping[str, Folding], frames: int = _FRAMES, paced: bool = True
+) -> dict[str, np.ndarray]:
+    """Stream -> cycle in which each vector of `frames` frames has come. `paced`: the input comes evenly, at the rate
+    of the slowest unit; else as fast as its lanes carry it."""
+    cycles = cycles_per_unit(network, foldings)
+    found = {}
+    for name in network.inputs:
+        vectors = network.streams[name].vectors
+        step = (max(cycles.values()) if paced else cycles[name]) / vectors
+        found[name] = (np.arange(vectors * frames) + 1) * step
+    for instance in network.instances:
+        timing = instance.unit.timing(foldings[instance.name])
+        ready = np.max([_wanted(found[s], timing.needs, frames) for s in instance.sources], axis=0) + timing.latency
+        pace = np.arange(len(ready)) * timing.cadence
+        found[instance.result] = np.maximum.accumulate(ready - pace) + pace
+    return found
+
+
+def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:
+    """When the vector that each output vector waits for has come."""
+    return times.reshape(frames, -1)[:, needs].ravel()
+
+
+def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Cycles from the first input beat of the first frame to its last output beat."""
+    times = arrivals(network, foldings, 1, paced=False)
+    return int(np.ceil(times[network.outputs[0]][-1]))
+
+
+def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
+    """(stream, reader) -> beats of the FIFO in front of the reader, a power of two, wherever a stream has several.
+    Readers are called `instance/input`."""
+    times, found = arrivals(network, foldings), {}
+    for stream, kind in network.streams.items():
+        readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
+        if len(readers) + (stream in network.outputs) < 2:
+            continue
+        maker = network.maker(stream)
+        lanes = maker.unit.lanes(foldings[maker.name])[1] if maker else input_lanes(network, foldings)
+        beats = kind.beats(lanes) // kind.vectors
+        for reader, i in readers:
+            waiting = _most_waiting(times, reader.sources, i) * beats + _SLACK
+            found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
+    return found
+
+
+def _most_waiting(times: Mapping[str, np.ndarray], sources: tuple[str, ...], i: int) -> int:
+    """Vectors of input i that have come and are not taken yet, at most. A unit takes vectors of all inputs at once."""
+    own = times[sources[i]]
+    taken = np.max([times[s] for s in sources if len(times[s]) == len(own)], axis=0)
+    return int((np.searchsorted(own, taken, side="right") - np.arange(len(own))).max())
