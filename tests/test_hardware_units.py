@@ -16,7 +16,19 @@ from mxexport.fpga.library import in_order, rtl_sources
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, parameters_of
-from mxexport.fpga.units import UNITS, Add, AveragePool, Dequantize, MatMul, MaxPool, MXWindow, Quantize, Relu, Reorder
+from mxexport.fpga.units import (
+    UNITS,
+    Add,
+    AveragePool,
+    Depthwise,
+    Dequantize,
+    MatMul,
+    MaxPool,
+    MXWindow,
+    Quantize,
+    Relu,
+    Reorder,
+)
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
 from mxexport.fpga.words import write_mem
@@ -70,6 +82,14 @@ def matmul(source: Blocks, name: str, rows: int, seed: int = 0) -> MatMul:
     return MatMul(source, weight, rng.integers(-999, 999, rows), source.code_min + 120, 62, -9)
 
 
+def depthwise(source: Blocks, window: Window, name: str) -> Depthwise:
+    rng, fmt, taps = np.random.default_rng(1), get_format(name), window.kernel[0] * window.kernel[1]
+    codes = finite_codes(rng, fmt.element, (source.channels, taps))
+    weight = Weight(fmt, codes, rng.integers(118, 124, (source.channels, taps)).astype(np.uint8), 1)
+    bias = rng.integers(-999, 999, source.channels) * (source.channels > 3)
+    return Depthwise(source, window, weight, bias, source.code_min + 118, 62, -9)
+
+
 def cases() -> dict[str, tuple]:
     """name -> (unit, foldings)."""
     found = {}
@@ -84,6 +104,8 @@ def cases() -> dict[str, tuple]:
             f"dequantize-{name}-short": (Dequantize(Blocks((5, 3), name, 4, 100, 105)), [1, 4]),
             f"window-{name}": (MXWindow(blocks, window), [8, 32]),
             f"window-{name}-short": (MXWindow(small, window), [1, 4]),
+            f"depthwise-{name}": (depthwise(blocks, window, WEIGHTS.get(name, name)), [4, 16, 32]),
+            f"depthwise-{name}-short": (depthwise(small, window, "mxint8"), [1, 2, 4]),
             f"matmul-{name}": (matmul(three, WEIGHTS.get(name, name), 5), [(1, 4), (4, 8), (8, 32)]),
             f"matmul-{name}-short": (matmul(Blocks((4, 12), name, 4, 100, 102), "mxint8", 3), [(1, 1), (2, 4)]),
         }

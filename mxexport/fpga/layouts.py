@@ -5,6 +5,13 @@ from __future__ import annotations
 import onnx_ir as ir
 
 
+def is_depthwise(node: ir.Node) -> bool:
+    """Whether a convolution has a group for every channel that comes and for every one that goes."""
+    count = node.attributes["group"].value if "group" in node.attributes else 1
+    shape = node.inputs[1].shape
+    return node.op_type == "Conv" and count > 1 and shape is not None and shape[0] == count and shape[1] == 1
+
+
 def is_row(value: ir.Value) -> bool:
     """Whether a tensor holds images of one row, [batch, channels, 1, width]: hardware turns them into columns."""
     return value.shape is not None and len(value.shape) == 4 and value.shape[2] == 1

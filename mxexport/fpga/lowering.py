@@ -253,9 +253,9 @@ class Lowering:
     def _lower(self, node: ir.Node) -> None:
         from mxexport.fpga.units import LOWERS  # the units import this module
 
-        if unit := LOWERS.get((node.domain, node.op_type)):
-            unit.lower(node, self)
-        elif node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze"):
+        if any(unit.lower(node, self) for unit in LOWERS.get((node.domain, node.op_type), ())):
+            return
+        if node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze"):
             self._move(node)
         else:
             raise Refused(_SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))

@@ -75,8 +75,9 @@ class Unit(Protocol):
     lowers: ClassVar[tuple[tuple[str, str], ...]]
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
-        """Add the units that compute a node of a QONNX graph. Raises Refused with the reason and what to do."""
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        """Add the units that compute a node of a QONNX graph; False: it is for another unit. Raises Refused with the
+        reason and what to do."""
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple[Stream, ...]) -> Unit:

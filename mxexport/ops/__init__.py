@@ -18,6 +18,7 @@ from mxexport.ops.groupwise_dequant import GroupwiseDequant
 from mxexport.ops.groupwise_quant import GroupwiseQuant
 from mxexport.ops.groupwise_scale import GroupwiseScale
 from mxexport.ops.groupwise_zero_point import GroupwiseZeroPoint
+from mxexport.ops.mx_depthwise import MXDepthwise
 from mxexport.ops.mx_dequantize import MXDequantize
 from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
@@ -49,6 +50,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MXQuantize,
         MXDequantize,
         MXMatMul,
+        MXDepthwise,
         MXWindow,
         WideMaxPool,
         WideAveragePool,

@@ -3,6 +3,7 @@
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units.add import Add
 from mxexport.fpga.units.average_pool import AveragePool
+from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
@@ -11,8 +12,19 @@ from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
 from mxexport.fpga.units.window import MXWindow
 
-UNITS: tuple[type[Unit], ...] = (Quantize, Dequantize, MXWindow, MatMul, Relu, MaxPool, AveragePool, Add, Reorder)
-LOWERS = {op: unit for unit in UNITS for op in unit.lowers}
-"""Operator of a QONNX graph (domain, op_type) -> the unit that is asked to lower it."""
+UNITS: tuple[type[Unit], ...] = (
+    Quantize,
+    Dequantize,
+    MXWindow,
+    MatMul,
+    Depthwise,
+    Relu,
+    MaxPool,
+    AveragePool,
+    Add,
+    Reorder,
+)
+LOWERS = {op: [unit for unit in UNITS if op in unit.lowers] for kind in UNITS for op in kind.lowers}
+"""Operator of a QONNX graph (domain, op_type) -> the units that are asked to lower it, in turn."""
 OF_OPERATOR = {unit.operator.op_type(): unit for unit in UNITS}
 """Operator of a dataflow graph -> the unit its nodes stand for."""

@@ -29,10 +29,10 @@ class Add:
     b: Wide
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if any(graph.constant(v) is not None for v in node.inputs):
             low.constant_behind_a_refusal(node)
-            return
+            return True
         sides = [low.wide(low.stream(v), node) for v in node.inputs]
         shapes = [s.shape for s in sides]
         if None not in shapes and shapes[0] != shapes[1]:
@@ -46,6 +46,7 @@ class Add:
             return made
 
         low.bind(node.outputs[0], low.add(make, sides, node, "add", ("sum",), shapes[0] or shapes[1]))
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Add:

@@ -30,7 +30,7 @@ class AveragePool:
     window: Window
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "AveragePool":
@@ -46,6 +46,7 @@ class AveragePool:
             window = None if source.shape is None else Window(source.shape[:2])
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
         low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> AveragePool:

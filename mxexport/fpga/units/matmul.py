@@ -10,6 +10,8 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
@@ -21,7 +23,6 @@ from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups
 from mxexport.numbers.formats import get_format
 
-_BIAS_WIDTH = 28
 # Yosys estimates (LUT) that decide between foldings of equal speed: one row's shift and accumulator, and one lane of
 # the quantizer before the unit.
 _LUT_PER_ROW, _LUT_PER_LANE = 150, 60
@@ -46,12 +47,14 @@ class MatMul:
     lsb_exp: int
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if is_depthwise(node):
+            return False
         source = low.blocks(node.inputs[0])
         quantizer, transposed = _weight_of(node)
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
-        bias = _own_bias(node)
+        bias = own_bias(node)
         weight = read_weight(quantizer, 1 if transposed else 0)
         if source.group_size not in (None, weight.format.group_size):
             raise Refused(
@@ -60,20 +63,24 @@ class MatMul:
             )
         if node.op_type == "Conv":
             source = _windows(node, source, low)
-        bias = None if bias is None else _per_output(bias, len(weight.codes), 0)
+        bias = None if bias is None else per_output(bias, len(weight.codes), 0)
         result = node.outputs[0]
         if bias is None:
             result, added = low.take_bias(node)
-            bias = None if added is None else _per_output(added, len(weight.codes), _spatial(node), result.producer())
+            bias = (
+                None if added is None else per_output(added, len(weight.codes), spatial_rank(node), result.producer())
+            )
 
         def make(blocks: Blocks) -> MatMul:
-            return _sized(cls, node.name, blocks, weight, bias)
+            found = sized(node.name, blocks, weight, bias)
+            return cls(blocks, weight, found.bias, found.scale_offset, found.width, found.lsb_exp)
 
         if source.shape is not None and source.shape[-1] != weight.codes.shape[1]:
             found = f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}"
             raise UnsupportedError(f"compile: node {node.name!r}: {found}")
         shape = None if source.shape is None else (*source.shape[:-1], len(weight.codes))
         low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape), node)
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> MatMul:
@@ -194,7 +201,7 @@ def _windows(node: ir.Node, source: Pending, low: Lowering) -> Pending:
     a = {name: attribute.value for name, attribute in node.attributes.items()}
     kernel = tuple(node.inputs[1].shape[2:])
     if a.get("group", 1) != 1:
-        raise Refused(f"it has {a['group']} groups; grouped and depthwise convolutions are not lowered yet")
+        raise Refused(f"it has {a['group']} groups; expected one, or one for each channel that comes and goes")
     window = Window.of_node(node, kernel)
     if window.moves_only:
         return source
@@ -205,101 +212,3 @@ def _windows(node: ir.Node, source: Pending, low: Lowering) -> Pending:
         shape = (*window.output(source.shape), math.prod(kernel) * groups.group_count(channels, size) * size)
     outputs = ("window", "window_scale_codes")
     return low.add(lambda t: MXWindow(t, window), [source], node, "window", outputs, shape, source.group_size)
-
-
-def _own_bias(node: ir.Node) -> np.ndarray | None:
-    if node.op_type == "MatMul":
-        return None
-    a = {name: attribute.value for name, attribute in node.attributes.items()}
-    if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0):
-        raise Refused("Gemm with alpha, beta or transA is not lowered")
-    if len(node.inputs) < 3 or node.inputs[2] is None:
-        return None
-    bias = graph.constant(node.inputs[2])
-    if bias is None:
-        raise Refused("its bias is not an initializer")
-    return bias
-
-
-def _spatial(node: ir.Node) -> int:
-    return len(node.inputs[1].shape) - 2 if node.op_type == "Conv" else 0
-
-
-def _per_output(bias: np.ndarray, rows: int, behind: int, node: ir.Node | None = None) -> np.ndarray:
-    """A constant that is added to products, as one number for each of `rows` outputs, which have `behind` dimensions
-    behind them. Raises Refused."""
-    axis = bias.ndim - 1 - behind
-    if bias.size not in (1, rows) or (bias.size > 1 and (axis < 0 or bias.shape[axis] != bias.size)):
-        raise Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})", node)
-    if not np.isfinite(bias).all():
-        raise Refused("its bias holds NaN or Inf", node)
-    return np.broadcast_to(bias.reshape(-1), (rows,)).astype(np.float64)
-
-
-# --- the accumulator ------------------------------------------------------------------------------------------
-
-
-def _sized(unit: type[MatMul], name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> MatMul:
-    """The unit with the smallest accumulator that is exact.
-
-    The products alone fix the least significant bit. A bias (float64 [O]) that does not lie on its grid gets more of
-    them, up to 28 bits in all, so that rounding it costs no more than float32 arithmetic would on values of usual
-    size.
-
-    Raises:
-        UnsupportedError: more than 63 bits; says what makes it so wide.
-    """
-    bias = np.zeros(len(w.codes)) if bias is None else bias
-
-    def size(offset: int) -> tuple[int, int, int]:
-        lsb_exp = _lsb_exp(x, w, offset)
-        biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
-        return offset, lsb_exp, int((_largest(x, w, offset) + biases).max()).bit_length() + 1
-
-    offset, lsb_exp, width = size(x.code_min + int(w.scale_codes.min()))
-    on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()
-    offset, lsb_exp, width = size(offset if on_grid else offset - max(_BIAS_WIDTH - width, 0))
-    if width > fixedpoint.MAX_WIDTH:
-        raise UnsupportedError(f"compile: node {name!r}: {_why_too_wide(x, w, bias, width)}")
-    return unit(x, w, fixedpoint.round_to_lsb(bias, lsb_exp), offset, width, lsb_exp)
-
-
-def _lsb_exp(x: Blocks, w: Weight, offset: int) -> int:
-    return offset - 2 * 127 - x.element.frac_bits - w.format.element.frac_bits
-
-
-def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
-    """What makes the accumulator wider than it may be: the bias, the ranges of scales or the formats."""
-    offset = x.code_min + int(w.scale_codes.min())
-    needs = f"needs {width} bits, at most {fixedpoint.MAX_WIDTH} are exact"
-    products = max(_largest(x, w, offset))
-    if products.bit_length() < fixedpoint.MAX_WIDTH:
-        row = int(np.abs(bias).argmax())
-        largest = float(np.ldexp(float(products), _lsb_exp(x, w, offset)))
-        return (
-            f"its bias reaches {abs(bias[row]):.4g} (output {row}) where the products reach {largest:.4g}: an exact "
-            f"accumulator {needs}. Scale the layer so that bias and products have like magnitudes, or add the bias on "
-            "the host"
-        )
-    formats = f"{x.format} activations (scale codes {x.code_min}..{x.code_max}) and {w.format.name} weights "
-    formats += f"(scale codes {w.scale_codes.min()}..{w.scale_codes.max()})"
-    ranges = int(w.scale_codes.max()) - int(w.scale_codes.min()), x.code_max - x.code_min
-    if products.bit_length() - sum(ranges) >= fixedpoint.MAX_WIDTH:
-        remedy = "The formats alone are too wide; use one with fewer exponent bits"
-    elif ranges[0] > ranges[1]:
-        remedy = f"The groups of its weight range over 2**{ranges[0]}: equalize its rows, or use fewer exponent bits"
-    else:
-        remedy = "Use a format with fewer exponent bits, or calibration inputs with a smaller range"
-    return f"an exact accumulator of {formats} {needs}. {remedy}"
-
-
-def _largest(x: Blocks, w: Weight, offset: int) -> np.ndarray:
-    """Largest magnitude each accumulator can reach (Python integers), from the actual weights."""
-    x_max = int(np.ldexp(x.element.max_val, x.element.frac_bits))
-    rows = len(w.codes)
-    padded = np.pad(np.abs(w.linear()), ((0, 0), (0, -w.codes.shape[1] % x.group_size)))
-    sums = padded.reshape(rows, -1, x.group_size).sum(axis=2)
-    shifts = w.scale_codes.astype(int) + x.code_max - offset
-    return np.array(
-        [sum(int(s) * x_max << int(k) for s, k in zip(sums[o], shifts[o], strict=True)) for o in range(rows)], object
-    )

@@ -29,7 +29,7 @@ class MaxPool:
     window: Window
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "GlobalMaxPool":
@@ -40,6 +40,7 @@ class MaxPool:
                 raise Refused("it has dilations; pool with adjacent taps")
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
         low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> MaxPool:

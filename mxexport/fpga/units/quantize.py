@@ -33,7 +33,7 @@ class Quantize:
     format: str
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, scale = node.inputs[0], node.inputs[1].producer()
         fmt = mx_format(node)
         if not graph.is_ours(scale, {"MXScale"}):
@@ -60,6 +60,7 @@ class Quantize:
         outputs = ("codes", "scale_codes")
         made = low.add(make, [source], node, "quantize", outputs, source.shape, fmt.group_size)
         low.bind(node.outputs[0], made)
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Quantize:

@@ -25,10 +25,11 @@ class Relu:
     source: Wide
 
     @classmethod
-    def lower(cls, node: ir.Node, low: Lowering) -> None:
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
         source = low.wide(low.stream(node.inputs[0]), node)
         made = low.add(cls, [source], node, "relu", ("relu",), source.shape)
         low.bind(node.outputs[0], made)
+        return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Relu:

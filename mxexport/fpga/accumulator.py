@@ -1,0 +1,124 @@
+"""The accumulator of a product with weights in ROM: exact, sized from the weights themselves; and its bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.types import Blocks
+from mxexport.fpga.unit import Refused
+from mxexport.fpga.weights import Weight
+from mxexport.model import graph
+from mxexport.numbers import fixedpoint
+
+_BIAS_WIDTH = 28
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulator:
+    """`bias` int64 [O] in units of 2**lsb_exp; a product is shifted by the sum of its scale codes - scale_offset."""
+
+    bias: np.ndarray
+    scale_offset: int
+    width: int
+    lsb_exp: int
+
+
+def sized(name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> Accumulator:
+    """The smallest accumulator that is exact, for a node of that name.
+
+    The products alone fix the least significant bit. A bias (float64 [O]) that does not lie on its grid gets more of
+    them, up to 28 bits in all, so that rounding it costs no more than float32 arithmetic would on values of usual
+    size.
+
+    Raises:
+        UnsupportedError: more than 63 bits; says what makes it so wide.
+    """
+    bias = np.zeros(len(w.codes)) if bias is None else bias
+
+    def size(offset: int) -> tuple[int, int, int]:
+        lsb_exp = _lsb_exp(x, w, offset)
+        biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
+        return offset, lsb_exp, int((_largest(x, w, offset) + biases).max()).bit_length() + 1
+
+    offset, lsb_exp, width = size(x.code_min + int(w.scale_codes.min()))
+    on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()
+    offset, lsb_exp, width = size(offset if on_grid else offset - max(_BIAS_WIDTH - width, 0))
+    if width > fixedpoint.MAX_WIDTH:
+        raise UnsupportedError(f"compile: node {name!r}: {_why_too_wide(x, w, bias, width)}")
+    return Accumulator(fixedpoint.round_to_lsb(bias, lsb_exp), offset, width, lsb_exp)
+
+
+def _lsb_exp(x: Blocks, w: Weight, offset: int) -> int:
+    return offset - 2 * 127 - x.element.frac_bits - w.format.element.frac_bits
+
+
+def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
+    """What makes the accumulator wider than it may be: the bias, the ranges of scales or the formats."""
+    offset = x.code_min + int(w.scale_codes.min())
+    needs = f"needs {width} bits, at most {fixedpoint.MAX_WIDTH} are exact"
+    products = max(_largest(x, w, offset))
+    if products.bit_length() < fixedpoint.MAX_WIDTH:
+        row = int(np.abs(bias).argmax())
+        largest = float(np.ldexp(float(products), _lsb_exp(x, w, offset)))
+        return (
+            f"its bias reaches {abs(bias[row]):.4g} (output {row}) where the products reach {largest:.4g}: an exact "
+            f"accumulator {needs}. Scale the layer so that bias and products have like magnitudes, or add the bias on "
+            "the host"
+        )
+    formats = f"{x.format} activations (scale codes {x.code_min}..{x.code_max}) and {w.format.name} weights "
+    formats += f"(scale codes {w.scale_codes.min()}..{w.scale_codes.max()})"
+    ranges = int(w.scale_codes.max()) - int(w.scale_codes.min()), x.code_max - x.code_min
+    if products.bit_length() - sum(ranges) >= fixedpoint.MAX_WIDTH:
+        remedy = "The formats alone are too wide; use one with fewer exponent bits"
+    elif ranges[0] > ranges[1]:
+        remedy = f"The groups of its weight range over 2**{ranges[0]}: equalize its rows, or use fewer exponent bits"
+    else:
+        remedy = "Use a format with fewer exponent bits, or calibration inputs with a smaller range"
+    return f"an exact accumulator of {formats} {needs}. {remedy}"
+
+
+def _largest(x: Blocks, w: Weight, offset: int) -> np.ndarray:
+    """Largest magnitude each accumulator can reach (Python integers), from the actual weights."""
+    x_max = int(np.ldexp(x.element.max_val, x.element.frac_bits))
+    rows = len(w.codes)
+    padded = np.pad(np.abs(w.linear()), ((0, 0), (0, -w.codes.shape[1] % w.group_size)))
+    sums = padded.reshape(rows, -1, w.group_size).sum(axis=2)
+    shifts = w.scale_codes.astype(int) + x.code_max - offset
+    return np.array(
+        [sum(int(s) * x_max << int(k) for s, k in zip(sums[o], shifts[o], strict=True)) for o in range(rows)], object
+    )
+
+
+def own_bias(node: ir.Node) -> np.ndarray | None:
+    """The bias that is an input of a product. Raises Refused where it is no constant."""
+    if node.op_type == "MatMul":
+        return None
+    a = {name: attribute.value for name, attribute in node.attributes.items()}
+    if a.get("alpha", 1.0) != 1.0 or a.get("beta", 1.0) != 1.0 or a.get("transA", 0):
+        raise Refused("Gemm with alpha, beta or transA is not lowered")
+    if len(node.inputs) < 3 or node.inputs[2] is None:
+        return None
+    bias = graph.constant(node.inputs[2])
+    if bias is None:
+        raise Refused("its bias is not an initializer")
+    return bias
+
+
+def spatial_rank(node: ir.Node) -> int:
+    """Dimensions behind the channels of what a product puts out."""
+    return len(node.inputs[1].shape) - 2 if node.op_type == "Conv" else 0
+
+
+def per_output(bias: np.ndarray, rows: int, behind: int, node: ir.Node | None = None) -> np.ndarray:
+    """A constant that is added to products, as one number for each of `rows` outputs, which have `behind` dimensions
+    behind them. Raises Refused."""
+    axis = bias.ndim - 1 - behind
+    if bias.size not in (1, rows) or (bias.size > 1 and (axis < 0 or bias.shape[axis] != bias.size)):
+        raise Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})", node)
+    if not np.isfinite(bias).all():
+        raise Refused("its bias holds NaN or Inf", node)
+    return np.broadcast_to(bias.reshape(-1), (rows,)).astype(np.float64)
