@@ -40,7 +40,7 @@ FORMATS = ["mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mx
 WEIGHTS = {"mxfp8_e5m2": "mxfp4_e2m1"}  # two of E5M2 pass 63 bits
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 """make test-full: every folding of every case; else they take turns."""
-STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.4, 0.4))
+STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.9), (0.4, 0.4))
 PIPELINE = 5
 """Cycles by which a frame of a few beats may miss the claim: what fills a pipeline shows."""
 WINDOWS = {

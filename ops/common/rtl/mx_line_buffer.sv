@@ -109,11 +109,12 @@ module mx_line_buffer #(
   logic [FrameBits-1:0] in_beat_q;
   count_t               held_q;     // beats in the buffer
   count_t               pending_q;  // of them, or still to come, given up by the reader
+  count_t               free_q;     // of those, read out of the memory: their places may be written
   logic                 put, drop, in_end;
 
   assign s_axis_tready = held_q < count_t'(Depth);
   assign put           = s_axis_tvalid && s_axis_tready;
-  assign drop          = pending_q != '0 && held_q != '0;
+  assign drop          = free_q != '0 && held_q != '0;
   assign in_end        = in_beat_q == FrameBits'(H * RowBeats - 1);
 
   always_ff @(posedge aclk) begin
@@ -230,6 +231,7 @@ module mx_line_buffer #(
   } place_t;
 
   logic                valid1_q, valid2_q;
+  count_t              released1_q;
   logic [AddrBits-1:0] addr1_q;
   place_t              place1_q, place2_q;
   logic [Width-1:0]    data2_q;
@@ -246,8 +248,15 @@ module mx_line_buffer #(
     end
   end
 
+  // An address that waits in stage 1 is read later: until then nothing may be written over it.
+  always_ff @(posedge aclk) begin
+    if (!aresetn) free_q <= '0;
+    else free_q <= free_q - count_t'(drop) + ((en && valid1_q) ? released1_q : count_t'(0));
+  end
+
   always_ff @(posedge aclk) begin
     if (en) begin
+      released1_q <= (get && pixel_end && row_end) ? released : '0;
       addr1_q  <= AddrBits'(int'(tap_slot_q) * RowBeats + int'(tap_col_q) * Beats + int'(beat_q));
       place1_q <= '{
         pad: int'(tap_row_q) < 0 || int'(tap_row_q) >= H || int'(tap_col_q) < 0 || int'(tap_col_q) >= W,

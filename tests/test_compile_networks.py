@@ -1,0 +1,72 @@
+"""Whole networks: the RTL equals the dataflow graph on every word, the dataflow graph the QONNX graph and torch, and
+cycles and latency are as reported."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from mxexport.fpga import open_design
+from tests import hardware_networks as networks
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*depthwise layer")
+FORMATS = [("mxint8", "mxint8"), ("mxfp6_e2m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "mxint8"), ("mxfp6_e3m2", "mxfp6_e2m3"),
+           ("mxint4", "mxfp4_e2m1"), ("mxfp8_e4m3", "mxfp8_e4m3")]  # fmt: skip
+RANDOM = 200 if os.environ.get("MXEXPORT_FULL") else 6
+"""make test-full: at least 200."""
+_FRAMES = 12
+
+
+@pytest.fixture(scope="module", params=enumerate(networks.NETWORKS), ids=lambda p: p[1])
+def built(request, tmp_path_factory):
+    number, name = request.param
+    make, frame = networks.NETWORKS[name]
+    torch.manual_seed(number)
+    formats = (None, None) if name == "quantized residual" else FORMATS[number % len(FORMATS)]
+    formats = ("mxint8", None) if name == "quantized residual" else formats
+    return networks.compiled(make(), frame, formats, tmp_path_factory.mktemp("network"))
+
+
+def test_rtl_equals_the_dataflow_graph_and_the_outputs_are_those_of_torch(built):
+    design, quantized, x = built
+    expected = design.run_dataflow(x)
+    with torch.no_grad():
+        wanted = quantized(torch.from_numpy(x)).numpy()
+    assert expected.values.shape == wanted.shape
+    # Sums in float32 and in exact integers differ by rounding; a code turned by it moves an output by a code's worth.
+    scale = np.abs(wanted).max()
+    assert np.median(np.abs(expected.values - wanted)) <= 1e-6 * scale
+    assert np.abs(expected.values - wanted).max() <= 0.05 * scale
+    for stalls in ({}, {"stall_in": 0.4}, {"stall_out": 0.5}, {"stall_in": 0.3, "stall_out": 0.3, "seed": 7}):
+        np.testing.assert_array_equal(design.simulate(x[:_FRAMES], **stalls).raw, expected.raw[:_FRAMES])
+
+
+def test_cycles_and_latency_are_as_reported(built):
+    design, _, x = built
+    one, many = (design.simulate(x[:n]).cycles for n in (1, _FRAMES))
+    cycles, latency = (design.report[key] for key in ("cycles_per_frame", "latency_cycles"))
+    assert abs((many - one) / (_FRAMES - 1) - cycles) <= 0.01 * cycles + 2
+    assert abs(one - latency) <= 0.02 * latency + 10  # small frames: registers between units show
+
+
+def test_the_file_says_everything(built):
+    """A design opened from its folder emits the same top level; the graph is standard ONNX with bodies."""
+    design, _, x = built
+    onnx.checker.check_model(design.files()["dataflow"], full_check=True)
+    again = open_design(design.path)
+    assert again.network.streams == design.network.streams
+    np.testing.assert_array_equal(again.simulate(x[:2]).raw, design.run_dataflow(x[:2]).raw)
+    assert design.compare_stages(x).flip_rate <= 1e-3
+
+
+@pytest.mark.parametrize("seed", range(RANDOM))
+def test_random_networks(seed, tmp_path):
+    torch.manual_seed(seed)
+    model = networks.Random(seed)
+    design, _, x = networks.compiled(model, model.frame, FORMATS[seed % len(FORMATS)], tmp_path, seed)
+    raw = design.simulate(x[:6], stall_in=0.3 * (seed % 2), stall_out=0.3 * (seed % 3 == 1), seed=seed + 1).raw
+    np.testing.assert_array_equal(raw, design.run_dataflow(x[:6]).raw)
