@@ -219,6 +219,17 @@ def _spatial() -> list[Case]:
     cases.append(("WideReorder", "image", [wide], type_of))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)
               for a, b in ((0, 0), (3, 0), (0, 7))]  # fmt: skip
+    for (name, window), pair in zip(kinds.items(), (("mxint8",) * 2, ("mxfp8_e4m3", "mxfp4_e2m1"), ("mxfp6_e3m2",) * 2),
+                                    strict=True):  # fmt: skip
+        given, attributes = [codes, scales], {"group_size": 4, "code_min": 90, "scale_offset": 200, "dilations": [1, 1]}
+        shape = (window["kernel_shape"][0] * window["kernel_shape"][1], 3)
+        for side, of in zip("xw", pair, strict=True):
+            parameters = fixedpoint.element_parameters(get_format(of).element)
+            attributes |= {f"{side}_{key}": parameters[key] for key in ("exponent_bits", "mantissa_bits")}
+        x_bits, w_bits = (get_format(of).element.bits for of in pair)
+        weights = [rng.integers(0, 2**w_bits, shape), rng.integers(110, 116, shape)]
+        given = [codes % np.uint8(2 ** (x_bits - 1)), scales, *(w.astype(np.uint8) for w in weights), np.arange(3) - 1]
+        cases.append(("MXDepthwise", name, given, attributes | window | type_of))
     for name in ("mxint8", "mxfp8_e4m3", "mxfp4_e2m1"):
         parameters = fixedpoint.element_parameters(get_format(name).element)
         element = {key: parameters[key] for key in ("exponent_bits", "mantissa_bits")}
