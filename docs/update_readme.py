@@ -1,6 +1,6 @@
 """Rewrites the generated tables of README.md: `python docs/update_readme.py`.
 
-The format table comes from mxexport.formats, the demo table from build/demo-*/demo.json files where those exist.
+The format table comes from mxexport.numbers.formats, the demo table from the files build/demo-*/demo.json.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ def format_table() -> str:
 
 
 def demo_table(results: list[dict]) -> str:
-    head = "| format | " + " | ".join(DEMO_STAGES) + " | cycles per image | LUT | DSP | BRAM36 |"
-    rows = [head, "|---" * (len(DEMO_STAGES) + 5) + "|"]
+    head = "| network | format | " + " | ".join(DEMO_STAGES) + " | cycles per image | LUT | DSP | BRAM36 |"
+    rows = [head, "|---" * (len(DEMO_STAGES) + 6) + "|"]
     for result in results:
         accuracy = " | ".join(f"{result['accuracy'][stage]:.1f}" for stage in DEMO_STAGES)
         total = result["area"]["total"]
         area = f"{total['lut']:,} | {total['dsp']} | {total['bram36']:g}"
-        rows.append(f"| `{result['format']}` | {accuracy} | {result['cycles_per_image']:,.0f} | {area} |")
+        rows.append(
+            f"| {result['network']} | `{result['format']}` | {accuracy} | {result['cycles_per_image']:,.0f} | {area} |"
+        )
     return "\n".join(rows)
 
 

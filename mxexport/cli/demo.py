@@ -14,6 +14,7 @@ from mxexport.cli.hardware import print_area
 
 def demo(
     format: Annotated[str, typer.Option(help="mxint8, mxfp6_e2m3, mxfp6_e3m2, mxfp4_e2m1, …")] = "mxint8",
+    network: Annotated[str, typer.Option(help="cnn, mlp, residual or depthwise.")] = "cnn",
     out: Annotated[Path, typer.Option(help="Where all files go.")] = Path("build/demo"),
     synth: Annotated[bool, typer.Option(help="Size every unit with Yosys.")] = True,
     as_json: AsJson = False,
@@ -29,7 +30,7 @@ def demo(
             notes.print(f"[dim]· {message}[/dim]")
             status.update(message)
 
-        result = run_demo(format, out, synthesize=synth, progress=progress)
+        result = run_demo(format, out, network=network, synthesize=synth, progress=progress)
     if as_json:
         print_json(result)
     else:
@@ -47,7 +48,9 @@ _STAGES = {
 
 
 def _print_demo(result: dict) -> None:
-    table = Table(title=f"MNIST, {result['format']}, {result['images']} test images", title_justify="left")
+    table = Table(
+        title=f"MNIST, {result['network']}, {result['format']}, {result['images']} test images", title_justify="left"
+    )
     table.add_column("stage")
     table.add_column("accuracy %", justify="right")
     table.add_column("same prediction as\nquantized PyTorch %", justify="right")

@@ -15,13 +15,15 @@ import torch
 from torch import nn
 
 import mxexport
-from mxexport.errors import MissingToolError
+from mxexport.cli.digit_networks import NETWORKS, shifted
+from mxexport.errors import MissingToolError, OptionError
 from mxexport.model import graph
 from mxexport.model.writer import write_bytes
 from mxexport.running import executors, verification
 
 TEST_IMAGES = 1000
 _SEED = 0
+_EPOCHS = {"mlp": 40, "cnn": 16, "residual": 8, "depthwise": 8}
 _PIXEL_SCALE = 256  # 8-bit pixels as exact fixed point
 
 Progress = Callable[[str], None]
@@ -29,10 +31,14 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Digits:
-    """`x` float32 [N, 784] in [0, 1), multiples of 1/256; `y` int64 [N]."""
+    """`x` float32 [N, ...] in [0, 1), multiples of 1/256; `y` int64 [N]."""
 
     x: np.ndarray
     y: np.ndarray
+
+    def framed(self, frame: tuple[int, ...]) -> Digits:
+        """The same with images of another shape."""
+        return Digits(self.x.reshape(-1, *frame), self.y)
 
 
 def load_digits() -> tuple[Digits, Digits]:
@@ -49,18 +55,6 @@ def load_digits() -> tuple[Digits, Digits]:
     return Digits(x[:-TEST_IMAGES], y[:-TEST_IMAGES]), Digits(x[-TEST_IMAGES:], y[-TEST_IMAGES:])
 
 
-class DigitNet(nn.Module):
-    """784 - 128 - 64 - 10; 784 = 24 groups of 32 and a short one of 16."""
-
-    def __init__(self):
-        super().__init__()
-        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 128), nn.Linear(128, 64), nn.Linear(64, 10)
-        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
-
-    def forward(self, x):
-        return self.fc3(self.relu2(self.fc2(self.relu1(self.fc1(x)))))
-
-
 def train(model: nn.Module, data: Digits, epochs: int, rate: float) -> None:
     """Adam, cross entropy, batches of 64 shifted by up to two pixels, a fixed seed."""
     x, y = torch.from_numpy(data.x), torch.from_numpy(data.y)
@@ -69,10 +63,8 @@ def train(model: nn.Module, data: Digits, epochs: int, rate: float) -> None:
     model.train()
     for _ in range(epochs):
         for batch in torch.randperm(len(x), generator=generator).split(64):
-            shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-            shifted = x[batch].unflatten(1, (28, 28)).roll(shift, (1, 2)).flatten(1)
             optimizer.zero_grad()
-            nn.functional.cross_entropy(model(shifted), y[batch]).backward()
+            nn.functional.cross_entropy(model(shifted(x[batch], generator)), y[batch]).backward()
             optimizer.step()
     model.eval()
 
@@ -86,29 +78,33 @@ def run_demo(
     format_name: str = "mxint8",
     out: str | Path = "build/demo",
     *,
+    network: str = "cnn",
     synthesize: bool = True,
     progress: Progress = lambda message: None,
 ) -> dict:
-    """Everything from training to RTL; returns the figures the table shows, as plain data.
+    """Everything from training to RTL; returns the figures the table shows, as plain data. `network`: see `NETWORKS`.
 
     Raises:
+        OptionError: unknown network.
         FormatError: unknown format.
         UnsupportedError: a format the hardware does not take.
         MissingToolError: no simulator or synthesis tool.
         VerificationError: two stages that must agree do not.
     """
-    fmt = mxexport.get_format(format_name)
+    if network not in NETWORKS:
+        raise OptionError(f"demo: unknown network {network!r}; expected one of {', '.join(NETWORKS)}")
+    fmt, make = mxexport.get_format(format_name), NETWORKS[network]
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     progress("loading 5,000 MNIST digits")
-    train_set, test = load_digits()
+    train_set, test = (digits.framed(make.frame) for digits in load_digits())
     torch.manual_seed(_SEED)
     progress("training in float")
-    model = DigitNet()
-    train(model, train_set, epochs=40, rate=1e-3)
+    model = make()
+    train(model, train_set, epochs=_EPOCHS[network], rate=1e-3)
     progress(f"training on with {fmt.name} quantization")
-    quantized = mxexport.quantize_model(model, fmt, fmt)
-    train(quantized, train_set, epochs=5, rate=3e-4)
+    quantized = mxexport.quantize_model(model, fmt, fmt, fold_batch_norm=True)
+    train(quantized, train_set, epochs=_EPOCHS[network] // 8, rate=3e-4)
 
     progress("exporting to QONNX")
     qonnx_path = out / "model.onnx"
@@ -133,6 +129,7 @@ def run_demo(
         progress("sizing every unit (Yosys)")
         area = design.area()
     result = {
+        "network": network,
         "format": fmt.name,
         "images": len(test.x),
         "accuracy": {stage: round(100 * float((o.argmax(1) == test.y).mean()), 2) for stage, o in outputs.items()},
@@ -151,6 +148,7 @@ def run_demo(
         "saturated_inputs": simulated.saturated_inputs,
         "clamped_blocks": simulated.clamped,
         "cycles_per_image": round(simulated.cycles / len(test.x), 1),
+        "latency_cycles": design.report["latency_cycles"],
         "folding": {layer: asdict(f) for layer, f in design.foldings.items()},
         "area": area,
         "files": {"qonnx": str(qonnx_path)} | design.files(),

@@ -12,9 +12,12 @@ def is_depthwise(node: ir.Node) -> bool:
     return node.op_type == "Conv" and count > 1 and shape is not None and shape[0] == count and shape[1] == 1
 
 
-def is_row(value: ir.Value) -> bool:
-    """Whether a tensor holds images of one row, [batch, channels, 1, width]: hardware turns them into columns."""
-    return value.shape is not None and len(value.shape) == 4 and value.shape[2] == 1
+def is_turned(value: ir.Value, frame: tuple[int, ...] | None) -> bool:
+    """Whether a stream brings, as one column, images that a tensor holds as one row: sequences that a graph puts into
+    images for a while, as torch's one-dimensional pools do."""
+    if frame is None or len(frame) != 3 or value.shape is None or len(value.shape) != 4:
+        return False
+    return tuple(value.shape[2:]) == (frame[1], frame[0]) and 1 == frame[1] < frame[0]
 
 
 def same_image(shape: ir.Shape | None, frame: tuple[int, ...]) -> bool:

@@ -13,7 +13,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.borders import check_ends, constant_nodes, is_side, label
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
-from mxexport.fpga.layouts import is_row, same_image
+from mxexport.fpga.layouts import same_image
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.model import graph
@@ -142,15 +142,14 @@ class Lowering:
         return self._shaped(source, (shape[1],))
 
     def image(self, value: ir.Value, source: Pending) -> Pending:
-        """`source`, which carries `value`, as images [H, W, C]; sequences, and images of one row, have one column.
-        Raises Refused for another shape."""
+        """`source`, which carries `value`, as images [H, W, C]; sequences are images of one column. Raises Refused for
+        another shape."""
         shape = value.shape
         if shape is None or len(shape) not in (3, 4) or not all(isinstance(d, int) for d in shape[1:]):
             expected = "(batch, channels, height, width) or (batch, channels, length), all but batch known"
             raise Refused(f"input shape is {shape}; expected {expected}")
         _, channels, *spatial = shape
-        size = spatial[1:] + spatial[:1] if is_row(value) else [*spatial, 1][:2]
-        return self._shaped(source, (*size, channels))
+        return self._shaped(source, (*[*spatial, 1][:2], channels))
 
     def _shaped(self, source: Pending, frame: tuple[int, ...]) -> Pending:
         """`source` with its shape, where that was not known: behind a refusal, or the input of the network."""
@@ -278,7 +277,7 @@ class Lowering:
             raise Refused(f"output shape is {shape}; expected all values of a frame, {length}")
         if max(shape[1:]) != length and source.shape[:2] != (1, 1):
             raise Refused(f"output shape is {shape}; expected (batch, {length})")
-        if source.shape[:2] == (1, 1) or source.shape[2] == 1:
+        if source.shape[:2] == (1, 1):
             return source
         return self.add(Reorder, [self.wide(source, node)], node, "reorder", ("flat",), (length,))
 

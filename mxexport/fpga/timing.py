@@ -55,17 +55,18 @@ def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
 
 
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
-    """(stream, reader) -> beats of the FIFO in front of the reader, a power of two, wherever a stream has several.
-    Readers are called `instance/input`."""
+    """(stream, reader) -> beats of the FIFO in front of the reader, a power of two: wherever streams meet, and a small
+    one wherever a stream has several readers. Readers are called `instance/input`."""
     times, found = arrivals(network, foldings), {}
     for stream, kind in network.streams.items():
         readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
-        if len(readers) + (stream in network.outputs) < 2:
-            continue
-        maker = network.maker(stream)
-        lanes = maker.unit.lanes(foldings[maker.name])[1] if maker else input_lanes(network, foldings)
-        beats = kind.beats(lanes) // kind.vectors
+        forks = len(readers) + (stream in network.outputs) > 1
         for reader, i in readers:
+            if not forks and len(reader.sources) == 1:
+                continue
+            maker = network.maker(stream)
+            lanes = maker.unit.lanes(foldings[maker.name])[1] if maker else input_lanes(network, foldings)
+            beats = kind.beats(lanes) // kind.vectors
             waiting = _most_waiting(times, reader.sources, i) * beats + _SLACK
             found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
     return found

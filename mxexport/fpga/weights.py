@@ -64,10 +64,10 @@ def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
     return node if graph.is_quantized_constant(node) else None
 
 
-def read_weight(quantizer: ir.Node, reduction_axis: int) -> Weight:
+def read_weight(quantizer: ir.Node, reduction_axis: int, whole_groups: bool = False) -> Weight:
     """The quantized weight of a matrix product or convolution, whose reduction axis (0 or 1) is given.
 
-    Taps of a kernel stand side by side, each with its own groups, padded to whole ones where there is more than one.
+    Taps of a kernel stand side by side, each with its own groups; `whole_groups`: padded to whole ones.
     """
     fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
     scale = constant_array(quantizer.inputs[1])
@@ -88,7 +88,7 @@ def read_weight(quantizer: ir.Node, reduction_axis: int) -> Weight:
         codes, scale_codes = codes.swapaxes(0, 1), scale_codes.swapaxes(0, 1)
     group_size, taps = fit_group(fmt.group_size, codes.shape[1]), math.prod(shape[2:])
     codes, scale_codes = (a.reshape(*a.shape[:2], taps).swapaxes(1, 2) for a in (codes, scale_codes))
-    if taps > 1:
+    if whole_groups:
         codes = np.pad(codes, ((0, 0), (0, 0), (0, -codes.shape[2] % group_size)))
     codes, scale_codes = (np.ascontiguousarray(a.reshape(len(a), -1)) for a in (codes, scale_codes))
     return Weight(fmt, codes, _lift_zero_blocks(_table(fmt)[codes] != 0, scale_codes, group_size), group_size)

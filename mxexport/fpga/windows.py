@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.fpga.layouts import is_row
+from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Refused, Timing
 from mxexport.numbers.groups import group_count
@@ -93,8 +93,9 @@ class Window:
         return {"H": shape[0], "W": shape[1], "OutH": height, "OutW": width}
 
     @classmethod
-    def of_node(cls, node: ir.Node, kernel: tuple[int, ...]) -> Window:
-        """The window of an ONNX Conv or pool over one or two spatial dimensions, as hardware sees its input.
+    def of_node(cls, node: ir.Node, kernel: tuple[int, ...], frame: tuple[int, ...] | None) -> Window:
+        """The window of an ONNX Conv or pool over one or two spatial dimensions; `frame`: [H, W, C] of the stream
+        that brings its input.
 
         Raises:
             Refused: automatic padding, more than two dimensions, padding as long as the window.
@@ -118,7 +119,7 @@ class Window:
         spans = [(k - 1) * d + 1 for k, d in zip(found.kernel, found.dilations, strict=True)]
         if any(max(found.pads[i], found.pads[i + 2]) >= spans[i] for i in (0, 1)):
             raise Refused(f"pads {list(found.pads)} reach beyond windows that span {spans}; expected less than a span")
-        return found._turned() if is_row(x) else found
+        return found._turned() if is_turned(x, frame) else found
 
     def _turned(self) -> Window:
         """The same on images whose one row is a column. Raises Refused for taps that then stand in another order."""

@@ -34,7 +34,7 @@ class AveragePool:
         x = node.inputs[0]
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "AveragePool":
-            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value))
+            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value), source.shape)
             counted = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].value
             if any(window.pads) and not counted:
                 raise Refused("it leaves padding out of the count; set count_include_pad, or pool without padding")

@@ -49,7 +49,7 @@ class Depthwise:
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
         weight, bias = read_weight(quantizer, 1), own_bias(node)
-        window = Window.of_node(node, tuple(node.inputs[1].shape[2:]))
+        window = Window.of_node(node, tuple(node.inputs[1].shape[2:]), source.shape)
         channels, result = len(weight.codes), node.outputs[0]
         bias = None if bias is None else per_output(bias, channels, 0)
         if bias is None:

@@ -55,14 +55,15 @@ class MatMul:
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
         bias = own_bias(node)
-        weight = read_weight(quantizer, 1 if transposed else 0)
+        window = _window_of(node, source)
+        weight = read_weight(quantizer, 1 if transposed else 0, whole_groups=window is not None)
         if source.group_size not in (None, weight.format.group_size):
             raise Refused(
                 f"weight groups of {weight.format.group_size} and activation groups of {source.group_size}; "
                 "expected the same group size"
             )
-        if node.op_type == "Conv":
-            source = _windows(node, source, low)
+        if window is not None:
+            source = _windows(node, window, source, low)
         bias = None if bias is None else per_output(bias, len(weight.codes), 0)
         result = node.outputs[0]
         if bias is None:
@@ -196,19 +197,24 @@ def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
     return weight_quantizer(w), transposed
 
 
-def _windows(node: ir.Node, source: Pending, low: Lowering) -> Pending:
+def _window_of(node: ir.Node, source: Pending) -> Window | None:
+    """The windows that a product runs over; None where it takes vectors as they come."""
+    if node.op_type != "Conv":
+        return None
+    groups = node.attributes["group"].value if "group" in node.attributes else 1
+    if groups != 1:
+        raise Refused(f"it has {groups} groups; expected one, or one for each channel that comes and goes")
+    found = Window.of_node(node, tuple(node.inputs[1].shape[2:]), source.shape)
+    return None if found.moves_only else found
+
+
+def _windows(node: ir.Node, window: Window, source: Pending, low: Lowering) -> Pending:
     """The operand of a convolution, in the order of its weight: taps, then channels."""
-    a = {name: attribute.value for name, attribute in node.attributes.items()}
-    kernel = tuple(node.inputs[1].shape[2:])
-    if a.get("group", 1) != 1:
-        raise Refused(f"it has {a['group']} groups; expected one, or one for each channel that comes and goes")
-    window = Window.of_node(node, kernel)
-    if window.moves_only:
-        return source
     shape = None
     if source.shape is not None:
         channels = source.shape[2]
         size = fit_group(source.group_size or 1, channels)
-        shape = (*window.output(source.shape), math.prod(kernel) * groups.group_count(channels, size) * size)
+        taps = math.prod(window.kernel)
+        shape = (*window.output(source.shape), taps * groups.group_count(channels, size) * size)
     outputs = ("window", "window_scale_codes")
     return low.add(lambda t: MXWindow(t, window), [source], node, "window", outputs, shape, source.group_size)

@@ -35,7 +35,7 @@ class MaxPool:
         if node.op_type == "GlobalMaxPool":
             window = None if source.shape is None else Window(source.shape[:2])
         else:
-            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value))
+            window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value), source.shape)
             if window.dilations != (1, 1):
                 raise Refused("it has dilations; pool with adjacent taps")
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])

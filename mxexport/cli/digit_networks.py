@@ -1,0 +1,94 @@
+"""Networks for 28 x 28 digits in the shapes that people put on FPGAs, small enough to train in seconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MLP(nn.Module):
+    """784 - 128 - 64 - 10; 784 = 24 groups of 32 and a short one of 16."""
+
+    frame = (784,)
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.fc2, self.fc3 = nn.Linear(784, 128), nn.Linear(128, 64), nn.Linear(64, 10)
+        self.relu1, self.relu2 = nn.ReLU(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(self.relu2(self.fc2(self.relu1(self.fc1(x)))))
+
+
+class CNN(nn.Module):
+    """Three convolutions, a pool, a linear layer."""
+
+    frame = (1, 28, 28)
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.Conv2d(16, 32, 3, padding=1)
+        self.conv3, self.fc = nn.Conv2d(32, 32, 3), nn.Linear(800, 10)
+        self.relu1, self.relu2, self.relu3, self.pool = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu2(self.conv2(self.relu1(self.conv1(x)))))
+        return self.fc(self.relu3(self.conv3(x)).flatten(1))
+
+
+class Residual(nn.Module):
+    """ResNet-shaped: batch norms, a block with a sum, a block with a projection beside it, an average."""
+
+    frame = (1, 28, 28)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = _normed(1, 16, 3, 2)
+        self.one = nn.Sequential(_normed(16, 16, 3), nn.ReLU(), _normed(16, 16, 3))
+        self.two = nn.Sequential(_normed(16, 32, 3, 2), nn.ReLU(), _normed(32, 32, 3))
+        self.beside, self.head = _normed(16, 32, 1, 2), nn.Linear(32, 10)
+        self.relu1, self.relu2, self.relu3, self.pool = nn.ReLU(), nn.ReLU(), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu1(self.stem(x))
+        x = self.relu2(x + self.one(x))
+        x = self.relu3(self.beside(x) + self.two(x))
+        return self.head(self.pool(x).flatten(1))
+
+
+class Depthwise(nn.Module):
+    """MobileNet-shaped: depthwise convolutions between expansions and projections, batch norms, sums."""
+
+    frame = (1, 28, 28)
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.relu = _normed(1, 16, 3, 2), nn.ReLU()
+        self.one, self.two, self.three = _inverted(16, 16, 1), _inverted(16, 32, 2), _inverted(32, 32, 1)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        x = self.two(x + self.one(x))
+        return self.head(self.pool(x + self.three(x)).flatten(1))
+
+
+def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+
+
+def _inverted(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    wide = 2 * inputs
+    return nn.Sequential(
+        _normed(inputs, wide, 1), nn.ReLU(), _normed(wide, wide, 3, stride, wide), nn.ReLU(), _normed(wide, outputs, 1)
+    )
+
+
+NETWORKS = {"cnn": CNN, "mlp": MLP, "residual": Residual, "depthwise": Depthwise}
+
+
+def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Digits [N, ...], moved by up to two pixels, all alike."""
+    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
+    return x.reshape(-1, 28, 28).roll(shift, (1, 2)).reshape(x.shape)
