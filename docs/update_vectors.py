@@ -217,6 +217,16 @@ def _spatial() -> list[Case]:
     two = kinds["padded"] | {"kernel_shape": [2, 2], "pads": [0, 0, 0, 0]}
     cases.append(("WideAveragePool", "power_of_two", [wide], two | {"divisor": 4, "shift": 2} | type_of))
     cases.append(("WideReorder", "image", [wide], type_of))
+    cases += [("WideClip", f"{low}_{high}", [wide], {"low": low, "high": high} | type_of)
+              for low, high in ((0, 6), (-(2**53), 2**40))]  # fmt: skip
+    narrow = wide % 2**38 - 2**37
+    cases += [("WideLeakyRelu", name, [narrow], {"slope": slope, "shift": shift} | type_of)
+              for name, slope, shift in (("eighth", 1, 3), ("hundredth", 10737418, 30))]  # fmt: skip
+    cases.append(("WideConcat", "two_and_three", [wide[..., :2], narrow], {"a_shift": 0, "b_shift": 9} | type_of))
+    cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
+    cases.append(("WidePad", "uneven", [wide], {"pads": [2, 1, 0, 3]} | type_of))
+    inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
+    cases.append(("MXInsert", "uneven", [codes, scales], inserted))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)
               for a, b in ((0, 0), (3, 0), (0, 7))]  # fmt: skip
     for (name, window), pair in zip(kinds.items(), (("mxint8",) * 2, ("mxfp8_e4m3", "mxfp4_e2m1"), ("mxfp6_e3m2",) * 2),

@@ -86,6 +86,33 @@ def shapes() -> nn.Module:
     )  # fmt: skip
 
 
+class UNet(nn.Module):
+    """U-Net-shaped: down, up by a transposed convolution, and both side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.bottom, self.pool = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.MaxPool2d(2),
+        )
+        self.up, self.out = nn.ConvTranspose2d(16, 8, 2, 2), nn.Conv2d(16, 4, 3, padding=1)
+
+    def forward(self, x):
+        x = torch.relu(self.down(x))
+        up = self.up(torch.relu(self.bottom(self.pool(x))))
+        return self.out(torch.relu(torch.cat([x, up], 1)))
+
+
+def activations() -> nn.Module:
+    """Bounds, slopes, borders, repeated pixels, groups."""
+    return nn.Sequential(
+        nn.ZeroPad2d((1, 0, 2, 1)), nn.Conv2d(3, 8, 3), nn.ReLU6(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 8, 2, 2),
+        nn.Hardtanh(), nn.Conv2d(8, 6, 3, groups=2), nn.LeakyReLU(0.1), nn.ConvTranspose2d(6, 3, 3, 2, 1, 1),
+        nn.LeakyReLU(),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "plain": (plain, (1, 8, 8)),
     "residual": (Residual, (3, 8, 6)),
@@ -93,6 +120,8 @@ NETWORKS = {
     "quantized residual": (QuantizedResidual, (3, 5, 6)),
     "sequence": (sequence, (10, 20)),
     "shapes": (shapes, (3, 9, 10)),
+    "unet": (UNet, (3, 8, 6)),
+    "activations": (activations, (3, 7, 6)),
 }
 
 

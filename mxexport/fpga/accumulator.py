@@ -110,7 +110,7 @@ def own_bias(node: ir.Node) -> np.ndarray | None:
 
 def spatial_rank(node: ir.Node) -> int:
     """Dimensions behind the channels of what a product puts out."""
-    return len(node.inputs[1].shape) - 2 if node.op_type == "Conv" else 0
+    return len(node.inputs[1].shape) - 2 if node.op_type in ("Conv", "ConvTranspose") else 0
 
 
 def per_output(bias: np.ndarray, rows: int, behind: int, node: ir.Node | None = None) -> np.ndarray:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import onnx_ir as ir
 
 
+def group_count_of(node: ir.Node) -> int:
+    """Groups of channels of a convolution; 1 for other products."""
+    return node.attributes["group"].value if "group" in node.attributes else 1
+
+
 def is_depthwise(node: ir.Node) -> bool:
     """Whether a convolution has a group for every channel that comes and for every one that goes."""
-    count = node.attributes["group"].value if "group" in node.attributes else 1
+    count = group_count_of(node)
     shape = node.inputs[1].shape
     return node.op_type == "Conv" and count > 1 and shape is not None and shape[0] == count and shape[1] == 1
 

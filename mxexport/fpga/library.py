@@ -38,4 +38,4 @@ def in_order(module: str, parameters: dict) -> dict:
 def _declared(module: str) -> list[str]:
     (source,) = (path for path in rtl_sources() if path.stem == module)
     header = source.read_text().split(f"module {module} #(")[1].split("\n) (")[0]
-    return re.findall(r"^ *parameter (?:int|bit|string) (\w+)", header, re.MULTILINE)
+    return re.findall(r"^ *parameter (?:(?:int|bit|string) )? *(\w+)", header, re.MULTILINE)

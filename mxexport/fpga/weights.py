@@ -64,10 +64,17 @@ def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
     return node if graph.is_quantized_constant(node) else None
 
 
-def read_weight(quantizer: ir.Node, reduction_axis: int, whole_groups: bool = False) -> Weight:
+def read_weight(
+    quantizer: ir.Node,
+    reduction_axis: int,
+    whole_groups: bool = False,
+    flipped: bool = False,
+    convolution_groups: int = 1,
+) -> Weight:
     """The quantized weight of a matrix product or convolution, whose reduction axis (0 or 1) is given.
 
-    Taps of a kernel stand side by side, each with its own groups; `whole_groups`: padded to whole ones.
+    Taps of a kernel stand side by side, each with its own groups; `whole_groups`: padded to whole ones;
+    `flipped`: from the last tap to the first. Groups of a convolution become zeros in the places of other groups.
     """
     fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
     scale = constant_array(quantizer.inputs[1])
@@ -86,12 +93,36 @@ def read_weight(quantizer: ir.Node, reduction_axis: int, whole_groups: bool = Fa
     codes = codes & np.uint8(2**fmt.element.bits - 1)
     if axis == 0:
         codes, scale_codes = codes.swapaxes(0, 1), scale_codes.swapaxes(0, 1)
+    if convolution_groups > 1:
+        codes, scale_codes = _without_groups(codes, scale_codes, fmt.group_size, convolution_groups)
+    if flipped:
+        codes, scale_codes = (np.flip(a, tuple(range(2, a.ndim))) for a in (codes, scale_codes))
     group_size, taps = fit_group(fmt.group_size, codes.shape[1]), math.prod(shape[2:])
     codes, scale_codes = (a.reshape(*a.shape[:2], taps).swapaxes(1, 2) for a in (codes, scale_codes))
     if whole_groups:
         codes = np.pad(codes, ((0, 0), (0, 0), (0, -codes.shape[2] % group_size)))
     codes, scale_codes = (np.ascontiguousarray(a.reshape(len(a), -1)) for a in (codes, scale_codes))
     return Weight(fmt, codes, _lift_zero_blocks(_table(fmt)[codes] != 0, scale_codes, group_size), group_size)
+
+
+def _without_groups(
+    codes: np.ndarray, scale_codes: np.ndarray, group_size: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes [O, C / count, ...] of a convolution in `count` groups -> [O, C, ...] with zeros elsewhere. Raises Refused
+    where a block of activations would meet two scales of one output."""
+    inner = codes.shape[1]
+    if inner % group_size and group_size % inner:
+        raise Refused(
+            f"its {count} groups of {inner} channels cut blocks of {group_size}; expected multiples or divisors"
+        )
+    rows, blocks = len(codes) // count, groups.group_count(inner * count, group_size)
+    full = np.zeros((len(codes), inner * count, *codes.shape[2:]), codes.dtype)
+    scales = np.full((len(codes), blocks, *codes.shape[2:]), scale_codes.min(), scale_codes.dtype)
+    for i in range(count):
+        own, first = slice(i * rows, (i + 1) * rows), i * inner // group_size
+        full[own, i * inner : (i + 1) * inner] = codes[own]
+        scales[own, first : first + scale_codes.shape[1]] = scale_codes[own]
+    return full, scales
 
 
 def _table(fmt: GroupFormat) -> np.ndarray:

@@ -22,6 +22,7 @@ from mxexport.ops.mx_depthwise import MXDepthwise
 from mxexport.ops.mx_dequantize import MXDequantize
 from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
+from mxexport.ops.mx_insert import MXInsert
 from mxexport.ops.mx_matmul import MXMatMul
 from mxexport.ops.mx_quantize import MXQuantize
 from mxexport.ops.mx_scale import MXScale
@@ -31,8 +32,13 @@ from mxexport.ops.nvfp4_scale import NVFP4Scale
 from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
 from mxexport.ops.wide_add import WideAdd
 from mxexport.ops.wide_average_pool import WideAveragePool
+from mxexport.ops.wide_clip import WideClip
+from mxexport.ops.wide_concat import WideConcat
+from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
+from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
+from mxexport.ops.wide_upsample import WideUpsample
 
 OPERATORS: dict[str, type[Operator]] = {
     op.op_type(): op
@@ -52,9 +58,15 @@ OPERATORS: dict[str, type[Operator]] = {
         MXMatMul,
         MXDepthwise,
         MXWindow,
+        MXInsert,
         WideMaxPool,
         WideAveragePool,
         WideAdd,
+        WideConcat,
+        WideClip,
+        WideLeakyRelu,
+        WideUpsample,
+        WidePad,
         WideReorder,
         Eltwise,
     )

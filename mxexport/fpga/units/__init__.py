@@ -3,13 +3,19 @@
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units.add import Add
 from mxexport.fpga.units.average_pool import AveragePool
+from mxexport.fpga.units.clip import Clip
+from mxexport.fpga.units.concat import Concat
 from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
+from mxexport.fpga.units.insert import Insert
+from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
+from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
+from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
 
 UNITS: tuple[type[Unit], ...] = (
@@ -22,6 +28,12 @@ UNITS: tuple[type[Unit], ...] = (
     MaxPool,
     AveragePool,
     Add,
+    Concat,
+    Clip,
+    LeakyRelu,
+    Upsample,
+    Pad,
+    Insert,
     Reorder,
 )
 LOWERS = {op: [unit for unit in UNITS if op in unit.lowers] for kind in UNITS for op in kind.lowers}

@@ -11,10 +11,11 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.layouts import is_depthwise
+from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
@@ -37,7 +38,7 @@ class MatMul:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ("weight", "scale", "bias")
-    lowers = (("", "MatMul"), ("", "Gemm"), ("", "Conv"))
+    lowers = (("", "MatMul"), ("", "Gemm"), ("", "Conv"), ("", "ConvTranspose"))
 
     source: Blocks
     weight: Weight
@@ -55,8 +56,12 @@ class MatMul:
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
         bias = own_bias(node)
-        window = _window_of(node, source)
-        weight = read_weight(quantizer, 1 if transposed else 0, whole_groups=window is not None)
+        if node.op_type == "ConvTranspose":
+            source, window = _inserted(node, source, low)
+        else:
+            window = _window_of(node, source)
+        kind = {"flipped": node.op_type == "ConvTranspose", "convolution_groups": group_count_of(node)}
+        weight = read_weight(quantizer, 1 if transposed else 0, whole_groups=window is not None, **kind)
         if source.group_size not in (None, weight.format.group_size):
             raise Refused(
                 f"weight groups of {weight.format.group_size} and activation groups of {source.group_size}; "
@@ -189,7 +194,7 @@ def _size(f: Folding) -> tuple[int, int]:
 
 def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
     """The quantizer of the weight, and whether the weight lies as [outputs, inputs]."""
-    w, transposed = node.inputs[1], node.op_type == "Conv"
+    w, transposed = node.inputs[1], node.op_type == "Conv"  # [outputs, inputs, ...], turned in ConvTranspose
     if w.producer() is not None and w.producer().op_type == "Transpose":
         transposed, w = True, w.producer().inputs[0]
     if node.op_type == "Gemm":
@@ -201,11 +206,33 @@ def _window_of(node: ir.Node, source: Pending) -> Window | None:
     """The windows that a product runs over; None where it takes vectors as they come."""
     if node.op_type != "Conv":
         return None
-    groups = node.attributes["group"].value if "group" in node.attributes else 1
-    if groups != 1:
-        raise Refused(f"it has {groups} groups; expected one, or one for each channel that comes and goes")
     found = Window.of_node(node, tuple(node.inputs[1].shape[2:]), source.shape)
     return None if found.moves_only else found
+
+
+def _inserted(node: ir.Node, source: Pending, low: Lowering) -> tuple[Pending, Window | None]:
+    """What a transposed convolution slides over, and how: zeros stand between the pixels, taps are flipped."""
+    if group_count_of(node) != 1:
+        raise Refused(f"it has {group_count_of(node)} groups; transposed convolutions are lowered with one")
+    kernel = tuple(node.inputs[1].shape[2:])
+    if "output_shape" in node.attributes:
+        raise Refused("it states an output_shape; export with pads and output_padding")
+    plain = Window.of_node(node, kernel, None)
+    more = node.attributes["output_padding"].value if "output_padding" in node.attributes else [0] * len(kernel)
+    spans = [(k - 1) * d for k, d in zip(plain.kernel, plain.dilations, strict=True)]
+    pads = tuple(spans[i % 2] - p for i, p in enumerate(plain.pads))
+    if min(pads) < 0:
+        raise Refused(f"its pads {list(plain.pads)} cut into the result; expected at most {spans}")
+    window, more = Window(plain.kernel, (1, 1), pads, plain.dilations), (*more, 0)[:2]
+    if plain.strides != (1, 1) or any(more):
+        shape = source.shape
+        if shape is not None:
+            size = [(n - 1) * s + 1 + m for n, s, m in zip(shape[:2], plain.strides, more, strict=True)]
+            shape = (*size, shape[2])
+        outputs = ("inserted", "inserted_scale_codes")
+        make = lambda t: Insert(t, plain.strides, more)  # noqa: E731
+        source = low.add(make, [source], node, "insert", outputs, shape, source.group_size)
+    return source, None if window.moves_only else window
 
 
 def _windows(node: ir.Node, window: Window, source: Pending, low: Lowering) -> Pending:

@@ -1,0 +1,107 @@
+"""Values kept between two bounds: ReLU6, Hardtanh."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.model import graph
+from mxexport.numbers.fixedpoint import round_to_lsb
+
+
+@dataclass(frozen=True)
+class Clip:
+    operator = ops.WideClip
+    module = "mx_clip"
+    clocked = False
+    status = {}
+    memory_kinds = ()
+    lowers = (("", "Clip"),)
+
+    source: Wide
+    low: int
+    high: int
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        bounds = [-np.inf, np.inf]
+        for i, value in enumerate(node.inputs[1:3]):
+            if value is not None and (found := graph.constant(value)) is None:
+                raise Refused("its bounds are no constants; expected initializers")
+            bounds[i] = bounds[i] if value is None else float(found)
+        if np.isnan(bounds).any() or bounds[0] > bounds[1]:
+            raise Refused(f"its bounds are {bounds[0]} and {bounds[1]}; expected the lower one first")
+        source = low.wide(low.stream(node.inputs[0]), node)
+
+        def make(source: Wide) -> Clip:
+            top = 2 ** (source.width - 1)
+            ends = [
+                round_to_lsb(np.clip(b, -top * 2.0**source.lsb_exp, top * 2.0**source.lsb_exp), source.lsb_exp)
+                for b in bounds
+            ]
+            return cls(source, max(int(ends[0]), -top), min(int(ends[1]), top - 1))
+
+        low.bind(node.outputs[0], low.add(make, [source], node, "clip", ("clip",), source.shape))
+        return True
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Clip:
+        a = graph.attributes(node)
+        return cls(*sources, a["low"], a["high"])
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def result(self) -> Wide:
+        width = max(abs(self.low), abs(self.high)).bit_length() + 1
+        return Wide(self.source.shape, max(min(width, self.source.width), 2), self.source.lsb_exp)
+
+    def attributes(self) -> dict:
+        numbers = {"low": self.low, "high": self.high}
+        return numbers | {"width": self.result.width, "lsb_exp": self.source.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Between {self.low} and {self.high}, exact."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: between {self.low} and {self.high}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        words = {}
+        for name, bound in (("Low", self.low), ("High", self.high)):
+            upper, lower = np.array([bound]).view(np.int32)[::-1].tolist()
+            words |= {f"{name}Upper": upper, f"{name}Lower": lower}
+        return words | {"Width": self.source.width, "Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
+
+    def bound(self, x: np.ndarray) -> np.ndarray:
+        """Bounds that do not lie on the grid are rounded to it; float32 rounds the values."""
+        return 2.0 ** (self.source.lsb_exp - 1) + 2.0**-23 * np.abs(x)

@@ -1,0 +1,115 @@
+"""The channels of two streams of wide integers, side by side."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.numbers.fixedpoint import MAX_WIDTH
+
+
+@dataclass(frozen=True)
+class Concat:
+    operator = ops.WideConcat
+    module = "mx_concat"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = (("", "Concat"),)
+
+    a: Wide
+    b: Wide
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        out, axis = node.outputs[0], node.attributes["axis"].value
+        rank = None if out.shape is None else len(out.shape)
+        if rank is None or axis % rank != 1 or len(node.inputs) < 2:
+            raise Refused(
+                f"joins {len(node.inputs)} tensors along axis {axis}; expected two or more, and the channels, axis 1"
+            )
+        sides = [low.wide(low.stream(v), node) for v in node.inputs]
+        made = sides[0]
+        for i, side in enumerate(sides[1:]):
+            shape = None
+            if made.shape is not None and side.shape is not None:
+                if made.shape[:-1] != side.shape[:-1]:
+                    raise Refused(f"joins frames of {list(made.shape)} and {list(side.shape)}; expected equal sizes")
+                shape = (*made.shape[:-1], made.shape[-1] + side.shape[-1])
+            made = low.add(cls._checked(node), [made, side], node, f"concat{i or ''}", ("joined",), shape)
+        low.bind(out, made)
+        return True
+
+    @classmethod
+    def _checked(cls, node: ir.Node):
+        def make(a: Wide, b: Wide) -> Concat:
+            made = cls(a, b)
+            if made.result.width > MAX_WIDTH:
+                raise Refused(
+                    f"its result needs {made.result.width} bits, at most {MAX_WIDTH} are exact; quantize before it"
+                )
+            return made
+
+        return make
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Concat:
+        return cls(*sources)
+
+    @property
+    def sources(self) -> tuple:
+        return (self.a, self.b)
+
+    @property
+    def result(self) -> Wide:
+        lsb_exp = min(self.a.lsb_exp, self.b.lsb_exp)
+        width = max(s.width + s.lsb_exp - lsb_exp for s in (self.a, self.b))
+        return Wide((*self.a.shape[:-1], self.a.channels + self.b.channels), width, lsb_exp)
+
+    def attributes(self) -> dict:
+        result = self.result
+        shifts = {"a_shift": self.a.lsb_exp - result.lsb_exp, "b_shift": self.b.lsb_exp - result.lsb_exp}
+        return shifts | {"width": result.width, "lsb_exp": result.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return "Channels of two streams side by side, exact."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: {self.a.channels} and {self.b.channels} channels side by side"
+
+    def foldings(self) -> list[Folding]:
+        most = math.gcd(self.a.channels, self.b.channels)
+        return [f for f in lane_foldings(most) if most % f.simd == 0]
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        widths = {"AWidth": self.a.width, "BWidth": self.b.width}
+        channels = {"AK": self.a.channels, "BK": self.b.channels, "Vectors": self.a.vectors}
+        return widths | channels | {"Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.result.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.a.vectors), self.result.beats(folding.simd) // self.a.vectors, 1)
+
+    def bound(self, *inputs: np.ndarray) -> None:
+        return None

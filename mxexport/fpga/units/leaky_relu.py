@@ -1,0 +1,102 @@
+"""Leaky ReLU: negative values times a slope."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.model import graph
+
+_MOST = 39  # bits: the product with a slope of 24 stays exact in 63
+
+
+@dataclass(frozen=True)
+class LeakyRelu:
+    operator = ops.WideLeakyRelu
+    module = "mx_leaky_relu"
+    clocked = True
+    status = {}
+    memory_kinds = ()
+    lowers = (("", "LeakyRelu"),)
+
+    source: Wide
+    slope: int
+    shift: int
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        alpha = node.attributes["alpha"].value if "alpha" in node.attributes else 0.01
+        mantissa, exponent = np.frexp(np.float32(alpha))
+        slope, shift = int(mantissa * 2.0**24), 24 - int(exponent)  # a float32 holds 24 bits: exact
+        while slope and slope % 2 == 0 and shift > 0:
+            slope, shift = slope // 2, shift - 1
+        if not 0 <= alpha < 1 or shift > 62:
+            raise Refused(f"its slope is {alpha}; expected a number from 2**-38 up to, not including, 1, or 0")
+        source = low.wide(low.stream(node.inputs[0]), node)
+
+        def make(source: Wide) -> LeakyRelu:
+            if source.width > _MOST:
+                needs = f"its input has {source.width} bits, at most {_MOST} are exact"
+                raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize before it")
+            return cls(source, slope, max(shift, 0) if slope else 0)
+
+        low.bind(node.outputs[0], low.add(make, [source], node, "leaky_relu", ("leaky_relu",), source.shape))
+        return True
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> LeakyRelu:
+        a = graph.attributes(node)
+        return cls(*sources, a["slope"], a["shift"])
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def result(self) -> Wide:
+        return self.source
+
+    def attributes(self) -> dict:
+        numbers = {"slope": self.slope, "shift": self.shift}
+        return numbers | {"width": self.source.width, "lsb_exp": self.source.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Negative values times {self.slope} / 2**{self.shift}, rounded once."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: negative values times {self.slope} / 2**{self.shift}"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        return {"Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 3)
+
+    def bound(self, x: np.ndarray) -> np.ndarray:
+        """One rounding here, two in float32."""
+        return 2.0 ** (self.source.lsb_exp - 1) + 2.0**-22 * np.abs(x)

@@ -1,0 +1,1 @@
+BX_scaleJ(]b\]Za_]c_ca__\`a`^ZaZb[]\_\\Zc\[`[ba]^]
