@@ -9,7 +9,7 @@ FINN := .venv-finn
 # plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-finn finn bench lint finn-base clean
+.PHONY: demo test test-full test-finn finn bench lint finn-base clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -17,6 +17,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci
+
+# Every folding of every unit, 200 random networks and all demo networks: hours, not minutes.
+test-full: $(READY)
+	MXEXPORT_FULL=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci
 
 # What `convert --to finn` writes, through FINN+'s own steps. FINN+ has an environment of its own (2.2 GB); where it
 # cannot be installed, the tests are skipped and say so.

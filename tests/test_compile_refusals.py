@@ -12,7 +12,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import UnsupportedError
 from mxexport.passes.clean.split_gemm import split_gemm
-from mxexport.targets.check import check
+from mxexport.targets.check import require as check
 
 
 def problems_of(directory, model=None, x=None, **options) -> list[tuple[str, str]]:

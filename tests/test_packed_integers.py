@@ -11,9 +11,9 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import UnsupportedError
 from mxexport.model import graph
-from mxexport.passes import check
 from mxexport.quant import freeze_scales
 from mxexport.running import executors
+from mxexport.targets.check import require as check
 from tests.pass_helpers import model
 
 STATIC = mx.QuantSpec("mxint8", source="static", scaling_per_output="tensor")

@@ -13,7 +13,8 @@ import pytest
 
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
-from mxexport.passes import check, clean
+from mxexport.passes import clean
+from mxexport.targets.check import require as check
 from tests.pass_helpers import model
 
 RNG = np.random.default_rng(3)

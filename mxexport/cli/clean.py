@@ -21,7 +21,7 @@ def clean(
     ] = False,
     save_stages: Annotated[Path | None, typer.Option(help="Directory for the graph after every pass.")] = None,
     shapes: Annotated[str | None, typer.Option(help="batch=1, or input=1x3x224x224; several with commas.")] = None,
-    check: Annotated[str | None, typer.Option(help="Then list what dataflow, hls4ml, finn or qdq cannot take.")] = None,
+    check: Annotated[str | None, typer.Option(help="Then list what fpga, hls4ml, finn or qdq cannot take.")] = None,
     pack: Annotated[
         bool, typer.Option("--pack/--float-weights", help="Quantized weights as packed codes, or as they are.")
     ] = True,
@@ -31,9 +31,8 @@ def clean(
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
     import json
 
-    from mxexport.passes import check as check_model
     from mxexport.passes import clean as clean_file
-    from mxexport.targets.check import TARGETS
+    from mxexport.targets.check import TARGETS, require
 
     if check is not None and check not in TARGETS:
         raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
@@ -48,7 +47,7 @@ def clean(
     if check is not None:
         from mxexport.model import graph
 
-        check_model(graph.load(out), check)
+        require(graph.load(out), check)
         notes.print(f"{check} takes every operator of {out}", highlight=False, markup=False)
 
 

@@ -35,7 +35,7 @@ def compile(
     part: Annotated[str, typer.Option(help="AMD device, written into the report.")] = "xczu7ev",
     as_json: AsJson = False,
 ) -> None:
-    """Lower an exported linear network to SystemVerilog."""
+    """Lower an exported network to SystemVerilog."""
     from mxexport.fpga import compile as compile_design
 
     design = compile_design(

@@ -63,7 +63,7 @@ def compile(
     clock_mhz: float = 200.0,
     folding: Mapping[str, tuple[int, int]] | None = None,
 ) -> Design:
-    """Lower an exported linear network to a dataflow graph and SystemVerilog under `out`.
+    """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
     `calibration`: typical inputs [N, ...] as the graph takes them; they set each layer's range of shared scales,
     widened by `margin` codes, and the input's fixed-point type. `target_fps` at `clock_mhz` chooses the folding

@@ -34,7 +34,6 @@ from mxexport.passes.streamline.absorb_scales import absorb_scales
 from mxexport.passes.streamline.merge_affines import merge_affines
 from mxexport.passes.streamline.move_scales import move_scales
 from mxexport.passes.streamline.normalize_affines import normalize_affines
-from mxexport.targets.check import check
 
 TIDY = QONNX_CLEANUP
 """Bit-exact: the file computes what it computed, in fewer nodes."""
@@ -92,7 +91,6 @@ __all__ = [
     "approximate",
     "as_transformation",
     "bound_of",
-    "check",
     "clean",
     "contract_scales",
     "deduplicate_initializers",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
+from mxexport.fpga.lowering import read_frame
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.targets.conversion import convert_model
 
 Problem = tuple[str, str]
 
@@ -94,18 +96,23 @@ _SUGGESTIONS = {
 }
 
 
-def check(model: ir.Model, target: str) -> None:
-    """Raise one error that lists every operator of `model` that `target` cannot take.
+def check(model: ir.Model | str | os.PathLike, target: str = "fpga") -> list[Problem]:
+    """Every node that `target` cannot take, as (node, reason and what to do); empty where it takes them all.
 
-    Targets: "dataflow" (`mxexport.compile`), "hls4ml", "finn" and "qdq" (`mxexport.convert`).
+    Targets: "fpga" (`mxexport.compile`), "hls4ml", "finn" and "qdq" (`mxexport.convert`). `model`: a path or a model.
 
     Raises:
-        UnsupportedError: `problems` holds (node, reason and suggestion) for all of them.
         OptionError: an unknown target.
+        InputFileError: a file that cannot be read.
     """
     if target not in TARGETS:
         raise OptionError(f"check: unknown target {target!r}; expected one of {', '.join(TARGETS)}")
-    if problems := list(TARGETS[target](model)):
+    return list(TARGETS[target](model if isinstance(model, ir.Model) else graph.load(model)))
+
+
+def require(model: ir.Model, target: str) -> None:
+    """Raise UnsupportedError, whose `problems` are those of `check`, unless there are none."""
+    if problems := check(model, target):
         raise UnsupportedError(f"{target} cannot take this model: {len(problems)} problems", problems)
 
 
@@ -115,8 +122,6 @@ def _where(node: ir.Node) -> str:
 
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
-    from mxexport.fpga.lowering import read_frame
-
     try:
         read_frame(model.clone())
     except UnsupportedError as error:
@@ -199,7 +204,7 @@ def _is_dataflow(node: ir.Node) -> bool:
 def _refused(model: ir.Model, target: str, listed: list[Problem]) -> Iterator[Problem]:
     """Nothing where the conversion takes the model. Else `listed`, and what it refuses beyond: widths, values, ..."""
     try:
-        importlib.import_module("mxexport.targets.conversion").convert_model(model, target)
+        convert_model(model, target)
     except UnsupportedError as error:
         named = tuple(where for where, _ in listed)
         yield from listed
@@ -235,4 +240,5 @@ TARGETS: dict[str, Callable[[ir.Model], Iterator[Problem]]] = {
     "hls4ml": _hls4ml,
     "finn": _finn,
     "qdq": _qdq,
+    "fpga": _dataflow,
 }
