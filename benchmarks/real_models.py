@@ -34,6 +34,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.ops import DOMAIN
 from mxexport.running import executors, verification
 
@@ -195,7 +196,7 @@ def weights_that_differ(model: nn.Module, path: Path, arrays: dict[str, np.ndarr
     found = executors.run(path, arrays, [n.outputs[0].name for n in nodes])
     expected = [model.get_submodule(n.name.removesuffix(".weight_quant")).quant_weight().value for n in nodes]
     pairs = zip(nodes, expected, strict=True)
-    return sum(not verification.equal_bits(found[n.outputs[0].name], w.detach().numpy()).all() for n, w in pairs)
+    return sum(not bits.equal_bits(found[n.outputs[0].name], w.detach().numpy()).all() for n, w in pairs)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport import quant
-from mxexport.numbers import numerics
+from mxexport.numbers import quantized
 from mxexport.numbers.formats import SCALE_RULES, get_format
 from mxexport.quant import Quantizer, QuantSpec
 from mxexport.quant.kernels import fused
@@ -69,7 +69,7 @@ def test_values_and_scales_equal_the_reference_on_any_axis(name):
     fmt = get_format(name)
     for axis in range(2):
         for rule in SCALE_RULES if fmt.is_mx else ("floor",):
-            expected = numerics.quantize(x, name, axis=axis, rule=rule)
+            expected = quantized.quantize(x, name, axis=axis, rule=rule)
             values, scale, _ = Quantizer(fmt, axis, rule).quantize(torch.from_numpy(x).to(FAR))
             assert_equal_bits(scale.cpu().numpy(), expected.scale, (name, rule, axis))
             assert_equal_bits(values.cpu().numpy(), expected.dequantize(), (name, rule, axis))
@@ -126,7 +126,7 @@ def test_a_slab_of_a_device_changes_no_bit(monkeypatch):
         x = edge_values((20, 70))
         for axis in range(2):
             y = quant.fake_quantize(torch.from_numpy(x).to(FAR), name, axis)
-            assert_equal_bits(y.cpu().numpy(), numerics.quantize(x, name, axis=axis).dequantize(), name)
+            assert_equal_bits(y.cpu().numpy(), quantized.quantize(x, name, axis=axis).dequantize(), name)
 
 
 # --- layers and models ----------------------------------------------------------------------------------------

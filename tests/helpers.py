@@ -7,7 +7,7 @@ import onnx
 from onnx import helper
 
 from mxexport import ops
-from mxexport.running import verification
+from mxexport.numbers import bits
 
 ALL_FORMATS = (
     "mxfp8_e4m3",
@@ -53,7 +53,7 @@ def edge_values(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
 
 def assert_equal_bits(actual: np.ndarray, expected: np.ndarray, context: object = "") -> None:
     assert actual.shape == expected.shape and actual.dtype == expected.dtype, (actual.shape, expected.shape, context)
-    same = verification.equal_bits(actual, expected)
+    same = bits.equal_bits(actual, expected)
     if not same.all():
         where = np.argwhere(~same)[:3].tolist()
         raise AssertionError(

@@ -8,11 +8,11 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport.model import graph
-from mxexport.numbers import numerics
+from mxexport.numbers import bits, quantized
 from mxexport.numbers.formats import get_format
 from mxexport.ops import DOMAIN, GroupwiseQuant, MXFloatQuant
 from mxexport.passes import bound_of, run_passes
-from mxexport.running import executors, verification
+from mxexport.running import executors
 
 FLOAT = ir.TensorType(ir.DataType.FLOAT)
 HEADER = '<ir_version: 10, opset_import: ["" : 20, "mxexport.ops" : 1, "qonnx.custom_op.general" : 1]>'
@@ -83,7 +83,7 @@ class Build:
         return self.op(operator.op_type(), x, scale, name=name, domain=DOMAIN, **attributes)
 
     def weight(self, array: np.ndarray, fmt: str, axis: int, name: str) -> ir.Value:
-        q = numerics.quantize(array, fmt, axis)
+        q = quantized.quantize(array, fmt, axis)
         return self.quant(self.const(array, f"{name}.weight"), fmt, axis, f"{name}.weight_quant",
                           self.const(q.scale, f"{name}.scale"))  # fmt: skip
 
@@ -164,7 +164,7 @@ def same_bits(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> No
     assert set(before) == set(after)
     for name, array in before.items():
         assert array.shape == after[name].shape, name
-        assert verification.equal_bits(array, after[name]).all(), name
+        assert bits.equal_bits(array, after[name]).all(), name
 
 
 def check_shapes(model: ir.Model, tensors: dict[str, np.ndarray]) -> None:

@@ -155,12 +155,12 @@ def test_float_scale_takes_any_factor_and_codes_stay(kind, fmt):
 
 
 def asymmetric(kind: str):
-    from mxexport.numbers import numerics
+    from mxexport.numbers import quantized
 
     b = Build(x=("N", 40) if kind == "MatMul" else ("N", 40, 4, 4))
     shape, axis = ((40, 6), 0) if kind == "MatMul" else ((6, 40, 3, 3), 1)
     w = array(*shape)
-    q = numerics.quantize(w, "uint4_g16", axis)
+    q = quantized.quantize(w, "uint4_g16", axis)
     weight = b.op("GroupwiseQuant", w, q.scale, q.zero_point, name="w", domain="mxexport.ops", axis=axis,
                   group_size=16, bit_width=4, signed=0, narrow=0)  # fmt: skip
     y = b.op(kind, b.inputs[0], weight, name="fc")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mxexport as mx
-from mxexport.numbers import numerics, packing
+from mxexport.numbers import numerics, packing, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.ops import MXFloatDequant
 from mxexport.quant.tensors.storage import load_file, save_file
@@ -53,7 +53,7 @@ def test_codes_equal_exact_arithmetic(tmp_path, name, rule, dtype):
     scale_codes = q.scale_codes[:, 0, 0].tolist()
     expected = [[exact_code(v, c, fmt) for v in row] for row, c in zip(x.tolist(), scale_codes, strict=True)]
     assert q.codes[:, 0].tolist() == expected
-    reference = numerics.quantize(x.float().numpy(), fmt, rule=rule)
+    reference = quantized.quantize(x.float().numpy(), fmt, rule=rule)
     np.testing.assert_array_equal(q.codes.numpy(), reference.codes)
     save_file({"w": q}, tmp_path / "w.safetensors")
     assert load_file(tmp_path / "w.safetensors")["w"].codes[:, 0].tolist() == expected
@@ -70,7 +70,7 @@ def test_some_of_these_values_overflow():
 @pytest.mark.parametrize("name", [n for n in ALL_FORMATS if not get_format(n).is_mx])
 def test_codes_of_float_scales_are_those_of_the_reference(name):
     x = near_the_top(torch.float32, get_format(name).group_size)
-    np.testing.assert_array_equal(mx.quantize(x, name).codes.numpy(), numerics.quantize(x.numpy(), name).codes)
+    np.testing.assert_array_equal(mx.quantize(x, name).codes.numpy(), quantized.quantize(x.numpy(), name).codes)
 
 
 def test_an_overflow_keeps_its_code_where_groups_are_kept_and_is_a_plain_value_elsewhere():
@@ -85,7 +85,7 @@ def test_an_overflow_keeps_its_code_where_groups_are_kept_and_is_a_plain_value_e
 @pytest.mark.parametrize("name", FORMATS)
 def test_targets_find_the_codes_of_weights_that_overflow(name, rule):
     fmt, x = get_format(name), near_the_top(torch.float32).numpy()
-    reference = numerics.quantize(x, fmt, rule=rule)
+    reference = quantized.quantize(x, fmt, rule=rule)
     codes = packing.pack_codes(reference.codes.reshape(x.shape), fmt.element.bits, 1, 32)
     op_type = "MXFloatDequant" if fmt.is_float else "GroupwiseDequant"
     attributes = {"axis": 1, "group_size": 32, "shape": list(x.shape)}

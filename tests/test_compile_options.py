@@ -17,7 +17,7 @@ import mxexport as mx
 from mxexport.errors import OptionError, ShapeError
 from mxexport.fpga import open_design
 from mxexport.fpga.devices import DEVICES, check_part
-from mxexport.numbers import fixedpoint, numerics
+from mxexport.numbers import fixedpoint, quantized
 
 CALIBRATION = (np.random.default_rng(0).integers(-256, 257, (32, 40)) / 256).astype(np.float32)
 
@@ -163,7 +163,7 @@ def test_complex_inputs_are_refused_by_executors_and_by_the_reference(exported):
             execute(exported, x)
     for bad in (x, np.full((2, 40), "1")):
         with pytest.raises(ShapeError, match="expected real numbers"):
-            numerics.quantize(bad, "mxint8")
+            quantized.quantize(bad, "mxint8")
 
 
 def test_tensors_of_torch_are_taken_as_they_are(exported, design):

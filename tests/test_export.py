@@ -14,6 +14,7 @@ import mxexport as mx
 from mxexport import ops
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.numbers.formats import MX_FORMATS
 from mxexport.numbers.groups import contracted_shape
 from mxexport.quant import Quantizer
@@ -101,7 +102,7 @@ def test_torch_weights_have_the_same_bits(exported):
     names = [n.outputs[0].name for n in graph.load(path).graph if n.name.endswith("weight_quant")]
     for name, value in executors.run(path, inputs(), names).items():
         layer = model.get_submodule(name.removesuffix(".weight_quant"))
-        assert verification.equal_bits(value, layer.quant_weight().value.detach().numpy()).all()
+        assert bits.equal_bits(value, layer.quant_weight().value.detach().numpy()).all()
 
 
 def test_outputs_agree_with_torch_up_to_accumulation_order(exported):

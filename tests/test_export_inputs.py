@@ -11,6 +11,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.quant import fake_quantize
 from mxexport.running import executors, verification
 from tests.helpers import assert_equal_up_to_turned_codes
@@ -191,7 +192,7 @@ def test_quantizers_of_half_models_return_the_bits_of_torch(half):
         fmt = graph.quantizer_format(node).name
         expected = fake_quantize(narrow, fmt, node.attributes["axis"].value)
         actual = torch.from_numpy(seen[node.outputs[0].name]).to(dtype)
-        assert verification.equal_bits(actual.float().numpy(), expected.detach().float().numpy()).all(), node.name
+        assert bits.equal_bits(actual.float().numpy(), expected.detach().float().numpy()).all(), node.name
 
 
 def test_scales_of_half_models_are_float32(half):

@@ -15,6 +15,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import ops
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.numbers.groups import contracted_shape
 from mxexport.quant import QuantLayer
 from mxexport.running import executors, verification
@@ -214,7 +215,7 @@ def test_torch_weights_have_the_same_bits(exported):
     for node in nodes:
         owner, _, weight = node.inputs[0].name.rpartition(".")
         expected = exported.model.get_submodule(owner).quant_weight(weight).value.detach().numpy()
-        assert verification.equal_bits(found[node.outputs[0].name], expected).all()
+        assert bits.equal_bits(found[node.outputs[0].name], expected).all()
 
 
 # --- ties and refusals ----------------------------------------------------------------------------------------

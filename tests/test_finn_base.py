@@ -14,7 +14,7 @@ from mxexport import ops
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
 from mxexport.fpga.words import write_mem
 from mxexport.model import graph
-from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers import fixedpoint, groups, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.running import executors
 from mxexport.targets import finn_base
@@ -72,7 +72,7 @@ def test_dataflow_operators_equal():
     check("Eltwise", [v], {"relu": 1, "width": 64, "lsb_exp": -3})
     arrays, parameters = [], {"group_size": 32, "width": 60, "lsb_exp": 0}
     for side, rows in (("x", 6), ("w", 5)):
-        q = numerics.quantize(rng.standard_normal((rows, 70)), fmt)
+        q = quantized.quantize(rng.standard_normal((rows, 70)), fmt)
         arrays += [groups.from_groups(q.codes, 1, 70).view(np.uint8), q.scale_codes]
         element = fixedpoint.element_parameters(fmt.element)
         parameters |= {f"{side}_{key}": element[key] for key in ("exponent_bits", "mantissa_bits")}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport.numbers import fixedpoint, numerics
+from mxexport.numbers import fixedpoint, numerics, quantized
 from mxexport.numbers.fixedpoint import BlockQuantizer, element_parameters, mx_matmul, mx_quantize
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from tests.exact_oracles import ceil_log2, clamp, nearest_float_code, round_half_even, shared_exponent, two_to
@@ -157,7 +157,7 @@ def test_mx_quantize_equals_numerics_where_float32_holds_the_integers(name, rule
     assert np.array_equal(np.ldexp(x.astype(np.float64), -lsb_exp).astype(np.int64), v)
 
     fmt = get_format(f"{name}_g{group}")
-    expected = numerics.quantize(x, fmt, axis, rule)
+    expected = quantized.quantize(x, fmt, axis, rule)
     codes, scales, _ = mx_quantize(v, lsb_exp, quantizer(name, rule), axis, group)
     assert np.array_equal(scales, expected.scale_codes)
     patterns = expected.codes.view(np.uint8) & (2**fmt.element.bits - 1)
@@ -275,9 +275,9 @@ def test_mx_matmul_is_the_real_product_of_the_quantized_tensors(seed, name):
     """lsb_exp of the result: scale_offset - 254 - (fraction bits of both elements)."""
     rng = np.random.default_rng(seed)
     e = get_format(name).element
-    x, w = (numerics.quantize(rng.standard_normal((2, 40)).astype(np.float32), name) for _ in range(2))
+    x, w = (quantized.quantize(rng.standard_normal((2, 40)).astype(np.float32), name) for _ in range(2))
     if name == "mxfp8_e5m2":
-        w = numerics.quantize(rng.standard_normal((2, 40)).astype(np.float32), "mxfp4_e2m1")
+        w = quantized.quantize(rng.standard_normal((2, 40)).astype(np.float32), "mxfp4_e2m1")
     offset = int(x.scale_codes.min()) + int(w.scale_codes.min())
     arguments = []
     for q in (x, w):

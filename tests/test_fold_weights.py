@@ -18,7 +18,7 @@ from mxexport import cli, ops
 from mxexport.errors import OptionError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.numbers import numerics
+from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, get_format
 from mxexport.passes import run_passes
 from mxexport.passes.fold._weights import weight_of
@@ -57,7 +57,7 @@ def weight_model(*quantizers, extra=(), outputs=()) -> ir.Model:
 
 def quantizer(name: str, x: np.ndarray, weight: str = "w", **changes):
     """One quantizer of `x` by format name, for `weight_model`."""
-    q = numerics.quantize(x, name, axis=1)
+    q = quantized.quantize(x, name, axis=1)
     op_type, attributes = quant_node(get_format(name))
     arrays = [np.float32(x), q.scale] + ([] if q.zero_point is None else [q.zero_point])
     return op_type, weight, arrays, attributes | changes
@@ -92,7 +92,7 @@ def test_edge_values_of_every_format_keep_their_bits(name):
     assert model.graph.initializers["w_codes"].dtype == ir.DataType.UINT8
     if fmt.scale != "float32":
         assert model.graph.initializers["w_scale0_codes"].const_value.nbytes == 40 * -(-70 // fmt.group_size)
-    assert_equal_bits(constant_array(node.outputs[0]), numerics.quantize(edge_values((40, 70)), name, 1).dequantize())
+    assert_equal_bits(constant_array(node.outputs[0]), quantized.quantize(edge_values((40, 70)), name, 1).dequantize())
 
 
 @pytest.mark.parametrize("name", [*ALL_FORMATS, "nvfp4"])

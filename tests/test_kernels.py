@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mxexport as mx
-from mxexport.numbers import numerics
+from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.quant import Quantizer, fake_quantize
 from mxexport.quant.kernels import fused, native
@@ -47,7 +47,7 @@ def run(script: str, **environment: str) -> str:
 def test_values_and_scales_equal_the_reference_on_any_axis(engine, name, rule):
     x = np.stack([edge_values((64, 70), seed) for seed in range(3)], axis=2)
     for axis in range(3):
-        expected = numerics.quantize(x, name, axis=axis, rule=rule)
+        expected = quantized.quantize(x, name, axis=axis, rule=rule)
         values, scale, _ = Quantizer(get_format(name), axis, rule).quantize(torch.from_numpy(x))
         assert_equal_bits(scale.numpy(), expected.scale, (name, rule, axis))
         assert_equal_bits(values.numpy(), expected.dequantize(), (name, rule, axis))
@@ -57,7 +57,7 @@ def test_values_and_scales_equal_the_reference_on_any_axis(engine, name, rule):
 def test_groups_across_rows_of_any_width_equal_the_reference(engine, inner):
     x = edge_values((40, 5 * inner)).reshape(2, 20, 5 * inner)
     for name, axis in (("mxfp8_e5m2", 1), ("mxint8_g16", 1), ("mxfp4_e2m1", 0)):
-        expected = numerics.quantize(x[..., :inner], name, axis=axis).dequantize()
+        expected = quantized.quantize(x[..., :inner], name, axis=axis).dequantize()
         assert_equal_bits(fake_quantize(torch.from_numpy(x[..., :inner].copy()), name, axis).numpy(), expected, name)
 
 
@@ -66,7 +66,7 @@ def test_other_float_types_go_through_float32(engine, dtype, monkeypatch):
     monkeypatch.setattr(fused, "SLAB", 128)
     x = (torch.randn(7, 70) * torch.exp2(torch.randint(-8, 8, (7, 1)))).to(dtype).requires_grad_()
     y = fake_quantize(x, "mxfp6_e2m3", scale_rule="even")
-    expected = torch.from_numpy(numerics.quantize(x.detach().float().numpy(), "mxfp6_e2m3", rule="even").dequantize())
+    expected = torch.from_numpy(quantized.quantize(x.detach().float().numpy(), "mxfp6_e2m3", rule="even").dequantize())
     assert y.dtype == dtype and torch.equal(y, expected.to(dtype))
     y.sum().backward()
     wide = x.detach().float().requires_grad_()
@@ -84,7 +84,7 @@ def test_threads_do_not_show(engine, monkeypatch):
             x.flatten()[0] = -1.9999  # over half a step beyond the largest code
             x.requires_grad_()
             y = fake_quantize(x, "mxint8", axis)
-            assert_equal_bits(y.detach().numpy(), numerics.quantize(x.detach().numpy(), "mxint8", axis).dequantize())
+            assert_equal_bits(y.detach().numpy(), quantized.quantize(x.detach().numpy(), "mxint8", axis).dequantize())
             assert_gradient_is_that_of_the_operators(x, y, "mxint8", axis)
     finally:
         torch.set_num_threads(threads)
@@ -137,12 +137,12 @@ def test_empty_tensors_stay_empty(engine):
 
 FLUSHED = """
 import numpy as np, torch
-from mxexport.numbers import numerics
+from mxexport.numbers import numerics, quantized
 from mxexport.quant import fake_quantize
 from tests.helpers import assert_equal_bits, edge_values
 from mxexport.numbers.formats import MX_FORMATS
 x, tiny = edge_values((64, 70)), np.float32(1e-44)
-expected = {name: numerics.quantize(x, name).dequantize() for name in (*MX_FORMATS, "mxint2")}
+expected = {name: quantized.quantize(x, name).dequantize() for name in (*MX_FORMATS, "mxint2")}
 assert torch.set_flush_denormal(True)
 for name, values in expected.items():
     y = fake_quantize(torch.from_numpy(x), name).numpy()
@@ -239,7 +239,7 @@ def test_cuda_equals_the_reference(name):
     x = edge_values((64, 70))
     on_device = torch.from_numpy(x).cuda().requires_grad_()
     y = fake_quantize(on_device, name, 1)
-    assert_equal_bits(y.detach().cpu().numpy(), numerics.quantize(x, name, axis=1).dequantize())
+    assert_equal_bits(y.detach().cpu().numpy(), quantized.quantize(x, name, axis=1).dequantize())
     on_cpu = torch.from_numpy(x).requires_grad_()
     y.sum().backward()
     fake_quantize(on_cpu, name, 1).sum().backward()

@@ -1,4 +1,4 @@
-"""Claims about whole tensors: numerics.quantize equals torchao, gfloat, ml_dtypes and plain recomputation.
+"""Claims about whole tensors: quantized.quantize equals torchao, gfloat, ml_dtypes and plain recomputation.
 
 Left out of the comparison with torchao 0.18, with the reason:
 - groups of scale code 0: it divides by 2**-126 there instead of 2**-127;
@@ -27,7 +27,7 @@ from torchao.prototype.mx_formats.mx_tensor import to_mx
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError
 from mxexport.numbers import groups, numerics
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
-from mxexport.numbers.numerics import quantize
+from mxexport.numbers.quantized import quantize
 from tests.exact_oracles import clamp, nearest_float_code, round_half_even
 
 TORCHAO = {

@@ -163,14 +163,14 @@ def test_scales_and_codes_are_exact_under_flush_to_zero():
     script = """
 import numpy as np, torch
 from mxexport.model import graph
-from mxexport.numbers import numerics
+from mxexport.numbers import numerics, quantized
 expected = {n: numerics.scale_from_codes(np.arange(255), n) for n in (0, 6, 22)}
 assert torch.set_flush_denormal(True)
 for n, scale in expected.items():
     assert (scale.view(np.int32) == numerics.scale_from_codes(np.arange(255), n).view(np.int32)).all()
     assert numerics.codes_from_scale(scale, n).tolist() == list(range(255)) and graph.is_power_of_two(scale)
 assert not graph.is_power_of_two(np.array([3], np.int32).view(np.float32))
-q = numerics.quantize(np.zeros((1, 32), np.float32), "mxint8")
+q = quantized.quantize(np.zeros((1, 32), np.float32), "mxint8")
 assert numerics.codes_from_scale(q.scale, 6).tolist() == [[0]]
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)

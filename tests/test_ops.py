@@ -14,7 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mxexport import ops
 from mxexport.errors import ScaleShapeError
-from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.running import executors
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, single_node_model
@@ -63,7 +63,7 @@ def test_scale_and_quantizer_equal_everywhere(name, rule):
     (scale,) = check_all_executors("MXScale", [x], scale_attributes(fmt, rule))
     op_type, attributes = quant_node(fmt)
     (y,) = check_all_executors(op_type, [x, scale], attributes)
-    assert_equal_bits(y, numerics.quantize(x, fmt, axis=1, rule=rule).dequantize())
+    assert_equal_bits(y, quantized.quantize(x, fmt, axis=1, rule=rule).dequantize())
 
 
 @pytest.mark.parametrize("name", [n for n in ALL_FORMATS if not get_format(n).is_mx])
@@ -75,7 +75,7 @@ def test_float_scaled_formats_equal_everywhere(name):
     zero = check_all_executors("GroupwiseZeroPoint", [x, scale], common)[0] if fmt.asymmetric else None
     op_type, attributes = quant_node(fmt, axis=0)
     (y,) = check_all_executors(op_type, [x, scale] + ([zero] if fmt.asymmetric else []), attributes)
-    assert_equal_bits(y, numerics.quantize(x, fmt, axis=0).dequantize())
+    assert_equal_bits(y, quantized.quantize(x, fmt, axis=0).dequantize())
 
 
 @pytest.mark.parametrize("name", ["mxfp8_e4m3", "mxfp4_e2m1", "mxint8"])
@@ -158,7 +158,7 @@ def test_dataflow_matmul_equals_everywhere(pair):
     rng, parameters, arrays = np.random.default_rng(2), {}, []
     for side, name, rows in (("x", pair[0], 6), ("w", pair[1], 5)):
         fmt = get_format(name)
-        q = numerics.quantize(rng.standard_normal((rows, 70)), fmt)
+        q = quantized.quantize(rng.standard_normal((rows, 70)), fmt)
         element = fixedpoint.element_parameters(fmt.element)
         codes = groups.from_groups(q.codes, 1, 70).view(np.uint8) & np.uint8(2**fmt.element.bits - 1)
         arrays += [codes, q.scale_codes]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mxexport import ops
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError
-from mxexport.numbers import groups, numerics, packing
+from mxexport.numbers import groups, numerics, packing, quantized
 from mxexport.numbers.formats import FloatElement, get_format
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
 from tests.test_ops import check_all_executors, quant_node
@@ -170,7 +170,7 @@ def test_nvfp4_scale_and_quantizer_equal_everywhere(largest):
     assert_equal_bits(scale, numerics.nvfp4_scale(x, 1, 16)[0])
     op_type, attributes = quant_node(get_format("nvfp4"))
     (y,) = check_all_executors(op_type, [x, scale], attributes)
-    assert_equal_bits(y, numerics.quantize(x, "nvfp4", axis=1).dequantize())
+    assert_equal_bits(y, quantized.quantize(x, "nvfp4", axis=1).dequantize())
 
 
 def test_a_scale_of_zero_gives_zeros_with_the_sign_of_x():
@@ -183,7 +183,7 @@ def test_a_scale_of_zero_gives_zeros_with_the_sign_of_x():
 @pytest.mark.parametrize("name", [*ALL_FORMATS, "nvfp4"])
 def test_dequantized_codes_are_the_quantized_values(name):
     fmt, x = get_format(name), edge_values((40, 70))
-    q = numerics.quantize(x, fmt, axis=1)
+    q = quantized.quantize(x, fmt, axis=1)
     codes = groups.from_groups(q.codes, 1, 70)
     packed = packing.pack_codes(codes, fmt.element.bits, 1, fmt.group_size)
     common = {"axis": 1, "group_size": fmt.group_size, "shape": [40, 70]}

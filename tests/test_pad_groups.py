@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.passes.fold.fold_transposes import fold_transposes
 from mxexport.passes.fold.pad_groups import pad_groups
-from mxexport.running import verification
 from tests.pass_helpers import Build, apply, apply_within, execute, op_types, random_inputs
 
 
@@ -45,7 +45,7 @@ def test_padded_quantizers_keep_every_bit():
     pad_groups(model)
     quantizer = next(n for n in model.graph if n.op_type == "MXFloatQuant")
     (after,) = execute(model, inputs, [quantizer.outputs[0].name]).values()
-    assert after.shape == (4, 96) and verification.equal_bits(after[:, :70], before).all() and not after[:, 70:].any()
+    assert after.shape == (4, 96) and bits.equal_bits(after[:, :70], before).all() and not after[:, 70:].any()
 
 
 def test_convolution_is_padded_along_its_input_channels():

@@ -14,7 +14,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
-from mxexport.numbers import numerics
+from mxexport.numbers import quantized
 from mxexport.numbers.formats import SCALE_RULES, get_format
 from mxexport.quant import fake_quantize
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
@@ -27,7 +27,7 @@ CASES = [(n, r) for n in (*ALL_FORMATS, "nvfp4") for r in SCALE_RULES if r == "f
 @pytest.mark.parametrize("name, rule", CASES)
 def test_quantize_equals_numpy_in_values_codes_and_scales(name, rule):
     x = np.stack([edge_values((64, 70), seed) for seed in range(2)], axis=2)
-    expected = numerics.quantize(x, name, axis=1, rule=rule)
+    expected = quantized.quantize(x, name, axis=1, rule=rule)
     q = mx.quantize(torch.from_numpy(x), name, axis=1, scale_rule=rule)
     assert_equal_bits(q.value.numpy(), expected.dequantize())
     assert_equal_bits(q.scale_.squeeze(2).numpy(), expected.scale)

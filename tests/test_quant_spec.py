@@ -12,6 +12,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
+from mxexport.numbers import bits
 from mxexport.quant import QuantSpec, freeze_scales
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.layers.bias import product_step
@@ -169,4 +170,4 @@ def test_a_spec_with_dynamic_scales_takes_the_road_of_its_format(spec, monkeypat
         found.append((list(calls), nodes, [value.detach().numpy() for value in values]))
     assert len(found[0][0]) == 6  # inputs and weights of two layers, and two weights once more
     assert found[0][:2] == found[1][:2]
-    assert all(verification.equal_bits(a, b).all() for a, b in zip(found[0][2], found[1][2], strict=True))
+    assert all(bits.equal_bits(a, b).all() for a, b in zip(found[0][2], found[1][2], strict=True))

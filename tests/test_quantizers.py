@@ -15,7 +15,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
-from mxexport.numbers import groups, numerics, scales
+from mxexport.numbers import groups, numerics, quantized, scales
 from mxexport.numbers.formats import get_format, with_group_size
 from mxexport.quant import (
     Quantizer,
@@ -43,7 +43,7 @@ def expected_granular(x: np.ndarray, name: str, per: str, channel_axis: int, axi
     fmt = get_format(name)
     moved = np.moveaxis(x, channel_axis, 0) if per == "channel" else x[None]
     rows = moved.reshape(moved.shape[0], -1)
-    flat = numerics.quantize(rows, with_group_size(fmt, rows.shape[1]), 1).dequantize().reshape(moved.shape)
+    flat = quantized.quantize(rows, with_group_size(fmt, rows.shape[1]), 1).dequantize().reshape(moved.shape)
     return np.moveaxis(flat, 0, channel_axis) if per == "channel" else flat[0]
 
 
@@ -176,7 +176,7 @@ def test_zero_is_exact_in_asymmetric_formats(values):
 @pytest.mark.parametrize("name", NESTED)
 def test_nested_scales_equal_the_reference(name, axis):
     x = np.ascontiguousarray(edge_values((70, 300)))
-    expected = numerics.quantize(x, name, axis)
+    expected = quantized.quantize(x, name, axis)
     q = mx.quantize(torch.from_numpy(x), name, axis)
     assert_equal_bits(q.scale_.squeeze(axis + 1).numpy(), expected.scale)
     assert_equal_bits(q.value.numpy(), expected.dequantize())
@@ -187,7 +187,7 @@ def test_nested_scales_are_integers_times_one_float_per_super_group(name):
     fmt = get_format(name)
     x = np.random.default_rng(0).normal(size=(5, 200)).astype(np.float32)
     x[0] = 0
-    scale = numerics.quantize(x, name, 1).scale
+    scale = quantized.quantize(x, name, 1).scale
     levels = 2**fmt.scale_bits - 1
     for row in scale[1:]:
         for start in range(0, len(row), fmt.super_size):
@@ -205,7 +205,7 @@ def test_one_bad_group_leaves_its_super_group_alone():
     x = np.ones((1, 64), np.float32)
     y = x.copy()
     y[0, 3] = np.nan
-    a, b = (numerics.quantize(v, "int4_g8_s6x8", 1).dequantize() for v in (x, y))
+    a, b = (quantized.quantize(v, "int4_g8_s6x8", 1).dequantize() for v in (x, y))
     assert np.isnan(b[0, :8]).all() and np.array_equal(a[0, 8:], b[0, 8:])
 
 
@@ -393,7 +393,7 @@ def test_sources_compile_whole_and_train(name, source):
         (lambda: activation_quantizer("int8", signed=False), FormatError, "unsigned integer format"),
         (lambda: activation_quantizer("int8", source="static").scale(torch.ones(2, 2)), UnsupportedError, "no scale"),
         (lambda: activation_quantizer("int8", source="static").freeze(), UnsupportedError, "nothing was observed"),
-        (lambda: numerics.quantize(np.ones((2, 2)), "int8"), FormatError, "no group size"),
+        (lambda: quantized.quantize(np.ones((2, 2)), "int8"), FormatError, "no group size"),
     ],
 )
 def test_combinations_that_do_not_exist_are_named(call, error, message):

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from mxexport.model import graph
-from mxexport.numbers import groups, numerics
+from mxexport.numbers import groups, numerics, quantized
 from mxexport.numbers.formats import SCALE_RULES, get_format, round_bias
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatQuant, qonnx_general
 from mxexport.passes.fold.contract_scales import contract_scales
@@ -66,8 +66,8 @@ def test_the_proof_holds_on_values_that_hurt(name, rule):
     element = fmt.element
     x = np.concatenate([edge_values((64, 70)), just_below_powers(element)])
     for limits in ((0, 254 if rule == "floor" else 254 - element.emax), (120, 130)):
-        once, scale = quantized(x, fmt, rule, limits)
-        twice, again = quantized(once, fmt, rule, limits)
+        once, scale = codes_of(x, fmt, rule, limits)
+        twice, again = codes_of(once, fmt, rule, limits)
         same = (once.view(np.int32) == twice.view(np.int32)) | (np.isnan(once) & np.isnan(twice))
         assert same.all(), x[~same][:3]
         if rule in ("floor", "even"):
@@ -88,7 +88,7 @@ def just_below_powers(element) -> np.ndarray:
     return fillers
 
 
-def quantized(x, fmt, rule, limits):
+def codes_of(x, fmt, rule, limits):
     element = fmt.element
     scale = numerics.mx_scale(
         x, 1, fmt.group_size, element.emax, round_bias(element, rule), fmt.step_frac_bits, *limits
@@ -176,7 +176,7 @@ def test_a_float_scale_found_anew_stays():
 
 def expanded_model(axis: int = 1, size: int = 16, shape=(6, 40), change=None):
     w, fmt = array(*shape), f"int4_g{size}"
-    q = numerics.quantize(w, fmt, axis)
+    q = quantized.quantize(w, fmt, axis)
     scale = groups.expand(q.scale, axis, size, shape[axis])
     if change:
         scale[change] *= 3
@@ -205,7 +205,7 @@ def test_a_file_that_breaks_the_contract_is_mended():
 
 
 def test_zero_points_are_contracted_with_their_scale():
-    q = numerics.quantize(array(6, 40), "uint4_g8", 1)
+    q = quantized.quantize(array(6, 40), "uint4_g8", 1)
     scale, zero = (groups.expand(p, 1, 8, 40) for p in (q.scale, q.zero_point))
     b = Build(x=("N", 6))
     weight = b.op("GroupwiseQuant", array(6, 40), scale, zero, name="w", domain=DOMAIN, axis=1, group_size=1,
@@ -233,7 +233,7 @@ def qonnx_model(scale, x=None, bits=4, **attributes):
 
 
 def test_a_qonnx_quant_with_groups_becomes_ours():
-    q = numerics.quantize(array(8, 40), "int4_g16", 1)
+    q = quantized.quantize(array(8, 40), "int4_g16", 1)
     b, y = qonnx_model(groups.expand(q.scale, 1, 16, 40))
     model = b.model(y)
     assert apply_within(contract_scales, model, 0.0).changed  # equal but for the sign of zeros

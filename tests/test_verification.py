@@ -17,7 +17,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError, VerificationError
-from mxexport.running.comparison import compare, equal_bits
+from mxexport.numbers.bits import equal_bits
+from mxexport.running.comparison import compare
 from mxexport.running.verification import Tolerance, random_inputs, verify
 
 

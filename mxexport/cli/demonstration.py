@@ -19,6 +19,7 @@ from mxexport.cli.digit_networks import NETWORKS, shifted
 from mxexport.errors import MissingToolError, OptionError
 from mxexport.model import graph
 from mxexport.model.writer import write_bytes
+from mxexport.numbers import bits
 from mxexport.running import executors, verification
 
 TEST_IMAGES = 1000
@@ -167,6 +168,6 @@ def quantizer_differences(quantized: nn.Module, path: Path, x: np.ndarray) -> di
     weights = executors.run(model, x[:1], [n.outputs[0].name for n in model.graph if n.name.endswith(".weight_quant")])
     for name, value in weights.items():
         layer = quantized.get_submodule(name.removesuffix(".weight_quant"))
-        same = verification.equal_bits(value, layer.quant_weight().value.detach().numpy())
+        same = bits.equal_bits(value, layer.quant_weight().value.detach().numpy())
         differences[f"torch:{name}"] = int((~same).sum())
     return differences

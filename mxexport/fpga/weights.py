@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport.fpga.unit import Refused
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import GroupFormat
 
 
@@ -87,7 +87,7 @@ def read_weight(
         raise Refused(f"its quantized weight {quantizer.name!r} holds NaN or Inf")
     scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)
     codes = numerics.element_codes(values, scale, None, fmt, axis)  # they are codes times scales: no rounding is left
-    if (numerics.Quantized(fmt, axis, shape, codes, scale).dequantize() != values).any():
+    if (quantized.Quantized(fmt, axis, shape, codes, scale).dequantize() != values).any():
         raise Refused(f"its quantized weight {quantizer.name!r} holds codes that no {fmt.name} quantizer makes")
     codes = groups.from_groups(codes, axis, shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)

@@ -8,7 +8,6 @@ Sources: OCP MX v1.0 sections 5.2 (elements), 6.2 (dot product), 6.3 (conversion
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -24,8 +23,6 @@ from mxexport.numbers.formats import (
     FloatElement,
     GroupFormat,
     IntElement,
-    get_format,
-    round_bias,
 )
 
 _MAGNITUDE = np.int32(0x7FFFFFFF)
@@ -310,66 +307,6 @@ def linearize(codes: np.ndarray, element: Element) -> np.ndarray:
 
 
 # --- whole tensors --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A groupwise quantized tensor, everything contracted. G = group size, n = number of groups on the axis.
-
-    `codes` (..., n, G, ...); `scale` (..., n, ...) float32; `scale_codes` (..., n, ...) uint8 or None;
-    `zero_point` like scale or None; `tensor_scale` float32 scalar (nvfp4) or None.
-    """
-
-    format: GroupFormat
-    axis: int
-    shape: tuple[int, ...]
-    codes: np.ndarray
-    scale: np.ndarray
-    scale_codes: np.ndarray | None = None
-    zero_point: np.ndarray | None = None
-    tensor_scale: np.float32 | None = None
-
-    def dequantize(self) -> np.ndarray:
-        """float32 of `shape`."""
-        axis, element = self.axis, self.format.element
-        scale = np.expand_dims(self.scale, axis + 1)
-        if isinstance(element, IntElement):
-            zero = 0 if self.zero_point is None else np.expand_dims(self.zero_point, axis + 1)
-            values = (self.codes.astype(np.float32) - zero) * scale + np.float32(0)
-        else:
-            values = decode(self.codes, element) * scale
-        return groups.from_groups(values.astype(np.float32), axis, self.shape[axis])
-
-
-def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = "floor") -> Quantized:
-    """Quantize a real tensor to a group format along `axis` (default scale rule: OCP floor).
-
-    Raises:
-        FormatError: unknown format or rule, or a rule other than floor for a format without power-of-two scales.
-    """
-    from mxexport.numbers import scales  # it builds on this file
-
-    fmt, x = get_format(fmt), as_float32(x)
-    if fmt.group_size is None:
-        raise FormatError(
-            f"format {fmt.name} has no group size: name one ({fmt.name}_g32), or see mxexport.numbers.scales"
-        )
-    axis = groups.normalize_axis(axis, x.ndim)
-    bias = round_bias(fmt.element, rule)
-    if rule != "floor" and not fmt.is_mx:
-        raise FormatError(f"scale rule {rule!r} needs power-of-two scales; {fmt.name} has {fmt.scale} scales")
-    scale_codes = zero_point = tensor_scale = None
-    if fmt.is_mx:
-        scale_codes = scale_codes_of_amax(group_amax(x, axis, fmt.group_size), fmt.element.emax, bias)
-        scale = scale_from_codes(scale_codes, fmt.step_frac_bits)
-    elif fmt.scale == "nvfp4":
-        scale, scale_codes, tensor_scale = nvfp4_scale(x, axis, fmt.group_size)
-    else:
-        scale = scales.scale_of(x, fmt, axis, fmt.group_size)
-    if fmt.asymmetric:
-        zero_point = groupwise_zero_point(x, scale, axis, fmt.group_size, fmt.element.code_hi)
-    codes = element_codes(x, scale, zero_point, fmt, axis)
-    return Quantized(fmt, axis, x.shape, codes, scale, scale_codes, zero_point, tensor_scale)
 
 
 def element_codes(

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 import numpy as np
 
 from mxexport.errors import OptionError, ShapeError
+from mxexport.numbers.bits import equal_bits, is_float
 
 _BLOCK = 1 << 20
 
@@ -76,15 +77,6 @@ class TensorComparison:
         return self.problem is None and self.outside == 0
 
 
-def equal_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Element by element: equal bit patterns, any NaN equal to any NaN (arrays of equal shape and dtype)."""
-    if a.dtype != b.dtype or not _is_float(a.dtype):
-        return a == b
-    bits = np.dtype(f"u{a.dtype.itemsize}")
-    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    return ((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))).reshape(a.shape)
-
-
 def compare(name: str, a: np.ndarray, b: np.ndarray, tolerance: Tolerance = EXACT) -> TensorComparison:
     """Compare two arrays; mapped ones are read a block at a time. Differing shapes or dtypes become its `problem`.
 
@@ -136,11 +128,6 @@ def _blocks(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.
         yield start, np.asarray(flat_a[start : start + _BLOCK]), np.asarray(flat_b[start : start + _BLOCK])
 
 
-def _is_float(dtype: np.dtype) -> bool:
-    """ml_dtypes' floats have kind V; all of them know NaN."""
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
-
-
 def _within(a: np.ndarray, b: np.ndarray, tolerance: Tolerance) -> np.ndarray:
     if tolerance.exact or a.dtype.kind in "OSUb":
         return np.zeros(a.shape, bool)
@@ -148,7 +135,7 @@ def _within(a: np.ndarray, b: np.ndarray, tolerance: Tolerance) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         error = np.abs(wide_a - wide_b)
         near = np.isfinite(error) & (error <= tolerance.atol + tolerance.rtol * np.abs(wide_b))
-    if tolerance.max_ulp and _is_float(a.dtype):
+    if tolerance.max_ulp and is_float(a.dtype):
         numbers = ~(np.isnan(wide_a) | np.isnan(wide_b))
         near[numbers] |= _steps(a[numbers], b[numbers]) <= tolerance.max_ulp
     return near
@@ -156,7 +143,7 @@ def _within(a: np.ndarray, b: np.ndarray, tolerance: Tolerance) -> np.ndarray:
 
 def _ulps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Float steps between numbers; pairs with a NaN left out."""
-    if not _is_float(a.dtype):
+    if not is_float(a.dtype):
         return np.empty(0, np.float64)
     numbers = ~(np.isnan(a) | np.isnan(b))
     return _steps(a[numbers], b[numbers])

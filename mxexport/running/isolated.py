@@ -52,7 +52,7 @@ def run_isolated(model: Path, fed: dict[str, np.ndarray], outputs: list[str], ex
 
 def _environment() -> dict[str, str]:
     """The child imports this very package, wherever it was found."""
-    here = str(Path(__file__).parent.parent)
+    here = str(Path(__file__).parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 

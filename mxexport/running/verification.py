@@ -18,9 +18,10 @@ from mxexport.errors import OptionError, ShapeError, VerificationError
 from mxexport.model import graph
 from mxexport.model.calls import output_names
 from mxexport.model.reader import read_proto
+from mxexport.numbers.bits import equal_bits
 from mxexport.ops import OPERATORS
 from mxexport.running import executors
-from mxexport.running.comparison import TensorComparison, Tolerance, check_tolerance, compare, equal_bits
+from mxexport.running.comparison import TensorComparison, Tolerance, check_tolerance, compare
 from mxexport.running.executors import ModelLike
 from mxexport.running.isolated import run_isolated
 

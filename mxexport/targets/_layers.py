@@ -14,11 +14,11 @@ from mxexport.model.constant_layouts import LAYOUTS, laid_out
 from mxexport.model.constants import constant_array
 from mxexport.model.opsets import raise_opset
 from mxexport.numbers import groups
+from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
 from mxexport.passes.clean.fold_constants import fold_constants
 from mxexport.passes.clean.name_nodes import name_nodes
 from mxexport.targets import values
-from mxexport.targets._integers import Grid
 from mxexport.targets._quantizers import add_constant
 
 

@@ -12,8 +12,8 @@ from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.names import free_name
+from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
-from mxexport.targets._integers import Grid
 
 _STATIC = (
     "give the layer constant activation scales: mxexport.quant.activation_quantizer(..., source='static', "

@@ -6,8 +6,8 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import Element, FloatElement, IntElement
-from mxexport.running.verification import equal_bits
 
 NATIVE_OPSET = 24
 """FLOAT4E2M1 (23) and FLOAT8E8M0 (24) may be used from here on."""

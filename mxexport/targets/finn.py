@@ -20,10 +20,9 @@ from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.opsets import lower_opset
+from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.targets import finn_steps
-from mxexport.targets._fixed import PRODUCTS
-from mxexport.targets._integers import grid_of
 from mxexport.targets._kernels import without_groups
 from mxexport.targets._layers import (
     constant_weight,
@@ -42,6 +41,7 @@ from mxexport.targets._quantizers import (
     is_quantizer,
     read_activation,
 )
+from mxexport.targets._ranges import PRODUCTS
 from mxexport.targets._requantizers import MOVERS, merge_requantizer
 from mxexport.targets._trunc import replace_trunc
 from mxexport.targets.conversion import Converted

@@ -21,11 +21,11 @@ from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.opsets import raise_opset
 from mxexport.numbers import groups
+from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numbers.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
 from mxexport.ops._body import LOWEST_OPSET
-from mxexport.running.verification import equal_bits
 from mxexport.targets import carriers
 from mxexport.targets.conversion import Converted
 from mxexport.targets.recover import recover_operators

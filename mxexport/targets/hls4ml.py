@@ -18,10 +18,9 @@ from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.names import Names
 from mxexport.model.rewriting import SHAPE_OPERATORS
+from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.passes.clean.infer_shapes import infer_shapes
-from mxexport.targets._fixed import FLOAT32_BITS, PRODUCTS, grids
-from mxexport.targets._integers import grid_of
 from mxexport.targets._kernels import without_dilations, without_groups
 from mxexport.targets._layers import (
     Parts,
@@ -34,6 +33,7 @@ from mxexport.targets._layers import (
 )
 from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
+from mxexport.targets._ranges import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._trunc import is_trunc, replace_trunc
 from mxexport.targets.conversion import Converted
 from mxexport.targets.hls4ml_check import quantizer_refusal, refused

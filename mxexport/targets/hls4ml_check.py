@@ -7,9 +7,9 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from mxexport.model.constants import constant_array
-from mxexport.targets._fixed import grids
-from mxexport.targets._integers import Grid
+from mxexport.numbers.grids import Grid
 from mxexport.targets._quantizers import Uniform
+from mxexport.targets._ranges import grids
 
 _VECTORS = "flatten what stands before it, or write a linear layer over tokens as a Conv1d of kernel 1"
 

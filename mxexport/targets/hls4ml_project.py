@@ -14,10 +14,10 @@ import onnx_ir as ir
 from mxexport.errors import MissingToolError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.numbers.grids import grid_of
 from mxexport.running.executors import load_proto
 from mxexport.running.guards import guarded_copy
-from mxexport.targets._fixed import grids
-from mxexport.targets._integers import grid_of
+from mxexport.targets._ranges import grids
 
 IMAGE_OPERATORS = {"Conv", "MaxPool"}
 

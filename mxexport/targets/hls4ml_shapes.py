@@ -8,11 +8,11 @@ import onnx_ir as ir
 
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
+from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
-from mxexport.targets._fixed import grids
-from mxexport.targets._integers import Grid
 from mxexport.targets._layers import replace_value
 from mxexport.targets._quantizers import add_constant, add_quant
+from mxexport.targets._ranges import grids
 
 _NOTHING = {"Identity", "Dropout"}
 

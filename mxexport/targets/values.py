@@ -11,8 +11,8 @@ from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array, evaluate_node
 from mxexport.numbers import groups, numerics
+from mxexport.numbers.bits import equal_bits
 from mxexport.ops import OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
-from mxexport.running.comparison import equal_bits
 
 
 @dataclass(frozen=True)

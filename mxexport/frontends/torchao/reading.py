@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import MissingToolError, UnsupportedError
-from mxexport.numbers import groups, numerics
+from mxexport.numbers import groups, numerics, quantized
+from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import FloatElement, GroupFormat, get_format
 from mxexport.ops import MXFloatQuant
 from mxexport.quant import GroupwiseFloatQuantTensor, Quantizer, QuantLayer
 from mxexport.quant.kernels import library, operators
-from mxexport.running.verification import equal_bits
 
 _ELEMENTS = {
     "torch.float8_e4m3fn": "mxfp8_e4m3",
@@ -398,7 +398,7 @@ def _compare(quantizer: Quantizer, x: Tensor) -> ActivationDifference:
     mode = ao.ScaleCalculationMode(quantizer.scale_rule)
     theirs = ao.mx_tensor.MXTensor.to_mx(x.contiguous(), element, fmt.group_size, mode).dequantize(torch.float32)
     differs = ~equal_bits(quantizer(x).numpy(), theirs.numpy())
-    codes = numerics.quantize(x.numpy(), fmt, rule=quantizer.scale_rule).scale_codes
+    codes = quantized.quantize(x.numpy(), fmt, rule=quantizer.scale_rule).scale_codes
     codes = groups.expand(codes, -1, fmt.group_size, x.shape[-1])
     small, not_finite = (int((differs & where).sum()) for where in (codes <= 1, codes == 255))
     count = int(differs.sum())

@@ -13,9 +13,9 @@ from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import Editor
 from mxexport.model.rewriting import constant, label
+from mxexport.numbers.bits import equal_bits
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
 from mxexport.passes.fold.fold_weights import pack
-from mxexport.running.verification import equal_bits
 
 MAKERS = graph.QUANTIZERS | graph.DEQUANTIZERS
 

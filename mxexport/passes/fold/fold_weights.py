@@ -14,9 +14,9 @@ from mxexport.model.constants import constant_array
 from mxexport.model.names import free_name
 from mxexport.model.outcome import Outcome
 from mxexport.numbers import groups, numerics, packing
+from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import GroupFormat
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseDequant, MXFloatDequant, NVFP4ScaleDequant
-from mxexport.running.verification import equal_bits
 
 _SLAB = 1 << 16  # elements
 
