@@ -208,9 +208,7 @@ def test_dataflow_matmul_of_nothing_is_the_bias(rows, length, outputs):
     np.testing.assert_array_equal(y, np.broadcast_to(np.arange(outputs), (rows, outputs)))
 
 
-@pytest.mark.parametrize(
-    "op_type", [name for name in ops.OPERATORS if name.startswith(("MXQ", "MXD", "MXM", "MXW", "Wide", "Elt"))]
-)
+@pytest.mark.parametrize("op_type", sorted(ops.of_role("dataflow")))
 def test_no_dataflow_body_holds_an_integer_kernel_that_is_not_exact(op_type):
     """onnxruntime computes these on int64 by way of float64, or refuses them (measured from 2**53 on)."""
     body = ops.OPERATORS[op_type].function(18).node
@@ -265,3 +263,16 @@ def test_ops_import_without_torch():
     script = "import sys; sys.modules['torch'] = None; import mxexport, mxexport.ops; assert mxexport.ops.OPERATORS"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_every_operator_says_what_it_is_for():
+    from mxexport.ops._operator import ROLES
+
+    assert {op.role for op in ops.OPERATORS.values()} == set(ROLES)
+    assert ops.of_role("quantizer", "scale") == {
+        "MXFloatQuant",
+        "GroupwiseQuant",
+        "MXScale",
+        "NVFP4Scale",
+        "GroupwiseScale",
+    }

@@ -20,7 +20,7 @@ _EXACT = {
     *("Slice", "Split", "Sub", "Add", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where", "Xor"),
 }
 """What is rounded once, or not at all, and so is the same in torch and in every executor; sums are not."""
-_FINDERS = graph.SCALES | {"GroupwiseZeroPoint"}
+_FINDERS = graph.SCALES | graph.ZERO_POINTS
 
 
 def fold_weight_scales(model: ir.Model) -> None:

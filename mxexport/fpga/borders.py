@@ -56,7 +56,7 @@ def is_side(node: ir.Node) -> bool:
     """Beside the stream: a weight quantizer, a scale, a constant."""
     if node.op_type == "Constant" or graph.is_quantized_constant(node):
         return True  # what reads it says whether it can
-    if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | {"GroupwiseZeroPoint"}):
+    if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | graph.ZERO_POINTS):
         return True
     weight = node.inputs[0] if node.op_type == "Transpose" else None
     return weight_quantizer(weight) is not None or graph.constant(weight) is not None

@@ -15,13 +15,14 @@ from mxexport.model.reader import read_model
 from mxexport.model.writer import read_tensors, writable, write_model
 from mxexport.numbers.formats import GroupFormat, find_format, get_format
 from mxexport.numbers.numerics import power_of_two_exponents
-from mxexport.ops import DOMAIN, OPERATORS, VERSION, functions_for, qonnx_general
+from mxexport.ops import DOMAIN, OPERATORS, VERSION, functions_for, of_role, qonnx_general
 from mxexport.ops._checking import naming
 
-QUANTIZERS = {"MXFloatQuant", "GroupwiseQuant"}
-DEQUANTIZERS = {"MXFloatDequant", "GroupwiseDequant"}  # packed weights
-SCALES = {"MXScale", "NVFP4Scale", "GroupwiseScale"}
-STORED_SCALES = {"MXScaleDequant", "NVFP4ScaleDequant"}  # scales of packed weights, one byte per group
+QUANTIZERS = of_role("quantizer")
+DEQUANTIZERS = of_role("dequantizer")  # packed weights
+SCALES = of_role("scale")
+ZERO_POINTS = of_role("zero_point")
+STORED_SCALES = of_role("stored_scale")  # scales of packed weights, one byte per group
 FORMAT_KEY = "mx_format"
 BODY_DOMAINS = (DOMAIN, qonnx_general.DOMAIN)
 """The domains whose function bodies are ours to give."""
@@ -159,7 +160,7 @@ def _drop_zero_points_of(quantizers: list[ir.Node]) -> None:
             _drop(zero)
 
 
-_ASYMMETRIC = {"GroupwiseQuant", "GroupwiseDequant"}
+_ASYMMETRIC = {name for name in QUANTIZERS | DEQUANTIZERS if "zero_point" in OPERATORS[name].inputs}
 
 
 def _is_made_zero(zero: ir.Value, scale: ir.Value) -> bool:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.ops import DOMAIN, qonnx_general
+from mxexport.ops import DOMAIN, of_role, qonnx_general
 
+_QUANTIZERS = of_role("quantizer", "dequantizer", "stored_scale") | {"MXQuantize", "MXDequantize"}
 QONNX_DOMAINS = {qonnx_general.DOMAIN, *qonnx_general.FORMER_DOMAINS}
 QONNX_QUANTIZERS = {*qonnx_general.OPERATORS, "Trunc", "IntQuant"}
 RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
@@ -47,7 +48,7 @@ def is_qonnx(node: ir.Node | None) -> bool:
 def is_quantizer(node: ir.Node | None) -> bool:
     """Ours (packed weights included), QONNX's, QuantizeLinear and DequantizeLinear: what folding must never swallow."""
     return (
-        (node is not None and node.domain == DOMAIN and "quant" in node.op_type.lower())
+        (node is not None and node.domain == DOMAIN and node.op_type in _QUANTIZERS)
         or (is_qonnx(node) and node.op_type in QONNX_QUANTIZERS)
         or is_op(node, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
     )

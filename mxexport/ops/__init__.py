@@ -73,6 +73,12 @@ OPERATORS: dict[str, type[Operator]] = {
 }
 __all__ = [*OPERATORS]
 
+
+def of_role(*roles: str) -> frozenset[str]:
+    """Names of the operators with one of these roles (see `_operator.ROLES`)."""
+    return frozenset(name for name, op in OPERATORS.items() if op.role in roles)
+
+
 for _op in OPERATORS.values():
     if not defs.has(_op.op_type(), DOMAIN):
         defs.register_schema(_op.schema())
@@ -100,4 +106,4 @@ def check_nodes(proto: onnx.ModelProto) -> None:
     _checking.check_nodes(proto, OPERATORS)
 
 
-__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "check_nodes", "functions_for", "qonnx_general"]
+__all__ += ["DOMAIN", "VERSION", "OPERATORS", "Operator", "check_nodes", "functions_for", "of_role", "qonnx_general"]

@@ -50,6 +50,17 @@ _KINDS = {
 Shape = tuple[int | str | None, ...] | None
 
 
+ROLES = {
+    "quantizer": "values to the nearest elements times their scale",
+    "dequantizer": "packed codes and scales to values: folded weights",
+    "scale": "scales of values, found at run time",
+    "zero_point": "zero points of values, found at run time",
+    "stored_scale": "scale codes, one byte per group, to scales",
+    "dataflow": "what one hardware unit computes",
+}
+"""What an operator is for; tables of operators are drawn from it."""
+
+
 class Operator(CustomOp):
     """Base of all operators; subclasses fill in the class attributes and three functions.
 
@@ -57,6 +68,7 @@ class Operator(CustomOp):
     `infer_shapes(shapes, attributes)` the output shapes. Everything else is derived.
     """
 
+    role: ClassVar[str]  # see ROLES
     attributes: ClassVar[dict[str, Attribute]]
     inputs: ClassVar[dict[str, Port]]
     outputs: ClassVar[dict[str, Port]]

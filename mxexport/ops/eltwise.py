@@ -10,6 +10,7 @@ from mxexport.ops._operator import Operator, Port
 class Eltwise(Operator):
     """Dataflow unit: element by element on wide integers (v * 2**lsb_exp). relu = 1: Y = max(X, 0). Exact."""
 
+    role = "dataflow"
     attributes = {
         "relu": Attribute("i", "1: negative values become 0", 0, 1),
         "width": WIDTH.called("Width"),

@@ -18,6 +18,7 @@ class GroupwiseDequant(IntegerOperator):
     group is padded to a whole one.
     """
 
+    role = "dequantizer"
     attributes = IntegerOperator.element_attributes | {"shape": SHAPE}
     inputs = {
         "codes": Port("uint8", "packed codes"),

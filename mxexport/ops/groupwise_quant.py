@@ -15,6 +15,7 @@ class GroupwiseQuant(IntegerOperator):
     MX integers are this operator with a power-of-two step. `narrow` leaves the most negative code unused.
     """
 
+    role = "quantizer"
     attributes = IntegerOperator.element_attributes | {
         "narrow": Attribute("i", "1: signed codes stay within +-(2**(bit_width-1) - 1)", 0, 1),
     }

@@ -14,6 +14,7 @@ class GroupwiseScale(Operator):
     The asymmetric range always includes 0. A zero quotient becomes 1; a group with NaN or Inf gets a NaN scale.
     """
 
+    role = "scale"
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,

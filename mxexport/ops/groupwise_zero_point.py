@@ -15,6 +15,7 @@ class GroupwiseZeroPoint(Operator):
     0 where the scale is not finite; else NaN for a group with NaN. A zero min has the zero point 0 under any scale.
     """
 
+    role = "zero_point"
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,

@@ -27,6 +27,7 @@ class MXDepthwise(Operator):
     its own. Taps outside the frame count as zeros of scale code_min. All integer; Y stands for Y * 2**lsb_exp.
     """
 
+    role = "dataflow"
     attributes = {
         "group_size": GROUP_SIZE.called("Group"),
         "kernel_shape": KERNEL_SHAPE,

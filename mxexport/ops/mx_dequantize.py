@@ -15,6 +15,7 @@ class MXDequantize(Operator):
     Y = linear(code) * 2**(scale - scale_offset), which stands for Y * 2**lsb_exp; no scale lies below scale_offset.
     """
 
+    role = "dataflow"
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE.called("Group"),

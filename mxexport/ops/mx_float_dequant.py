@@ -19,6 +19,7 @@ class MXFloatDequant(FloatOperator):
     the most significant bit on; its magnitude is the code without the sign.
     """
 
+    role = "dequantizer"
     attributes = FloatOperator.element_attributes | {
         "max_code": Attribute("i", "largest finite magnitude; those above are NaN", 0, 127),
         "has_inf": Attribute("i", "1: the magnitude after max_code is Inf", 0, 1),

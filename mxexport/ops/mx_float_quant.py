@@ -15,6 +15,7 @@ class MXFloatQuant(FloatOperator):
     infinite becomes zero.
     """
 
+    role = "quantizer"
     attributes = FloatOperator.element_attributes | {
         "max_val": Attribute("f", "largest finite value of the element", POSITIVE, LARGEST),
         "signed": Attribute("i", "0: negative values become 0 (after ReLU)", 0, 1),

@@ -15,6 +15,7 @@ class MXInsert(Operator):
     more[1] columns beside the last pixel among them.
     """
 
+    role = "dataflow"
     attributes = {
         "group_size": GROUP_SIZE,
         "steps": Attribute("ints", "from one pixel to the next, down and across", 1, rtl="StepH StepW"),

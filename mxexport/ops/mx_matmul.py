@@ -17,6 +17,7 @@ class MXMatMul(Operator):
     result does not depend on order or folding. Y stands for Y * 2**lsb_exp.
     """
 
+    role = "dataflow"
     attributes = {
         "group_size": GROUP_SIZE.called("Group"),
         "x_exponent_bits": Attribute("i", "exponent bits of the activation element; 0: integer", 0, 7, "AExpBits"),

@@ -16,6 +16,7 @@ class MXQuantize(Operator):
     [code_min, code_max]; elements are rounded to nearest even and saturate. An all-zero block carries code_min.
     """
 
+    role = "dataflow"
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE.called("Group"),

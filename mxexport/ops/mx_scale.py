@@ -17,6 +17,7 @@ class MXScale(Operator):
     A group that holds NaN or Inf gets a NaN scale; a zero group gets the lowest code.
     """
 
+    role = "scale"
     attributes = {
         "axis": AXIS,
         "group_size": GROUP_SIZE,

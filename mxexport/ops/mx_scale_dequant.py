@@ -15,6 +15,7 @@ class MXScaleDequant(Operator):
     A file keeps one byte per group while the scale stays a float32 edge. Exact, subnormal scales included.
     """
 
+    role = "stored_scale"
     attributes = {"frac_bits": FRAC_BITS}
     inputs = {"codes": Port("uint8", "E8M0 codes, contracted")}
     outputs = {"scale": Port("float", "contracted scale, shape of codes")}

@@ -19,6 +19,7 @@ class MXWindow(Operator):
     of scale code_min. MXMatMul behind it, with weights in the same order, is the convolution.
     """
 
+    role = "dataflow"
     attributes = {
         "group_size": GROUP_SIZE,
         "kernel_shape": KERNEL_SHAPE,

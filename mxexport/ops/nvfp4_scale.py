@@ -17,6 +17,7 @@ class NVFP4Scale(Operator):
     not count there. A group whose E4M3 scale rounds to zero has scale 0 and holds zeros.
     """
 
+    role = "scale"
     attributes = {"axis": AXIS, "group_size": GROUP_SIZE}
     inputs = {"X": Port("float", "values")}
     outputs = {"scale": Port("float", "contracted scale: ceil(K / group_size) on the axis, X elsewhere")}

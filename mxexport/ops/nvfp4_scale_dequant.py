@@ -10,6 +10,7 @@ from mxexport.ops._operator import Operator, Port, check_shape
 class NVFP4ScaleDequant(Operator):
     """Stored NVFP4 scales -> scale: e4m3(code) * tensor_scale. One byte per group and one float32 per tensor."""
 
+    role = "stored_scale"
     attributes = {}
     inputs = {
         "codes": Port("uint8", "E4M3 codes (OCP), contracted"),

@@ -14,6 +14,7 @@ class WideAdd(Operator):
     Y = A * 2**a_shift + B * 2**b_shift, which stands for Y * 2**lsb_exp.
     """
 
+    role = "dataflow"
     attributes = {
         "a_shift": Attribute("i", "bits that A has below its own in Y", 0, 62, "AShift"),
         "b_shift": Attribute("i", "bits that B has below its own in Y", 0, 62, "BShift"),

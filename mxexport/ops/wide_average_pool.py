@@ -16,6 +16,7 @@ class WideAveragePool(Operator):
     lsb_exp - shift; a divisor of 2**shift rounds nothing.
     """
 
+    role = "dataflow"
     attributes = {
         "kernel_shape": KERNEL_SHAPE,
         "strides": STRIDES,

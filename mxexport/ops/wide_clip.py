@@ -11,6 +11,7 @@ from mxexport.ops._operator import Operator, Port
 class WideClip(Operator):
     """Dataflow unit: wide integers (v * 2**lsb_exp) kept between two bounds: Y = min(max(X, low), high). Exact."""
 
+    role = "dataflow"
     attributes = {
         "low": Attribute("i", "lower bound, as a wide integer", -(2**61), 2**61),
         "high": Attribute("i", "upper bound, as a wide integer", -(2**61), 2**61),

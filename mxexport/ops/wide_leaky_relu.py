@@ -15,6 +15,7 @@ class WideLeakyRelu(Operator):
     Y = X where X >= 0, else rne(X * slope / 2**shift), ties to even.
     """
 
+    role = "dataflow"
     attributes = {
         "slope": Attribute("i", "of negative values, times 2**shift", 0, 2**24 - 1, "Slope"),
         "shift": Attribute("i", "fraction bits of slope", 0, 62, "Shift"),

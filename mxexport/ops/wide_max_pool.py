@@ -14,6 +14,7 @@ _LEAST = -(2**62)
 class WideMaxPool(Operator):
     """Dataflow unit: the largest value of every window of wide integers (v * 2**lsb_exp). Exact."""
 
+    role = "dataflow"
     attributes = {
         "kernel_shape": KERNEL_SHAPE,
         "strides": STRIDES,

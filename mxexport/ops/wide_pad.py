@@ -11,6 +11,7 @@ from mxexport.ops._operator import Operator, Port, check_shape
 class WidePad(Operator):
     """Dataflow unit: a border of zeros around frames of wide integers (v * 2**lsb_exp). Exact."""
 
+    role = "dataflow"
     attributes = {"pads": PADS, "width": WIDTH.called("Width"), "lsb_exp": LSB_EXP}
     inputs = {"X": Port("int64", "wide integers [N, H, W, C]")}
     outputs = {"Y": Port("int64", "wide integers, larger by pads, same width and lsb_exp")}

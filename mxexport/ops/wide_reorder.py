@@ -13,6 +13,7 @@ class WideReorder(Operator):
     What Flatten makes of [N, C, H, W]; streams bring images pixel by pixel. Exact.
     """
 
+    role = "dataflow"
     attributes = {"width": WIDTH.called("Width"), "lsb_exp": LSB_EXP}
     inputs = {"X": Port("int64", "wide integers [N, H, W, C]")}
     outputs = {"Y": Port("int64", "wide integers [N, C * H * W], same width and lsb_exp")}

@@ -10,6 +10,7 @@ from mxexport.ops._operator import Operator, Port, check_shape
 class WideUpsample(Operator):
     """Dataflow unit: every pixel of wide integers (v * 2**lsb_exp) several times, down and across. Exact."""
 
+    role = "dataflow"
     attributes = {
         "scales": Attribute("ints", "how often, down and across", 1, rtl="ScaleH ScaleW"),
         "width": WIDTH.called("Width"),

@@ -322,7 +322,7 @@ def count_quantizer_differences(model: ir.Model, inputs, execute=executors.run) 
     Runs the graph once in `execute` (`executors.run`, `run_qonnx` or `run_reference`), asking for the input, scale and
     output of every scale, quantizer and dequantizer node.
     """
-    kinds = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+    kinds = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | graph.ZERO_POINTS
     nodes = [n for n in model.graph if graph.is_ours(n, kinds)]
     wanted = list(dict.fromkeys(v.name for n in nodes for v in (*n.inputs, *n.outputs) if v is not None))
     known = {v.name: v.const_value.numpy() for v in model.graph.initializers.values()}

@@ -12,7 +12,7 @@ from mxexport.fpga.lowering import read_frame
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
-from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.ops import DOMAIN, of_role
 from mxexport.targets.conversion import convert_model
 
 Problem = tuple[str, str]
@@ -195,10 +195,8 @@ def _ours(model: ir.Model, tool: str) -> Iterator[Problem]:
 
 
 def _is_dataflow(node: ir.Node) -> bool:
-    """An integer unit of the dataflow graph: it reads codes or wide integers and is no packed weight."""
-    if node.op_type not in OPERATORS or node.op_type.endswith("Dequant"):
-        return False
-    return next(iter(OPERATORS[node.op_type].inputs.values())).dtype in ("int64", "uint8")
+    """An integer unit of the dataflow graph."""
+    return node.op_type in of_role("dataflow")
 
 
 def _refused(model: ir.Model, target: str, listed: list[Problem]) -> Iterator[Problem]:

@@ -45,7 +45,7 @@ _EXACT = {
     "MatMul", "Gemm", "Conv", "Mul", "Add", "Relu", "MaxPool", "Flatten", "Reshape", "Transpose", "Identity",
     "Dropout", "Constant",
 }  # fmt: skip
-_BESIDE = graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+_BESIDE = graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | graph.ZERO_POINTS
 _QUANT = (qonnx_general.DOMAIN, "Quant")
 
 

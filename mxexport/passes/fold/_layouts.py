@@ -14,7 +14,7 @@ from mxexport.ops import DOMAIN
 from mxexport.passes.fold._weights import copy_description, replace_weight, weight_of
 
 Relayout = Callable[[np.ndarray], np.ndarray]
-FOUND = graph.SCALES | {"GroupwiseZeroPoint"}
+FOUND = graph.SCALES | graph.ZERO_POINTS
 """Operators that find scale and zero point at run time."""
 
 

@@ -8,7 +8,7 @@ from mxexport.model.outcome import Outcome
 from mxexport.model.rewriting import constant, label
 from mxexport.ops import DOMAIN, qonnx_general
 
-_OURS = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | {"GroupwiseZeroPoint"}
+_OURS = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | graph.ZERO_POINTS
 _SMALL = 64
 
 
