@@ -229,7 +229,7 @@ class Design:
         source, result, placed = self.network.source, self.network.result, self._placed
         seed, saturated = options.whole("seed", seed), count_saturated(x, source)
         fixed = to_fixed(x, source)
-        beats, last = source.pack(fixed, placed.in_lanes)
+        beats, last = source.at_border().pack(fixed, placed.in_lanes)
         frame_beats = result.beats(placed.out_lanes)
         run = self._simulator.run(
             beats, len(fixed) * frame_beats, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed
@@ -239,7 +239,7 @@ class Design:
             raise VerificationError(
                 f"{self.path}: the RTL misplaced a TLAST (error flag {int(run.error)}, {run.surplus} surplus beats)"
             )
-        raw = self._framed(result.unpack(run.beats, placed.out_lanes))
+        raw = self._framed(result.at_border().unpack(run.beats, placed.out_lanes))
         clamped = dict(zip(placed.counters, run.clamped, strict=True))
         return Simulation(raw, self._outputs(raw), saturated, run.cycles, clamped)
 

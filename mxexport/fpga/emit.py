@@ -73,10 +73,6 @@ class Design:
         return [i.layer for i in self.network.instances if "clamped_o" in i.unit.status]
 
 
-def whole_bytes(bits: int) -> int:
-    return -(-bits // 8) * 8
-
-
 def place(network: Network, layers: Mapping[str, Folding]) -> Design:
     """Cells for every unit, and what stands between them."""
     foldings = fold_all(network, layers)
@@ -198,9 +194,11 @@ def top_level(design: Design) -> str:
         out_lanes=out_lanes,
         in_beats=network.source.beats(in_lanes),
         out_beats=network.result.beats(out_lanes),
-        in_bits=whole_bytes(design.links[0].bits),
+        in_slot=network.source.at_border().width,
+        out_slot=network.result.at_border().width,
+        in_bits=network.source.at_border().beat_bits(in_lanes),
         output=design.output,
-        out_bits=whole_bytes(design.output.bits),
+        out_bits=network.result.at_border().beat_bits(out_lanes),
     )
 
 

@@ -55,7 +55,13 @@ def _layer_of(network: Network, name: str) -> str:
 
 
 def _end(stream: Wide, lanes: int) -> dict:
-    return {"length": stream.length, "width": stream.width, "lsb_exp": stream.lsb_exp, "lanes": lanes}
+    return {
+        "length": stream.length,
+        "width": stream.width,
+        "lsb_exp": stream.lsb_exp,
+        "lanes": lanes,
+        "slot_bits": stream.at_border().width,
+    }
 
 
 def _why_limited(

@@ -43,6 +43,11 @@ class Wide:
         """Beats of a frame."""
         return self.vectors * group_count(self.channels, lanes)
 
+    def at_border(self) -> Wide:
+        """The same in slots of 1, 2, 4 or 8 whole bytes, as the outside sees it."""
+        slot = 8 << max((-(-self.width // 8) - 1).bit_length(), 0)
+        return Wide(self.shape, slot, self.lsb_exp)
+
     def pack(self, values: np.ndarray, lanes: int) -> tuple[np.ndarray, np.ndarray]:
         """int64 [N, *shape] -> (bytes of every beat, TLAST of every beat); surplus lanes of a vector are zero."""
         beats, _ = words.pack_frames(values.reshape(-1, self.channels), lanes, self.width)
