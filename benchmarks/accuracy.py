@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.cli.demonstration import DigitNet, Digits, load_digits, logits
+from mxexport.cli.demonstration import Digits, load_digits, logits
+from mxexport.cli.digit_networks import MLP
 from mxexport.numbers.formats import MX_FORMATS
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
@@ -29,7 +30,7 @@ FLOAT = "float32"
 
 
 class DigitCNN(nn.Module):
-    """Two convolutions with pooling, then 1568 - 56 - 10: 93,234 parameters. Takes [N, 784], like `DigitNet`."""
+    """Two convolutions with pooling, then 1568 - 56 - 10: 93,234 parameters. Takes [N, 784], like `MLP`."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +57,7 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe(DigitNet, "MLP 784-128-64-10", epochs=60, qat_epochs=10),
+    Recipe(MLP, "MLP 784-128-64-10", epochs=60, qat_epochs=10),
     Recipe(DigitCNN, "CNN, 93k parameters", epochs=30, qat_epochs=4),
 )
 

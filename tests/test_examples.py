@@ -134,7 +134,7 @@ def test_documented_8_and_6_bit_formats_are_within_half_a_point_of_float(benchma
 def test_the_benchmark_measures_and_writes_its_table(benchmark, tmp_path):
     train_set, test = benchmark.load_digits()
     few = [benchmark.Digits(d.x[:640], d.y[:640]) for d in (train_set, test)]
-    recipe = benchmark.Recipe(benchmark.DigitNet, "MLP", epochs=8, qat_epochs=1)
+    recipe = benchmark.Recipe(benchmark.MLP, "MLP", epochs=8, qat_epochs=1)
     rows = benchmark.measure(recipe, *few, formats=("mxint8",))
     assert [(row.network, row.format) for row in rows] == [("MLP", "float32"), ("MLP", "mxint8")]
     assert all(row.ptq > 60 for row in rows) and abs(rows[0].ptq - rows[1].ptq) < 3

@@ -12,13 +12,13 @@ from torch import nn
 from torch.nn import functional
 
 import mxexport as mx
-from mxexport import passes
 from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.quant import activation_quantizer
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.running import executors
 from mxexport.targets import convert, hls4ml
+from mxexport.targets.check import require
 from mxexport.targets.hls4ml_project import project
 from tests import pass_helpers
 from tests.test_hls4ml import needs_hls4ml
@@ -219,7 +219,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_hls4ml_would_compute_otherwise_is_refused_by_check_and_conversion(case):
     body, inputs, outputs, node, message = REFUSED[case]
-    for ask in (hls4ml.convert, lambda model: passes.check(model, "hls4ml")):
+    for ask in (hls4ml.convert, lambda model: require(model, "hls4ml")):
         with pytest.raises(UnsupportedError) as caught:
             ask(built(body, inputs, outputs))
         assert any(where == node and re.search(message, why) for where, why in caught.value.problems), caught.value

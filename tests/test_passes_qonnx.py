@@ -22,7 +22,6 @@ from mxexport.passes import (
     TIDY,
     approximate,
     as_transformation,
-    check,
     clean,
     fold_constants,
     infer_shapes,
@@ -32,6 +31,7 @@ from mxexport.passes import (
     run_passes,
 )
 from mxexport.running import execution
+from mxexport.targets.check import require as check
 from tests.helpers import assert_equal_bits
 from tests.pass_helpers import model, op_types
 

@@ -28,7 +28,7 @@ def memories(tmp_path):
     rng = np.random.default_rng(3)
     codes, scale = rng.integers(0, 256, (16, 64)).astype(np.uint8), rng.integers(118, 126, (16, 2)).astype(np.uint8)
     bias = rng.integers(-(2**20), 2**20, 16)
-    weight = Weight(get_format("mxint8"), codes, scale)
+    weight = Weight(get_format("mxint8"), codes, scale, 32)
     unit = MatMul(Blocks((64,), "mxint8", 32, 110, 120), weight, bias, 230, 36, 0)
     for name, memory in unit.memories(Folding(2, 4)).items():
         write_mem(tmp_path / f"{name}.mem", memory.fields, memory.width)

@@ -257,7 +257,7 @@ class MatMulCase:
         self.expected = fixedpoint.mx_matmul(x_codes, x_scale, w_codes, w_scale, values, *tables, self.offset)
         self.acc_width = int(np.abs(self.expected).max()).bit_length() + 1
         source = Blocks((k,), x_format, 32, 110, 109 + spread)
-        weight = Weight(formats.get_format(w_format), w_codes, w_scale)
+        weight = Weight(formats.get_format(w_format), w_codes, w_scale, 32)
         added = np.zeros(rows, np.int64) if values is None else values
         unit, folding = MatMul(source, weight, added, self.offset, self.acc_width, 0), Folding(pe, simd)
         memories = unit.memories(folding)
