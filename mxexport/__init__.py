@@ -41,6 +41,7 @@ _HOME = {
     "run": "mxexport.running.executors",
     "verify": "mxexport.running.verification",
     "compile": "mxexport.fpga",
+    "open_design": "mxexport.fpga",
 }
 __all__ = sorted(_HOME)
 

@@ -113,6 +113,14 @@ def activations() -> nn.Module:
     )  # fmt: skip
 
 
+def large() -> nn.Module:
+    """64 x 64 pixels."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 8, 3),
+        nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
 NETWORKS = {
     "plain": (plain, (1, 8, 8)),
     "residual": (Residual, (3, 8, 6)),
@@ -120,6 +128,7 @@ NETWORKS = {
     "quantized residual": (QuantizedResidual, (3, 5, 6)),
     "sequence": (sequence, (10, 20)),
     "shapes": (shapes, (3, 9, 10)),
+    "large": (large, (3, 64, 64)),
     "unet": (UNet, (3, 8, 6)),
     "activations": (activations, (3, 7, 6)),
 }

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import mxexport as mx
-from mxexport.errors import OptionError, ShapeError
+from mxexport.errors import InputFileError, OptionError, ShapeError
 from mxexport.fpga import open_design
 from mxexport.fpga.devices import DEVICES, check_part
 from mxexport.numbers import fixedpoint, quantized
@@ -95,6 +95,25 @@ def test_stalls_are_probabilities_below_one(design, stall):
 
 
 # --- frame rates ----------------------------------------------------------------------------------------------
+
+
+def test_a_folding_is_written_and_read_back_as_yaml(exported, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (20, 40)).astype(np.float32) / 256
+    first = mx.compile(exported, tmp_path / "a", calibration=x, folding={"0": (2, 4)})
+    text = (tmp_path / "a" / "folding.yaml").read_text()
+    assert "pe: 2\n  simd: 4" in text and first.files()["folding"].endswith("folding.yaml")
+    again = mx.compile(exported, tmp_path / "b", calibration=x, folding=tmp_path / "a" / "folding.yaml")
+    assert again.foldings == first.foldings
+    for content, message in (
+        ("- 1", "holds list"),
+        ("'0': 4", "expected {pe"),
+        ("'0': {pe: 3, simd: 4}", "powers of two"),
+    ):
+        (tmp_path / "f.yaml").write_text(content)
+        with pytest.raises(OptionError, match=message):
+            mx.compile(exported, tmp_path / "c", calibration=x, folding=tmp_path / "f.yaml")
+    with pytest.raises(InputFileError, match="no folding can be read"):
+        mx.compile(exported, tmp_path / "c", calibration=x, folding=tmp_path / "none.yaml")
 
 
 def compile_quietly(exported, tmp_path, **options):

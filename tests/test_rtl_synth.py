@@ -61,6 +61,12 @@ def test_fifo_is_distributed_ram():
     assert result.lutram > 0 and result.ff < 20
 
 
+def test_deep_fifo_and_line_buffer_are_block_ram():
+    assert area("mx_fifo", Width=35, Depth=1024).bram36 == 1
+    lines = area("mx_window", Bits=8, Simd=8, H=28, W=28, Beats=2, OutH=26, OutW=26)
+    assert lines.bram36 + lines.bram18 > 0 and lines.lutram == 0
+
+
 def test_quantizer_without_rounding_bias_is_smaller():
     plain, even = (area("mx_quantize", Width=32, Lanes=4, RoundBias=bias) for bias in (0, 1 << 21))
     assert plain.total_lut < even.total_lut

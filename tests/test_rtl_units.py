@@ -57,6 +57,16 @@ def test_stream_cell_passes_every_beat(top, rng):
         assert np.array_equal(result.last, last)
 
 
+def test_deep_fifo_passes_every_beat(rng):
+    """In block RAM."""
+    values, last = rng.integers(0, 2**40, (700, 1)), rng.random(700) < 0.2
+    simulator = build("mx_fifo", Width=40, Depth=128)
+    for result in run_under_stalls(simulator, pack_lanes(values, 40), 700, last):
+        assert np.array_equal(unpack_lanes(result.beats, 1, 40, signed=False), values)
+        assert np.array_equal(result.last, last)
+    assert simulator.run(pack_lanes(values, 40), 700).cycles == 702
+
+
 @pytest.mark.parametrize("top", ["mx_skid", "mx_fifo"])
 def test_stream_cell_keeps_one_beat_per_cycle(top, rng):
     result = build(top, Width=13).run(pack_lanes(rng.integers(0, 2**13, (500, 1)), 13), 500)

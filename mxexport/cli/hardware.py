@@ -32,6 +32,7 @@ def compile(
     margin: Annotated[int, typer.Option(help="Scale codes of head room on both sides.")] = 1,
     target_fps: Annotated[float | None, typer.Option(help="Frames per second to reach at --clock-mhz.")] = None,
     clock_mhz: Annotated[float, typer.Option(help="Clock the frame rate is computed for.")] = 200.0,
+    folding: Annotated[Path | None, typer.Option(help="YAML: layer: {pe: …, simd: …}; see folding.yaml.")] = None,
     part: Annotated[str, typer.Option(help="AMD device, written into the report.")] = "xczu7ev",
     as_json: AsJson = False,
 ) -> None:
@@ -46,6 +47,7 @@ def compile(
         margin=margin,
         target_fps=target_fps,
         clock_mhz=clock_mhz,
+        folding=folding,
     )
     if as_json:
         print_json(design.report)

@@ -61,18 +61,19 @@ def compile(
     margin: int = 1,
     target_fps: float | None = None,
     clock_mhz: float = 200.0,
-    folding: Mapping[str, tuple[int, int]] | None = None,
+    folding: Mapping[str, tuple[int, int]] | str | os.PathLike | None = None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
     `calibration`: typical inputs [N, ...] as the graph takes them; they set each layer's range of shared scales,
     widened by `margin` codes, and the input's fixed-point type. `target_fps` at `clock_mhz` chooses the folding
-    (default: 64 multiply-accumulates per cycle in the largest layer); `folding` overrides it per layer, (pe, simd).
+    (default: 64 multiply-accumulates per cycle in the largest layer); `folding` overrides it per layer: (pe, simd), a
+    dict or a YAML file.
     A rate that no folding reaches is a warning, and the report names the layer that limits it. `part` names an AMD
     device, with or without package and speed grade.
 
-    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/ and report.json; both graphs are compared on (up to 64 of) the
-    calibration inputs before anything is kept.
+    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml and report.json; both graphs are compared on (up to
+    64 of) the calibration inputs before anything is kept.
 
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
@@ -102,6 +103,8 @@ def compile(
         saturated = count_saturated(inputs, network.source)
         report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding)
         report["tensors"] = lowered.tensors
+        chosen = {layer["name"]: (layer["pe"], layer["simd"]) for layer in report["layers"]}
+        (staging / "folding.yaml").write_text(options.folding_text(chosen))
         report["calibration"] = {"frames": len(inputs), "margin": margin, "saturated_inputs": saturated}
         (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
@@ -191,6 +194,7 @@ class Design:
             "top": f"rtl/{emit.TOP}.sv",
             "rtl": "rtl",
             "memories": "mem",
+            "folding": "folding.yaml",
             "report": _REPORT,
         }
         return {kind: str(self.path / name) for kind, name in names.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from numbers import Integral, Real
+from pathlib import Path
 
-from mxexport.errors import OptionError
+from mxexport.errors import InputFileError, OptionError
 
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
 
@@ -48,9 +50,17 @@ def probability(name: str, value) -> float:
 
 
 def foldings(value) -> dict[str, tuple[int, int]]:
-    """`folding`: layer name -> (pe, simd). Raises OptionError for anything else."""
+    """`folding`: layer name -> (pe, simd), or the path of a YAML file that holds it: `conv1: {pe: 4, simd: 8}`, as
+    `compile` writes it to folding.yaml.
+
+    Raises:
+        OptionError: anything else.
+        InputFileError: a file that cannot be read.
+    """
     if value is None:
         return {}
+    if isinstance(value, (str, os.PathLike)):
+        value = _read_foldings(Path(value))
     if not isinstance(value, Mapping):
         raise OptionError(f"folding is {value!r}; expected a dict of layer name -> (pe, simd)")
     for name, pair in value.items():
@@ -58,6 +68,31 @@ def foldings(value) -> dict[str, tuple[int, int]]:
         if not isinstance(name, str) or not fits or not all(_is_whole(n) for n in pair):
             raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
     return {name: (int(pair[0]), int(pair[1])) for name, pair in value.items()}
+
+
+def _read_foldings(path: Path) -> dict:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputFileError(f"{path}: no folding can be read from it: {error}") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"{path} holds {type(found).__name__}; expected a table of layer: {{pe: …, simd: …}}")
+    pairs = {}
+    for name, entry in found.items():
+        if not isinstance(entry, dict) or set(entry) != {"pe", "simd"}:
+            raise OptionError(f"{path}: folding of {name!r} is {entry!r}; expected {{pe: …, simd: …}}")
+        pairs[str(name)] = (entry["pe"], entry["simd"])
+    return pairs
+
+
+def folding_text(layers: Mapping[str, tuple[int, int]]) -> str:
+    """What `foldings` reads."""
+    import yaml
+
+    table = {name: {"pe": pe, "simd": simd} for name, (pe, simd) in layers.items()}
+    return yaml.safe_dump(table, sort_keys=False, allow_unicode=True)
 
 
 def _is_whole(n) -> bool:
