@@ -223,6 +223,8 @@ def _spatial() -> list[Case]:
     cases += [("WideLeakyRelu", name, [narrow], {"slope": slope, "shift": shift} | type_of)
               for name, slope, shift in (("eighth", 1, 3), ("hundredth", 10737418, 30))]  # fmt: skip
     cases.append(("WideConcat", "two_and_three", [wide[..., :2], narrow], {"a_shift": 0, "b_shift": 9} | type_of))
+    numbers = [np.array([131071, -5, 1]), np.array([-(2**40), 2048, 2**39 + 1])]
+    cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
     cases.append(("WidePad", "uneven", [wide], {"pads": [2, 1, 0, 3]} | type_of))
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}

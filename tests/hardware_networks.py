@@ -121,6 +121,20 @@ def large() -> nn.Module:
     )  # fmt: skip
 
 
+def norms() -> nn.Module:
+    """Batch norms that stay where they are, in front of a ReLU, behind it, and first."""
+    made = nn.Sequential(
+        nn.BatchNorm2d(3), nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 12, 2), nn.ReLU(), nn.BatchNorm2d(12), nn.Flatten(), nn.Linear(48, 6), nn.BatchNorm1d(6),
+    )  # fmt: skip
+    for module in made:
+        if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(module.weight, -1.5, 1.5)
+            nn.init.normal_(module.bias)
+            nn.init.uniform_(module.running_var, 0.2, 3)
+    return made
+
+
 NETWORKS = {
     "plain": (plain, (1, 8, 8)),
     "residual": (Residual, (3, 8, 6)),
@@ -128,6 +142,7 @@ NETWORKS = {
     "quantized residual": (QuantizedResidual, (3, 5, 6)),
     "sequence": (sequence, (10, 20)),
     "shapes": (shapes, (3, 9, 10)),
+    "norms": (norms, (3, 8, 8)),
     "large": (large, (3, 64, 64)),
     "unet": (UNet, (3, 8, 6)),
     "activations": (activations, (3, 7, 6)),

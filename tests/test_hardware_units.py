@@ -19,6 +19,7 @@ from mxexport.fpga.unit import Folding, parameters_of
 from mxexport.fpga.units import (
     UNITS,
     Add,
+    Affine,
     AveragePool,
     Clip,
     Concat,
@@ -127,6 +128,14 @@ def cases() -> dict[str, tuple]:
         found[f"clip-{low}-{high}"] = Clip(Wide((3, 2, 5), 42, -9), low, high), [1, 4]
     for slope, shift in ((0, 0), (1, 4), (13421773, 27), (1, 1)):
         found[f"leaky_relu-{slope}-{shift}"] = LeakyRelu(Wide((3, 2, 5), 21, -9), slope, shift), [1, 8]
+    for name, shape, lanes in (("image", (3, 2, 5), [1, 4, 8]), ("vector", (9,), [2, 16])):
+        rng, channels = np.random.default_rng(9), shape[-1]
+        gain, offset = rng.integers(-(2**17) + 1, 2**17, channels), rng.integers(-(2**30), 2**30, channels)
+        found[f"affine-{name}"] = Affine(Wide(shape, 26, -20), gain, offset, 12, -25), lanes
+    found["affine-ties"] = (
+        Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
+        [4],
+    )
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]

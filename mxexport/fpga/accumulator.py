@@ -114,11 +114,18 @@ def spatial_rank(node: ir.Node) -> int:
 
 
 def per_output(bias: np.ndarray, rows: int, behind: int, node: ir.Node | None = None) -> np.ndarray:
-    """A constant that is added to products, as one number for each of `rows` outputs, which have `behind` dimensions
-    behind them. Raises Refused."""
-    axis = bias.ndim - 1 - behind
-    if bias.size not in (1, rows) or (bias.size > 1 and (axis < 0 or bias.shape[axis] != bias.size)):
-        raise Refused(f"adds a constant of shape {bias.shape}; expected one value per output ({rows})", node)
+    """A bias as one number for each of `rows` outputs, which have `behind` dimensions behind them. Raises Refused."""
     if not np.isfinite(bias).all():
         raise Refused("its bias holds NaN or Inf", node)
-    return np.broadcast_to(bias.reshape(-1), (rows,)).astype(np.float64)
+    return per_channel(bias, rows, behind, node)
+
+
+def per_channel(constant: np.ndarray | float, channels: int, behind: int, node: ir.Node | None = None) -> np.ndarray:
+    """A constant that is added to, or multiplies, a tensor as float64 [channels]. Raises Refused for one that differs
+    from place to place."""
+    constant = np.asarray(constant)
+    axis = constant.ndim - 1 - behind
+    fits = constant.size == 1 or (constant.size == channels and axis >= 0 and constant.shape[axis] == channels)
+    if not fits:
+        raise Refused(f"adds a constant of shape {constant.shape}; expected one value per output ({channels})", node)
+    return np.broadcast_to(constant.reshape(-1), (channels,)).astype(np.float64)

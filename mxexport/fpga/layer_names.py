@@ -7,6 +7,7 @@ import onnx_ir as ir
 from mxexport.model import graph
 from mxexport.model.names import Names
 
+_BEHIND = {"Relu", "Add", "Mul", "BatchNormalization", "Flatten", "Reshape", "Identity"}
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
@@ -39,7 +40,9 @@ def _product_behind(node: ir.Node) -> ir.Node | None:
 
 def _product_before(node: ir.Node) -> ir.Node | None:
     """The product that alone leads to `node`, past its bias and what only changes shapes."""
-    while node.op_type in ("Relu", "Add", "Flatten", "Reshape", "Identity") and node.inputs:
+    while (
+        node.op_type in ("Relu", "Add", "Mul", "BatchNormalization", "Flatten", "Reshape", "Identity") and node.inputs
+    ):
         streams = [v for v in node.inputs if v is not None and graph.constant(v) is None and v.producer() is not None]
         if len(streams) != 1 or len(streams[0].uses()) != 1:
             return None

@@ -25,7 +25,6 @@ _ELSEWHERE = "does not follow a layer that is lowered"
 _SUGGESTIONS = {
     "Softmax": "apply it on the host; export the model up to the layer before it",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
-    "BatchNormalization": "fold batch norm into the layer before it: quantize_model(..., fold_batch_norm=True)",
 }
 
 

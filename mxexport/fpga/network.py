@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError
-from mxexport.fpga.types import Stream, Wide
+from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import OF_OPERATOR
 from mxexport.ops import DOMAIN
@@ -49,8 +49,8 @@ class Network:
         return self.streams[self.outputs[0]]
 
     def products(self) -> list[Instance]:
-        """The instances whose folding decides how fast the network is: those with weights."""
-        return [i for i in self.instances if i.unit.constants()]
+        """The instances whose folding decides how fast the network is: those that multiply blocks with weights."""
+        return [i for i in self.instances if i.unit.constants() and isinstance(i.unit.sources[0], Blocks)]
 
     def maker(self, stream: str) -> Instance | None:
         return next((i for i in self.instances if i.result == stream), None)

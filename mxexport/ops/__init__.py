@@ -31,6 +31,7 @@ from mxexport.ops.mx_window import MXWindow
 from mxexport.ops.nvfp4_scale import NVFP4Scale
 from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
 from mxexport.ops.wide_add import WideAdd
+from mxexport.ops.wide_affine import WideAffine
 from mxexport.ops.wide_average_pool import WideAveragePool
 from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
@@ -62,6 +63,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideMaxPool,
         WideAveragePool,
         WideAdd,
+        WideAffine,
         WideConcat,
         WideClip,
         WideLeakyRelu,

@@ -2,6 +2,7 @@
 
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units.add import Add
+from mxexport.fpga.units.affine import Affine
 from mxexport.fpga.units.average_pool import AveragePool
 from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.units.concat import Concat
@@ -28,6 +29,7 @@ UNITS: tuple[type[Unit], ...] = (
     MaxPool,
     AveragePool,
     Add,
+    Affine,
     Concat,
     Clip,
     LeakyRelu,

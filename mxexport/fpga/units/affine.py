@@ -1,0 +1,158 @@
+"""Every channel times its own gain, plus its own offset: batch norms that were not folded, constant factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.errors import UnsupportedError
+from mxexport.fpga.accumulator import per_channel
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.model import graph
+from mxexport.model.constants import constant_array
+from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
+from mxexport.numbers.groups import group_count
+
+_GAIN_WIDTH = 26  # sign included: fits a port of a DSP48E2, and float32 knows no more of the largest gain
+_LEAST_WIDTH, _MORE = 36, 6
+"""Bits of the result at least, and bits more than the input has: what is rounded off is far below what the next
+quantizer sees, so that rounding twice turns hardly any code."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """`gain` and `offset` int64 [C]; the result has `lsb_exp`."""
+
+    operator = ops.WideAffine
+    module = "mx_affine"
+    clocked = True
+    status = {}
+    memory_kinds = ("gain", "offset")
+    lowers = (("", "Mul"), ("", "BatchNormalization"))
+
+    source: Wide
+    gain: np.ndarray
+    offset: np.ndarray
+    shift: int
+    lsb_exp: int
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        x, a, b = _parts(node)
+        source = low.wide(low.stream(x), node)
+        result = node.outputs[0]
+        if b is None:
+            result, b = low.take_bias(node)
+
+        def make(source: Wide) -> Affine:
+            rank = 2 if x.shape is None else len(x.shape)
+            gains, offsets = (per_channel(v, source.channels, rank - 2) for v in (a, 0.0 if b is None else b))
+            made = cls._of(source, gains, offsets)
+            widest = max(made.source.width + _GAIN_WIDTH, made.offset_width) + 1
+            if widest > MAX_WIDTH:
+                needs = f"its products need {widest} bits, at most {MAX_WIDTH} are exact"
+                raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize before it, or fold it")
+            return made
+
+        low.bind(result, low.add(make, [source], node, "affine", ("scaled",), source.shape), node)
+        return True
+
+    @classmethod
+    def _of(cls, source: Wide, a: np.ndarray, b: np.ndarray) -> Affine:
+        exponent = int(np.frexp(np.abs(a).max(initial=0))[1]) - (_GAIN_WIDTH - 1)  # of the gain's lowest bit
+        gain = np.clip(round_to_lsb(a, exponent), 1 - 2 ** (_GAIN_WIDTH - 1), 2 ** (_GAIN_WIDTH - 1) - 1)
+        whole = source.width + _GAIN_WIDTH
+        shift = max(whole - max(_LEAST_WIDTH, source.width + _MORE), 1)
+        return cls(source, gain, round_to_lsb(b, source.lsb_exp + exponent), shift, source.lsb_exp + exponent + shift)
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Affine:
+        a = graph.attributes(node)
+        return cls(*sources, *(constant_array(value) for value in node.inputs[1:]), a["shift"], a["lsb_exp"])
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def offset_width(self) -> int:
+        return int(np.abs(self.offset).max(initial=0)).bit_length() + 1
+
+    @property
+    def result(self) -> Wide:
+        top = 2 ** (self.source.width - 1)
+        largest = max(int(abs(g)) * top + int(abs(o)) for g, o in zip(self.gain, self.offset, strict=True))
+        return Wide(self.source.shape, max((largest >> self.shift) + 1, 1).bit_length() + 1, self.lsb_exp)
+
+    def attributes(self) -> dict:
+        return {"shift": self.shift, "width": self.result.width, "lsb_exp": self.lsb_exp}
+
+    def constants(self) -> dict[str, np.ndarray]:
+        return {"gain": self.gain, "offset": self.offset}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"Every channel times its gain plus its offset, rounded once to 2**{self.lsb_exp}."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: gain and offset of {self.source.channels} channels"
+
+    def foldings(self) -> list[Folding]:
+        return lane_foldings(self.source.channels)
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        widths = {"Width": self.source.width, "GainWidth": _GAIN_WIDTH, "OffsetWidth": max(self.offset_width, 2)}
+        return widths | {"K": self.source.channels, "Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        """Word (beat), field l = channel beat*lanes + l."""
+        lanes = folding.simd
+        beats = group_count(self.source.channels, lanes)
+
+        def words(array: np.ndarray) -> np.ndarray:
+            return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
+
+        widths = {"gain": _GAIN_WIDTH, "offset": max(self.offset_width, 2)}
+        return {kind: Memory(words(array), widths[kind]) for kind, array in self.constants().items()}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 4)
+
+    def bound(self, x: np.ndarray) -> np.ndarray:
+        """Gains are rounded to 26 bits with one exponent, the offset and the result once each; float32 rounds, too."""
+        step = 2.0 ** (self.lsb_exp - self.shift - self.source.lsb_exp)  # of a gain
+        gain, offset = np.abs(self.gain) * step, np.abs(self.offset) * 2.0 ** (self.lsb_exp - self.shift)
+        return np.abs(x) * (step + 2.0**-21 * gain) + 2.0**-21 * offset + 2.0**self.lsb_exp
+
+
+def _parts(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray | None]:
+    """The tensor, its gains and, of batch norms, its offsets. Raises Refused."""
+    if node.op_type == "Mul":
+        constants = [graph.constant(v) for v in node.inputs]
+        if all(c is None for c in constants):
+            raise Refused("multiplies two tensors; only constant factors are lowered")
+        which = 0 if constants[0] is not None else 1
+        if not np.isfinite(constants[which]).all():
+            raise Refused("its factor holds NaN or Inf")
+        return node.inputs[1 - which], constants[which].astype(np.float64), None
+    parts = [graph.constant(v) for v in node.inputs[1:5]]
+    if any(p is None or not np.isfinite(p).all() for p in parts) or len(parts) < 4:
+        raise Refused("its parameters are no finite constants")
+    epsilon = node.attributes["epsilon"].value if "epsilon" in node.attributes else 1e-5
+    scale, shift, mean, variance = (p.astype(np.float64) for p in parts)
+    gain = scale / np.sqrt(variance + epsilon)
+    shape = (-1, *[1] * ((2 if node.inputs[0].shape is None else len(node.inputs[0].shape)) - 2))
+    return node.inputs[0], gain.reshape(shape), (shift - mean * gain).reshape(shape)

@@ -1,0 +1,108 @@
+// Every channel of wide integers times its own gain, plus its own offset (operator WideAffine).
+//
+// Equation:  y[c] = (x[c] * gain[c] + offset[c]) / 2**Shift in every lane (OutWidth must hold it).
+// Frames:    vectors of ceil(K/Lanes) beats in and out.
+// Latency:   4 cycles; one beat per cycle sustained.
+// Rounding:  nearest, ties to even.
+// Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready. Vectors are counted.
+// Memories:  $readmemh files: gain and offset word (beat) field l = channel beat*Lanes + l.
+module mx_affine #(
+  parameter int Width       = 16,
+  parameter int GainWidth   = 18,
+  parameter int OffsetWidth = 16,
+  parameter int OutWidth    = 16,
+  parameter int Shift       = 12,
+  parameter int K           = 1,
+  parameter int Lanes       = 1,
+  parameter string GainFile   = "",
+  parameter string OffsetFile = ""
+) (
+  input  logic                      aclk,
+  input  logic                      aresetn,
+
+  input  logic                      s_axis_tvalid,
+  output logic                      s_axis_tready,
+  input  logic [Lanes*Width-1:0]    s_axis_tdata,
+  input  logic                      s_axis_tlast,
+
+  output logic                      m_axis_tvalid,
+  input  logic                      m_axis_tready,
+  output logic [Lanes*OutWidth-1:0] m_axis_tdata,
+  output logic                      m_axis_tlast
+);
+
+  if (Width < 2 || GainWidth < 2 || OffsetWidth < 2 || OutWidth < 2 || Shift < 1 || K < 1 ||
+      Lanes < 1) begin : g_check
+    $error("mx_affine: Width = %0d, GainWidth = %0d, OffsetWidth = %0d, Shift = %0d, Lanes = %0d; %s",
+           Width, GainWidth, OffsetWidth, Shift, Lanes, "expected widths >= 2, others positive");
+  end
+
+  localparam int Product  = Width + GainWidth;
+  localparam int Sum      = (Product > OffsetWidth ? Product : OffsetWidth) + 1;
+  localparam int Beats    = mx_pkg::ceil_div(K, Lanes);
+  localparam int BeatBits = mx_pkg::index_bits(Beats);
+
+  logic                en;
+  logic [4:1]          valid_q, last_q;
+  logic [BeatBits-1:0] beat_q;
+
+  assign en            = !valid_q[4] || m_axis_tready;
+  assign s_axis_tready = en;
+  assign m_axis_tvalid = valid_q[4];
+  assign m_axis_tlast  = last_q[4];
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      valid_q <= '0;
+      beat_q  <= '0;
+    end else if (en) begin
+      valid_q <= {valid_q[3:1], s_axis_tvalid};
+      if (s_axis_tvalid) beat_q <= (beat_q == BeatBits'(Beats - 1)) ? '0 : beat_q + 1'b1;
+    end
+    if (en) last_q <= {last_q[3:1], s_axis_tlast};
+  end
+
+  logic [Lanes-1:0][GainWidth-1:0]   gain;
+  logic [Lanes-1:0][OffsetWidth-1:0] offset;
+
+  mx_rom #(
+    .Width(Lanes * GainWidth), .Depth(Beats), .BlockDepth(256), .File(GainFile)
+  ) u_gain (
+    .aclk, .en_i(en), .addr_i(beat_q), .data_o(gain)
+  );
+  mx_rom #(
+    .Width(Lanes * OffsetWidth), .Depth(Beats), .BlockDepth(256), .File(OffsetFile)
+  ) u_offset (
+    .aclk, .en_i(en), .addr_i(beat_q), .data_o(offset)
+  );
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    logic signed [Width-1:0]       value1_q;
+    logic signed [GainWidth-1:0]   factor;
+    logic signed [OffsetWidth-1:0] added, added2_q;
+    logic signed [Product-1:0]     product2_q;
+    logic signed [Sum-1:0]         sum3_q, kept;
+    logic [Shift-1:0]              rest;
+    logic                          up;
+    logic signed [OutWidth-1:0]    result_q;
+
+    assign factor = gain[i];
+    assign added  = offset[i];
+    assign kept   = sum3_q >>> Shift;
+    assign rest   = sum3_q[Shift-1:0];
+    assign up     = rest[Shift-1] && (kept[0] || rest != (Shift'(1) << (Shift - 1)));
+
+    always_ff @(posedge aclk) begin
+      if (en) begin
+        value1_q   <= s_axis_tdata[i*Width+:Width];
+        product2_q <= Product'(value1_q) * Product'(factor);
+        added2_q   <= added;
+        sum3_q     <= Sum'(product2_q) + Sum'(added2_q);
+        result_q   <= OutWidth'(kept) + OutWidth'(up);
+      end
+    end
+
+    assign m_axis_tdata[i*OutWidth+:OutWidth] = result_q;
+  end
+
+endmodule
