@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.cli.demonstration import Digits, load_digits, logits
+from mxexport.cli.demo_run import Digits, load_digits, logits
 from mxexport.cli.digit_networks import MLP
 from mxexport.numbers.formats import MX_FORMATS
 

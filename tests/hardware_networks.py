@@ -157,11 +157,12 @@ class Random(nn.Module):
         rng = np.random.default_rng(seed)
         self.frame = (int(rng.integers(1, 6)), int(rng.integers(5, 10)), int(rng.integers(4, 9)))
         channels, self.steps = self.frame[0], nn.ModuleList()
+        self.eval()
         x = torch.zeros(1, *self.frame)
         for _ in range(rng.integers(2, 5)):
             step, channels = _step(rng, channels, x.shape[2:])
             self.steps.append(step)
-            x = step(x)
+            x = step.eval()(x)
         self.last = nn.Linear(x[0].numel(), int(rng.integers(2, 7))) if rng.random() < 0.7 else None
 
     def forward(self, x):
@@ -179,9 +180,15 @@ class Around(nn.Module):
         return x + self.inner(x)
 
 
+class Joined(Around):
+    def forward(self, x):
+        return torch.cat([x, self.inner(x)], 1)
+
+
 def _step(rng: np.random.Generator, channels: int, size) -> tuple[nn.Module, int]:
     height, width = size
-    kind = rng.choice(["conv", "conv", "depthwise", "pool", "sum"])
+    kind = rng.choice(["conv", "conv", "depthwise", "pool", "sum", "up", "joined"])
+    after = [nn.ReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, lambda: nn.Sequential()][rng.integers(5)]()
     kernel = tuple(int(rng.integers(1, min(n, 3) + 1)) for n in (height, width))
     if kind == "pool" and min(height, width) >= 4:
         pool = nn.MaxPool2d if rng.random() < 0.5 else nn.AvgPool2d
@@ -189,12 +196,18 @@ def _step(rng: np.random.Generator, channels: int, size) -> tuple[nn.Module, int
     if kind == "sum":
         inner = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, channels, 1))
         return nn.Sequential(Around(inner), nn.ReLU()), channels
+    if kind == "up" and max(height, width) <= 6:
+        up = nn.Upsample(scale_factor=2) if rng.random() < 0.5 else nn.ConvTranspose2d(channels, 5, 2, 2)
+        return up, channels if isinstance(up, nn.Upsample) else 5
+    if kind == "joined":
+        return Joined(nn.Sequential(nn.Conv2d(channels, 6, 1), after)), channels + 6
     stride, padding = tuple(int(n) for n in rng.integers(1, 3, 2)), tuple(int(rng.integers(0, k)) for k in kernel)
     more = {"stride": stride, "padding": padding, "bias": bool(rng.random() < 0.6)}
     if kind == "depthwise" and channels > 1:
-        return nn.Sequential(nn.Conv2d(channels, channels, kernel, groups=channels, **more), nn.ReLU()), channels
+        return nn.Sequential(nn.Conv2d(channels, channels, kernel, groups=channels, **more), after), channels
     outputs = int(rng.choice([1, 3, 8, 33, 40]))
-    return nn.Sequential(nn.Conv2d(channels, outputs, kernel, **more), nn.ReLU()), outputs
+    norm = [nn.BatchNorm2d(outputs)] if rng.random() < 0.2 else []
+    return nn.Sequential(nn.Conv2d(channels, outputs, kernel, **more), *norm, after), outputs
 
 
 def compiled(model: nn.Module, frame: tuple[int, ...], formats: tuple[str, str], folder, seed: int = 0, **options):

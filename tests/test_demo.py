@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from mxexport.cli.demonstration import run_demo
+from mxexport.cli.demo_run import run_demo
 
 CASES = [("cnn", "mxint8"), ("mlp", "mxfp6_e2m3"), ("mlp", "mxfp4_e2m1")]
 if os.environ.get("MXEXPORT_FULL"):  # make test-full

@@ -20,7 +20,7 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Train on real MNIST digits with MX quantization, export, run everywhere, build and simulate the hardware."""
-    from mxexport.cli.demonstration import run_demo
+    from mxexport.cli.demo_run import run_demo
     from mxexport.numbers.formats import get_format
 
     get_format(format)

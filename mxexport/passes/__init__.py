@@ -18,8 +18,8 @@ from mxexport.passes.clean.remove_identities import remove_identities
 from mxexport.passes.clean.split_gemm import split_gemm
 from mxexport.passes.clean.unify_qonnx_domains import unify_qonnx_domains
 from mxexport.passes.driver.cleaning import CleanReport, clean
-from mxexport.passes.driver.driving import Record, run_passes
 from mxexport.passes.driver.exactness import approximate, bound_of
+from mxexport.passes.driver.fixed_point import Record, run_passes
 from mxexport.passes.driver.qonnx_interop import QONNX_CLEANUP, as_transformation, qonnx_cleanup, qonnx_pass
 from mxexport.passes.fold.contract_scales import contract_scales
 from mxexport.passes.fold.fold_reshapes import fold_reshapes

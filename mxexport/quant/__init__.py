@@ -2,7 +2,7 @@
 
 from mxexport.quant.convert import quantize_model
 from mxexport.quant.kernels.fake_quantization import Quantizer, fake_quantize
-from mxexport.quant.layers.every import (
+from mxexport.quant.layers.all_layers import (
     QUANT_LAYERS,
     QuantAdd,
     QuantConv1d,
@@ -21,7 +21,7 @@ from mxexport.quant.layers.every import (
     QuantTransposedLinear,
 )
 from mxexport.quant.post_training.sensitivity import Sensitivity, sensitivity
-from mxexport.quant.quantizers.making import activation_quantizer, freeze_scales, weight_quantizer
+from mxexport.quant.quantizers.factory import activation_quantizer, freeze_scales, weight_quantizer
 from mxexport.quant.quantizers.sources import ScaleSource
 from mxexport.quant.quantizers.spec import QuantSpec
 from mxexport.quant.report import ConversionReport, conversion_report

@@ -18,7 +18,7 @@ from mxexport.quant.calling import calls
 from mxexport.quant.folding import batch_norm
 from mxexport.quant.folding.proof import FoldPlan, plan_folds
 from mxexport.quant.layer_formats import FormatTable, format_table
-from mxexport.quant.layers.every import QUANT_LAYERS, QuantLayer, quantized_kind
+from mxexport.quant.layers.all_layers import QUANT_LAYERS, QuantLayer, quantized_kind
 from mxexport.quant.layers.functional import FunctionalLayer, functional_kind, may_be_functional
 from mxexport.quant.post_training.recipe import Robust, check_recipe, depthwise_warning
 from mxexport.quant.quantizers.spec import Format

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mxexport.errors import ShapeError
 from mxexport.frontends.brevitas.quantizers import GroupQuantizer, Quantizer
-from mxexport.quant.layers.every import QuantLayer
+from mxexport.quant.layers.all_layers import QuantLayer
 from mxexport.quant.layers.layer import with_value
 from mxexport.quant.tensors.tensor import GroupwiseQuantTensor
 

@@ -22,8 +22,8 @@ from mxexport.passes.clean.remove_constant_inputs import remove_constant_inputs
 from mxexport.passes.clean.remove_dead_nodes import remove_dead_nodes
 from mxexport.passes.clean.remove_identities import remove_identities
 from mxexport.passes.clean.unify_qonnx_domains import unify_qonnx_domains
-from mxexport.passes.driver.driving import Pass, run_passes
 from mxexport.passes.driver.exactness import Bound
+from mxexport.passes.driver.fixed_point import Pass, run_passes
 from mxexport.passes.driver.transforming import transformed
 from mxexport.running.guards import guarded_copy
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
-from mxexport.quant.layers.every import quantized_kind
+from mxexport.quant.layers.all_layers import quantized_kind
 from mxexport.quant.layers.functional import FUNCTIONS, may_be_functional
 from mxexport.quant.layers.products import mentions_of_product, observe
 

@@ -20,7 +20,7 @@ from mxexport.quant.folding import batch_norm
 from mxexport.quant.folding.rank import fails_otherwise, input_of, rank_before
 from mxexport.quant.folding.trace import watch
 from mxexport.quant.folding.tracer import Watched, computes
-from mxexport.quant.layers.every import quantized_kind
+from mxexport.quant.layers.all_layers import quantized_kind
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 

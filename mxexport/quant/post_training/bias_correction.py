@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from mxexport.quant.calling import call_in_eval
+from mxexport.quant.layers.all_layers import quantized_kind
 from mxexport.quant.layers.conv import (
     QuantConv1d,
     QuantConv2d,
@@ -24,7 +25,6 @@ from mxexport.quant.layers.conv import (
     QuantConvTranspose2d,
     QuantConvTranspose3d,
 )
-from mxexport.quant.layers.every import quantized_kind
 from mxexport.quant.layers.functional import FunctionalLayer
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.layers.linear import QuantLinear, QuantTransposedLinear

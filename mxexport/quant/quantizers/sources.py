@@ -18,8 +18,8 @@ from mxexport.errors import FormatError, UnsupportedError
 from mxexport.numbers.formats import GroupFormat, with_group_size
 from mxexport.quant.kernels import operators, scales, transforms
 from mxexport.quant.kernels.fake_quantization import Quantizer
+from mxexport.quant.quantizers.across_processes import over_ranks
 from mxexport.quant.quantizers.learned import learned_apply, learned_scale
-from mxexport.quant.quantizers.processes import over_ranks
 
 
 def only_moved(tensor: Tensor, cast: Tensor) -> Tensor:
