@@ -132,6 +132,7 @@ def cases() -> dict[str, tuple]:
         rng, channels = np.random.default_rng(9), shape[-1]
         gain, offset = rng.integers(-(2**17) + 1, 2**17, channels), rng.integers(-(2**30), 2**30, channels)
         found[f"affine-{name}"] = Affine(Wide(shape, 26, -20), gain, offset, 12, -25), lanes
+    found["affine-rounding"] = Affine.rounding(Wide((3, 5), 50, -30), 36), [1, 8]
     found["affine-ties"] = (
         Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
         [4],

@@ -86,6 +86,7 @@ class _Placer:
     def __init__(self, network: Network, foldings: dict[str, Folding], depths: Mapping[tuple[str, str], int]):
         self._network, self._foldings, self._depths = network, foldings, depths
         self._cells: list[Cell] = []
+        self._products = network.products()  # their memories are called by the layer alone
         names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
         self._names = dict(zip(names, identifiers(names), strict=True))
         self._taken = {name.lower() for name in self._names.values()} | {"input"}
@@ -113,7 +114,7 @@ class _Placer:
         unit, folding, name = instance.unit, self._foldings[instance.name], self._names[instance.name]
         out_lanes = unit.lanes(folding)[1]
         sources = tuple(self._ready[stream, f"{instance.name}/{i}"] for i, stream in enumerate(instance.sources))
-        prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}")
+        prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}") if instance in self._products else name
         files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
         parameters = library.in_order(unit.module, parameters_of(unit, folding, files))
         memories = {files[kind]: memory for kind, memory in unit.memories(folding).items()}

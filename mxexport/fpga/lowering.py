@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -129,6 +130,15 @@ class Lowering:
                 return found
         raise Refused("its input is not quantized; give quantize_model an MX activation format")
 
+    def narrowed(self, source: Pending, bits: int, node: ir.Node) -> Pending:
+        """`source`, rounded to `bits` bits where it is wider, for a unit whose products would not stay exact."""
+        if source.type is None or source.type.width <= bits:
+            return source
+        from mxexport.fpga.units.affine import Affine  # the units import this module
+
+        make = functools.partial(Affine.rounding, bits=bits)
+        return self.add(make, [source], node, "round", ("rounded",), source.shape)
+
     def maker(self, value: ir.Value) -> ir.Node | None:
         """The node that `value` comes from, past those that only change its shape; None when that was refused."""
         return None if self._pending[value].blocked else self._makers.get(value)
@@ -202,7 +212,9 @@ class Lowering:
         unit, layer = make(*(s.type for s in sources)), self._layers[node]
         name = self._node_names.unique(f"{layer}.{kind}")
         values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
-        constants = [_initializer(f"{layer}.{suffix}", array) for suffix, array in unit.constants().items()]
+        constants = [
+            _initializer(self._names.unique(f"{layer}.{suffix}"), array) for suffix, array in unit.constants().items()
+        ]
         made = ir.node(
             unit.operator.op_type(),
             [*(value for s in sources for value in s.values), *constants],

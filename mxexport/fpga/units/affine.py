@@ -19,6 +19,7 @@ from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.groups import group_count
 
 _GAIN_WIDTH = 26  # sign included: fits a port of a DSP48E2, and float32 knows no more of the largest gain
+_OFFSET_WIDTH = 58
 _LEAST_WIDTH, _MORE = 36, 6
 """Bits of the result at least, and bits more than the input has: what is rounded off is far below what the next
 quantizer sees, so that rounding twice turns hardly any code."""
@@ -44,7 +45,7 @@ class Affine:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, a, b = _parts(node)
-        source = low.wide(low.stream(x), node)
+        source = low.narrowed(low.wide(low.stream(x), node), MAX_WIDTH - 1 - _GAIN_WIDTH, node)
         result = node.outputs[0]
         if b is None:
             result, b = low.take_bias(node)
@@ -53,7 +54,7 @@ class Affine:
             rank = 2 if x.shape is None else len(x.shape)
             gains, offsets = (per_channel(v, source.channels, rank - 2) for v in (a, 0.0 if b is None else b))
             made = cls._of(source, gains, offsets)
-            widest = max(made.source.width + _GAIN_WIDTH, made.offset_width) + 1
+            widest = max(made.source.width + made.gain_width, made.offset_width) + 1
             if widest > MAX_WIDTH:
                 needs = f"its products need {widest} bits, at most {MAX_WIDTH} are exact"
                 raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize before it, or fold it")
@@ -65,6 +66,9 @@ class Affine:
     @classmethod
     def _of(cls, source: Wide, a: np.ndarray, b: np.ndarray) -> Affine:
         exponent = int(np.frexp(np.abs(a).max(initial=0))[1]) - (_GAIN_WIDTH - 1)  # of the gain's lowest bit
+        largest = int(np.frexp(np.abs(b).max(initial=0))[1])
+        # An offset far above the products takes bits from them that its own float32 never had.
+        exponent = max(exponent, largest - _OFFSET_WIDTH - source.lsb_exp)
         gain = np.clip(round_to_lsb(a, exponent), 1 - 2 ** (_GAIN_WIDTH - 1), 2 ** (_GAIN_WIDTH - 1) - 1)
         whole = source.width + _GAIN_WIDTH
         shift = max(whole - max(_LEAST_WIDTH, source.width + _MORE), 1)
@@ -79,9 +83,19 @@ class Affine:
     def sources(self) -> tuple:
         return (self.source,)
 
+    @classmethod
+    def rounding(cls, source: Wide, bits: int) -> Affine:
+        """Wide integers of at most `bits` bits: the lowest ones are rounded off."""
+        ones, drop = np.ones(source.channels, np.int64), source.width + 1 - bits
+        return cls(source, ones, np.zeros_like(ones), drop, source.lsb_exp + drop)
+
+    @property
+    def gain_width(self) -> int:
+        return max(int(np.abs(self.gain).max(initial=0)).bit_length() + 1, 2)
+
     @property
     def offset_width(self) -> int:
-        return int(np.abs(self.offset).max(initial=0)).bit_length() + 1
+        return max(int(np.abs(self.offset).max(initial=0)).bit_length() + 1, 2)
 
     @property
     def result(self) -> Wide:
@@ -111,7 +125,7 @@ class Affine:
         return folding.simd, folding.simd
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        widths = {"Width": self.source.width, "GainWidth": _GAIN_WIDTH, "OffsetWidth": max(self.offset_width, 2)}
+        widths = {"Width": self.source.width, "GainWidth": self.gain_width, "OffsetWidth": self.offset_width}
         return widths | {"K": self.source.channels, "Lanes": folding.simd}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
@@ -122,7 +136,7 @@ class Affine:
         def words(array: np.ndarray) -> np.ndarray:
             return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
 
-        widths = {"gain": _GAIN_WIDTH, "offset": max(self.offset_width, 2)}
+        widths = {"gain": self.gain_width, "offset": self.offset_width}
         return {kind: Memory(words(array), widths[kind]) for kind, array in self.constants().items()}
 
     def cycles(self, folding: Folding) -> int:
@@ -135,7 +149,8 @@ class Affine:
         """Gains are rounded to 26 bits with one exponent, the offset and the result once each; float32 rounds, too."""
         step = 2.0 ** (self.lsb_exp - self.shift - self.source.lsb_exp)  # of a gain
         gain, offset = np.abs(self.gain) * step, np.abs(self.offset) * 2.0 ** (self.lsb_exp - self.shift)
-        return np.abs(x) * (step + 2.0**-21 * gain) + 2.0**-21 * offset + 2.0**self.lsb_exp
+        own = gain * 2.0 ** (self.source.lsb_exp - 1) + 2.0**self.lsb_exp  # of an input that was rounded, of the result
+        return np.abs(x) * (step + 2.0**-21 * gain) + 2.0**-21 * offset + own
 
 
 def _parts(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray | None]:

@@ -8,7 +8,6 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.errors import UnsupportedError
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -39,12 +38,9 @@ class LeakyRelu:
             slope, shift = slope // 2, shift - 1
         if not 0 <= alpha < 1 or shift > 62:
             raise Refused(f"its slope is {alpha}; expected a number from 2**-38 up to, not including, 1, or 0")
-        source = low.wide(low.stream(node.inputs[0]), node)
+        source = low.narrowed(low.wide(low.stream(node.inputs[0]), node), _MOST, node)
 
         def make(source: Wide) -> LeakyRelu:
-            if source.width > _MOST:
-                needs = f"its input has {source.width} bits, at most {_MOST} are exact"
-                raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize before it")
             return cls(source, slope, max(shift, 0) if slope else 0)
 
         low.bind(node.outputs[0], low.add(make, [source], node, "leaky_relu", ("leaky_relu",), source.shape))
@@ -98,5 +94,5 @@ class LeakyRelu:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 3)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
-        """One rounding here, two in float32."""
-        return 2.0 ** (self.source.lsb_exp - 1) + 2.0**-22 * np.abs(x)
+        """One rounding here, perhaps one of the input before, two in float32."""
+        return 2.0**self.source.lsb_exp + 2.0**-22 * np.abs(x)
