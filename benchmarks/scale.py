@@ -64,9 +64,9 @@ def clean(path: str, cleaned: str) -> None:
 
 def run(path: str) -> None:
     from mxexport.model.reader import read_proto
-    from mxexport.running import executors, verification
+    from mxexport.running import drawing, executors
 
-    executors.run(path, verification.random_inputs(read_proto(path)))
+    executors.run(path, drawing.random_inputs(read_proto(path)))
 
 
 def verify(a: str, b: str) -> None:

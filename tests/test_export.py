@@ -14,6 +14,7 @@ import mxexport as mx
 from mxexport import ops
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import bits
 from mxexport.numbers.formats import MX_FORMATS
 from mxexport.numbers.groups import contracted_shape
@@ -78,12 +79,12 @@ def test_names_come_from_the_module_path(exported):
 def test_every_weight_scale_is_contracted_and_none_expanded(exported):
     _, path, report = exported
     model = graph.load(path)
-    weights = [n for n in model.graph if graph.is_ours(n, graph.QUANTIZERS) and graph.constant(n.inputs[0]) is not None]
+    weights = [n for n in model.graph if graph.is_ours(n, graph.QUANTIZERS) and constant(n.inputs[0]) is not None]
     assert len(weights) == 3
     for node in weights:
-        a, shape = graph.attributes(node), tuple(graph.constant(node.inputs[0]).shape)
+        a, shape = graph.attributes(node), tuple(constant(node.inputs[0]).shape)
         for other in node.inputs[1:]:
-            assert graph.constant(other).shape == contracted_shape(shape, a["axis"], a["group_size"])
+            assert constant(other).shape == contracted_shape(shape, a["axis"], a["group_size"])
     big = [v for v in model.graph.initializers.values() if v.const_value.size >= 8 * 3 * 9]
     assert {v.name for v in big} == {"conv.weight", "body.0.weight"}
     layers = {layer["name"]: layer for layer in json.loads(report.to_json())["layers"]}

@@ -15,6 +15,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import ops
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import bits
 from mxexport.numbers.groups import contracted_shape
 from mxexport.quant import QuantLayer
@@ -183,15 +184,15 @@ def test_another_batch_size_runs(exported):
 def test_every_weight_is_stored_once_with_a_contracted_scale(exported):
     onnx.checker.check_model(onnx.load(exported.path), full_check=True)
     nodes = [n for n in graph.load(exported.path).graph if graph.is_ours(n, graph.QUANTIZERS)]
-    weights = [n for n in nodes if graph.constant(n.inputs[0]) is not None]
+    weights = [n for n in nodes if constant(n.inputs[0]) is not None]
     quantized = {id(getattr(m, w)) for m in exported.model.modules() for w in _quantized_weights(m)}
     assert len(weights) == len({n.inputs[0].name for n in weights}) == len(quantized)
     for node in weights:
-        a, shape = graph.attributes(node), graph.constant(node.inputs[0]).shape
-        assert graph.constant(node.inputs[1]).shape == contracted_shape(shape, a["axis"], a["group_size"])
+        a, shape = graph.attributes(node), constant(node.inputs[0]).shape
+        assert constant(node.inputs[1]).shape == contracted_shape(shape, a["axis"], a["group_size"])
     stored = sum(array.size for array in constants(exported.path).values() if array.dtype == np.float32)
     parameters = sum(p.numel() for p in exported.model.parameters())
-    scales = sum(graph.constant(n.inputs[1]).size for n in weights)
+    scales = sum(constant(n.inputs[1]).size for n in weights)
     assert stored <= parameters + scales + 64  # a few scalars of torch's own, and masks as floats
 
 

@@ -14,6 +14,7 @@ from mxexport import ops
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
 from mxexport.fpga.words import write_mem
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import fixedpoint, groups, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.running import executors
@@ -89,7 +90,7 @@ def test_exported_network_equals_onnxruntime_at_every_quantizer(tmp_path):
     loaded = graph.load(tmp_path / "m.onnx")
     nodes = [n for n in loaded.graph if graph.is_ours(n, graph.QUANTIZERS | graph.SCALES)]
     seen = finn_base.run_finn_base(tmp_path / "m.onnx", x.numpy(), [n.outputs[0].name for n in nodes])
-    seen |= {"input": x.numpy()} | {v.name: graph.constant(v) for v in loaded.graph.initializers.values()}
+    seen |= {"input": x.numpy()} | {v.name: constant(v) for v in loaded.graph.initializers.values()}
     sources = [v.name for n in nodes for v in n.inputs if v.name not in seen]
     seen |= finn_base.run_finn_base(tmp_path / "m.onnx", x.numpy(), sources)
     for node in nodes:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.quant.folding.proof import plan_folds
 from mxexport.quant.layers.bias import product_step
 from mxexport.running import executors, verification
@@ -184,7 +185,7 @@ def test_the_file_holds_the_operators_with_the_weight_as_a_constant(name, tmp_pa
     assert list(quantized.state_dict()) == list(state)
     exported = graph.load(tmp_path / "m.onnx")
     quantizers = [node for node in exported.graph if node.op_type == "MXFloatQuant"]
-    weights = [node for node in quantizers if all(graph.constant(value) is not None for value in node.inputs)]
+    weights = [node for node in quantizers if all(constant(value) is not None for value in node.inputs)]
     assert len(quantizers) == 2 and len(weights) == 1
     name = weights[0].outputs[0].name
     found = executors.run(tmp_path / "m.onnx", {"input": x.numpy()}, outputs=[name])[name]

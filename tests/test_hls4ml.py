@@ -14,6 +14,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.quant import activation_quantizer, freeze_scales, weight_quantizer
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.running import executors
@@ -93,7 +94,7 @@ def test_groups_keep_narrow_codes_and_wide_fold_one_product(mlps):
         nodes = [n for n in converted.model.graph if n.op_type == "MatMul"]
         assert (len(nodes) == 2) if fold == "wide" else (2 < len(nodes) <= products)
         assert {name for name, _ in converted.notes} >= {"0", "2"}
-    bits = {int(graph.constant(n.inputs[1].producer().inputs[3])) for n in nodes}
+    bits = {int(constant(n.inputs[1].producer().inputs[3])) for n in nodes}
     assert bits == {8}
     assert ir.to_proto(source).SerializeToString() == before  # left untouched
 

@@ -11,7 +11,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
-from mxexport.running import executors, verification
+from mxexport.running import executors
+from mxexport.running.drawing import random_inputs
 
 X = np.random.default_rng(0).standard_normal((2, 40)).astype(np.float32)
 
@@ -254,4 +255,4 @@ def test_inputs_of_hopeless_sizes_are_not_made_up(good):
     for size in (2**50, -5):
         huge.graph.input[0].type.tensor_type.shape.dim[1].dim_value = size
         with pytest.raises(ShapeError, match="cannot be made up"):
-            verification.random_inputs(huge)
+            random_inputs(huge)

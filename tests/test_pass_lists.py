@@ -9,7 +9,7 @@ import onnx_ir as ir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mxexport.passes.driver.exactness import bound_of
+from mxexport.passes.exactness import bound_of
 from mxexport.passes.fold.contract_scales import contract_scales
 from mxexport.passes.fold.pad_groups import pad_groups
 from mxexport.passes.streamline.absorb_affines import absorb_affines

@@ -15,6 +15,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import groups, numerics, quantized, scales
 from mxexport.numbers.formats import get_format, with_group_size
 from mxexport.quant import (
@@ -363,9 +364,9 @@ def test_stored_weight_scales_run_in_onnxruntime_with_the_same_bits(tmp_path, so
     exported = graph.load(tmp_path / "m.onnx").graph
     nodes = [n for n in exported if graph.is_ours(n, graph.QUANTIZERS)]
     assert len(nodes) == 2 and not any(graph.is_ours(n, graph.SCALES) for n in exported)
-    weight = next(n for n in nodes if graph.constant(n.inputs[0]) is not None)
+    weight = next(n for n in nodes if constant(n.inputs[0]) is not None)
     a = graph.attributes(weight)
-    assert graph.constant(weight.inputs[1]).shape == groups.contracted_shape((4, 40), a["axis"], a["group_size"])
+    assert constant(weight.inputs[1]).shape == groups.contracted_shape((4, 40), a["axis"], a["group_size"])
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import groups, numerics, quantized
 from mxexport.numbers.formats import SCALE_RULES, get_format, round_bias
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatQuant, qonnx_general
@@ -191,7 +191,7 @@ def test_one_scale_per_element_becomes_one_per_group(axis, shape):
     model = b.model(y)
     assert apply(contract_scales, model).changed
     quant = node_named(model, "w")
-    assert quant.attributes["group_size"].value == 16 and np.array_equal(graph.constant(quant.inputs[1]), q.scale)
+    assert quant.attributes["group_size"].value == 16 and np.array_equal(constant(quant.inputs[1]), q.scale)
     assert not apply(contract_scales, model).changed
 
 
@@ -201,7 +201,7 @@ def test_a_file_that_breaks_the_contract_is_mended():
     node.attributes["group_size"] = ir.AttrInt64("group_size", 16)
     model = b.model(y)
     assert contract_scales(model).changed
-    assert np.array_equal(graph.constant(node_named(model, "w").inputs[1]), q.scale)
+    assert np.array_equal(constant(node_named(model, "w").inputs[1]), q.scale)
 
 
 def test_zero_points_are_contracted_with_their_scale():
@@ -212,7 +212,7 @@ def test_zero_points_are_contracted_with_their_scale():
                   bit_width=4, signed=0, narrow=0)  # fmt: skip
     model = b.model(b.op("MatMul", b.inputs[0], weight))
     assert apply(contract_scales, model).changed
-    found = [graph.constant(v) for v in node_named(model, "w").inputs[1:]]
+    found = [constant(v) for v in node_named(model, "w").inputs[1:]]
     assert np.array_equal(found[0], q.scale) and np.array_equal(found[1], q.zero_point)
 
 
@@ -241,7 +241,7 @@ def test_a_qonnx_quant_with_groups_becomes_ours():
     assert (quant.op_type, quant.attributes["group_size"].value, quant.attributes["axis"].value) == (
         "GroupwiseQuant", 16, 1,
     )  # fmt: skip
-    assert np.array_equal(graph.constant(quant.inputs[1]), q.scale)
+    assert np.array_equal(constant(quant.inputs[1]), q.scale)
     assert not apply(contract_scales, model).changed
 
 
@@ -250,7 +250,7 @@ def test_a_qonnx_quant_with_channels_stays_one_with_a_smaller_scale():
     model = b.model(y)
     assert apply(contract_scales, model).changed
     quant = node_named(model, "w")
-    assert quant.op_type == "Quant" and graph.constant(quant.inputs[1]).shape == (8, 1)
+    assert quant.op_type == "Quant" and constant(quant.inputs[1]).shape == (8, 1)
     assert not apply(contract_scales, model).changed
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.passes.fold.contract_scales import contract_scales
 from mxexport.passes.fold.fold_reshapes import fold_reshapes
 from mxexport.passes.fold.fold_transposes import fold_transposes
@@ -108,7 +109,7 @@ def cleaned(model: ir.Model) -> ir.Model:
         g.remove(node, safe=True)
 
     for node in list(g):
-        arrays = [graph.constant(v) for v in node.inputs]
+        arrays = [constant(v) for v in node.inputs]
         if node.op_type == "BatchNormalization":
             scale = arrays[1] / np.sqrt(arrays[4] + np.float32(node.attributes["epsilon"].value))
             shift, shape = arrays[2] - arrays[3] * scale, (1, -1, 1, 1)

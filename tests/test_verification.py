@@ -19,7 +19,8 @@ import mxexport as mx
 from mxexport.errors import InputFileError, OptionError, ShapeError, UnsupportedError, VerificationError
 from mxexport.numbers.bits import equal_bits
 from mxexport.running.comparison import compare
-from mxexport.running.verification import Tolerance, random_inputs, verify
+from mxexport.running.drawing import random_inputs
+from mxexport.running.verification import Tolerance, verify
 
 
 def chain(weight: np.ndarray, shift: float = 0.0, names=("x", "y")) -> onnx.ModelProto:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from mxexport.errors import OptionError
 from mxexport.model import graph
 from mxexport.model.names import Names
+from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
 
@@ -74,7 +75,7 @@ def _node_name(node: ir.Node) -> str:
     """`fc1.weight_quant`, `fc1.input_scale`, `fc1`: what a reader of the PyTorch module would call it."""
     path = _module_path(node)
     if _is_operator_of_ours(node):
-        if graph.constant(node.inputs[0]) is not None:
+        if constant(node.inputs[0]) is not None:
             return f"{node.inputs[0].name}_quant"
         suffix = {"GroupwiseZeroPoint": "zero_point"}.get(node.op_type, "scale")
         suffix = "quant" if node.op_type in {*graph.QUANTIZERS, *qonnx_general.OPERATORS} else suffix

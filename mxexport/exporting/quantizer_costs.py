@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport.exporting.report import LayerReport
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import groups
 from mxexport.numbers.formats import GroupFormat
 from mxexport.ops import OPERATORS, qonnx_general
@@ -25,7 +26,7 @@ def _describe(node: ir.Node) -> LayerReport:
     shape, scale_shape = _dims(node.inputs[0]), _dims(node.inputs[1])
     length = shape[axis] if shape else 0
     padded = groups.group_count(length, fmt.group_size) * fmt.group_size if isinstance(length, int) and length else 0
-    weight, scale = graph.constant(node.inputs[0]), graph.constant(node.inputs[1])
+    weight, scale = constant(node.inputs[0]), constant(node.inputs[1])
     return LayerReport(
         node.name,
         fmt.name,
@@ -39,7 +40,7 @@ def _describe(node: ir.Node) -> LayerReport:
 
 
 def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: np.ndarray) -> dict:
-    zero = graph.constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     inputs = (weight, scale, zero) if node.op_type == "GroupwiseQuant" else (weight, scale)
     a = graph.attributes(node)
     (quantized,) = OPERATORS[node.op_type].reference(*inputs, **a)
@@ -68,7 +69,7 @@ def _last_step(fmt: GroupFormat) -> float:
 
 
 def _describe_standard(node: ir.Node) -> LayerReport:
-    widths = [graph.constant(v) for v in node.inputs[2:]]
+    widths = [constant(v) for v in node.inputs[2:]]
     fmt = {
         "Quant": lambda: f"{'int' if node.attributes['signed'].value else 'uint'}{int(widths[1])}",
         "FloatQuant": lambda: f"float_e{int(widths[0])}m{int(widths[1])}",

@@ -10,6 +10,7 @@ from mxexport.exporting.naming import names_in_use
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.names import Names
+from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.passes.clean.fold_constants import compute
 
@@ -35,7 +36,7 @@ def _fold_operators(g: ir.Graph, names: Names) -> None:
     for node in list(g):
         if node.domain != DOMAIN or node.op_type in graph.QUANTIZERS:
             continue
-        arrays = [graph.constant(value) for value in node.inputs]
+        arrays = [constant(value) for value in node.inputs]
         if any(array is None for array in arrays):
             continue
         (folded,) = OPERATORS[node.op_type].reference(*arrays, **graph.attributes(node))

@@ -8,6 +8,7 @@ import torch
 
 from mxexport.model import graph
 from mxexport.model.names import free_name
+from mxexport.model.rewriting import constant
 
 
 def restore_transposed_weights(model: ir.Model, module: torch.nn.Module) -> None:
@@ -23,7 +24,7 @@ def restore_transposed_weights(model: ir.Model, module: torch.nn.Module) -> None
     for value in list(g.initializers.values()):
         if value.name in named or value.shape is None or len(value.shape) != 2 or value.is_graph_output():
             continue
-        array = graph.constant(value)
+        array = constant(value)
         names = [n for n in by_shape.get(array.shape[::-1], ()) if _is_transpose(named[n], array)]
         if names:
             _replace(g, value, array, next((n for n in names if n in g.initializers), names[0]))
@@ -57,4 +58,4 @@ def tell_apart(model: ir.Model) -> None:
         for i, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and value in node.inputs[:i]:
                 name = free_name(f"{value.name}_1", g.initializers)
-                node.replace_input_with(i, graph.new_initializer(g, name, graph.constant(value).copy()))
+                node.replace_input_with(i, graph.new_initializer(g, name, constant(value).copy()))

@@ -11,7 +11,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Refused
 from mxexport.fpga.weights import Weight
-from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import fixedpoint
 
 _BIAS_WIDTH = 28
@@ -102,7 +102,7 @@ def own_bias(node: ir.Node) -> np.ndarray | None:
         raise Refused("Gemm with alpha, beta or transA is not lowered")
     if len(node.inputs) < 3 or node.inputs[2] is None:
         return None
-    bias = graph.constant(node.inputs[2])
+    bias = constant(node.inputs[2])
     if bias is None:
         raise Refused("its bias is not an initializer")
     return bias

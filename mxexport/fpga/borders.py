@@ -7,6 +7,7 @@ import onnx_ir as ir
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.weights import weight_quantizer
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 
 
 def check_ends(g: ir.Graph) -> None:
@@ -59,4 +60,4 @@ def is_side(node: ir.Node) -> bool:
     if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | graph.ZERO_POINTS):
         return True
     weight = node.inputs[0] if node.op_type == "Transpose" else None
-    return weight_quantizer(weight) is not None or graph.constant(weight) is not None
+    return weight_quantizer(weight) is not None or constant(weight) is not None

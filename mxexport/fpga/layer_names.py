@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from mxexport.model import graph
 from mxexport.model.names import Names
+from mxexport.model.rewriting import constant
 
 _BEHIND = {"Relu", "Add", "Mul", "BatchNormalization", "Flatten", "Reshape", "Identity"}
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -43,7 +44,7 @@ def _product_before(node: ir.Node) -> ir.Node | None:
     while (
         node.op_type in ("Relu", "Add", "Mul", "BatchNormalization", "Flatten", "Reshape", "Identity") and node.inputs
     ):
-        streams = [v for v in node.inputs if v is not None and graph.constant(v) is None and v.producer() is not None]
+        streams = [v for v in node.inputs if v is not None and constant(v) is None and v.producer() is not None]
         if len(streams) != 1 or len(streams[0].uses()) != 1:
             return None
         node = streams[0].producer()

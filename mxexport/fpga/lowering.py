@@ -19,6 +19,7 @@ from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.model import graph
 from mxexport.model.names import Names
+from mxexport.model.rewriting import constant
 
 OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
@@ -188,7 +189,7 @@ class Lowering:
         if len(users) != 1 or out.is_graph_output() or users[0].op_type != "Add" or users[0].domain != "":
             return out, None
         (other,) = [v for v in users[0].inputs if v is not out] or [None]
-        bias = None if other is None else graph.constant(other)
+        bias = None if other is None else constant(other)
         if bias is None:
             return out, None
         self._done.add(users[0])
@@ -297,7 +298,7 @@ class Lowering:
         streams = [v for v in node.inputs if v in self._pending]
         others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
-        if blocked is None or blocked.op_type not in PRODUCTS or graph.constant(others[0]) is None:
+        if blocked is None or blocked.op_type not in PRODUCTS or constant(others[0]) is None:
             if not streams:
                 raise Refused(_ELSEWHERE)
             raise Refused("adds a constant to what is no product; only the bias of a matrix product can be added")

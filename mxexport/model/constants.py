@@ -8,6 +8,7 @@ import onnx_ir as ir
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constant_layouts import LAYOUTS, laid_out
+from mxexport.model.rewriting import constant
 from mxexport.numbers import numerics
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
 
@@ -25,7 +26,7 @@ def constant_array(value: ir.Value | None) -> np.ndarray | None:
         ShapeError, FormatError: a node whose inputs or attributes do not fit together, by name.
         UnsupportedError: a node of ours that lacks an attribute, or one of QONNX that cannot be computed.
     """
-    known = graph.constant(value)
+    known = constant(value)
     if known is not None or value is None or (node := value.producer()) is None:
         return known
     if node.domain == DOMAIN and node.op_type in OPERATORS:

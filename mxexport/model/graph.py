@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from mxexport.errors import FormatError
 from mxexport.model.reader import read_model
+from mxexport.model.rewriting import constant, is_qonnx_quantizer
 from mxexport.model.writer import read_tensors, writable, write_model
 from mxexport.numbers.formats import GroupFormat, find_format, get_format
 from mxexport.numbers.numerics import power_of_two_exponents
@@ -113,11 +114,7 @@ def _constants_first(g: ir.Graph) -> None:
 
 def attach_standard_functions(model: ir.Model) -> None:
     """Give QONNX's own quantizers function bodies, so that plain ONNX runtimes execute them, too."""
-    nodes = [
-        node
-        for node in all_nodes(model)
-        if node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
-    ]
+    nodes = [node for node in all_nodes(model) if is_qonnx_quantizer(node)]
     if not nodes:
         return
     for node in nodes:  # a body that rounds as its node says reads the attribute
@@ -249,13 +246,6 @@ def attributes(node: ir.Node) -> dict:
 
 def is_ours(node: ir.Node | None, op_types: set[str]) -> bool:
     return node is not None and node.domain == DOMAIN and node.op_type in op_types
-
-
-def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The numpy array behind an initializer; None for anything computed at run time."""
-    if value is None or value.const_value is None:
-        return None
-    return value.const_value.numpy()
 
 
 def is_power_of_two(scale: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ from onnxscript import version_converter
 
 from mxexport.errors import UnsupportedError
 from mxexport.model import graph
+from mxexport.model.rewriting import is_qonnx_quantizer
 from mxexport.ops import DOMAIN, qonnx_general
 from mxexport.ops._body import LOWEST_OPSET
 
@@ -38,7 +39,7 @@ def opset_for_bodies(nodes: Iterable[ir.Node | onnx.NodeProto]) -> int:
     for node in nodes:
         if node.domain == DOMAIN:
             return LOWEST_OPSET
-        if node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS:
+        if is_qonnx_quantizer(node):
             lowest = qonnx_general.LOWEST_OPSET
     return lowest
 

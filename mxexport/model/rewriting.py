@@ -45,6 +45,11 @@ def is_qonnx(node: ir.Node | None) -> bool:
     return node is not None and node.domain in QONNX_DOMAINS
 
 
+def is_qonnx_quantizer(node: ir.Node | None) -> bool:
+    """One of QONNX's quantizers that has a function body here."""
+    return node is not None and node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
+
+
 def is_quantizer(node: ir.Node | None) -> bool:
     """Ours (packed weights included), QONNX's, QuantizeLinear and DequantizeLinear: what folding must never swallow."""
     return (
@@ -60,7 +65,10 @@ def is_constant(value: ir.Value | None) -> bool:
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array of an initializer nobody can override, or of a Constant node; else None."""
+    """The one meaning of constant: the array of an initializer nobody can override, or of a Constant node; else None.
+
+    An initializer that is also a graph input is only a default; `remove_constant_inputs` settles it for good.
+    """
     if value is None or value.is_graph_input():
         return None
     tensor = ir.convenience.get_const_tensor(value)

@@ -20,6 +20,16 @@ class Grid:
         """Bits of the integers, the sign included."""
         return max(self.magnitude.bit_length() + self.signed, 1 + self.signed)
 
+    def __add__(self, other: Grid) -> Grid:
+        """The grid of sums, at the finer of the two steps."""
+        lowest = min(self.exponent, other.exponent)
+        magnitude = sum(g.magnitude << (g.exponent - lowest) for g in (self, other))
+        return Grid(lowest, magnitude, self.signed or other.signed)
+
+    def __mul__(self, other: Grid) -> Grid:
+        """The grid of products."""
+        return Grid(self.exponent + other.exponent, self.magnitude * other.magnitude, self.signed or other.signed)
+
 
 def grid_of(values: np.ndarray) -> Grid:
     """The coarsest grid that holds every value of a finite float32 array."""

@@ -17,14 +17,15 @@ import onnxruntime
 
 from mxexport.errors import OptionError, ShapeError, UnsupportedError
 from mxexport.model import bodies, graph
+from mxexport.model.rewriting import is_qonnx
 from mxexport.model.writer import tensor_bytes
 from mxexport.ops import qonnx_general
 from mxexport.running import executors
+from mxexport.running.drawing import random_inputs
 
 Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
 """None or False: not at all; True: on inputs drawn with a seed; else inputs by name, in order, or one array."""
 _IN_MEMORY = 256_000_000
-_OPEN_BATCH, _OPEN_LENGTH = 2, 4
 NUMPY_TYPES = {
     ir.DataType[name]
     for name in [
@@ -45,30 +46,16 @@ NUMPY_TYPES = {
 """Element types that numpy has, too: inputs and folded constants are of these."""
 
 
-def random_inputs(model: ir.Model, seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs for a model. Open dimensions get small sizes, equal names equal sizes; integers are 0 or 1.
+def drawn_inputs(model: ir.Model) -> dict[str, np.ndarray]:
+    """Seeded inputs for a model (`drawing.random_inputs`).
 
     Raises:
         OptionError: an input whose shape or type is not known, or is no plain number.
     """
-    rng, sizes = np.random.default_rng(seed), {}
-    fed = {}
-    for value in graph_inputs(model):
-        if value.shape is None or value.dtype is None or value.dtype not in NUMPY_TYPES:
-            found = "no shape" if value.shape is None else f"type {value.dtype}"
-            raise OptionError(
-                f"verify: input {value.name!r} has {found}; give the inputs yourself: verify={{name: array}}"
-            )
-        shape = tuple(
-            d if isinstance(d, int) else sizes.setdefault(str(d), _OPEN_LENGTH if i else _OPEN_BATCH)
-            for i, d in enumerate(value.shape)
-        )
-        dtype = value.dtype.numpy()
-        if np.issubdtype(dtype, np.floating):
-            fed[value.name] = rng.standard_normal(shape).astype(dtype)
-        else:
-            fed[value.name] = rng.integers(0, 2, shape).astype(dtype)
-    return fed
+    try:
+        return random_inputs(executors.outline(model))
+    except ShapeError as error:
+        raise OptionError(f"verify: {error}; or name them: verify={{name: array}}") from None
 
 
 def graph_inputs(model: ir.Model) -> list[ir.Value]:
@@ -101,7 +88,7 @@ def execute(
         UnsupportedError: the runtime refuses the model or the inputs.
     """
     runnable = _with_bodies(model)
-    if any(_is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
+    if any(is_qonnx(node) and node.op_identifier() not in runnable.functions for node in runnable.graph):
         return _in_qonnx(runnable, inputs, outputs)
     if outputs is not None:
         values = {v.name: v for v in (*runnable.graph.inputs, *runnable.graph.initializers.values())}
@@ -142,11 +129,7 @@ def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:
     """QONNX operators without a body of ours (Trunc) are known to qonnx only."""
     model.graph.inputs[:] = graph_inputs(model)
     for node in model.graph:
-        if _is_qonnx(node) and node.op_identifier() not in model.functions:
+        if is_qonnx(node) and node.op_identifier() not in model.functions:
             node.domain = qonnx_general.DOMAIN
     proto: onnx.ModelProto = graph.to_proto(model)
     return executors.run_qonnx(proto, dict(inputs), list(outputs) if outputs is not None else None)
-
-
-def _is_qonnx(node: ir.Node) -> bool:
-    return node.domain == qonnx_general.DOMAIN or node.domain in qonnx_general.FORMER_DOMAINS

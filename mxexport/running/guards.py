@@ -14,7 +14,8 @@ import onnx
 from mxexport.errors import UnsupportedError
 from mxexport.model import qonnx_domains
 from mxexport.model.checks import all_nodes
-from mxexport.ops import DOMAIN, qonnx_general
+from mxexport.model.rewriting import is_qonnx_quantizer
+from mxexport.ops import DOMAIN
 
 _STANDARD = r"|ai\.onnx(\.ml)?"
 _QONNX = r"onnx\.brevitas|qonnx\.custom_op\.\w+"
@@ -63,8 +64,7 @@ def _objection(node: onnx.NodeProto, bodies: set[tuple[str, str]]) -> str | None
         return None
     if node.op_type == "GenericPartition":
         return "a GenericPartition names another file, which qonnx would execute; merge it into this one"
-    ours = node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
-    if (node.domain, node.op_type) in bodies and not ours:
+    if (node.domain, node.op_type) in bodies and not is_qonnx_quantizer(node):
         return f"the file brings its own body for {node.domain}.{node.op_type}, and qonnx would run another; inline it"
     return None
 

@@ -12,6 +12,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.names import free_name
+from mxexport.model.rewriting import is_qonnx_quantizer
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
 
@@ -50,8 +51,7 @@ class Uniform:
 
 
 def is_quantizer(node: ir.Node) -> bool:
-    standard = node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
-    return standard or graph.is_ours(node, graph.QUANTIZERS)
+    return is_qonnx_quantizer(node) or graph.is_ours(node, graph.QUANTIZERS)
 
 
 def read_activation(node: ir.Node) -> Uniform:

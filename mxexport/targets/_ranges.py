@@ -46,10 +46,9 @@ def _grid_after(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
     if node.op_type in _MOVES:
         return inputs[0]
     if node.op_type == "Add" and None not in inputs:
-        return _sum(*inputs)
+        return inputs[0] + inputs[1]
     if node.op_type == "Mul" and None not in inputs:
-        a, b = inputs
-        return Grid(a.exponent + b.exponent, a.magnitude * b.magnitude, a.signed or b.signed)
+        return inputs[0] * inputs[1]
     return None
 
 
@@ -67,16 +66,7 @@ def _product(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
         sums = magnitudes.sum(-2)
     product = Grid(x.exponent + w.exponent, int(np.ceil(sums.max(initial=0) * x.magnitude)))
     bias = _constant_grid(node.inputs[2]) if len(node.inputs) > 2 else None
-    return product if bias is None else _sum(product, bias)
-
-
-def _sum(a: Grid, b: Grid) -> Grid:
-    lowest = min(a.exponent, b.exponent)
-    return Grid(
-        lowest,
-        (a.magnitude << (a.exponent - lowest)) + (b.magnitude << (b.exponent - lowest)),
-        a.signed or b.signed,
-    )
+    return product if bias is None else product + bias
 
 
 def _constant_grid(value: ir.Value | None) -> Grid | None:

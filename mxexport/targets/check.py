@@ -12,6 +12,7 @@ from mxexport.fpga.lowering import read_frame
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
+from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, of_role
 from mxexport.targets.conversion import convert_model
 
@@ -175,7 +176,7 @@ def _finn(model: ir.Model) -> Iterator[Problem]:
 def _zero_points(model: ir.Model) -> Iterator[Problem]:
     for node in model.graph.all_nodes():
         if rw.is_qonnx(node) and node.op_type == "Quant":
-            zero = graph.constant(node.inputs[2])
+            zero = constant(node.inputs[2])
             if zero is not None and zero.any():
                 yield _where(node), "FINN takes zero points of 0 only; quantize symmetrically"
 

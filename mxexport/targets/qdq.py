@@ -20,6 +20,7 @@ from mxexport.errors import OptionError
 from mxexport.model import graph
 from mxexport.model.constants import evaluate_node
 from mxexport.model.opsets import raise_opset
+from mxexport.model.rewriting import constant
 from mxexport.numbers.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
 from mxexport.targets import carriers, inlining, values
@@ -236,7 +237,7 @@ def _scale_of_same_tensor(node: ir.Node) -> bool:
 
 def _stem(node: ir.Node) -> str:
     first = node.inputs[0]
-    return first.name if first is not None and first.name and graph.constant(first) is not None else node.name
+    return first.name if first is not None and first.name and constant(first) is not None else node.name
 
 
 def _note_type(model: ir.Model, dtype: ir.DataType) -> None:

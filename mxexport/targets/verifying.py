@@ -12,7 +12,7 @@ from mxexport.errors import MXExportError, ShapeError, VerificationError
 from mxexport.model.writer import tensor_bytes
 from mxexport.running import executors
 from mxexport.running.comparison import compare
-from mxexport.running.execution import Verify, execute, graph_inputs, named_inputs, random_inputs
+from mxexport.running.execution import Verify, drawn_inputs, execute, graph_inputs, named_inputs
 
 _MOST_BYTES = 256 << 20
 _MOST_BYTES_REFERENCE = 4 << 20  # onnx's evaluator takes about a thousand times as long
@@ -71,7 +71,7 @@ def _inputs(source: ir.Model, converted, verify: Verify) -> list[dict[str, np.nd
     if len(names) != len(wanted):
         raise VerificationError(f"the source has the inputs {names}, the converted model {[v.name for v in wanted]}")
     if verify is None or verify is True:
-        drawn = random_inputs(converted.model)
+        drawn = drawn_inputs(converted.model)
         return [{name: converted.on_grid(drawn[value.name]) for name, value in zip(names, wanted, strict=True)}]
     return _batches(named_inputs(source, verify), {n: v.shape for n, v in zip(names, wanted, strict=True)})
 

@@ -12,7 +12,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 
@@ -30,7 +30,7 @@ class Add:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        if any(graph.constant(v) is not None for v in node.inputs):
+        if any(constant(v) is not None for v in node.inputs):
             low.constant_behind_a_refusal(node)
             return True
         sides = [low.wide(low.stream(v), node) for v in node.inputs]

@@ -15,6 +15,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.rewriting import constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.groups import group_count
 
@@ -156,14 +157,14 @@ class Affine:
 def _parts(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray | None]:
     """The tensor, its gains and, of batch norms, its offsets. Raises Refused."""
     if node.op_type == "Mul":
-        constants = [graph.constant(v) for v in node.inputs]
+        constants = [constant(v) for v in node.inputs]
         if all(c is None for c in constants):
             raise Refused("multiplies two tensors; only constant factors are lowered")
         which = 0 if constants[0] is not None else 1
         if not np.isfinite(constants[which]).all():
             raise Refused("its factor holds NaN or Inf")
         return node.inputs[1 - which], constants[which].astype(np.float64), None
-    parts = [graph.constant(v) for v in node.inputs[1:5]]
+    parts = [constant(v) for v in node.inputs[1:5]]
     if any(p is None or not np.isfinite(p).all() for p in parts) or len(parts) < 4:
         raise Refused("its parameters are no finite constants")
     epsilon = node.attributes["epsilon"].value if "epsilon" in node.attributes else 1e-5

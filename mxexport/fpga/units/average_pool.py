@@ -13,6 +13,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers import spatial
 from mxexport.numbers.groups import group_count
 
@@ -125,7 +126,7 @@ def _check_spatial(node: ir.Node) -> None:
     rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
     axes = node.attributes["axes"].value if "axes" in node.attributes else None
     if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = graph.constant(node.inputs[1])
+        axes = constant(node.inputs[1])
     found = None if axes is None or rank is None else sorted(int(a) % rank for a in np.ravel(axes))
     if rank is None or found != list(range(2, rank)):
         raise Refused(f"it averages axes {found}; units average height and width of [batch, channels, height, width]")

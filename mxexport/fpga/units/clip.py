@@ -12,6 +12,7 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 from mxexport.numbers.fixedpoint import round_to_lsb
 
 
@@ -32,7 +33,7 @@ class Clip:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         bounds = [-np.inf, np.inf]
         for i, value in enumerate(node.inputs[1:3]):
-            if value is not None and (found := graph.constant(value)) is None:
+            if value is not None and (found := constant(value)) is None:
                 raise Refused("its bounds are no constants; expected initializers")
             bounds[i] = bounds[i] if value is None else float(found)
         if np.isnan(bounds).any() or bounds[0] > bounds[1]:

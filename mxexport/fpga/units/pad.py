@@ -12,6 +12,7 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
+from mxexport.model.rewriting import constant
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class Pad:
         x = node.inputs[0]
         source = low.wide(low.image(x, low.stream(x)), node)
         mode = node.attributes["mode"].value if "mode" in node.attributes else "constant"
-        fill = graph.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
-        amounts = graph.constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        fill = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros(1)
+        amounts = constant(node.inputs[1]) if len(node.inputs) > 1 else None
         if mode != "constant" or fill is None or np.any(fill):
             raise Refused(
                 f"it pads with {mode if fill is not None else 'a computed value'} {np.ravel(fill)}; expected zeros"

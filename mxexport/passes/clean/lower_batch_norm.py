@@ -7,7 +7,7 @@ from mxexport.model import rewriting as rw
 from mxexport.model.graph import new_initializer
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 
 _PARAMETERS = ("scale", "bias", "mean", "variance")
 

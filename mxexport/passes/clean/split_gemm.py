@@ -7,7 +7,7 @@ from mxexport.model import rewriting as rw
 from mxexport.model.graph import new_initializer
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 
 
 @approximate(ulp=64, reason="Gemm and MatMul add up float32 products in orders of their own")

@@ -18,8 +18,8 @@ from mxexport.ops import DOMAIN
 from mxexport.ops._body import LOWEST_OPSET
 from mxexport.passes.clean.fix_shapes import fix_shapes
 from mxexport.passes.driver.collector import collector_paused
-from mxexport.passes.driver.exactness import bound_of
 from mxexport.passes.driver.fixed_point import Approximation, Pass, Record, Verify, run_passes
+from mxexport.passes.exactness import bound_of
 from mxexport.running import acceptance
 
 _LOWEST_IR = 8

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model.rewriting import is_op, is_quantizer
-from mxexport.passes.driver.exactness import Bound
+from mxexport.passes.exactness import Bound
 from mxexport.running.execution import execute
 
 

@@ -16,8 +16,8 @@ from mxexport.model.outcome import Outcome
 from mxexport.ops import DOMAIN
 from mxexport.passes.driver.collector import collector_paused
 from mxexport.passes.driver.comparing import compare, same_outputs
-from mxexport.passes.driver.exactness import Bound, bound_of, name_of, runs_once
-from mxexport.running.execution import Verify, execute, named_inputs, random_inputs
+from mxexport.passes.exactness import Bound, bound_of, name_of, runs_once
+from mxexport.running.execution import Verify, drawn_inputs, execute, named_inputs
 
 Pass = Callable[[ir.Model], Outcome]
 _ROUNDS = 20
@@ -164,7 +164,7 @@ class _Checker:
         if verify is None or verify is False:
             return
         _refuse_random(model)
-        self.inputs = random_inputs(model) if verify is True else named_inputs(model, verify)
+        self.inputs = drawn_inputs(model) if verify is True else named_inputs(model, verify)
         self.outputs = execute(model, self.inputs)
 
     def remember(self, model: ir.Model) -> None:

@@ -11,20 +11,11 @@ from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.outcome import Outcome
 from mxexport.model.writer import tensor_bytes
-from mxexport.passes.clean.deduplicate_initializers import deduplicate_initializers
+from mxexport.passes.clean import TIDY
 from mxexport.passes.clean.extract_conv_bias import extract_conv_bias as _extract_conv_bias
-from mxexport.passes.clean.fold_constants import fold_constants
-from mxexport.passes.clean.fold_shapes import fold_shapes
-from mxexport.passes.clean.fold_weight_transposes import fold_weight_transposes
-from mxexport.passes.clean.infer_shapes import infer_shapes
-from mxexport.passes.clean.name_nodes import name_nodes
-from mxexport.passes.clean.remove_constant_inputs import remove_constant_inputs
-from mxexport.passes.clean.remove_dead_nodes import remove_dead_nodes
-from mxexport.passes.clean.remove_identities import remove_identities
-from mxexport.passes.clean.unify_qonnx_domains import unify_qonnx_domains
-from mxexport.passes.driver.exactness import Bound
 from mxexport.passes.driver.fixed_point import Pass, run_passes
 from mxexport.passes.driver.transforming import transformed
+from mxexport.passes.exactness import Bound
 from mxexport.running.guards import guarded_copy
 
 _PROTO_LIMIT = 1 << 31
@@ -80,26 +71,12 @@ def _small_proto(model: ir.Model) -> onnx.ModelProto:
     return graph.to_proto(model.clone())
 
 
-QONNX_CLEANUP: tuple[Pass, ...] = (
-    name_nodes,
-    unify_qonnx_domains,
-    remove_constant_inputs,
-    infer_shapes,
-    fold_constants,
-    fold_shapes,
-    remove_identities,
-    fold_weight_transposes,
-    deduplicate_initializers,
-    remove_dead_nodes,
-)
-
-
 def qonnx_cleanup(model: ModelWrapper, extract_conv_bias: bool = False) -> ModelWrapper:
     """As qonnx's `cleanup_model`, but quantizers of this domain stay, too, and the time grows with the graph only.
 
     Raises MXExportError where a pass fails or qonnx must not have the model (`qonnx_guard`); `model` stays as it is.
     """
-    passes = (*QONNX_CLEANUP, _extract_conv_bias) if extract_conv_bias else QONNX_CLEANUP
+    passes = (*TIDY, _extract_conv_bias) if extract_conv_bias else TIDY
     try:
         record = run_passes(ir.from_proto(guarded_copy(model.model, keep_bodies=True)), passes)
     except MXExportError as error:

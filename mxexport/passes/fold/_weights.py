@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import Editor
-from mxexport.model.rewriting import constant, label
+from mxexport.model.rewriting import constant, is_constant, label
 from mxexport.numbers.bits import equal_bits
 from mxexport.ops import DOMAIN, OPERATORS, GroupwiseQuant, MXFloatDequant, MXFloatQuant
 from mxexport.passes.fold.fold_weights import pack
@@ -73,7 +73,7 @@ def weight_of(value: ir.Value | None) -> Weight | None:
     if node.op_type in graph.DEQUANTIZERS:
         known = constant(node.inputs[0]) is not None and all(map(_is_stored, node.inputs[1:]))
         return _packed(node) if known else None
-    if any(v is not None and not _is_constant(v) for v in node.inputs):
+    if any(v is not None and not is_constant(v) for v in node.inputs):
         return None
     return Weight(node, node.op_type, graph.attributes(node), tuple(node.inputs[0].const_value.shape), _inputs(node))
 
@@ -82,15 +82,11 @@ def _inputs(node: ir.Node) -> tuple[ir.Value, ...]:
     return tuple(v for v in node.inputs if v is not None)
 
 
-def _is_constant(value: ir.Value) -> bool:
-    return value.const_value is not None and not value.is_graph_input()
-
-
 def _is_stored(value: ir.Value | None) -> bool:
     """A constant, or one byte per group of a constant."""
     producer = None if value is None else value.producer()
-    stored = graph.is_ours(producer, graph.STORED_SCALES) and all(map(_is_constant, producer.inputs))
-    return value is None or stored or _is_constant(value)
+    stored = graph.is_ours(producer, graph.STORED_SCALES) and all(map(is_constant, producer.inputs))
+    return value is None or stored or is_constant(value)
 
 
 def _packed(node: ir.Node) -> Weight:

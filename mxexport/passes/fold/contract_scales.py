@@ -13,7 +13,7 @@ from mxexport.model.rewriting import attribute, constant, label, static_shape
 from mxexport.numbers import groups
 from mxexport.ops import DOMAIN, VERSION, qonnx_general
 from mxexport.ops._body import LOWEST_OPSET
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 
 
 @approximate(

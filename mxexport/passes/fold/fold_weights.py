@@ -13,6 +13,7 @@ from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.names import free_name
 from mxexport.model.outcome import Outcome
+from mxexport.model.rewriting import constant
 from mxexport.numbers import groups, numerics, packing
 from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import GroupFormat
@@ -33,7 +34,7 @@ def fold_weights(model: ir.Model) -> Outcome:
     """
     outcome, scene = Outcome(), None
     for node in list(model.graph):
-        if graph.is_ours(node, graph.QUANTIZERS) and graph.constant(node.inputs[0]) is not None:
+        if graph.is_ours(node, graph.QUANTIZERS) and constant(node.inputs[0]) is not None:
             scene = scene or _Scene(model.graph)
             try:
                 outcome.changed.append(_fold(scene, node))
@@ -230,7 +231,7 @@ def _store_scale(
 
 def _settle(scene: _Scene, value: ir.Value, array: np.ndarray) -> ir.Value:
     """A constant that operators of ours compute becomes an initializer; an initializer stays."""
-    if graph.constant(value) is not None or graph.is_ours(value.producer(), graph.STORED_SCALES):
+    if constant(value) is not None or graph.is_ours(value.producer(), graph.STORED_SCALES):
         return value
     name, value.name = value.name, f"{value.name}_computed"  # the initializer takes the name
     scene.values.discard(name)

@@ -5,8 +5,7 @@ import onnx_ir as ir
 from mxexport.model import graph
 from mxexport.model.editing import Editor
 from mxexport.model.outcome import Outcome
-from mxexport.model.rewriting import constant, label
-from mxexport.ops import DOMAIN, qonnx_general
+from mxexport.model.rewriting import constant, is_qonnx_quantizer, label
 
 _OURS = graph.QUANTIZERS | graph.SCALES | graph.DEQUANTIZERS | graph.STORED_SCALES | graph.ZERO_POINTS
 _SMALL = 64
@@ -21,7 +20,7 @@ def merge_quantizers(model: ir.Model) -> Outcome:
     editor = Editor(model)
     first: dict[tuple, ir.Node] = {}
     for node in editor.nodes():
-        if not (node.domain == DOMAIN and node.op_type in _OURS) and not _is_qonnx(node):
+        if not graph.is_ours(node, _OURS) and not is_qonnx_quantizer(node):
             continue
         kept = first.setdefault(_key(node), node)
         if kept is node:
@@ -34,10 +33,6 @@ def merge_quantizers(model: ir.Model) -> Outcome:
         editor.changed(f"{node.op_type} `{label(node)}` equals `{label(kept)}`")
         editor.drop(node)
     return editor.finish()
-
-
-def _is_qonnx(node: ir.Node) -> bool:
-    return node.domain == qonnx_general.DOMAIN and node.op_type in qonnx_general.OPERATORS
 
 
 def _key(node: ir.Node) -> tuple:

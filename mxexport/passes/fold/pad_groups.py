@@ -7,7 +7,7 @@ from mxexport.model import graph
 from mxexport.model.editing import Editor, sole_user
 from mxexport.model.outcome import Outcome
 from mxexport.model.rewriting import attribute, constant, dims, is_op, label
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 from mxexport.passes.fold._layouts import again, why_not_found_anew
 from mxexport.passes.fold._weights import Weight, replace_weight, weight_of
 

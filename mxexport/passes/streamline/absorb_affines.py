@@ -8,7 +8,7 @@ from mxexport.model.editing import Editor, is_exact_factor
 from mxexport.model.outcome import Outcome
 from mxexport.numbers.formats import GroupFormat
 from mxexport.numbers.numerics import element_codes
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 from mxexport.passes.fold._weights import Weight
 from mxexport.passes.streamline._absorbing import Site, absorb, sites
 

@@ -6,7 +6,7 @@ import onnx_ir as ir
 from mxexport.model.editing import Editor, constant_operand, is_exact_factor, sole_user
 from mxexport.model.outcome import Outcome
 from mxexport.model.rewriting import is_op, label
-from mxexport.passes.driver.exactness import approximate
+from mxexport.passes.exactness import approximate
 
 
 @approximate(

@@ -10,8 +10,9 @@ from torch import Tensor
 from mxexport.errors import FormatError, ShapeError
 from mxexport.numbers.formats import E8M0_MAX, GroupFormat, check_rule, get_format, round_bias, with_group_size
 from mxexport.numbers.groups import contracted_shape
-from mxexport.numbers.scales import check_scaling, resolve_scaling
+from mxexport.numbers.scales import check_scaling
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
+from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels import exported, fused, library, operators, scales, transforms  # noqa: F401 (exported: operators)
 
 

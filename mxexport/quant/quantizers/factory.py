@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.numbers.formats import GroupFormat, get_format
-from mxexport.numbers.scales import resolve_scaling
+from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.quantizers.sources import SOURCES, ScaleSource, StaticScale, StoredScale
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mxexport.errors import FormatError
 from mxexport.numbers.formats import GroupFormat, check_rule, get_format
-from mxexport.numbers.scales import check_scaling, resolve_scaling
+from mxexport.numbers.scales import check_scaling
+from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.quantizers.factory import activation_quantizer, weight_quantizer
 from mxexport.quant.quantizers.sources import SOURCES, ScaleSource

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
 from mxexport.numbers.formats import GroupFormat, get_format
-from mxexport.numbers.scales import resolve_scaling
+from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels import operators, transforms
 from mxexport.quant.kernels.fake_quantization import Quantizer, check_input
 from mxexport.quant.quantizers.sources import DynamicScale
