@@ -8,6 +8,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport.model import graph
+from mxexport.model.editing import new_initializer
 from mxexport.numbers import bits, quantized
 from mxexport.numbers.formats import get_format
 from mxexport.ops import DOMAIN, GroupwiseQuant, MXFloatQuant
@@ -42,7 +43,7 @@ def model(
         uses = [
             (n, i) for n in made.graph.all_nodes() for i, v in enumerate(n.inputs) if v is not None and v.name == name
         ]
-        value = graph.new_initializer(made.graph, name, np.asarray(array))
+        value = new_initializer(made.graph, name, np.asarray(array))
         for node, i in uses:
             node.replace_input_with(i, value)
     return made
@@ -58,7 +59,7 @@ class Build:
 
     def const(self, array, name: str | None = None) -> ir.Value:
         self.count += 1
-        return graph.new_initializer(self.graph, name or f"c{self.count}", np.asarray(array))
+        return new_initializer(self.graph, name or f"c{self.count}", np.asarray(array))
 
     def op(self, op_type: str, *operands, name: str | None = None, domain: str = "", **attributes) -> ir.Value:
         self.count += 1

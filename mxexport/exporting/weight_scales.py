@@ -9,6 +9,7 @@ import onnx_ir as ir
 from mxexport.exporting.naming import names_in_use
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
+from mxexport.model.editing import new_initializer
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, OPERATORS
@@ -45,7 +46,7 @@ def _fold_operators(g: ir.Graph, names: Names) -> None:
                 quantizer.meta[graph.FORMAT_KEY] = "nvfp4"
         suffix = "zero_point" if node.op_type == "GroupwiseZeroPoint" else "scale"
         name = names.unique(f"{node.inputs[0].name}_{suffix}")  # a tied weight may have scales of two formats
-        node.outputs[0].replace_all_uses_with(graph.new_initializer(g, name, folded))
+        node.outputs[0].replace_all_uses_with(new_initializer(g, name, folded))
         g.remove(node, safe=True)
 
 
@@ -60,7 +61,7 @@ def _fold_searches(model: ir.Model, names: Names) -> None:
         value.name = value.name or names.unique("scale_search")
     for value, tensor in compute(model, region, list(found), {}).items():
         name = names.unique(found[value][1])
-        value.replace_all_uses_with(graph.new_initializer(model.graph, name, tensor.numpy()))
+        value.replace_all_uses_with(new_initializer(model.graph, name, tensor.numpy()))
     for node in reversed(region):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             model.graph.remove(node, safe=True)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from mxexport.model import graph
+from mxexport.model.editing import new_initializer
 from mxexport.model.names import free_name
 from mxexport.model.rewriting import constant
 
@@ -37,7 +37,7 @@ def _is_transpose(parameter: torch.Tensor, array: np.ndarray) -> bool:
 def _replace(g: ir.Graph, value: ir.Value, array: np.ndarray, name: str) -> None:
     weight = g.initializers.get(name)
     if weight is None:
-        weight = graph.new_initializer(g, name, array.T)
+        weight = new_initializer(g, name, array.T)
     users = list(value.consumers())
     transpose = ir.node("Transpose", [weight], {"perm": [1, 0]})
     transpose.outputs[0].shape, transpose.outputs[0].type = value.shape, value.type
@@ -58,4 +58,4 @@ def tell_apart(model: ir.Model) -> None:
         for i, value in enumerate(node.inputs):
             if value is not None and value.is_initializer() and value in node.inputs[:i]:
                 name = free_name(f"{value.name}_1", g.initializers)
-                node.replace_input_with(i, graph.new_initializer(g, name, constant(value).copy()))
+                node.replace_input_with(i, new_initializer(g, name, constant(value).copy()))

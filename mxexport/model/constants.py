@@ -109,16 +109,6 @@ _QONNX = {"Quant": _quant, "FloatQuant": _float_quant, "BipolarQuant": _bipolar_
 # --- standard operators ---------------------------------------------------------------------------------------
 
 
-def _constant(node: ir.Node) -> np.ndarray | None:
-    name, attribute = next(iter(node.attributes.items()), ("", None))
-    if attribute is None or attribute.is_ref() or "string" in name:
-        return None
-    if name == "value":
-        return attribute.value.numpy()
-    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-    return np.array(attribute.value, kind[name]) if name in kind else None
-
-
 def _cast(node: ir.Node) -> np.ndarray | None:
     """Casts that mean the same everywhere: to floats, and of whole numbers in range to integers."""
     array, to = constant_array(node.inputs[0]), node.attributes["to"].value if "to" in node.attributes else None
@@ -153,7 +143,6 @@ def _layout(node: ir.Node) -> np.ndarray | None:
 
 
 _STANDARD = {
-    "Constant": _constant,
     "Cast": _cast,
     "Mul": _mul,
 } | dict.fromkeys(LAYOUTS, _layout)

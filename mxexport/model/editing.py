@@ -1,19 +1,97 @@
-"""What fold and streamline passes share: reading constants, making values and nodes, reporting."""
+"""The one place that edits graphs, for passes, targets and the exporter: new values and nodes, and what takes their
+place. `Editor` does so with names and a report, for a whole pass."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.model.graph import new_initializer
 from mxexport.model.names import free_name
 from mxexport.model.outcome import Outcome
 from mxexport.model.rewriting import constant, label, value_names
 
 _SMALLEST, _LARGEST = np.float32(2.0**-126), np.float32(2.0**126)
+
+
+def new_initializer(
+    g: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol, dtype: ir.DataType | None = None
+) -> ir.Value:
+    """A new initializer; `name` must be free. `dtype`: what an array holds, where that is no type of numpy's."""
+    in_numpy = isinstance(data, np.ndarray | np.generic)
+    tensor = ir.tensor(np.asarray(data, order="C"), dtype=dtype) if in_numpy else data
+    tensor.name = name
+    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    g.register_initializer(value)
+    return value
+
+
+def add_initializer(
+    g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None, taken: Container[str] = ()
+) -> ir.Value:
+    """An initializer of `array` under `name`, or `name_1`, … where that is among `taken` or another tensor has it; one
+    that is there with the same bits serves again."""
+    tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype)
+    candidate, count = name, 1
+    while candidate in g.initializers or candidate in taken:
+        known = g.initializers.get(candidate)
+        if known is not None and not known.is_graph_input() and _same_bits(known.const_value, tensor):
+            return known
+        candidate, count = f"{name}_{count}", count + 1
+    return new_initializer(g, candidate, tensor)
+
+
+def _same_bits(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:
+    return a is not None and a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape) and a.tobytes() == b.tobytes()
+
+
+def make_node(
+    op_type: str, inputs: list, name: str, output: str, like: ir.Value | None = None, **attributes
+) -> ir.Node:
+    """A standard node with one output called `output`, of the type and shape of `like`."""
+    node = ir.node(op_type, inputs, attributes, name=name)
+    node.outputs[0].name = output
+    if like is not None:
+        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
+    return node
+
+
+def why_not_bypass(old: ir.Value, new: ir.Value) -> str | None:
+    """Why uses of `old` cannot simply become uses of `new`; None when they can.
+
+    A graph output keeps its name, so the value that takes its place must be free to be renamed: made by a node of
+    the same graph and not an output itself.
+    """
+    if not old.is_graph_output():
+        return None
+    if new.producer() is None or new.producer().graph is not old.graph:
+        return f"it makes the graph output {old.name!r} from an input, an initializer or an outer graph's tensor"
+    if new.is_graph_output():
+        return f"it makes a second graph output, {old.name!r}, of the graph output {new.name!r}"
+    return None
+
+
+def bypass(old: ir.Value, new: ir.Value) -> None:
+    """Let every user of `old` take `new`; a graph output keeps its name. Ask `why_not_bypass` first."""
+    name, output = old.name, old.is_graph_output()
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    if output:
+        old.name = f"{name}_bypassed"
+        new.name = name
+
+
+def replace_output(old: ir.Value, new: ir.Value) -> None:
+    """`new`, fresh from a node made by a pass, takes the name, type, shape and users of `old`."""
+    new.shape, new.type = old.shape or new.shape, old.type or new.type
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    new.name, old.name = old.name, f"{old.name}_replaced"
+
+
+def add_constant(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """A new initializer, under `name` or that name numbered; every caller gets its own."""
+    return new_initializer(g, free_name(name, g.initializers), array)
 
 
 class Editor:

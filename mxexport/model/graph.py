@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from mxexport.errors import FormatError
+from mxexport.model.editing import add_initializer
 from mxexport.model.reader import read_model
 from mxexport.model.rewriting import constant, is_qonnx_quantizer
 from mxexport.model.writer import read_tensors, writable, write_model
@@ -202,37 +203,6 @@ def _zero_point(model: ir.Model, node: ir.Node) -> ir.Value:
         made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     nothing.outputs[0].shape, product.outputs[0].shape = ir.Shape([]), scale.shape
     return product.outputs[0]
-
-
-def new_initializer(
-    g: ir.Graph, name: str, data: np.ndarray | ir.TensorProtocol, dtype: ir.DataType | None = None
-) -> ir.Value:
-    """A new initializer; `name` must be free. `dtype`: what an array holds, where that is no type of numpy's."""
-    in_numpy = isinstance(data, np.ndarray | np.generic)
-    tensor = ir.tensor(np.asarray(data, order="C"), dtype=dtype) if in_numpy else data
-    tensor.name = name
-    value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
-    g.register_initializer(value)
-    return value
-
-
-def add_initializer(
-    g: ir.Graph, name: str, array: np.ndarray, dtype: ir.DataType | None = None, taken: Container[str] = ()
-) -> ir.Value:
-    """An initializer of `array` under `name`, or `name_1`, … where that is among `taken` or another tensor has it; one
-    that is there with the same bits serves again."""
-    tensor = ir.tensor(np.asarray(array, order="C"), dtype=dtype)
-    candidate, count = name, 1
-    while candidate in g.initializers or candidate in taken:
-        known = g.initializers.get(candidate)
-        if known is not None and not known.is_graph_input() and _same_bits(known.const_value, tensor):
-            return known
-        candidate, count = f"{name}_{count}", count + 1
-    return new_initializer(g, candidate, tensor)
-
-
-def _same_bits(a: ir.TensorProtocol | None, b: ir.TensorProtocol) -> bool:
-    return a is not None and a.dtype == b.dtype and tuple(a.shape) == tuple(b.shape) and a.tobytes() == b.tobytes()
 
 
 def attributes(node: ir.Node) -> dict:

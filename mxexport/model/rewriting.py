@@ -71,8 +71,21 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     """
     if value is None or value.is_graph_input():
         return None
-    tensor = ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    node = value.producer()
+    if node is None:
+        return None if value.const_value is None else value.const_value.numpy()
+    return _of_constant_node(node) if is_op(node, "Constant") else None
+
+
+def _of_constant_node(node: ir.Node) -> np.ndarray | None:
+    """What onnx-ir's `get_const_tensor` gives, without its writing names into the file's tensors."""
+    name, found = next(iter(node.attributes.items()), ("", None))
+    if found is None or found.is_ref() or "string" in name:
+        return None
+    if name == "value":
+        return found.value.numpy()
+    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    return np.array(found.value, kind[name]) if name in kind else None
 
 
 def dims(value: ir.Value) -> list[int | None] | None:
@@ -99,50 +112,13 @@ def attribute(node: ir.Node, name: str, default=None):
 def value_names(model: ir.Model) -> Iterator[str]:
     """The name of every value outside functions."""
     for graph in model.graphs():
-        for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph)):
-            yield from (value.name for value in values)
+        yield from values_of(graph)
 
 
-def make_node(
-    op_type: str, inputs: list, name: str, output: str, like: ir.Value | None = None, **attributes
-) -> ir.Node:
-    """A standard node with one output called `output`, of the type and shape of `like`."""
-    node = ir.node(op_type, inputs, attributes, name=name)
-    node.outputs[0].name = output
-    if like is not None:
-        node.outputs[0].shape, node.outputs[0].type = like.shape, like.type
-    return node
-
-
-def why_not_bypass(old: ir.Value, new: ir.Value) -> str | None:
-    """Why uses of `old` cannot simply become uses of `new`; None when they can.
-
-    A graph output keeps its name, so the value that takes its place must be free to be renamed: made by a node of
-    the same graph and not an output itself.
-    """
-    if not old.is_graph_output():
-        return None
-    if new.producer() is None or new.producer().graph is not old.graph:
-        return f"it makes the graph output {old.name!r} from an input, an initializer or an outer graph's tensor"
-    if new.is_graph_output():
-        return f"it makes a second graph output, {old.name!r}, of the graph output {new.name!r}"
-    return None
-
-
-def bypass(old: ir.Value, new: ir.Value) -> None:
-    """Let every user of `old` take `new`; a graph output keeps its name. Ask `why_not_bypass` first."""
-    name, output = old.name, old.is_graph_output()
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    if output:
-        old.name = f"{name}_bypassed"
-        new.name = name
-
-
-def replace_output(old: ir.Value, new: ir.Value) -> None:
-    """`new`, fresh from a node made by a pass, takes the name, type, shape and users of `old`."""
-    new.shape, new.type = old.shape or new.shape, old.type or new.type
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}_replaced"
+def values_of(graph: ir.Graph) -> Iterator[str]:
+    """The names of the values of one graph."""
+    for values in (graph.inputs, graph.initializers.values(), *(node.outputs for node in graph)):
+        yield from (value.name for value in values)
 
 
 def label(node: ir.Node) -> str:

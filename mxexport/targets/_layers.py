@@ -12,14 +12,19 @@ from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constant_layouts import LAYOUTS, laid_out
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import add_constant
+from mxexport.model.names import Names
 from mxexport.model.opsets import raise_opset
+from mxexport.model.rewriting import attribute, values_of
 from mxexport.numbers import groups
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
+from mxexport.passes.clean.extract_conv_bias import extract
 from mxexport.passes.clean.fold_constants import fold_constants
 from mxexport.passes.clean.name_nodes import name_nodes
+from mxexport.passes.clean.remove_constant_inputs import remove_constant_inputs
+from mxexport.passes.clean.split_gemm import split
 from mxexport.targets import values
-from mxexport.targets._quantizers import add_constant
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ def prepare(model: ir.Model, batch: int | None) -> None:
     a batch. Raises UnsupportedError for an opset that cannot be raised."""
     raise_opset(model, qonnx_general.LOWEST_OPSET)
     name_nodes(model)
+    remove_constant_inputs(model)  # a project is made of the weights that are there
     graph.drop_zero_points(model)
     fold_constants(model)  # what finds the scale of a weight, in files that are not clean
     _fix_batch(model, batch)
@@ -88,40 +94,15 @@ def check_finite(array: np.ndarray, what: str) -> None:
 
 def open_gemm(node: ir.Node) -> ir.Node:
     """Gemm(x, W, b) -> Add(MatMul(x, W'), b); gives the MatMul. Raises UnsupportedError for other Gemms."""
-    a = {name: node.attributes[name].value if name in node.attributes else default for name, default in _GEMM.items()}
-    if a["alpha"] != 1 or a["beta"] != 1 or a["transA"]:
-        found = f"alpha={a['alpha']}, beta={a['beta']}, transA={a['transA']}"
+    a = {name: attribute(node, name, default) for name, default in _GEMM.items()}
+    if a != _GEMM:
+        found = ", ".join(f"{name}={value}" for name, value in a.items())
         way_out = "multiply alpha into the weight and beta into the bias, and transpose the input beforehand"
         raise UnsupportedError(f"it is a Gemm with {found}, expected 1, 1, 0; {way_out}")
-    g, x, weight = node.graph, *node.inputs[:2]
-    if a["transB"]:
-        turn = ir.node("Transpose", [weight], {"perm": [1, 0]}, name=f"{node.name}_weight")
-        turn.outputs[0].name = turn.name
-        g.insert_before(node, turn)
-        weight = turn.outputs[0]
-    product = ir.node("MatMul", [x, weight], name=node.name)
-    g.insert_before(node, product)
-    out, made = node.outputs[0], product.outputs[0]
-    made.shape, made.type = out.shape, out.type
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
-    if bias is not None:
-        addition = ir.node("Add", [made, bias], name=f"{node.name}_bias")
-        g.insert_before(node, addition)
-        made.name, made = f"{node.name}_product", addition.outputs[0]
-    replace_value(out, made)
-    g.remove(node, safe=True)
-    return product
+    return split(node, Names(values_of(node.graph)))
 
 
-_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}
-
-
-def replace_value(old: ir.Value, new: ir.Value) -> None:
-    """Use `new` wherever `old` was used, graph outputs included, under the name of `old`."""
-    new.shape, new.type = old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    name, old.name = old.name, f"{old.name}_replaced"
-    new.name = name
+_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0}
 
 
 def weight_parts(value: ir.Value) -> Parts | None:
@@ -159,20 +140,10 @@ def _standard_parts(node: ir.Node) -> Parts | None:
     return Parts(codes.astype(np.int64), steps, np.zeros(values.shape, np.int64))
 
 
-def extract_conv_bias(node: ir.Node) -> None:
-    """Conv(x, W, b) -> Add(Conv(x, W), b [1, O, 1, ...])."""
-    bias = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
-    if bias is None:
-        return
-    g, out = node.graph, node.outputs[0]
-    addition = ir.node("Add", [out, out], name=f"{node.name}_bias")
-    g.insert_after(node, addition)
-    replace_value(out, addition.outputs[0])
-    shape = (1, -1, *[1] * (constant_array(node.inputs[1]).ndim - 2))
-    addition.replace_input_with(0, out)
-    addition.replace_input_with(1, add_constant(g, f"{node.name}_bias_value", bias.reshape(shape)))
-    out.name = f"{node.name}_product"
-    node.resize_inputs(2)
+def take_out_bias(node: ir.Node) -> None:
+    """Conv(x, W, b) -> Add(Conv(x, W), b [O, 1, ...])."""
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        extract(node, constant_array(node.inputs[1]).ndim - 2, Names(values_of(node.graph)))
 
 
 def store_constants(model: ir.Model, op_types: set[str]) -> None:

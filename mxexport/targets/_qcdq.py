@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import new_initializer
 from mxexport.model.names import free_name
 from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets import from_qdq
@@ -68,5 +68,5 @@ def _store(node: ir.Node) -> bool:
     out = node.outputs[0]
     values = codes.astype(np.float32) * scale.reshape(scale.shape if scale.size > 1 else ())
     name = free_name(out.name, node.graph.initializers)
-    ir.convenience.replace_all_uses_with(out, graph.new_initializer(node.graph, name, values))
+    ir.convenience.replace_all_uses_with(out, new_initializer(node.graph, name, values))
     return True

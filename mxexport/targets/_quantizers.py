@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.model.names import free_name
+from mxexport.model.editing import add_constant
 from mxexport.model.rewriting import is_qonnx_quantizer
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
@@ -117,11 +117,6 @@ def _read_standard(node: ir.Node, scale: np.float32) -> Uniform:
     if (mode := qonnx_general.rounding_mode_of(node)) != "ROUND":
         raise UnsupportedError(f"its rounding mode is {mode}, expected ROUND (ties to even); train the model with that")
     return Uniform(scale, int(bits.flat[0]), bool(a.get("signed", 1)), bool(a.get("narrow", 0)))
-
-
-def add_constant(g: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """A new initializer, float32 unless the array says otherwise; every node gets its own."""
-    return graph.new_initializer(g, free_name(name, g.initializers), array)
 
 
 def add_quant(

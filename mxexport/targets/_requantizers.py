@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from mxexport.model.editing import replace_output
 from mxexport.ops import qonnx_general
-from mxexport.targets._layers import replace_value
 from mxexport.targets._quantizers import Uniform, is_quantizer, read_activation
 
 MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
@@ -28,7 +28,7 @@ def merge_requantizer(node: ir.Node) -> None:
         return
     before, after = read_activation(first), read_activation(node)
     if _has_all(after, before) and not (node.inputs[0].is_graph_input() or node.outputs[0].is_graph_output()):
-        replace_value(node.outputs[0], node.inputs[0])
+        replace_output(node.outputs[0], node.inputs[0])
         node.graph.remove(node, safe=True)
     elif after.signed and not before.signed and after.bits > 1:
         node.attributes["signed"], node.attributes["narrow"] = (ir.AttrInt64(n, 0) for n in ("signed", "narrow"))

@@ -6,8 +6,8 @@ import onnx_ir as ir
 
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import replace_output
 from mxexport.ops import qonnx_general
-from mxexport.targets._layers import replace_value
 from mxexport.targets._quantizers import Uniform, is_quantizer, read_activation
 
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
@@ -29,7 +29,7 @@ def replace_trunc(node: ir.Node, tool: str) -> None:
     if why:
         way_out = "end the model before the pooling it belongs to, or pool with MaxPool"
         raise UnsupportedError(f"it is a Trunc that {why}; {tool} takes one only where it drops nothing; {way_out}")
-    replace_value(node.outputs[0], node.inputs[0])
+    replace_output(node.outputs[0], node.inputs[0])
     node.graph.remove(node, safe=True)
 
 

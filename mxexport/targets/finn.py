@@ -19,28 +19,15 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass, RemoveUnusedOpsetsPass,
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import add_constant, replace_output
 from mxexport.model.opsets import lower_opset
 from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.targets import finn_steps
 from mxexport.targets._kernels import without_groups
-from mxexport.targets._layers import (
-    constant_weight,
-    extract_conv_bias,
-    open_gemm,
-    replace_value,
-    store_constants,
-    weight_parts,
-)
+from mxexport.targets._layers import constant_weight, open_gemm, store_constants, take_out_bias, weight_parts
 from mxexport.targets._qcdq import explain, with_our_quantizers
-from mxexport.targets._quantizers import (
-    Uniform,
-    add_constant,
-    add_quant,
-    check_reproduced,
-    is_quantizer,
-    read_activation,
-)
+from mxexport.targets._quantizers import Uniform, add_quant, check_reproduced, is_quantizer, read_activation
 from mxexport.targets._ranges import PRODUCTS
 from mxexport.targets._requantizers import MOVERS, merge_requantizer
 from mxexport.targets._trunc import replace_trunc
@@ -168,7 +155,7 @@ def _replace_activation(node: ir.Node) -> None:
     if before is not None and before.domain == "" and before.op_type == "Relu" and found.signed:
         found = Uniform(found.scale, found.bits - 1, False, False)  # the same codes: none is negative
     made = add_quant(node, node.inputs[0], node.name, found.scale, found.bits, found.signed, found.narrow)
-    replace_value(node.outputs[0], made)
+    replace_output(node.outputs[0], made)
     node.graph.remove(node, safe=True)
 
 
@@ -202,7 +189,7 @@ def _swap(mover: ir.Node, node: ir.Node) -> None:
     x, moved, out = mover.inputs[0], mover.outputs[0], node.outputs[0]
     g.remove(node)
     g.insert_before(mover, node)
-    replace_value(out, moved)
+    replace_output(out, moved)
     node.replace_input_with(0, x)
     mover.replace_input_with(0, out)
     out.name, out.shape, out.type = f"{moved.name}_codes", x.shape, x.type
@@ -214,7 +201,7 @@ def _replace_weight(node: ir.Node, most: int, notes: list) -> None:
     name = node.name
     constant_weight(node, "FINN")
     if node.op_type == "Conv":
-        extract_conv_bias(node)
+        take_out_bias(node)
     node = open_gemm(node) if node.op_type == "Gemm" else node
     steps, bits, how = _channel_steps(node)
     if bits > most:

@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from mxexport.errors import FormatError, ShapeError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import add_initializer
 from mxexport.model.opsets import raise_opset
 from mxexport.numbers import groups
 from mxexport.numbers.bits import equal_bits
@@ -117,7 +118,7 @@ def _weight(node: ir.Node, codes: np.ndarray, g: ir.Graph):
     where = {"axis": axis, "group_size": grouping.group_size}
     for op_type, of_element in _of_element(node, _named_element(node), dtype, elements):
         if _gives_itself(op_type, arrays, where | of_element):
-            inputs = [graph.add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
+            inputs = [add_initializer(g, n, a) for n, a in zip(names, arrays, strict=False)]
             return op_type, inputs, where | of_element
     raise _Declined("quantizing its values anew gives other bits")
 
@@ -169,7 +170,7 @@ def _convert_table(node: ir.Node, model: ir.Model) -> str | None:
     if not _gives_itself("MXFloatQuant", [weight, scale], attributes):
         return None
     stem = node.name.removesuffix("_quant")
-    inputs = [graph.add_initializer(model.graph, n, a) for n, a in ((stem, weight), (f"{stem}_scale", scale))]
+    inputs = [add_initializer(model.graph, n, a) for n, a in ((stem, weight), (f"{stem}_scale", scale))]
     return _put(node, node, "MXFloatQuant", inputs, attributes, model)
 
 
@@ -195,7 +196,7 @@ def _activation(node: ir.Node, codes: None, g: ir.Graph):
     where = {"axis": here.axis, "group_size": here.group_size}
     scale = here.scale
     if isinstance(scale, np.ndarray):
-        scale = graph.add_initializer(g, f"{node.name or node.outputs[0].name}_scale", scale)
+        scale = add_initializer(g, f"{node.name or node.outputs[0].name}_scale", scale)
     if dtype in carriers.FLOAT_ELEMENTS:
         if source.attributes.get_int("saturate", 1) != 1 or clip is not None:
             raise _Declined("it does not saturate (saturate=0), or a Clip stands before it")

@@ -16,21 +16,14 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedO
 from mxexport.errors import OptionError, UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import replace_output
 from mxexport.model.names import Names
 from mxexport.model.rewriting import SHAPE_OPERATORS
 from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets._kernels import without_dilations, without_groups
-from mxexport.targets._layers import (
-    Parts,
-    check_finite,
-    constant_weight,
-    open_gemm,
-    replace_value,
-    store_constants,
-    weight_parts,
-)
+from mxexport.targets._layers import Parts, check_finite, constant_weight, open_gemm, store_constants, weight_parts
 from mxexport.targets._qcdq import explain, with_our_quantizers
 from mxexport.targets._quantizers import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._ranges import FLOAT32_BITS, PRODUCTS, grids
@@ -149,7 +142,7 @@ def _replace_activations(model: ir.Model) -> list[tuple[str, str]]:
             problems.append((node.name, why))
             continue
         made = add_quant(node, node.inputs[0], node.name, found.scale, found.bits, found.signed, found.narrow)
-        replace_value(node.outputs[0], made)
+        replace_output(node.outputs[0], made)
         model.graph.remove(node, safe=True)
     return problems
 
@@ -211,7 +204,7 @@ def _split_groups(node: ir.Node, parts: Parts) -> int:
         term = _insert(node, "MatMul", [node.inputs[0], weight], f"{name}_product")
         term = _insert(node, "Mul", [term, scale], f"{name}_scaled")
         total = term if total is None else _insert(node, "Add", [total, term], f"{name}_sum")
-    replace_value(node.outputs[0], total)
+    replace_output(node.outputs[0], total)
     node.graph.remove(node, safe=True)
     return len(exponents)
 

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import add_constant, replace_output
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
-from mxexport.targets._layers import replace_value
-from mxexport.targets._quantizers import add_constant, add_quant
+from mxexport.targets._quantizers import add_quant
 from mxexport.targets._ranges import grids
 
 _NOTHING = {"Identity", "Dropout"}
@@ -26,7 +26,7 @@ def simplify(node: ir.Node) -> None:
     if node.domain != "":
         return
     if node.op_type in _NOTHING and not any(value.is_graph_output() for value in node.outputs):
-        replace_value(node.outputs[0], node.inputs[0]) if node.inputs[0].producer() else _pass_on(node)
+        replace_output(node.outputs[0], node.inputs[0]) if node.inputs[0].producer() else _pass_on(node)
         node.graph.remove(node, safe=True)
     elif node.op_type in {"Add", "Mul"}:
         _simplify_sum(node)
@@ -92,7 +92,7 @@ def declare_types(model: ir.Model) -> list[tuple[str, str]]:
         scale = np.ldexp(np.float32(1), grid.exponent)
         made = add_quant(following, value, f"{node.name}_type", scale, grid.bits, grid.signed, False)
         quant = made.producer()
-        replace_value(value, made)
+        replace_output(value, made)
         quant.replace_input_with(0, value)
     return problems
 

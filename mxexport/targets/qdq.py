@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from mxexport.errors import OptionError
 from mxexport.model import graph
 from mxexport.model.constants import evaluate_node
+from mxexport.model.editing import add_initializer
 from mxexport.model.opsets import raise_opset
 from mxexport.model.rewriting import constant
 from mxexport.numbers.numerics import int_range
@@ -106,9 +107,9 @@ def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model,
     _note_type(model, dtype)
     g = model.graph
     scale, scale_note = _scale(g, model, codes, stem, native)
-    inputs = [graph.add_initializer(g, f"{stem}_codes", typed, dtype), scale]
+    inputs = [add_initializer(g, f"{stem}_codes", typed, dtype), scale]
     if zero and zero[0] is not None:
-        inputs.append(graph.add_initializer(g, f"{stem}_zeros", zero[0].reshape(_scale_shape(codes)), dtype))
+        inputs.append(add_initializer(g, f"{stem}_zeros", zero[0].reshape(_scale_shape(codes)), dtype))
     attributes = (
         {"axis": codes.axis, "block_size": codes.group_size} if codes.value.ndim != 1 or codes.scale.size != 1 else {}
     )
@@ -141,9 +142,9 @@ def _scale(g, model, codes, stem, native) -> tuple[ir.Value, str]:
     if typed is None:
         powers = graph.is_power_of_two(codes.scale)
         note = "; scales below 2**-127 stay float32" if native and powers else ""
-        return graph.add_initializer(g, f"{stem}_scales", codes.scale.reshape(_scale_shape(codes))), note
+        return add_initializer(g, f"{stem}_scales", codes.scale.reshape(_scale_shape(codes))), note
     _note_type(model, _T.FLOAT8E8M0)
-    return graph.add_initializer(g, f"{stem}_scales", typed.reshape(_scale_shape(codes)), _T.FLOAT8E8M0), ""
+    return add_initializer(g, f"{stem}_scales", typed.reshape(_scale_shape(codes)), _T.FLOAT8E8M0), ""
 
 
 def _scale_shape(codes: values.ConstantCodes) -> tuple[int, ...]:
@@ -157,17 +158,15 @@ def _table_or_floats(node: ir.Node, codes: values.ConstantCodes, model: ir.Model
     g = model.graph
     if not codes.exact or codes.zero_point is not None or bits.size > 256:
         node.outputs[0].name, kept = f"{node.outputs[0].name}.replaced", node.outputs[0].name
-        _substitute(node, graph.add_initializer(g, kept, codes.value))
+        _substitute(node, add_initializer(g, kept, codes.value))
         return f"{name} stored as float32 values: no element codes give the same bits"
     index = np.searchsorted(bits, np.ascontiguousarray(codes.elements).view(np.uint32)).astype(np.uint8)
     positions = np.arange(codes.value.shape[codes.axis], dtype=np.int64) // codes.group_size
-    cast = ir.node(
-        "Cast", [graph.add_initializer(g, f"{stem}_codes", index)], {"to": _T.INT32}, name=f"{node.name}/Cast"
-    )
-    table = graph.add_initializer(g, f"{stem}_table", bits.view(np.float32))
+    cast = ir.node("Cast", [add_initializer(g, f"{stem}_codes", index)], {"to": _T.INT32}, name=f"{node.name}/Cast")
+    table = add_initializer(g, f"{stem}_table", bits.view(np.float32))
     look_up = ir.node("Gather", [table, cast.outputs[0]], {"axis": 0}, name=f"{node.name}/Gather")
-    scale = graph.add_initializer(g, f"{stem}_scales", codes.scale)
-    where = graph.add_initializer(g, f"{stem}_groups", positions)
+    scale = add_initializer(g, f"{stem}_scales", codes.scale)
+    where = add_initializer(g, f"{stem}_groups", positions)
     expand = ir.node("Gather", [scale, where], {"axis": codes.axis}, name=f"{node.name}/Gather_1")
     product = ir.node("Mul", [look_up.outputs[0], expand.outputs[0]], name=node.name)
     _replace(node, [cast, look_up, expand, product])
@@ -188,9 +187,7 @@ def _convert_activation(node: ir.Node, model: ir.Model, native: int | None, name
     made = [ir.node("QuantizeLinear", [x, scale], where | {"output_dtype": dtype}, name=f"{node.name}/QuantizeLinear")]
     if integer and (limits := int_range(a["bit_width"], a["signed"], a["narrow"])) != carriers.type_range(dtype):
         ends = [
-            graph.add_initializer(
-                model.graph, f"{dtype.name.lower()}_{v}".replace("-", "minus_"), np.array(v, dtype.numpy())
-            )
+            add_initializer(model.graph, f"{dtype.name.lower()}_{v}".replace("-", "minus_"), np.array(v, dtype.numpy()))
             for v in limits
         ]
         made.append(ir.node("Clip", [made[-1].outputs[0], *ends], name=f"{node.name}/Clip"))
@@ -265,7 +262,7 @@ def _fold_constants(model: ir.Model) -> None:
         results = evaluate_node(node)
         for output, array in zip(node.outputs, results or (), strict=False):
             name, output.name = output.name, f"{output.name}.folded"
-            made = graph.add_initializer(model.graph, name, array)
+            made = add_initializer(model.graph, name, array)
             ir.convenience.replace_all_uses_with(output, made, replace_graph_outputs=True)
         if results is not None:
             node.graph.remove(node, safe=True)

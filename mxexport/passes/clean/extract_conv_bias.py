@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import new_initializer
+from mxexport.model.editing import make_node, new_initializer
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
 from mxexport.passes.exactness import approximate
@@ -17,7 +17,7 @@ def extract_conv_bias(model: ir.Model) -> Outcome:
     b' is b with one dimension per spatial axis; a quantized b is reshaped at run time.
     """
     outcome, names = Outcome(), None
-    for graph, node in rw.nodes(model):
+    for _, node in rw.nodes(model):
         if not rw.is_op(node, "Conv", "ConvTranspose") or len(node.inputs) < 3 or node.inputs[2] is None:
             continue
         width = rw.rank(node.inputs[1]) or rw.rank(node.inputs[0])
@@ -27,20 +27,21 @@ def extract_conv_bias(model: ir.Model) -> Outcome:
             )
             continue
         names = names or Names(rw.value_names(model))
-        _extract(graph, node, width - 2, names)
+        extract(node, width - 2, names)
         outcome.changed.append(f"{rw.label(node)}: bias of {node.op_type} as an Add of its own")
     return outcome
 
 
-def _extract(graph: ir.Graph, node: ir.Node, spatial: int, names: Names) -> None:
-    base, y, bias = node.name or node.outputs[0].name, node.outputs[0], node.inputs[2]
+def extract(node: ir.Node, spatial: int, names: Names) -> None:
+    """The bias of one Conv whose kernel has `spatial` spatial axes."""
+    graph, base, y, bias = node.graph, node.name or node.outputs[0].name, node.outputs[0], node.inputs[2]
     shape = (-1, *(1,) * spatial)
     known = rw.constant(bias)
     if known is not None:
         per_channel = new_initializer(graph, names.unique(f"{bias.name}_per_channel"), known.reshape(shape))
     else:  # a quantized bias
         target = new_initializer(graph, names.unique(f"{base}.bias_shape"), np.array(shape, np.int64))
-        reshape = rw.make_node(
+        reshape = make_node(
             "Reshape", [bias, target], names.unique(f"{base}.bias"), names.unique(f"{base}.bias_reshaped")
         )
         graph.insert_before(node, reshape)
@@ -48,7 +49,7 @@ def _extract(graph: ir.Graph, node: ir.Node, spatial: int, names: Names) -> None
     node.replace_input_with(2, None)
     node.resize_inputs(2)
     name = names.unique(f"{base}.bias_add")
-    add = rw.make_node("Add", [y, per_channel], name, name, y)
+    add = make_node("Add", [y, per_channel], name, name, y)
     graph.insert_after(node, add)
     _take_over(y, add)
 

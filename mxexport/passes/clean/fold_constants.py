@@ -6,7 +6,8 @@ import onnx_ir as ir
 import onnxruntime
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import is_ours, new_initializer
+from mxexport.model.editing import new_initializer
+from mxexport.model.graph import is_ours
 from mxexport.model.outcome import Outcome
 from mxexport.ops import DOMAIN, VERSION, functions_for
 from mxexport.running import executors

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import new_initializer
+from mxexport.model.editing import new_initializer
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
 

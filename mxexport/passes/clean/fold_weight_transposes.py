@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import QUANTIZERS, is_ours, new_initializer
+from mxexport.model.editing import new_initializer
+from mxexport.model.graph import QUANTIZERS, is_ours
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
 from mxexport.numbers import groups

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import new_initializer
+from mxexport.model.editing import make_node, new_initializer, replace_output
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
 from mxexport.passes.exactness import approximate
@@ -66,9 +66,9 @@ def _lower(graph: ir.Graph, node: ir.Node, names: Names) -> None:
         for name, array in (("factor", factor), ("offset", offset))
     ]
     scaled = names.unique(f"{base}.scaled")
-    mul = rw.make_node("Mul", [x, constants[0]], base, scaled, y)
+    mul = make_node("Mul", [x, constants[0]], base, scaled, y)
     shifted = names.unique(f"{base}.shifted")
-    add = rw.make_node("Add", [mul.outputs[0], constants[1]], shifted, shifted, y)
+    add = make_node("Add", [mul.outputs[0], constants[1]], shifted, shifted, y)
     graph.insert_before(node, [mul, add])
-    rw.replace_output(y, add.outputs[0])
+    replace_output(y, add.outputs[0])
     graph.remove(node, safe=True)

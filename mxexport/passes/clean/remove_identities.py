@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
+from mxexport.model.editing import bypass, why_not_bypass
 from mxexport.model.outcome import Outcome
 
 
@@ -24,12 +25,12 @@ def remove_identities(model: ir.Model) -> Outcome:
             if reason:
                 outcome.declined.append((rw.label(node), reason))
             continue
-        reason = _extra_outputs_used(node) or rw.why_not_bypass(node.outputs[0], source)
+        reason = _extra_outputs_used(node) or why_not_bypass(node.outputs[0], source)
         if reason:
             outcome.declined.append((rw.label(node), reason))
             continue
         _keep_better_shape(source, node.outputs[0])
-        rw.bypass(node.outputs[0], source)
+        bypass(node.outputs[0], source)
         graph.remove(node, safe=True)
         outcome.changed.append(f"{rw.label(node)}: {node.op_type} that changes nothing")
     return outcome

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import rewriting as rw
-from mxexport.model.graph import new_initializer
+from mxexport.model.editing import make_node, new_initializer, replace_output
 from mxexport.model.names import Names
 from mxexport.model.outcome import Outcome
 from mxexport.passes.exactness import approximate
@@ -18,7 +18,7 @@ def split_gemm(model: ir.Model) -> Outcome:
     them into constants.
     """
     outcome, names = Outcome(), None
-    for graph, node in rw.nodes(model):
+    for _, node in rw.nodes(model):
         if not rw.is_op(node, "Gemm"):
             continue
         reason = _why_not(node)
@@ -26,7 +26,7 @@ def split_gemm(model: ir.Model) -> Outcome:
             outcome.declined.append((rw.label(node), reason))
             continue
         names = names or Names(rw.value_names(model))
-        _split(graph, node, names)
+        split(node, names)
         outcome.changed.append(f"{rw.label(node)}: Gemm split into MatMul and Add")
     return outcome
 
@@ -46,14 +46,15 @@ def _why_not(node: ir.Node) -> str | None:
     return None
 
 
-def _split(graph: ir.Graph, node: ir.Node, names: Names) -> None:
-    base, y = node.name or node.outputs[0].name, node.outputs[0]
+def split(node: ir.Node, names: Names) -> ir.Node:
+    """One Gemm; gives the MatMul."""
+    graph, base, y = node.graph, node.name or node.outputs[0].name, node.outputs[0]
     alpha, beta = _factors(node)
     new: list[ir.Node] = []
 
     def add(op_type: str, inputs: list, suffix: str, like: ir.Value | None = None, **attributes) -> ir.Value:
         name = names.unique(f"{base}.{suffix}")
-        made = rw.make_node(op_type, inputs, base if suffix == "product" else name, name, like, **attributes)
+        made = make_node(op_type, inputs, base if suffix == "product" else name, name, like, **attributes)
         new.append(made)
         return made.outputs[0]
 
@@ -67,7 +68,8 @@ def _split(graph: ir.Graph, node: ir.Node, names: Names) -> None:
     a, b = node.inputs[0], node.inputs[1]
     a = add("Transpose", [a], "transposed_input", perm=[1, 0]) if rw.attribute(node, "transA", 0) else a
     b = add("Transpose", [b], "transposed_weight", perm=[1, 0]) if rw.attribute(node, "transB", 0) else b
-    result = scaled(add("MatMul", [a, b], "product", y), alpha, "alpha")
+    product = add("MatMul", [a, b], "product", y)
+    result = scaled(product, alpha, "alpha")
     c = node.inputs[2] if len(node.inputs) > 2 else None
     if c is not None and beta != 0.0:
         result = add("Add", [result, scaled(c, beta, "beta")], "bias_add", y)
@@ -76,5 +78,6 @@ def _split(graph: ir.Graph, node: ir.Node, names: Names) -> None:
             made.outputs[0].shape = ir.Shape(list(made.inputs[0].shape)[::-1])
             made.outputs[0].type = made.inputs[0].type
     graph.insert_before(node, new)
-    rw.replace_output(y, result)
+    replace_output(y, result)
     graph.remove(node, safe=True)
+    return product.producer()

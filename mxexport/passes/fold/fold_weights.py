@@ -11,9 +11,9 @@ import onnx_ir as ir
 from mxexport.errors import FormatError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.editing import add_initializer
 from mxexport.model.names import free_name
 from mxexport.model.outcome import Outcome
-from mxexport.model.rewriting import constant
 from mxexport.numbers import groups, numerics, packing
 from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import GroupFormat
@@ -34,7 +34,7 @@ def fold_weights(model: ir.Model) -> Outcome:
     """
     outcome, scene = Outcome(), None
     for node in list(model.graph):
-        if graph.is_ours(node, graph.QUANTIZERS) and constant(node.inputs[0]) is not None:
+        if graph.is_ours(node, graph.QUANTIZERS) and node.inputs[0].is_initializer():
             scene = scene or _Scene(model.graph)
             try:
                 outcome.changed.append(_fold(scene, node))
@@ -71,7 +71,7 @@ class _Scene:
 
     def initializer(self, name: str, array: np.ndarray) -> ir.Value:
         """A tied weight that was folded the same way before shares its own."""
-        return graph.add_initializer(self.graph, name, array, taken=self.values)
+        return add_initializer(self.graph, name, array, taken=self.values)
 
     def first(self, nodes) -> ir.Node:
         """The first of some nodes in the graph. Nodes made here never come before what they take the place of."""
@@ -111,11 +111,11 @@ def _constants(node: ir.Node) -> list[np.ndarray]:
     for what, value in zip(("input", "scale", "zero point"), node.inputs, strict=False):
         if value is None:
             continue
+        if value.is_initializer() and value.is_graph_input():
+            raise _Declined(f"its {what} {value.name!r} is also an input of the graph; expected a plain initializer")
         array = constant_array(value)
         if array is None:
             raise _Declined(f"its {what} {value.name!r} is computed at run time; expected an initializer")
-        if value.is_graph_input():
-            raise _Declined(f"its {what} {value.name!r} is also an input of the graph; expected a plain initializer")
         arrays.append(array)
     return arrays
 
@@ -231,7 +231,7 @@ def _store_scale(
 
 def _settle(scene: _Scene, value: ir.Value, array: np.ndarray) -> ir.Value:
     """A constant that operators of ours compute becomes an initializer; an initializer stays."""
-    if constant(value) is not None or graph.is_ours(value.producer(), graph.STORED_SCALES):
+    if value.is_initializer() or graph.is_ours(value.producer(), graph.STORED_SCALES):
         return value
     name, value.name = value.name, f"{value.name}_computed"  # the initializer takes the name
     scene.values.discard(name)
