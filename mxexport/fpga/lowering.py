@@ -24,7 +24,7 @@ from mxexport.model.rewriting import constant
 OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
-_SUGGESTIONS = {
+SUGGESTIONS = {
     "Softmax": "apply it on the host; export the model up to the layer before it",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
 }
@@ -269,7 +269,7 @@ class Lowering:
         if node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze"):
             self._move(node)
         else:
-            raise Refused(_SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
+            raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
     def _move(self, node: ir.Node) -> None:
         """A node that leaves the order of values as it is."""

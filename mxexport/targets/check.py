@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
-from mxexport.fpga.lowering import read_frame
+from mxexport.fpga.lowering import SUGGESTIONS, read_frame
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
@@ -19,75 +19,22 @@ from mxexport.targets.conversion import convert_model
 Problem = tuple[str, str]
 
 _HLS4ML = set(
-    [
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Clip",
-        "Concat",
-        "Constant",
-        "Conv",
-        "Div",
-        "Dropout",
-        "Elu",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "HardSigmoid",
-        "Identity",
-        "LeakyRelu",
-        "MatMul",
-        "MaxPool",
-        "Mul",
-        "Pad",
-        "PRelu",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Selu",
-        "Sigmoid",
-        "Softmax",
-        "Softplus",
-        "Softsign",
-        "Sub",
-        "Tanh",
-        "Transpose",
-    ]
+    """
+    Add AveragePool BatchNormalization Clip Concat Constant Conv Div Dropout Elu Flatten Gemm
+    GlobalAveragePool GlobalMaxPool HardSigmoid Identity LeakyRelu MatMul MaxPool Mul Pad PRelu Relu Reshape
+    Resize Selu Sigmoid Softmax Softplus Softsign Sub Tanh Transpose
+    """.split()
 )
 _FINN = set(
-    [
-        "Add",
-        "AveragePool",
-        "BatchNormalization",
-        "Concat",
-        "Constant",
-        "Conv",
-        "Div",
-        "Flatten",
-        "Gemm",
-        "GlobalAveragePool",
-        "Identity",
-        "MatMul",
-        "MaxPool",
-        "Mul",
-        "Pad",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Split",
-        "Sub",
-        "TopK",
-        "Transpose",
-        "Upsample",
-    ]
+    """
+    Add AveragePool BatchNormalization Concat Constant Conv Div Flatten Gemm GlobalAveragePool Identity MatMul
+    MaxPool Mul Pad Relu Reshape Resize Split Sub TopK Transpose Upsample
+    """.split()
 )
 _OF_SCALES = rw.SHAPE_OPERATORS | {"Mul"}
-_SUGGESTIONS = {
+_SUGGESTIONS = SUGGESTIONS | {
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
-    "Softmax": "apply it on the host; export the model up to the layer before it",
-    "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "If": "export the branch that is taken; fold its condition with fixed shapes (--shapes)",
     "Loop": "export the model with the loop unrolled",
     "Scan": "export the model with the loop unrolled",
