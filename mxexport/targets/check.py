@@ -18,19 +18,14 @@ from mxexport.targets.conversion import convert_model
 
 Problem = tuple[str, str]
 
-_HLS4ML = set(
-    """
-    Add AveragePool BatchNormalization Clip Concat Constant Conv Div Dropout Elu Flatten Gemm
-    GlobalAveragePool GlobalMaxPool HardSigmoid Identity LeakyRelu MatMul MaxPool Mul Pad PRelu Relu Reshape
-    Resize Selu Sigmoid Softmax Softplus Softsign Sub Tanh Transpose
-    """.split()
-)
-_FINN = set(
-    """
-    Add AveragePool BatchNormalization Concat Constant Conv Div Flatten Gemm GlobalAveragePool Identity MatMul
-    MaxPool Mul Pad Relu Reshape Resize Split Sub TopK Transpose Upsample
-    """.split()
-)
+_TAKEN = {
+    "hls4ml": "Add AveragePool BatchNormalization Clip Concat Constant Conv Div Dropout Elu Flatten Gemm "
+    "GlobalAveragePool GlobalMaxPool HardSigmoid Identity LeakyRelu MatMul MaxPool Mul Pad PRelu Relu Reshape Resize "
+    "Selu Sigmoid Softmax Softplus Softsign Sub Tanh Transpose",
+    "FINN": "Add AveragePool BatchNormalization Concat Constant Conv Div Flatten Gemm GlobalAveragePool Identity "
+    "MatMul MaxPool Mul Pad Relu Reshape Resize Split Sub TopK Transpose Upsample",
+}
+"""The standard operators that a tool takes."""
 _OF_SCALES = rw.SHAPE_OPERATORS | {"Mul"}
 _SUGGESTIONS = SUGGESTIONS | {
     "Dropout": "run the remove_identities pass (mxexport clean)",
@@ -76,9 +71,9 @@ def _dataflow(model: ir.Model) -> Iterator[Problem]:
         yield from error.problems or [("graph", str(error))]
 
 
-def _standard(model: ir.Model, taken: set[str], tool: str) -> Iterator[Problem]:
-    """Standard operators outside `taken`, node by node, but for those that only find the shape of a scale."""
-    beside = _nodes_of_scales(model)
+def _standard(model: ir.Model, tool: str) -> Iterator[Problem]:
+    """Standard operators that `tool` does not take, node by node, but for those that only find the shape of a scale."""
+    taken, beside = _TAKEN[tool].split(), _nodes_of_scales(model)
     for node in model.graph.all_nodes():
         if node in beside or rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
             continue
@@ -111,12 +106,12 @@ def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:
 
 def _hls4ml(model: ir.Model) -> Iterator[Problem]:
     yield from _shapes(model, "hls4ml")
-    yield from _refused(model, "hls4ml", [*_standard(model, _HLS4ML, "hls4ml"), *_ours(model, "hls4ml")])
+    yield from _refused(model, "hls4ml", [*_standard(model, "hls4ml"), *_ours(model, "hls4ml")])
 
 
 def _finn(model: ir.Model) -> Iterator[Problem]:
     yield from _shapes(model, "FINN")
-    listed = [*_standard(model, _FINN, "FINN"), *_ours(model, "FINN"), *_zero_points(model)]
+    listed = [*_standard(model, "FINN"), *_ours(model, "FINN"), *_zero_points(model)]
     yield from _refused(model, "finn", listed)
 
 
