@@ -1,10 +1,15 @@
-// Drives one verilated top with one AXI4-Stream in and one out, through a C interface (see simulate.py).
+// Drives one verilated top with any number of AXI4-Streams in and out, through a C interface (see verilator.py).
 //
-// ports.h, written by simulate.py, names what the top has: IN_BYTES, OUT_BYTES, HAS_CLOCK, HAS_IN_LAST,
-// HAS_OUT_LAST and STATUS(X), which is X(name, bytes) for every other output.
+// ports.h, written by verilator.py, names what the top has: HAS_CLOCK; SOURCES(X) and SINKS(X), which are
+// X(index, prefix, bytes, last) for every stream; STATUS(X), X(name, bytes) for every other output; and
+// MONITORS(X), X(index, valid, ready, last, data, bytes) for every stream inside that is watched.
 #include "Vtop.h"
+#include "Vtop___024root.h"
 #include "ports.h"
 #include "verilated.h"
+#ifdef TRACE
+#include "verilated_vcd_c.h"
+#endif
 
 #include <cstdint>
 #include <cstdio>
@@ -14,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <unistd.h>
+#include <vector>
 
 // The simulation must not end the process it runs in: fatal errors and warnings (a memory file that is not
 // there is one) become C++ exceptions, caught at the C interface.
@@ -30,7 +36,13 @@ namespace {
 struct Model {
   VerilatedContext context;
   std::unique_ptr<Vtop> top;
+#ifdef TRACE
+  std::unique_ptr<VerilatedVcdC> trace;
+#endif
+  uint64_t time = 0;
 };
+
+bool no_last = false;  // stands for the TLAST of a stream that has none
 
 // xorshift64*: a stall pattern that is the same on every machine.
 struct Random {
@@ -51,26 +63,51 @@ void put(Port& port, const uint8_t* bytes, size_t count) {
   port = value;
 }
 
-void clock_low(Vtop* top) {
+void step(Model* model, int clock) {
 #ifdef HAS_CLOCK
-  top->aclk = 0;
-#endif
-  top->eval();
-}
-
-void clock_high(Vtop* top) {
-#ifdef HAS_CLOCK
-  top->aclk = 1;
-#endif
-  top->eval();
-}
-
-void reset(Vtop* top, int active) {
-#ifdef HAS_CLOCK
-  top->aresetn = !active;
+  model->top->aclk = clock;
 #else
-  (void)top, (void)active;
+  (void)clock;
 #endif
+  model->top->eval();
+#ifdef TRACE
+  if (model->trace) model->trace->dump(model->time);
+#endif
+  model->time++;
+}
+
+void reset(Model* model) {
+#define IDLE(i, p, bytes, last) model->top->p##_tvalid = 0;
+  SOURCES(IDLE)
+#undef IDLE
+#define IDLE(i, p, bytes, last) model->top->p##_tready = 0;
+  SINKS(IDLE)
+#undef IDLE
+#ifdef HAS_CLOCK
+  model->top->aresetn = 0;
+#endif
+  for (int i = 0; i < 4; i++) {
+    step(model, 0);
+    step(model, 1);
+  }
+#ifdef HAS_CLOCK
+  model->top->aresetn = 1;
+#endif
+}
+
+struct Offer {
+  bool valid = false;
+};
+
+struct Held {
+  bool valid = false;
+  uint8_t beat[MOST_BYTES + 1] = {};
+};
+
+template <size_t Bytes>
+const uint8_t* idle_beat() {
+  static const std::vector<uint8_t> beat(Bytes, 0xA5);
+  return beat.data();
 }
 
 }  // namespace
@@ -79,22 +116,43 @@ void reset(Vtop* top, int active) {
 #pragma GCC visibility push(default)
 extern "C" {
 
+struct Source {
+  const uint8_t* data;  // [count][bytes]
+  const uint8_t* last;  // [count]
+  int64_t* cycle;       // [count] cycle in which the beat was taken
+  int64_t count;
+  double stall;  // probability that valid is withheld in a cycle
+  int64_t taken;
+};
+
+struct Sink {
+  uint8_t* data;  // [count][bytes]
+  uint8_t* last;
+  int64_t* cycle;
+  int64_t count;  // beats to wait for
+  double stall;   // probability that ready is withheld in a cycle
+  int64_t received, surplus;
+};
+
+struct Monitor {
+  uint8_t* data;      // [capacity][bytes] beats that passed
+  int64_t capacity;
+  int64_t passed, stalled;  // beats; cycles in which a beat waited
+  uint8_t valid, ready;     // at the end
+};
+
 struct Job {
-  const uint8_t* in;         // [in_count][IN_BYTES]
-  const uint8_t* in_last;    // [in_count]
-  int64_t* in_cycle;         // [in_count] cycle in which the beat was taken
-  int64_t in_count;
-  uint8_t* out;              // [out_count][OUT_BYTES]
-  uint8_t* out_last;         // [out_count]
-  int64_t* out_cycle;        // [out_count]
-  int64_t out_count;         // beats to wait for
-  double in_stall, out_stall;  // probability that valid or ready is withheld in a cycle
+  Source* sources;
+  Sink* sinks;
+  Monitor* monitors;
   uint64_t seed;
-  int64_t timeout;           // cycles without any transfer after which to give up
-  int64_t drain;             // cycles to go on after the last expected beat
-  uint8_t* status;           // the STATUS outputs one after the other
-  // results
-  int64_t taken, received, surplus, cycles;
+  int64_t timeout;   // cycles without any transfer after which to give up
+  int64_t drain;     // cycles to go on after the last expected beat
+  int64_t reset_at;  // cycle of a reset after which everything is sent anew; negative: none
+  int64_t ready_after_valid;  // sinks give ready only to a beat that was offered in the cycle before
+  const char* trace;          // VCD file; null: none
+  uint8_t* status;            // the STATUS outputs one after the other
+  int64_t cycles;             // result
 };
 
 // A model after reset. Its memories are read from files in `directory` ($readmemh takes names relative to the
@@ -109,15 +167,10 @@ Model* mx_create(const char* directory, uint64_t seed, char* message, size_t siz
     model->context.randReset(2);  // registers start at random: a missing reset shows
     model->context.randSeed(static_cast<int>(seed % 0x7FFFFFFF) + 1);
     model->top = std::make_unique<Vtop>(&model->context, "top");
-    Vtop* top = model->top.get();
-    top->s_axis_tvalid = 0;
-    top->m_axis_tready = 0;
-    reset(top, 1);
-    for (int i = 0; i < 4; i++) {
-      clock_low(top);
-      clock_high(top);
-    }
-    reset(top, 0);
+#ifdef TRACE
+    model->context.traceEverOn(true);
+#endif
+    reset(model);
   } catch (const std::exception& error) {
     std::snprintf(message, size, "%s", error.what());
     delete model;
@@ -135,70 +188,122 @@ void mx_destroy(Model* model) { delete model; }
 // 0: done, 1: timeout, 2: an output beat changed or went away before it was taken, 3: see message.
 int mx_run(Model* model, Job* job, char* message, size_t size) try {
   Vtop* top = model->top.get();
-  Random in_random(2 * job->seed), out_random(2 * job->seed + 1);
-  const uint8_t idle_byte = 0xA5;
-  uint8_t idle[IN_BYTES];
-  std::memset(idle, idle_byte, sizeof idle);
-  uint8_t held[OUT_BYTES], seen[OUT_BYTES];
-  bool offering = false, held_valid = false;
+  std::vector<Offer> offers(IN_COUNT);
+  std::vector<Held> held(OUT_COUNT);
+  Random random(job->seed);
   int64_t cycle = 0, quiet = 0, rest = job->drain;
-  job->taken = job->received = job->surplus = 0;
   int result = 0;
-
-  while (job->received < job->out_count || rest > 0) {
-    if (!offering) {
-      offering = job->taken < job->in_count && !in_random.below(job->in_stall);
-      top->s_axis_tvalid = offering;
-      put(top->s_axis_tdata, offering ? job->in + job->taken * IN_BYTES : idle, IN_BYTES);
-#ifdef HAS_IN_LAST
-      top->s_axis_tlast = offering && job->in_last[job->taken];
+#ifdef TRACE
+  if (job->trace) {
+    model->trace = std::make_unique<VerilatedVcdC>();
+    top->trace(model->trace.get(), 99);
+    model->trace->open(job->trace);
+  }
 #endif
-    }
-    top->m_axis_tready = !out_random.below(job->out_stall);
-    clock_low(top);
+  for (int i = 0; i < IN_COUNT; i++) job->sources[i].taken = 0;
+  for (int i = 0; i < OUT_COUNT; i++) job->sinks[i].received = job->sinks[i].surplus = 0;
 
-    const bool in_moves = offering && top->s_axis_tready;
-    const bool out_moves = top->m_axis_tvalid && top->m_axis_tready;
-    std::memcpy(seen, static_cast<const void*>(&top->m_axis_tdata), OUT_BYTES);
-    if (held_valid && (!top->m_axis_tvalid || std::memcmp(seen, held, OUT_BYTES) != 0)) {
-      result = 2;
-      break;
-    }
-    held_valid = top->m_axis_tvalid && !out_moves;
-    std::memcpy(held, seen, OUT_BYTES);
-
-    if (out_moves && job->received < job->out_count) {
-      std::memcpy(job->out + job->received * OUT_BYTES, seen, OUT_BYTES);
-#ifdef HAS_OUT_LAST
-      job->out_last[job->received] = top->m_axis_tlast;
-#endif
-      job->out_cycle[job->received++] = cycle;
-    } else if (out_moves) {
-      job->surplus++;
-    }
-    if (in_moves) {
-      job->in_cycle[job->taken++] = cycle;
-      offering = false;
+  for (;;) {
+    bool done = true;
+    for (int i = 0; i < OUT_COUNT; i++) done = done && job->sinks[i].received >= job->sinks[i].count;
+    if (done && rest <= 0) break;
+    if (cycle == job->reset_at) {
+      reset(model);
+      job->reset_at = -1;
+      for (int i = 0; i < IN_COUNT; i++) job->sources[i].taken = 0;
+      for (int i = 0; i < OUT_COUNT; i++) job->sinks[i].received = job->sinks[i].surplus = 0;
+      offers.assign(IN_COUNT, Offer());
+      held.assign(OUT_COUNT, Held());
+      cycle = quiet = 0;
+      continue;
     }
 
-    clock_high(top);
+#define OFFER(i, p, bytes, tlast)                                                                     \
+  if (!offers[i].valid) {                                                                             \
+    Source& s = job->sources[i];                                                                      \
+    offers[i].valid = s.taken < s.count && !random.below(s.stall);                                    \
+    top->p##_tvalid = offers[i].valid;                                                                \
+    put(top->p##_tdata, offers[i].valid ? s.data + s.taken * (bytes) : idle_beat<bytes>(), bytes);    \
+    tlast = offers[i].valid && s.last[s.taken];                                                       \
+  }
+    SOURCES(OFFER)
+#undef OFFER
+#define ACCEPT(i, p, bytes, tlast) \
+  top->p##_tready = !random.below(job->sinks[i].stall) && (!job->ready_after_valid || held[i].valid);
+    SINKS(ACCEPT)
+#undef ACCEPT
+    step(model, 0);
+
+    bool moved = false;
+#define MOVE(i, p, bytes, tlast)                      \
+  if (offers[i].valid && top->p##_tready) {           \
+    Source& s = job->sources[i];                      \
+    s.cycle[s.taken++] = cycle;                       \
+    offers[i].valid = false;                          \
+    moved = true;                                     \
+  }
+    SOURCES(MOVE)
+#undef MOVE
+#define TAKE(i, p, bytes, tlast)                                                                      \
+  {                                                                                                   \
+    Sink& s = job->sinks[i];                                                                          \
+    uint8_t seen[(bytes) + 1];                                                                        \
+    std::memcpy(seen, static_cast<const void*>(&top->p##_tdata), bytes);                              \
+    seen[bytes] = tlast;                                                                              \
+    if (held[i].valid && (!top->p##_tvalid || std::memcmp(seen, held[i].beat, sizeof seen) != 0)) {   \
+      result = 2;                                                                                     \
+      break;                                                                                          \
+    }                                                                                                 \
+    const bool moves = top->p##_tvalid && top->p##_tready;                                            \
+    held[i].valid = top->p##_tvalid && !moves;                                                        \
+    std::memcpy(held[i].beat, seen, sizeof seen);                                                     \
+    if (moves && s.received < s.count) {                                                              \
+      std::memcpy(s.data + s.received * (bytes), seen, bytes);                                        \
+      s.last[s.received] = tlast;                                                                     \
+      s.cycle[s.received++] = cycle;                                                                  \
+    } else if (moves) {                                                                               \
+      s.surplus++;                                                                                    \
+    }                                                                                                 \
+    moved = moved || moves;                                                                           \
+  }
+    SINKS(TAKE)
+#undef TAKE
+#define WATCH(i, is_valid, is_ready, is_last, bits, bytes)                                            \
+  {                                                                                                   \
+    Monitor& m = job->monitors[i];                                                                    \
+    m.valid = is_valid;                                                                               \
+    m.ready = is_ready;                                                                               \
+    if (m.valid && !m.ready) m.stalled++;                                                             \
+    if (m.valid && m.ready) {                                                                         \
+      if (m.passed < m.capacity)                                                                      \
+        std::memcpy(m.data + m.passed * (bytes), static_cast<const void*>(&bits), bytes);             \
+      m.passed++;                                                                                     \
+    }                                                                                                 \
+  }
+    MONITORS(WATCH)
+#undef WATCH
+
+    step(model, 1);
     cycle++;
-    if (job->received >= job->out_count) rest--;
-    quiet = in_moves || out_moves ? 0 : quiet + 1;
-    if (job->received < job->out_count && quiet >= job->timeout) {
+    if (done) rest--;
+    quiet = moved ? 0 : quiet + 1;
+    if (!done && quiet >= job->timeout) {
       result = 1;
       break;
     }
   }
 
   job->cycles = cycle;
-  clock_low(top);
+  step(model, 0);
   uint8_t* status = job->status;
 #define READ(name, bytes)                                               \
   std::memcpy(status, static_cast<const void*>(&top->name), bytes);     \
   status += bytes;
   STATUS(READ)
 #undef READ
+#ifdef TRACE
+  if (model->trace) model->trace->close();
+#endif
   return result;
 } catch (const std::exception& error) {
   std::snprintf(message, size, "%s", error.what());

@@ -1,16 +1,17 @@
-"""Bit-exact simulation of a SystemVerilog top in this process: Verilator, one g++ call, ctypes.
+"""Compiles a SystemVerilog top for simulation in this process: Verilator, one g++ call.
 
     simulator = build("mx_quantize", rtl_sources(), {"Width": 24, "K": 64})
     result = simulator.run(beats, expected_beats, last=last, stall_in=0.3, stall_out=0.3)
 
-The top has one AXI4-Stream in (`s_axis_*`) and one out (`m_axis_*`); every other output is read at the end
-of a run (`result.status`). Compiled models are cached by the hash of sources, parameters and tools. Memory
+The top has AXI4-Streams in (`s_axis_*`, `s0_axis_*`, …) and out (`m_axis_*`, …); every other output is read at the end
+of a run (`result.status`). Streams inside can be watched (`monitors`). `simulator.py` runs what is built here.
+
+Compiled models are cached by the hash of sources, parameters and tools. Memory
 files are read when a run starts, so models that differ only in memory contents share one compilation.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import re
@@ -18,13 +19,11 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-
-import numpy as np
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga.tools.simulator import SimResult, Simulator
 from mxexport.fpga.words import pack_lanes, unpack_lanes
 
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]
@@ -40,7 +39,7 @@ WAIVED = ("PINCONNECTEMPTY", "UNUSEDSIGNAL", "UNUSEDPARAM", "DECLFILENAME")
 
 # Width of the ports' C++ types in Verilator's header.
 _PORT = re.compile(r"VL_(IN|OUT)(?:8|16|64|W)?\(&?(\w+),(\d+),(\d+)")
-_STREAM_PORTS = ("s_axis_tvalid", "s_axis_tready", "s_axis_tdata", "m_axis_tvalid", "m_axis_tready", "m_axis_tdata")
+_STREAM = re.compile(r"([sm]\d*_axis(?:_\d+)?)_tvalid")
 
 
 @dataclass(frozen=True)
@@ -110,44 +109,64 @@ def build(
     parameters: Mapping[str, object] | None = None,
     *,
     memory_dir: Path | None = None,
+    monitors: Sequence[str] = (),
+    trace: bool = False,
 ) -> Simulator:
     """Compile module `top` with the given integer and string parameters (cached) and load it.
 
     Args:
         sources: SystemVerilog files in compile order.
         memory_dir: where the `$readmemh` files of the design lie, read at the start of each run.
+        monitors: streams inside `top` to watch, by the start of the names of their wires (`_valid`, `_ready`, `_data`).
+        trace: runs may write a VCD file.
 
     Raises:
         MissingToolError: Verilator or g++ is not installed.
         MXExportError: the sources do not compile; the message holds the tool's own.
     """
-    tools = find_tools()
+    tools, monitors = find_tools(), tuple(monitors)
     generics = [f"-G{name}={parameter_text(value)}" for name, value in (parameters or {}).items()]
     texts = [Path(source).read_bytes() for source in sources]
-    key = digest([tools.version, top, *sorted(generics), HARNESS.read_bytes(), *CXX_FLAGS, *WAIVED, *texts])
+    variant = [*monitors, "trace" * trace]
+    key = digest([tools.version, top, *sorted(generics), HARNESS.read_bytes(), *CXX_FLAGS, *WAIVED, *variant, *texts])
 
     def make(directory: Path) -> None:
-        _verilate(tools, top, sources, generics, directory)
-        _compile(tools, top, directory)
+        _verilate(tools, top, sources, generics, directory, monitors, trace)
+        _compile(tools, top, directory, monitors, trace)
 
-    return Simulator(cached("simulation", key, make), memory_dir or Path())
+    return Simulator(cached("simulation", key, make), memory_dir or Path(), monitors)
 
 
-def _verilate(tools: Tools, top: str, sources: Sequence[Path], generics: list[str], directory: Path) -> None:
+def _verilate(
+    tools: Tools,
+    top: str,
+    sources: Sequence[Path],
+    generics: list[str],
+    directory: Path,
+    monitors: tuple[str, ...],
+    trace: bool,
+) -> None:
     options = ["--cc", "--prefix", "Vtop", "--top-module", top, "--Mdir", str(directory), "-O3", "-Wall"]
     options += [f"-Wno-{name}" for name in WAIVED] + ["--x-assign", "unique", "--x-initial", "unique", "--no-timing"]
+    options += ["--trace-vcd"] * trace
+    if monitors:  # the RTL stays as it is: a control file makes the wires readable
+        watched = [f'public_flat_rd -module "{top}" -var "{name}_{wire}"' for name in monitors for wire in _WATCHED]
+        (directory / "watched.vlt").write_text("\n".join(["`verilator_config", *watched]) + "\n")
+        options.append(str(directory / "watched.vlt"))
     env = os.environ | {"VERILATOR_ROOT": str(tools.root)}
     _call(f"Verilator on {top!r}", [tools.verilator, *options, *generics, *map(str, sources)], env)
 
 
-def _compile(tools: Tools, top: str, directory: Path) -> None:
-    (directory / "ports.h").write_text(_ports_header(top, (directory / "Vtop.h").read_text()))
+def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...], trace: bool) -> None:
+    headers = [(directory / name).read_text() for name in ("Vtop.h", "Vtop___024root.h")]
+    (directory / "ports.h").write_text(_ports_header(top, *headers, monitors, trace))
     # One translation unit: the headers take longer to read than the model to compile.
     parts = [HARNESS, *sorted(directory.glob("Vtop*.cpp"))]
     (directory / "model.cpp").write_text("".join(f'#include "{part}"\n' for part in parts))
     include = tools.root / "include"
     flags = [*CXX_FLAGS, "-shared", *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
     objects = [str(_runtime(tools) / f"{name}.o") for name in RUNTIME]
+    objects += [str(include / "verilated_vcd_c.cpp")] * trace
     output = str(directory / "model.so")
     _call(f"compiling {top!r}", [tools.cxx, *flags, str(directory / "model.cpp"), *objects, "-o", output, "-pthread"])
     for path in directory.iterdir():
@@ -155,191 +174,51 @@ def _compile(tools: Tools, top: str, directory: Path) -> None:
             path.unlink()
 
 
-def _ports_header(top: str, header: str) -> str:
+def _ports_header(top: str, header: str, root: str, monitors: tuple[str, ...], trace: bool) -> str:
     ports = {name: (way, int(high) - int(low) + 1) for way, name, high, low in _PORT.findall(header)}
-    missing = [name for name in _STREAM_PORTS if name not in ports]
-    if missing:
-        raise MXExportError(f"top {top!r} has no port {', '.join(missing)}; a simulated top needs s_axis and m_axis")
-    known = {*_STREAM_PORTS, "m_axis_tlast"}
+    prefixes = [match[1] for name in ports if (match := _STREAM.fullmatch(name))]
+    streams = {kind: [p for p in prefixes if p.startswith(kind)] for kind in "sm"}
+    wires = [f"{prefix}_{wire}" for prefix in prefixes for wire in ("tvalid", "tready", "tdata")]
+    if not all(streams.values()) or any(name not in ports for name in wires):
+        raise MXExportError(f"top {top!r} has the ports {', '.join(ports)}; expected streams s_axis_* and m_axis_*")
+    known = {*wires, *(f"{prefix}_tlast" for prefix in prefixes)}
     status = {n: width for n, (way, width) in ports.items() if way == "OUT" and n not in known}
-    lines = [
-        f"#define {way}_BYTES {-(-ports[name][1] // 8)}"
-        for way, name in (("IN", "s_axis_tdata"), ("OUT", "m_axis_tdata"))
-    ]
-    flags = (("HAS_CLOCK", "aclk"), ("HAS_IN_LAST", "s_axis_tlast"), ("HAS_OUT_LAST", "m_axis_tlast"))
-    lines += [f"#define {flag}" for flag, name in flags if name in ports]
-    lines += ["#define STATUS(X) " + " ".join(f"X({name}, {-(-width // 8)})" for name, width in status.items())]
+
+    def listed(kind: str) -> str:
+        entries = []
+        for i, prefix in enumerate(sorted(streams[kind], key=_natural)):
+            last = f"top->{prefix}_tlast" if f"{prefix}_tlast" in ports else "no_last"
+            entries.append(f"X({i}, {prefix}, {_bytes_of(ports[f'{prefix}_tdata'][1])}, {last})")
+        return " ".join(entries)
+
+    def watched(i: int, name: str) -> str:
+        found = [_wire_of(root, top, f"{name}_{wire}") for wire in _WATCHED]
+        return f"X({i}, {', '.join(f'top->rootp->{wire}' for wire, _ in found)}, {_bytes_of(found[3][1])})"
+
+    lines = [f"#define {flag}" for flag, there in (("HAS_CLOCK", "aclk" in ports), ("TRACE", trace)) if there]
+    most = max(_bytes_of(ports[f"{p}_tdata"][1]) for p in prefixes)
+    lines += [f"#define IN_COUNT {len(streams['s'])}", f"#define OUT_COUNT {len(streams['m'])}"]
+    lines += [f"#define MOST_BYTES {most}", f"#define SOURCES(X) {listed('s')}", f"#define SINKS(X) {listed('m')}"]
+    lines += ["#define MONITORS(X) " + " ".join(watched(i, name) for i, name in enumerate(monitors))]
+    lines += ["#define STATUS(X) " + " ".join(f"X({name}, {_bytes_of(width)})" for name, width in status.items())]
     return "\n".join(lines) + "\n"
 
 
-class _Job(ctypes.Structure):
-    """`struct Job` of harness.cpp."""
-
-    _fields_ = [
-        *[(name, ctypes.c_void_p) for name in ("in_", "in_last", "in_cycle")],
-        ("in_count", ctypes.c_int64),
-        *[(name, ctypes.c_void_p) for name in ("out", "out_last", "out_cycle")],
-        ("out_count", ctypes.c_int64),
-        *[(name, ctypes.c_double) for name in ("in_stall", "out_stall")],
-        ("seed", ctypes.c_uint64),
-        *[(name, ctypes.c_int64) for name in ("timeout", "drain")],
-        ("status", ctypes.c_void_p),
-        *[(name, ctypes.c_int64) for name in ("taken", "received", "surplus", "cycles")],
-    ]
+_WATCHED = ("valid", "ready", "last", "data")
 
 
-@dataclass(frozen=True)
-class SimResult:
-    """What came out: bytes and TLAST per beat, the cycle of every transfer, and the top's other outputs."""
-
-    beats: np.ndarray  # uint8 [beats, bytes]
-    last: np.ndarray  # bool [beats]
-    cycles: int  # up to the last expected beat
-    in_cycles: np.ndarray  # int64: cycle in which each input beat was taken
-    out_cycles: np.ndarray  # int64: cycle in which each output beat was taken
-    surplus: int  # beats that came after the expected ones
-    status: dict[str, bytes]  # value of every other output at the end, little endian
-
-    @property
-    def error(self) -> bool:
-        """`error_o`: a misplaced TLAST was seen."""
-        return any(self.status.get("error_o", b""))
-
-    @property
-    def clamped(self) -> list[int]:
-        """`clamped_o`: the clamped blocks of every quantizer, 32 bits each."""
-        return np.frombuffer(self.status.get("clamped_o", b""), "<u4").tolist()
-
-    @property
-    def latency(self) -> int:
-        """Cycles from the first input beat to the last output beat."""
-        return int(self.out_cycles[-1] - self.in_cycles[0])
-
-    @property
-    def frame_cycles(self) -> np.ndarray:
-        """Cycles between the ends of consecutive output frames."""
-        return np.diff(self.out_cycles[self.last])
+def _bytes_of(bits: int) -> int:
+    return -(-bits // 8)
 
 
-@dataclass(frozen=True)
-class Simulator:
-    """A compiled top. Every run starts from reset and reads the memory files in `memory_dir`."""
-
-    directory: Path
-    memory_dir: Path
-
-    @cached_property
-    def _ports(self) -> str:
-        return (self.directory / "ports.h").read_text()
-
-    def _bytes(self, way: str) -> int:
-        return int(re.search(rf"{way}_BYTES (\d+)", self._ports)[1])
-
-    @property
-    def in_bytes(self) -> int:
-        return self._bytes("IN")
-
-    @property
-    def out_bytes(self) -> int:
-        return self._bytes("OUT")
-
-    @property
-    def status_bytes(self) -> dict[str, int]:
-        """Names and bytes of the outputs that are not part of the stream."""
-        return {name: int(count) for name, count in re.findall(r"X\((\w+), (\d+)\)", self._ports)}
-
-    def run(
-        self,
-        beats: np.ndarray,
-        expected_beats: int,
-        *,
-        last: np.ndarray | int | None = None,
-        stall_in: float = 0.0,
-        stall_out: float = 0.0,
-        seed: int = 1,
-        timeout: int = 1_000_000,
-        drain: int = 64,
-    ) -> SimResult:
-        """Send `beats` (uint8 [n, in_bytes]) and collect `expected_beats` output beats.
-
-        Args:
-            last: TLAST of every input beat, or the beats of a frame; None: only the last beat has it.
-            stall_in, stall_out: probability that the source withholds valid, or the sink ready, in a cycle.
-            timeout: give up after so many cycles without any transfer.
-            drain: cycles to go on afterwards, to see whether surplus beats come.
-
-        Raises:
-            MXExportError: timeout, broken handshake, or a memory file that cannot be read.
-        """
-        beats = np.ascontiguousarray(beats, np.uint8)
-        if beats.ndim != 2 or beats.shape[1] != self.in_bytes:
-            raise MXExportError(f"input beats have shape {beats.shape}; expected [n, {self.in_bytes}] bytes")
-        arrays = {
-            "in_": beats,
-            "in_last": _last_flags(last, len(beats)),
-            "in_cycle": np.zeros(len(beats), np.int64),
-            "out": np.zeros((expected_beats, self.out_bytes), np.uint8),
-            "out_last": np.zeros(expected_beats, np.uint8),
-            "out_cycle": np.zeros(expected_beats, np.int64),
-            "status": np.zeros(sum(self.status_bytes.values()) + 1, np.uint8),
-        }
-        job = _Job(
-            **{name: array.ctypes.data for name, array in arrays.items()},
-            in_count=len(beats),
-            out_count=expected_beats,
-            in_stall=stall_in,
-            out_stall=stall_out,
-            seed=seed,
-            timeout=timeout,
-            drain=drain,
-        )
-        self._execute(job, seed)
-        return SimResult(
-            beats=arrays["out"],
-            last=arrays["out_last"].astype(bool),
-            cycles=int(arrays["out_cycle"][-1]) + 1 if expected_beats else int(job.cycles),
-            in_cycles=arrays["in_cycle"][: job.taken],
-            out_cycles=arrays["out_cycle"],
-            surplus=job.surplus,
-            status=self._split(arrays["status"]),
-        )
-
-    def _split(self, status: np.ndarray) -> dict[str, bytes]:
-        values, start = {}, 0
-        for name, count in self.status_bytes.items():
-            values[name] = status[start : start + count].tobytes()
-            start += count
-        return values
-
-    def _execute(self, job: _Job, seed: int) -> None:
-        library = str(self.directory / "model.so")
-        # PyDLL keeps the interpreter lock: mx_create changes the working directory for a moment.
-        setup, code = ctypes.PyDLL(library), ctypes.CDLL(library)
-        setup.mx_create.restype = ctypes.c_void_p
-        message, size = ctypes.create_string_buffer(1000), ctypes.c_size_t(1000)
-        model = setup.mx_create(os.fsencode(self.memory_dir), ctypes.c_uint64(seed), message, size)
-        if not model:
-            raise MXExportError(f"simulation does not start (memory files in {self.memory_dir}): {_text(message)}")
-        handle = ctypes.c_void_p(model)
-        try:
-            code_returned = code.mx_run(handle, ctypes.byref(job), message, size)
-        finally:
-            code.mx_destroy(handle)
-        progress = f"{job.taken} of {job.in_count} beats in, {job.received} of {job.out_count} beats out"
-        if code_returned == 1:
-            raise MXExportError(f"simulation stands still: no transfer for {job.timeout} cycles after {progress}")
-        if code_returned == 2:
-            raise MXExportError(f"m_axis changed or dropped a beat that was not yet taken, after {progress}")
-        if code_returned:
-            raise MXExportError(f"simulation stopped after {progress}: {_text(message)}")
+def _natural(name: str) -> list:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _text(message: ctypes.Array) -> str:
-    return message.value.decode(errors="replace")
-
-
-def _last_flags(last: np.ndarray | int | None, count: int) -> np.ndarray:
-    if isinstance(last, np.ndarray):
-        return np.ascontiguousarray(last, np.uint8)
-    frame = count if last is None else last
-    return ((np.arange(count) + 1) % max(frame, 1) == 0).astype(np.uint8)
+def _wire_of(root: str, top: str, name: str) -> tuple[str, int]:
+    """The C++ name of a wire inside the top, and its bits up to those of its C++ type."""
+    found = re.search(rf"(\w+(?:<(\d+)>)?)(?:/\*(\d+):0\*/)? ({top}__DOT__{name});", root)
+    if found is None:
+        raise MXExportError(f"top {top!r} has no wire {name!r} to watch")
+    high = re.search(rf"/\*(\d+):0\*/ {found[4]};", root)
+    return found[4], int(high[1]) + 1 if high else 8
