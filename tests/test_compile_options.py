@@ -160,7 +160,7 @@ NO_REAL = [
     ([[1.0], [1.0, 2.0]], "makes no array"),
     (1.5, "a single number"),
     (None, "expected real numbers"),
-    ({"x": CALIBRATION}, "expected real numbers"),
+    ({"wrong": CALIBRATION}, "wrong given; the network takes"),
 ]
 
 
@@ -196,7 +196,8 @@ def test_tensors_of_torch_are_taken_as_they_are(exported, design):
 
 
 def test_inputs_beyond_the_range_saturate_and_are_counted(design):
-    x, top = CALIBRATION[:6].copy(), 2.0 ** (design.report["input"]["width"] - 1 + design.report["input"]["lsb_exp"])
+    source = design.network.source
+    x, top = CALIBRATION[:6].copy(), 2.0 ** (source.width - 1 + source.lsb_exp)
     assert design.report["calibration"] == {"frames": 32, "margin": 1, "saturated_inputs": 0}
     assert design.run_dataflow(x).saturated_inputs == 0
     x[0, :3], x[5, 7], x[2, 2] = 1e30, -1e5, -top  # the last is the lowest value the input holds

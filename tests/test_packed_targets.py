@@ -56,8 +56,9 @@ def test_hardware_reads_the_same_codes(files):
     networks = []
     for path in (exported, clean, packed):
         model = graph.load(path)
-        calibrate(model, x, 1)
-        networks.append(network.read(lowering.lower(model, Wide(lowering.read_frame(model), 12, -8)).model))
+        calibrate(model, {model.graph.inputs[0].name: x}, 1)
+        sources = {name: Wide(frame, 12, -8) for name, frame in lowering.read_frames(model).items()}
+        networks.append(network.read(lowering.lower(model, sources).model))
     units = [[product.unit for product in found.products()] for found in networks]
     assert len(units[0]) == 2
     for first, *others in zip(*units, strict=True):

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport.errors import UnsupportedError
 from mxexport.fpga.weights import weight_quantizer
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 
 
-def check_ends(g: ir.Graph) -> None:
-    """Raise UnsupportedError, which names them all, unless the graph has one input and one output."""
-    if len(g.inputs) == 1 and len(g.outputs) == 1:
-        return
-    problems = [(f"input {v.name!r}", _why_input(g, v)) for v in g.inputs] if len(g.inputs) != 1 else []
-    if len(g.outputs) != 1:
-        made = [(v, f"of {label(v.producer())}" if v.producer() else "an input") for v in g.outputs]
-        problems += [(f"output {v.name!r}", f"{by}; export the model with one output") for v, by in made]
-    raise UnsupportedError(
-        f"compile: the graph has {len(g.inputs)} inputs and {len(g.outputs)} outputs; expected one of each", problems
-    )
+def end_problems(g: ir.Graph) -> list[tuple[str, str]]:
+    """What is wrong with inputs and outputs, before any node is looked at."""
+    if not g.inputs:
+        return [("graph", "it has no input; expected one at least")]
+    found = [(f"input {v.name!r}", why) for v in g.inputs if (why := _why_not(g, v))]
+    for value in g.outputs:
+        if value.producer() is None:
+            found.append((f"output {value.name!r}", "is an input or a constant; export the model without it"))
+    return found
 
 
-def _why_input(g: ir.Graph, value: ir.Value) -> str:
+def _why_not(g: ir.Graph, value: ir.Value) -> str | None:
     if value.name in g.initializers:
         return "a parameter that whoever runs the file may replace; run mx.clean, which takes it out of the inputs"
-    readers = [label(node) for node in dict.fromkeys(value.consumers())]
-    more = f" and {len(readers) - 3} more nodes" if len(readers) > 3 else ""
-    return f"read by {', '.join(readers[:3]) or 'no node'}{more}; export the model with one input"
+    return None if value.uses() else "read by no node; export the model without it"
 
 
 def label(node: ir.Node) -> str:

@@ -6,6 +6,7 @@ The clamp then belongs to the QONNX graph as well as to the hardware, so both st
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -19,8 +20,9 @@ from mxexport.running import executors
 _MAX_INPUT_WIDTH = 24
 
 
-def calibrate(model: ir.Model, inputs: np.ndarray, margin: int = 1) -> None:
-    """Set `code_min` and `code_max` of every MXScale to what `inputs` use, widened by `margin` codes on both sides.
+def calibrate(model: ir.Model, inputs: Mapping[str, np.ndarray], margin: int = 1) -> None:
+    """Set `code_min` and `code_max` of every MXScale to what `inputs` (by name) use, widened by `margin` codes on both
+    sides.
 
     All-zero blocks take no part. Later blocks outside the range are clamped, and counted where they run.
 
@@ -28,7 +30,7 @@ def calibrate(model: ir.Model, inputs: np.ndarray, margin: int = 1) -> None:
         ShapeError: `inputs` do not fit the graph or are empty.
         UnsupportedError: a calibration input makes a layer's values NaN or Inf.
     """
-    if len(inputs) == 0:
+    if any(len(array) == 0 for array in inputs.values()):
         raise ShapeError("calibration: no inputs given")
     nodes = [n for n in model.graph if graph.is_ours(n, {"MXScale"})]
     for node in nodes:

@@ -22,6 +22,7 @@ from mxexport.fpga.devices import check_part
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import describe
 from mxexport.fpga.tools import verilator, yosys
+from mxexport.fpga.tools.simulator import Feed, Simulator
 from mxexport.fpga.types import Wide, from_stream, to_stream
 from mxexport.fpga.unit import Folding
 from mxexport.model import graph
@@ -30,17 +31,20 @@ from mxexport.numbers.arrays import real_array
 from mxexport.running import executors
 
 _REPORT = "report.json"
+Inputs = np.ndarray | tuple | Mapping[str, np.ndarray]
+"""One array [N, ...], or those of all inputs: in order, or by name."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """`raw` int64 [N, ...] in units of 2**lsb_exp; `values` the same as float32, rounded once.
+    """`raw` int64 [N, ...] in units of 2**lsb_exp; `values` the same as float32, rounded once. Dicts by name where the
+    network has several outputs.
 
     `saturated_inputs` of the values given lay beyond the input's calibrated range and took its end.
     """
 
-    raw: np.ndarray
-    values: np.ndarray
+    raw: np.ndarray | dict[str, np.ndarray]
+    values: np.ndarray | dict[str, np.ndarray]
     saturated_inputs: int
 
 
@@ -56,7 +60,7 @@ def compile(
     model: str | os.PathLike,
     out: str | os.PathLike,
     *,
-    calibration: np.ndarray,
+    calibration: Inputs,
     part: str = "xczu7ev",
     margin: int = 1,
     target_fps: float | None = None,
@@ -65,10 +69,10 @@ def compile(
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
-    `calibration`: typical inputs [N, ...] as the graph takes them; they set each layer's range of shared scales,
-    widened by `margin` codes, and the input's fixed-point type. `target_fps` at `clock_mhz` chooses the folding
-    (default: 64 multiply-accumulates per cycle in the largest layer); `folding` overrides it per layer: (pe, simd), a
-    dict or a YAML file.
+    `calibration`: typical inputs [N, ...] as the graph takes them (several: a dict by name, or a tuple in order); they
+    set each layer's range of shared scales, widened by `margin` codes, and the inputs' fixed-point types. `target_fps`
+    at `clock_mhz` chooses the folding (default: 64 multiply-accumulates per cycle in the largest layer); `folding`
+    overrides it per layer: (pe, simd), a dict or a YAML file.
     A rate that no folding reaches is a warning, and the report names the layer that limits it. `part` names an AMD
     device, with or without package and speed grade.
 
@@ -84,14 +88,15 @@ def compile(
     target_cycles = options.cycles_per_frame(target_fps, clock_mhz)
     folding = options.foldings(folding)
     qonnx = graph.load(model)
-    frame = lowering.read_frame(qonnx)  # names every unsupported node before any work
-    inputs = real_array(calibration, "calibration")
+    frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
+    inputs = by_name(calibration, list(frames), "calibration")
     calibrate(qonnx, inputs, margin)
-    lowered = lowering.lower(qonnx, Wide(frame, *fixed_point_input(inputs, margin)))
+    sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
+    lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
     placed = emit.place(network, schedule.fold(network, target_cycles, folding))
-    sample = inputs[:64]
-    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, to_fixed(sample, network.source))
+    sample = {name: array[:64] for name, array in inputs.items()}
+    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, _all_fixed(sample, network))
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +105,16 @@ def compile(
         graph.save(qonnx, staging / "calibrated.onnx")
         graph.save(lowered.model, staging / "dataflow.onnx")
         _write_rtl(placed, staging)
-        saturated = count_saturated(inputs, network.source)
+        saturated = _all_saturated(inputs, network)
         report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding)
         report["tensors"] = lowered.tensors
         chosen = {layer["name"]: (layer["pe"], layer["simd"]) for layer in report["layers"]}
         (staging / "folding.yaml").write_text(options.folding_text(chosen))
-        report["calibration"] = {"frames": len(inputs), "margin": margin, "saturated_inputs": saturated}
+        report["calibration"] = {
+            "frames": min(map(len, inputs.values())),
+            "margin": margin,
+            "saturated_inputs": saturated,
+        }
         (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
     if report.get("limit"):
@@ -149,6 +158,36 @@ def count_saturated(x: np.ndarray, stream: Wide) -> int:
     """How many values of network inputs lie beyond the input's range. Raises ShapeError as `to_fixed`."""
     limit, values = 2 ** (stream.width - 1) - 1, _on_grid(x, stream)
     return int(((values < -limit - 1) | (values > limit)).sum())
+
+
+def by_name(x: Inputs, names: list[str], what: str) -> dict[str, np.ndarray]:
+    """Inputs of a network as a dict by name, from one array, a tuple in order or a dict.
+
+    Raises:
+        ShapeError: not the inputs that there are, different numbers of frames, or what is no real number.
+    """
+    if not isinstance(x, Mapping):
+        given = x if isinstance(x, (tuple, list)) and len(names) > 1 else (x,)
+        if len(given) != len(names):
+            raise ShapeError(f"{what}: {len(given)} arrays given; the network takes {', '.join(names)}")
+        x = dict(zip(names, given, strict=True))
+    if set(x) != set(names):
+        raise ShapeError(f"{what}: {', '.join(map(str, x))} given; the network takes {', '.join(names)}")
+    arrays = {name: real_array(x[name], what) for name in names}
+    counts = {name: len(array) if array.ndim > 1 or len(names) > 1 else 1 for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise ShapeError(f"{what}: {shown}; expected as many frames of every input")
+    return arrays
+
+
+def _all_fixed(x: Mapping[str, np.ndarray], network: Network) -> dict[str, np.ndarray]:
+    """By stream, from inputs by tensor."""
+    return {stream: to_fixed(x[network.tensors[stream]], network.streams[stream]) for stream in network.inputs}
+
+
+def _all_saturated(x: Mapping[str, np.ndarray], network: Network) -> int:
+    return sum(count_saturated(x[network.tensors[stream]], network.streams[stream]) for stream in network.inputs)
 
 
 def _on_grid(x: np.ndarray, stream: Wide) -> np.ndarray:
@@ -199,28 +238,31 @@ class Design:
         }
         return {kind: str(self.path / name) for kind, name in names.items()}
 
-    def _framed(self, raw: np.ndarray) -> np.ndarray:
-        """Outputs in the shape that the QONNX graph gives them."""
-        return from_stream(raw, self.network.frames[self.network.outputs[0]])
+    def _named(self, x: Inputs) -> dict[str, np.ndarray]:
+        return by_name(x, [self.network.tensors[stream] for stream in self.network.inputs], "inputs")
 
-    def _outputs(self, raw: np.ndarray) -> np.ndarray:
-        return fixedpoint.to_float32(raw, self.network.result.lsb_exp)
+    def _results(self, streams: Mapping[str, np.ndarray]) -> tuple:
+        """(raw, values) of the outputs, in the shapes that the QONNX graph gives them."""
+        network = self.network
+        raw = {network.tensors[s]: from_stream(streams[s], network.frames[s]) for s in network.outputs}
+        ends = {network.tensors[s]: network.streams[s] for s in network.outputs}
+        values = {name: fixedpoint.to_float32(array, ends[name].lsb_exp) for name, array in raw.items()}
+        return (raw, values) if len(raw) > 1 else (next(iter(raw.values())), next(iter(values.values())))
 
-    def run_dataflow(self, x: np.ndarray) -> Outputs:
+    def run_dataflow(self, x: Inputs) -> Outputs:
         """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
-        source = self.network.source
-        (raw,) = executors.run(self.path / "dataflow.onnx", to_fixed(x, source)).values()
-        raw = self._framed(raw)
-        return Outputs(raw, self._outputs(raw), count_saturated(x, source))
+        given = self._named(x)
+        found = executors.run(self.path / "dataflow.onnx", _all_fixed(given, self.network))
+        return Outputs(*self._results(found), _all_saturated(given, self.network))
 
-    def compare_stages(self, x: np.ndarray) -> verify.StageComparison:
+    def compare_stages(self, x: Inputs) -> verify.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
         qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
-        given = real_array(x, "inputs")
-        fixed = to_fixed(given, self.network.source)
+        given = self._named(x)
+        fixed = _all_fixed(given, self.network)
         return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
 
-    def simulate(self, x: np.ndarray, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
+    def simulate(self, x: Inputs, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
         """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
 
         Raises:
@@ -230,25 +272,34 @@ class Design:
             VerificationError: the RTL misplaced a TLAST or raised its error flag.
         """
         stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
-        source, result, placed = self.network.source, self.network.result, self._placed
-        seed, saturated = options.whole("seed", seed), count_saturated(x, source)
-        fixed = to_fixed(x, source)
-        beats, last = source.at_border().pack(fixed, placed.in_lanes)
-        frame_beats = result.beats(placed.out_lanes)
-        run = self._simulator.run(
-            beats, len(fixed) * frame_beats, last=last, stall_in=stall_in, stall_out=stall_out, seed=seed
-        )
-        ends = np.tile(np.arange(frame_beats) == frame_beats - 1, len(fixed))
-        if run.error or run.surplus or not np.array_equal(run.last, ends):
-            raise VerificationError(
-                f"{self.path}: the RTL misplaced a TLAST (error flag {int(run.error)}, {run.surplus} surplus beats)"
-            )
-        raw = self._framed(result.at_border().unpack(run.beats, placed.out_lanes))
-        clamped = dict(zip(placed.counters, run.clamped, strict=True))
-        return Simulation(raw, self._outputs(raw), saturated, run.cycles, clamped)
+        network, placed, given = self.network, self._placed, self._named(x)
+        seed, saturated, fixed = options.whole("seed", seed), _all_saturated(given, network), _all_fixed(given, network)
+        frames = len(next(iter(fixed.values())))
+        feeds = [
+            Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
+        ]
+        beats = {s: network.streams[s].beats(placed.lanes(s)) for s in network.outputs}
+        expected = [frames * count for count in beats.values()]
+        run = self._simulator.run_streams(feeds, expected, stall_out=stall_out, seed=seed)
+        for (stream, count), out in zip(beats.items(), run.outputs, strict=True):
+            ends = np.tile(np.arange(count) == count - 1, frames)
+            error = any(run.status["error_o"])
+            if error or out.surplus or not np.array_equal(out.last, ends):
+                raise VerificationError(
+                    f"{self.path}: the RTL misplaced a TLAST of {network.tensors[stream]!r} (error flag {int(error)}, "
+                    f"{out.surplus} surplus beats)"
+                )
+        words = {
+            s: network.streams[s].at_border().unpack(out.beats, placed.lanes(s))
+            for s, out in zip(network.outputs, run.outputs, strict=True)
+        }
+        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
+        clamped = dict(zip(placed.counters, counted, strict=True))
+        cycles = max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles)
+        return Simulation(*self._results(words), saturated, cycles, clamped)
 
     @cached_property
-    def _simulator(self) -> verilator.Simulator:
+    def _simulator(self) -> Simulator:
         names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
         sources = [self.path / "rtl" / name for name in names]
         return verilator.build(emit.TOP, sources, memory_dir=self._memories)

@@ -12,8 +12,8 @@ import mxexport
 from mxexport.fpga import library, words
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import fold_all, input_lanes, output_lanes
-from mxexport.fpga.timing import fifo_depths
+from mxexport.fpga.schedule import fold_all, stream_lanes
+from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
 from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, parameters_of
@@ -25,17 +25,23 @@ _WIRES = ("valid", "ready", "data", "last")
 
 @dataclass(frozen=True)
 class Link:
-    """The wires of one stream between two cells."""
+    """The wires of one stream between two cells, or of a port of the top level."""
 
     name: str
     bits: int
+    port: bool = False
+
+    def wire(self, kind: str) -> str:
+        """Of "valid", "ready", "data", "last"."""
+        return f"{self.name}_{'t' * self.port}{kind}"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One instance in the top level: module, parameters (strings are memory files), the links it joins.
 
-    `status`: outputs besides the streams -> bits; `memories`: file name -> content.
+    `status`: outputs besides the streams -> bits; `memories`: file name -> content; `verdicts`: links that say of
+    frames whether they are whole, between the borders.
     """
 
     name: str
@@ -47,6 +53,7 @@ class Cell:
     clocked: bool = True
     status: Mapping[str, int] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
+    verdicts: tuple[Link, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,15 +64,12 @@ class Design:
     foldings: dict[str, Folding]
     cells: tuple[Cell, ...]
     links: tuple[Link, ...]
-    output: Link
+    ports: tuple[Link, ...]
+    fifos: dict[str, int]
 
-    @property
-    def in_lanes(self) -> int:
-        return input_lanes(self.network, self.foldings)
-
-    @property
-    def out_lanes(self) -> int:
-        return output_lanes(self.network, self.foldings)
+    def lanes(self, stream: str) -> int:
+        """Of an input or output of the network."""
+        return stream_lanes(self.network, self.foldings, stream)
 
     @property
     def counters(self) -> list[str]:
@@ -81,25 +85,91 @@ def place(network: Network, layers: Mapping[str, Folding]) -> Design:
 
 class _Placer:
     """Cells in stream order. Between a unit and its readers stand, where they are needed: a fork, and for every reader
-    a FIFO and a lane converter."""
+    a FIFO and a lane converter. A cell at every border turns slots into values and back, and keeps frames whole."""
 
     def __init__(self, network: Network, foldings: dict[str, Folding], depths: Mapping[tuple[str, str], int]):
         self._network, self._foldings, self._depths = network, foldings, depths
         self._cells: list[Cell] = []
+        self._links: list[Link] = []
+        self._fifos: dict[str, int] = {}
         self._products = network.products()  # their memories are called by the layer alone
         names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
         self._names = dict(zip(names, identifiers(names), strict=True))
-        self._taken = {name.lower() for name in self._names.values()} | {"input"}
-        lanes = input_lanes(network, foldings)
-        self._links = [Link("input", network.source.beat_bits(lanes))]
+        self._ends = {stream: self._end_name(stream) for stream in (*network.inputs, *network.outputs)}
+        self._taken = {name.lower() for name in (*self._names.values(), *self._ends.values())}
         self._ready: dict[tuple[str, str], Link] = {}  # (stream, reader) -> its link
-        self._spread(network.inputs[0], self._links[0], lanes)
+        self._verdicts: list[list[Link]] = []  # of every input, one for each output
 
     def design(self) -> Design:
+        for stream in self._network.inputs:
+            self._enter(stream)
         for instance in self._network.instances:
             self._place(instance)
-        output = self._ready[self._network.outputs[0], ""]
-        return Design(self._network, self._foldings, tuple(self._cells), tuple(self._links), output)
+        for i, stream in enumerate(self._network.outputs):
+            self._leave(stream, tuple(links[i] for links in self._verdicts))
+        ports = tuple(
+            link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port
+        )  # in the order of inputs, then outputs
+        links = tuple(link for link in self._links if not link.port)
+        return Design(self._network, self._foldings, tuple(self._cells), links, ports, self._fifos)
+
+    def _end_name(self, stream: str) -> str:
+        """`input`, or `input_1`, …"""
+        kind, ends = (
+            ("input", self._network.inputs) if stream in self._network.inputs else ("output", self._network.outputs)
+        )
+        return kind if len(ends) == 1 else f"{kind}_{ends.index(stream)}"
+
+    def _port(self, stream: str, lanes: int) -> Link:
+        kind, ends = ("s", self._network.inputs) if stream in self._network.inputs else ("m", self._network.outputs)
+        number = "" if len(ends) == 1 else f"_{ends.index(stream)}"
+        return Link(f"{kind}_axis{number}", self._network.streams[stream].at_border().beat_bits(lanes), port=True)
+
+    def _enter(self, stream: str) -> None:
+        kind, lanes = self._network.streams[stream], stream_lanes(self._network, self._foldings, stream)
+        name, slot = self._ends[stream], kind.at_border().width
+        link, verdict = Link(name, kind.beat_bits(lanes)), Link(self._name(f"{name}_verdict"), 1)
+        parameters = {"Width": kind.width, "Slot": slot, "Lanes": lanes, "K": kind.channels, "Beats": kind.beats(lanes)}
+        self._append(
+            Cell(
+                name,
+                "mx_ingress",
+                parameters,
+                (self._port(stream, lanes),),
+                (link,),
+                f"{self._network.tensors[stream]}: slots of {slot} bits to values, frames kept whole",
+                status={"error_o": 1, "saturated_o": 32, "misplaced_o": 32},
+                verdicts=(verdict,),
+            )
+        )
+        self._links.append(verdict)
+        outputs = len(self._network.outputs)
+        branches = [verdict] if outputs == 1 else self._fork(verdict, outputs)
+        self._verdicts.append([self._queue(branch, self._frames_inside()) for branch in branches])
+        self._spread(stream, link, lanes)
+
+    def _frames_inside(self) -> int:
+        """Most frames that are on their way, as a power of two; more would only wait at the input."""
+        cycles = max(cycles_per_unit(self._network, self._foldings).values())
+        frames = latency(self._network, self._foldings) // cycles + 3
+        return max(1 << (frames - 1).bit_length(), 4)
+
+    def _leave(self, stream: str, verdicts: tuple[Link, ...]) -> None:
+        kind, lanes = self._network.streams[stream], stream_lanes(self._network, self._foldings, stream)
+        slot = kind.at_border().width
+        parameters = {"Width": kind.width, "Slot": slot, "Lanes": lanes, "Inputs": len(verdicts)}
+        self._append(
+            Cell(
+                self._ends[stream],
+                "mx_egress",
+                parameters,
+                (self._ready[stream, ""],),
+                (self._port(stream, lanes),),
+                f"{self._network.tensors[stream]}: values to slots of {slot} bits, broken frames left out",
+                status={"dropped_o": 32},
+                verdicts=verdicts,
+            )
+        )
 
     def _name(self, wanted: str) -> str:
         name = free_name(wanted, self._taken)
@@ -157,6 +227,8 @@ class _Placer:
         sink = Link(self._name(f"{link.name}_fifo"), link.bits)
         parameters, comment = {"Width": link.bits, "Depth": depth}, f"up to {depth} beats of {link.name} wait"
         self._append(Cell(sink.name, "mx_fifo", parameters, (link,), (sink,), comment))
+        if link.bits > 1:  # not a verdict
+            self._fifos[sink.name] = depth
         return sink
 
     def _convert(self, stream: str, link: Link, lanes: int, wanted: int, layer: str) -> Link:
@@ -180,43 +252,52 @@ def top_level(design: Design) -> str:
         keep_trailing_newline=True,
     )
     environment.filters |= {"literal": parameter_text, "one_line": one_line}
-    network, in_lanes, out_lanes = design.network, design.in_lanes, design.out_lanes
+    network, cells = design.network, _with_ports(design)
     return environment.get_template("top.sv.j2").render(
         module=TOP,
         version=mxexport.__version__,
         products=len(network.products()),
-        cells=_with_ports(design),
-        errors=sum("error_o" in cell.status for cell in design.cells),
-        counters=len(design.counters),
+        cells=cells,
+        status=_status_bits(design),
         links=design.links,
-        source=network.source,
-        result=network.result,
-        in_lanes=in_lanes,
-        out_lanes=out_lanes,
-        in_beats=network.source.beats(in_lanes),
-        out_beats=network.result.beats(out_lanes),
-        in_slot=network.source.at_border().width,
-        out_slot=network.result.at_border().width,
-        in_bits=network.source.at_border().beat_bits(in_lanes),
-        output=design.output,
-        out_bits=network.result.at_border().beat_bits(out_lanes),
+        inputs=[_border(design, stream) for stream in network.inputs],
+        outputs=[_border(design, stream) for stream in network.outputs],
+        ports=design.ports,
     )
+
+
+def _border(design: Design, stream: str) -> dict:
+    kind, lanes = design.network.streams[stream], design.lanes(stream)
+    numbers = {"lanes": lanes, "beats": kind.beats(lanes), "slot": kind.at_border().width}
+    return {"name": design.network.tensors[stream], "kind": kind} | numbers
+
+
+def _status_bits(design: Design) -> dict[str, int]:
+    """Output of the top level -> bits."""
+    found: dict[str, int] = {}
+    for cell in design.cells:
+        for port, bits in cell.status.items():
+            found[port] = found.get(port, 0) + bits
+    return {port: bits for port, bits in found.items() if bits}
 
 
 def _with_ports(design: Design) -> list[tuple[Cell, list[tuple[str, str]]]]:
     """Every cell with what its ports join: streams, then error flags and counters, which take their bits in order."""
-    taken, found = {"clamped_o": 0, "error_o": 0}, []
+    taken: dict[str, int] = {}
+    found = []
     for cell in design.cells:
         ports = []
         for i, link in enumerate(cell.sources):
             prefix = "s_axis" if len(cell.sources) == 1 else f"s{i}_axis"
-            ports += [(f"{prefix}_t{wire}", f"{link.name}_{wire}") for wire in _WIRES]
-        for wire in _WIRES:
-            names = [f"{link.name}_{wire}" for link in reversed(cell.sinks)]
-            ports.append((f"m_axis_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
+            ports += [(f"{prefix}_t{wire}", link.wire(wire)) for wire in _WIRES]
+        for prefix, links in (("m_axis", cell.sinks), ("verdict", cell.verdicts)):
+            for wire in _WIRES if links else ():
+                names = [link.wire(wire) for link in reversed(links)]
+                ports.append((f"{prefix}_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
         for port, bits in cell.status.items():
-            start = taken[port]
-            ports.append((port, f"clamped_o[{start}+:{bits}]" if port == "clamped_o" else f"errors[{start}]"))
+            start = taken.get(port, 0)
+            wires = "errors" if port == "error_o" else port
+            ports.append((port, f"{wires}[{start}]" if port == "error_o" else f"{wires}[{start}+:{bits}]"))
             taken[port] = start + bits
         found.append((cell, ports))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.borders import check_ends, constant_nodes, is_side, label
+from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import same_image
 from mxexport.fpga.types import Blocks, Stream, Wide
@@ -35,7 +35,7 @@ class Pending:
     """A stream on its way: `shape` is one frame, channels last (None: not known); `group_size` of blocks.
 
     `type` and `values` (of the dataflow graph) are there unless something before it was refused, which `blocked` then
-    names, or nothing is built.
+    names, or nothing is built. `origin`: the input of the network that it comes from, while its shape is not known.
     """
 
     shape: tuple[int, ...] | None
@@ -43,6 +43,7 @@ class Pending:
     type: Stream | None = None
     values: tuple[ir.Value, ...] = ()
     blocked: ir.Node | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def frame_of(value: ir.Value) -> tuple[int, ...] | None:
     return tuple(shape[1:])
 
 
-def read_frame(model: ir.Model) -> tuple[int, ...]:
-    """One frame of the input as the first unit takes it. Nothing is built, so the graph need not be calibrated.
+def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
+    """Input -> one frame of it as its first unit takes it. Nothing is built, so the graph need not be calibrated.
 
     Raises:
         UnsupportedError: every node that cannot be lowered, with its name, the reason and a suggestion. What only
@@ -70,16 +71,16 @@ def read_frame(model: ir.Model) -> tuple[int, ...]:
     """
     walk = Lowering(model.graph, None)
     walk.run()
-    return walk.frame
+    return walk.frames
 
 
-def lower(model: ir.Model, source: Wide) -> Lowered:
-    """The dataflow graph of a calibrated `model` whose input comes as `source`, accumulators sized exactly.
+def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
+    """The dataflow graph of a calibrated `model` whose inputs come as `sources`, accumulators sized exactly.
 
     Raises:
-        UnsupportedError: as `read_frame`; or an accumulator would need more than 63 bits: names the layer and why.
+        UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why.
     """
-    walk = Lowering(model.graph, source)
+    walk = Lowering(model.graph, sources)
     walk.run()
     return Lowered(walk.model(), walk.tensors)
 
@@ -87,14 +88,13 @@ def lower(model: ir.Model, source: Wide) -> Lowered:
 class Lowering:
     """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
 
-    Units call `stream`, `blocks`, `add` and `bind`. Without a `source`, nothing is built and only refusals are found.
+    Units call `stream`, `blocks`, `add` and `bind`. Without `sources`, nothing is built and only refusals are found.
     """
 
-    def __init__(self, g: ir.Graph, source: Wide | None):
-        check_ends(g)
-        self._graph, self._source = g, source
+    def __init__(self, g: ir.Graph, sources: Mapping[str, Wide] | None):
+        self._graph = g
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
-        self._problems: list[tuple[str, str]] = []
+        self._problems: list[tuple[str, str]] = end_problems(g)
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
         self._pending: dict[ir.Value, Pending] = {}
@@ -102,17 +102,21 @@ class Lowering:
         self._done: set[ir.Node] = set()
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
+        self._inputs: list[ir.Value] = []
         self.tensors: dict[str, str] = {}
-        self.frame: tuple[int, ...] = ()
-        first = g.inputs[0]
-        if source is None:
-            self._pending[first] = Pending(None)
-        else:
-            self._names.unique("input")
-            values = _values(("input",), source)
-            self.bind(first, Pending(source.shape, None, source, values))
-            self._inputs = values
-            _declare_frame(values[0], first, source)
+        self.frames: dict[str, tuple[int, ...]] = {}
+        for value in g.inputs:
+            if sources is None:
+                self._pending[value] = Pending(None, origin=value.name)
+            elif value.name in sources:
+                self._enter(value, sources[value.name])
+
+    def _enter(self, value: ir.Value, source: Wide) -> None:
+        wanted = "input" if len(self._graph.inputs) == 1 else f"input.{value.name}"
+        values = _values((self._names.unique(wanted),), source)
+        self.bind(value, Pending(source.shape, None, source, values))
+        self._inputs += values
+        _declare_end(values[0], value, source)
 
     # --- what units call ------------------------------------------------------------------------------------------
 
@@ -165,8 +169,8 @@ class Lowering:
         """`source` with its shape, where that was not known: behind a refusal, or the input of the network."""
         if source.shape is not None:
             return source
-        if source.blocked is None and not self.frame:
-            self.frame = frame
+        if source.blocked is None and source.origin is not None:
+            self.frames.setdefault(source.origin, frame)
         return replace(source, shape=frame)
 
     def wide(self, source: Pending, node: ir.Node) -> Pending:
@@ -209,7 +213,8 @@ class Lowering:
         Its own node is called by its layer and `kind`, its values by `outputs`."""
         blocked = next((s.blocked for s in sources if s.blocked is not None), None)
         if blocked is not None or any(s.type is None for s in sources):
-            return Pending(shape, group_size, blocked=blocked)
+            origin = next((s.origin for s in sources if s.shape is None), None)
+            return Pending(shape, group_size, blocked=blocked, origin=origin)
         unit, layer = make(*(s.type for s in sources)), self._layers[node]
         name = self._node_names.unique(f"{layer}.{kind}")
         values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
@@ -251,7 +256,7 @@ class Lowering:
         for node in self._graph:
             if node not in self._done and not is_side(node):
                 self._take(node)
-        self._end(self._graph.outputs[0])
+        self._end()
 
     def _take(self, node: ir.Node) -> None:
         try:
@@ -304,37 +309,49 @@ class Lowering:
             raise Refused("adds a constant to what is no product; only the bias of a matrix product can be added")
         self.bind(node.outputs[0], self._pending[streams[0]])
 
-    def _end(self, output: ir.Value) -> None:
+    def _end(self) -> None:
         """Raises UnsupportedError for everything that was refused, or where no design is left."""
-        maker = self._makers.get(output)
-        if not self._problems and graph.is_ours(maker, graph.QUANTIZERS):
-            why = "quantizes, and no matrix product follows; leave this quantizer to the host"
-            self._problems.append((f"node {maker.name!r}", why))
+        outputs = list(self._graph.outputs)
+        if not self._problems:
+            self._problems += [problem for value in outputs if (problem := self._end_problem(value))]
         if self._problems:
             raise UnsupportedError("compile: some nodes cannot be lowered to hardware", self._problems)
         if not any(node.op_type in PRODUCTS for node in self._makers.values()):
             raise UnsupportedError("compile: the graph holds no quantized matrix product")
-        if output not in self._pending or self._pending[output].group_size is not None:
-            raise self._loose(output, list(self._pending)[-1])
-        unread = [v for v in self._pending if v not in self._read and v is not output]
+        unread = [v for v in self._pending if v not in self._read and v not in outputs]
         if unread:
-            raise self._loose(output, unread[-1])
+            raise UnsupportedError(
+                "compile: some results reach no output",
+                [(f"tensor {v.name!r}", "is read by no layer and is no output; run mx.clean") for v in unread],
+            )
 
-    def _loose(self, output: ir.Value, end: ir.Value) -> UnsupportedError:
-        maker = label(output.producer()) if output.producer() else "the graph itself"
-        return UnsupportedError(
-            f"compile: the output {output.name!r}, of {maker}, does not end the chain of layers; "
-            f"that ends with {end.name!r}"
-        )
+    def _end_problem(self, output: ir.Value) -> tuple[str, str] | None:
+        maker, where = self._makers.get(output), f"output {output.name!r}"
+        if graph.is_ours(maker, graph.QUANTIZERS):
+            return f"node {maker.name!r}", "quantizes, and no matrix product follows; leave this quantizer to the host"
+        if output not in self._pending:
+            made = label(output.producer()) if output.producer() else "the graph itself"
+            return where, f"of {made}, does not end a chain of layers"
+        if self._pending[output].group_size is not None:
+            return where, "carries quantized blocks; let it end before its quantizer"
+        ends = [v for v in self._graph.outputs if self._pending.get(v) is not None and self._pending[v].values]
+        same = [v for v in ends if self._pending[v].values == self._pending[output].values]
+        if len(same) > 1 and same[0] is not output:
+            return where, f"carries what output {same[0].name!r} carries; export the model with one of them"
+        if self._pending[output].values and self._pending[output].values[0] in self._inputs:
+            return where, "carries an input unchanged; export the model without it"
+        return None
 
     def model(self) -> ir.Model:
         """The dataflow graph, with function bodies."""
-        output = self._graph.outputs[0]
-        outputs = self._pending[output].values
-        _declare_frame(outputs[0], output, self._pending[output].type)
+        outputs = []
+        for output in self._graph.outputs:
+            values = self._pending[output].values
+            _declare_end(values[0], output, self._pending[output].type)
+            outputs += values
         made = ir.Graph(
-            list(self._inputs),
-            list(outputs),
+            self._inputs,
+            outputs,
             nodes=self._nodes,
             initializers=self._initializers,
             opset_imports={"": OPSET, ops.DOMAIN: ops.VERSION},
@@ -345,8 +362,10 @@ class Lowering:
         return model
 
 
-def _declare_frame(value: ir.Value, given: ir.Value, stream: Wide) -> None:
-    """Writes the shape of a frame as the QONNX graph has it, where a stream brings it in another."""
+def _declare_end(value: ir.Value, given: ir.Value, stream: Wide) -> None:
+    """Writes what the QONNX graph calls an input or output, and the shape its frames have there, where that is not the
+    shape of the stream."""
+    value.metadata_props["tensor"] = given.name
     frame = frame_of(given) or stream.shape
     if frame != stream.shape:
         value.metadata_props["frame"] = ",".join(map(str, frame))

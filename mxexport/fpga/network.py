@@ -29,23 +29,24 @@ class Instance:
 
 @dataclass(frozen=True)
 class Network:
-    """`streams`: name -> type, from the inputs on in order; `frames`: the shape that a frame of an input or output
-    has in the QONNX graph, channels first."""
+    """`streams`: name -> type, from the inputs on in order; of inputs and outputs, `frames`: the shape that a frame has
+    in the QONNX graph, channels first, and `tensors`: their names there."""
 
     instances: tuple[Instance, ...]
     streams: dict[str, Stream]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     frames: dict[str, tuple[int, ...]]
+    tensors: dict[str, str]
 
     @property
     def source(self) -> Wide:
-        """The one input."""
+        """The first input."""
         return self.streams[self.inputs[0]]
 
     @property
     def result(self) -> Wide:
-        """The one output."""
+        """The first output."""
         return self.streams[self.outputs[0]]
 
     def products(self) -> list[Instance]:
@@ -78,7 +79,8 @@ def read(model: ir.Model) -> Network:
         instances.append(Instance(node.name, unit, sources, result))
     ends = [tuple(v.name for v in values) for values in (g.inputs, g.outputs)]
     frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
-    return Network(tuple(instances), streams, *ends, frames)
+    tensors = {v.name: v.metadata_props.get("tensor", v.name) for v in (*g.inputs, *g.outputs)}
+    return Network(tuple(instances), streams, *ends, frames, tensors)
 
 
 def _frame(value: ir.Value, stream: Wide) -> tuple[int, ...]:

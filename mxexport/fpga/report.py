@@ -42,10 +42,10 @@ def describe(
         "target_fps": None if target_fps is None else float(target_fps),
         "limited_by": _layer_of(network, slowest),
         "limit": limit,
-        "input": _end(network.source, design.in_lanes),
-        "output": _end(network.result, design.out_lanes),
+        "inputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.inputs},
+        "outputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.outputs},
         "layers": [_describe(network, p, foldings[p.name]) for p in products],
-        "fifos": {cell.name: cell.parameters["Depth"] for cell in design.cells if cell.module == "mx_fifo"},
+        "fifos": design.fifos,
     }
 
 
@@ -61,6 +61,7 @@ def _end(stream: Wide, lanes: int) -> dict:
         "width": stream.width,
         "lsb_exp": stream.lsb_exp,
         "lanes": lanes,
+        "beats": stream.beats(lanes),
         "slot_bits": stream.at_border().width,
     }
 

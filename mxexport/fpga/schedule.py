@@ -102,11 +102,12 @@ def fold_all(network: Network, layers: Mapping[str, Folding]) -> dict[str, Foldi
     return found
 
 
-def input_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Lanes of the network's input: what its widest reader takes."""
-    return max(r.unit.lanes(foldings[r.name])[0] for r in network.readers(network.inputs[0]))
+def input_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """Lanes of an input of the network: what its widest reader takes."""
+    return max(r.unit.lanes(foldings[r.name])[0] for r in network.readers(stream))
 
 
-def output_lanes(network: Network, foldings: Mapping[str, Folding]) -> int:
-    maker = network.maker(network.outputs[0])
-    return maker.unit.lanes(foldings[maker.name])[1]
+def stream_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """Lanes in which a stream comes, from its unit or from outside."""
+    maker = network.maker(stream)
+    return input_lanes(network, foldings, stream) if maker is None else maker.unit.lanes(foldings[maker.name])[1]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from mxexport.fpga.network import Network
-from mxexport.fpga.schedule import input_lanes
+from mxexport.fpga.schedule import stream_lanes
 from mxexport.fpga.unit import Folding
 
 _FRAMES = 3
@@ -20,7 +20,7 @@ _SLACK = 8  # beats on top of what the model finds: registers between units, lan
 
 def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
     """Instance -> cycles that a frame occupies it; the input under its stream's name."""
-    found = {name: network.streams[name].beats(input_lanes(network, foldings)) for name in network.inputs}
+    found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     return found | {i.name: i.unit.cycles(foldings[i.name]) for i in network.instances}
 
 
@@ -51,7 +51,7 @@ def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Cycles from the first input beat of the first frame to its last output beat."""
     times = arrivals(network, foldings, 1, paced=False)
-    return int(np.ceil(times[network.outputs[0]][-1]))
+    return int(np.ceil(max(times[name][-1] for name in network.outputs)))
 
 
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
@@ -64,9 +64,7 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
         for reader, i in readers:
             if not forks and len(reader.sources) == 1:
                 continue
-            maker = network.maker(stream)
-            lanes = maker.unit.lanes(foldings[maker.name])[1] if maker else input_lanes(network, foldings)
-            beats = kind.beats(lanes) // kind.vectors
+            beats = kind.beats(stream_lanes(network, foldings, stream)) // kind.vectors
             waiting = _most_waiting(times, reader.sources, i) * beats + _SLACK
             found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
     return found

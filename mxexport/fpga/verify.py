@@ -36,10 +36,15 @@ class StageComparison:
 
 
 def compare(
-    qonnx: ir.Model, dataflow: ir.Model, network: Network, tensors: Mapping[str, str], x: np.ndarray, fixed: np.ndarray
+    qonnx: ir.Model,
+    dataflow: ir.Model,
+    network: Network,
+    tensors: Mapping[str, str],
+    x: Mapping[str, np.ndarray],
+    fixed: Mapping[str, np.ndarray],
 ) -> StageComparison:
-    """Run both graphs on `x` (float, as the QONNX graph takes it) and `fixed` (the same in int64 [N, K]). `tensors`:
-    stream of `network` -> tensor of the QONNX graph that it carries.
+    """Run both graphs on `x` (float, by inputs of the QONNX graph) and `fixed` (the same in int64, by streams).
+    `tensors`: stream of `network` -> tensor of the QONNX graph that it carries.
 
     With the same input injected, quantizer outputs must be equal wherever float32 holds the input exactly, products
     must stay within the bound of their unit, and all else must be equal as float32.
@@ -50,31 +55,33 @@ def compare(
     proto = executors.load_proto(qonnx)
     values = _Values(dataflow, network, fixed)
     quantized = [i for i in network.instances if isinstance(i.unit.result, Blocks) and i.result in tensors]
-    output = network.outputs[0]
-    free = executors.run(proto, x, [tensors[i.result] for i in quantized] + [tensors[output]])
+    wanted = [*(i.result for i in quantized), *network.outputs]
+    free = executors.run(proto, dict(x), list(dict.fromkeys(tensors[stream] for stream in wanted)))
     errors = _check_units(proto, network, tensors, values)
     compared = []
     for instance in quantized:
         ours = values.floats(instance.result)
         flips = int((_as_stream(free[tensors[instance.result]], ours.shape) != ours).sum())
         compared.append(LayerComparison(instance.layer, ours.size, flips, errors.get(instance.layer, 0.0)))
-    ours = values.arrays[output]
-    theirs = _as_stream(free[tensors[output]], ours.shape)
-    same = float((theirs.argmax(-1) == ours.argmax(-1)).mean())
+    same = min(_same_predictions(free[tensors[output]], values.arrays[output]) for output in network.outputs)
     total = sum(c.codes for c in compared)
     return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same)
+
+
+def _same_predictions(theirs: np.ndarray, ours: np.ndarray) -> float:
+    """How often the largest value stands at the same place."""
+    return float((_as_stream(theirs, ours.shape).argmax(-1) == ours.argmax(-1)).mean())
 
 
 class _Values:
     """What the dataflow graph computes, stream by stream."""
 
-    def __init__(self, dataflow: ir.Model, network: Network, fixed: np.ndarray):
+    def __init__(self, dataflow: ir.Model, network: Network, fixed: Mapping[str, np.ndarray]):
         self._network = network
         self._scales = {node.outputs[0].name: node.outputs[1].name for node in dataflow.graph if len(node.outputs) > 1}
         names = [i.result for i in network.instances]
         wanted = list(dict.fromkeys([*names, *(self._scales[n] for n in names if n in self._scales)]))
-        self.arrays = executors.run(dataflow, fixed, wanted)
-        self.arrays[network.inputs[0]] = fixed
+        self.arrays = executors.run(dataflow, dict(fixed), wanted) | dict(fixed)
 
     def floats(self, stream: str) -> np.ndarray:
         """The stream as real numbers: float32 of blocks (exact), float64 of wide integers."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
-from mxexport.fpga.lowering import SUGGESTIONS, read_frame
+from mxexport.fpga.lowering import SUGGESTIONS, read_frames
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
@@ -66,7 +66,7 @@ def _where(node: ir.Node) -> str:
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
     try:
-        read_frame(model.clone())
+        read_frames(model.clone())
     except UnsupportedError as error:
         yield from error.problems or [("graph", str(error))]
 

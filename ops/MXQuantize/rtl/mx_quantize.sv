@@ -188,7 +188,7 @@ module mx_quantize #(
 
   always_ff @(posedge aclk) begin
     if (!aresetn) clamped_o <= '0;
-    else clamped_o <= clamped_o + 32'(new_valid && new_clamped);
+    else if (new_valid && new_clamped && clamped_o != '1) clamped_o <= clamped_o + 1'b1;
   end
 
   // Read: one beat per cycle while the scale of its block is known and the output moves.
