@@ -104,7 +104,7 @@ def test_a_misplaced_last_costs_its_own_frame(classifier, stalls):
     ends[5] = np.zeros_like(ends[5])  # so frame 6 is taken for its tail
     feed = Feed(np.concatenate(frames), np.concatenate(ends), stalls[0])
     good = [0, 2, 4, 7, 8]
-    run = classifier._simulator.run_streams([feed], [len(good) * out_beats], stall_out=stalls[1], drain=2000)
+    run = classifier._build().run_streams([feed], [len(good) * out_beats], stall_out=stalls[1], drain=2000)
     np.testing.assert_array_equal(received(classifier, run, len(good)), classifier.run_dataflow(x).raw[good])
     counters = {name: int.from_bytes(run.status[name], "little") for name in ("dropped_o", "misplaced_o", "error_o")}
     assert counters == {"dropped_o": 3, "misplaced_o": 3, "error_o": 1} and run.outputs[0].surplus == 0
@@ -118,7 +118,7 @@ def test_values_beyond_the_input_s_width_saturate_and_are_counted(classifier):
     given = kind.at_border().unpack(np.concatenate(frames), lanes).copy()
     given[1, 3], given[2, 0], given[3, 39] = top, -top - 1, 2 ** (kind.at_border().width - 1) - 1
     beats, last = kind.at_border().pack(given, lanes)
-    run = classifier._simulator.run_streams([Feed(beats, last)], [4 * out_beats])
+    run = classifier._build().run_streams([Feed(beats, last)], [4 * out_beats])
     from mxexport.running import executors
 
     (expected,) = executors.run(classifier.files()["dataflow"], np.clip(given, -top, top - 1)).values()
@@ -131,6 +131,6 @@ def test_a_reset_in_the_middle_of_a_frame_and_late_ready(classifier):
     frames, out_beats = sent(classifier, x)
     feed = Feed(np.concatenate(frames), np.tile(np.arange(len(frames[0])) == len(frames[0]) - 1, 5), 0.2)
     for options in ({"reset_at": 3}, {"reset_at": 61}, {"ready_after_valid": True}):
-        run = classifier._simulator.run_streams([feed], [5 * out_beats], **options)
+        run = classifier._build().run_streams([feed], [5 * out_beats], **options)
         np.testing.assert_array_equal(received(classifier, run, 5), classifier.run_dataflow(x).raw)
         assert not any(run.status["error_o"])

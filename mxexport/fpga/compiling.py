@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, ShapeError, VerificationError
-from mxexport.fpga import emit, library, lowering, options, schedule, verify
+from mxexport.fpga import emit, library, lowering, options, probing, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.devices import check_part
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import describe
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Simulator
+from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import Wide, from_stream, to_stream
 from mxexport.fpga.unit import Folding
 from mxexport.model import graph
@@ -50,10 +50,16 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Simulation(Outputs):
-    """What the RTL did: `cycles` in all, blocks outside the calibrated range per layer."""
+    """What the RTL did: `cycles` in all, blocks outside the calibrated range per layer; `stalls`: cycles in which a
+    FIFO was full while a beat waited; `probes`: unit -> value of dataflow.onnx -> words, int64 or codes;
+    `difference`: the first probed unit whose words are not those of the dataflow graph, and where (None: all equal).
+    """
 
     cycles: int
     clamped: dict[str, int]
+    stalls: dict[str, int]
+    probes: dict[str, dict[str, np.ndarray]]
+    difference: tuple[str, str] | None
 
 
 def compile(
@@ -262,47 +268,92 @@ class Design:
         fixed = _all_fixed(given, self.network)
         return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
 
-    def simulate(self, x: Inputs, *, stall_in: float = 0.0, stall_out: float = 0.0, seed: int = 1) -> Simulation:
+    def simulate(
+        self,
+        x: Inputs,
+        *,
+        stall_in: float = 0.0,
+        stall_out: float = 0.0,
+        seed: int = 1,
+        probe: Iterable[str] = (),
+        trace: str | os.PathLike | None = None,
+    ) -> Simulation:
         """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
+
+        `probe`: layers or units whose words are kept and compared with the dataflow graph. `trace`: a VCD file of every
+        wire. Either builds the simulator anew.
 
         Raises:
             ShapeError: inputs that do not fit, hold NaN or Inf, or are no real numbers.
-            OptionError: a probability outside [0, 1), or a seed that is no whole number.
+            OptionError: a probability outside [0, 1), a seed that is no whole number, or a probe that names nothing.
             MissingToolError: no Verilator or C++ compiler.
-            VerificationError: the RTL misplaced a TLAST or raised its error flag.
+            VerificationError: the RTL misplaced a TLAST, raised its error flag, or stands still: which units wait for
+                each other.
         """
         stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
-        network, placed, given = self.network, self._placed, self._named(x)
-        seed, saturated, fixed = options.whole("seed", seed), _all_saturated(given, network), _all_fixed(given, network)
+        placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
+        instances = probing.probed(placed, [probe] if isinstance(probe, str) else probe)
+        fixed = _all_fixed(given, self.network)
         frames = len(next(iter(fixed.values())))
+        watch = {placed.units[i.name]: probing.beats_of(placed, i, frames) for i in instances}
+        watch = dict.fromkeys(probing.watched(placed), 0) | watch
+        simulator = self._build(watch, trace is not None)
+        run = self._run(simulator, fixed, stall_in, stall_out, seed=seed, watch=watch, trace=trace)
+        found = {i.name: probing.words_of(placed, i, run.seen[placed.units[i.name]]) for i in instances}
+        difference = None
+        if found:
+            wanted = [value for words in found.values() for value in words]
+            expected = executors.run(self.path / "dataflow.onnx", fixed, wanted)
+            difference = probing.first_difference(found, expected)
+        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
+        return Simulation(
+            *self._results(self._words(run, frames)),
+            saturated_inputs=_all_saturated(given, self.network),
+            cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
+            clamped=dict(zip(placed.counters, counted, strict=True)),
+            stalls=probing.stalls(placed, run.seen),
+            probes=found,
+            difference=difference,
+        )
+
+    def _run(
+        self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how
+    ) -> Streams:
+        """Feed frames (by stream). Raises VerificationError where the RTL stands still."""
+        network, placed = self.network, self._placed
         feeds = [
             Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
         ]
-        beats = {s: network.streams[s].beats(placed.lanes(s)) for s in network.outputs}
-        expected = [frames * count for count in beats.values()]
-        run = self._simulator.run_streams(feeds, expected, stall_out=stall_out, seed=seed)
-        for (stream, count), out in zip(beats.items(), run.outputs, strict=True):
+        frames = len(next(iter(fixed.values())))
+        expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
+        try:
+            return simulator.run_streams(feeds, expected, stall_out=stall_out, **how)
+        except StandstillError as error:
+            every = {link.name: 0 for link in placed.links}
+            if set(every) <= set(error.seen):
+                raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
+        return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
+
+    def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
+        """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
+        network, placed, found = self.network, self._placed, {}
+        error = any(run.status["error_o"])
+        for stream, out in zip(network.outputs, run.outputs, strict=True):
+            kind, lanes = network.streams[stream], placed.lanes(stream)
+            count = kind.beats(lanes)
             ends = np.tile(np.arange(count) == count - 1, frames)
-            error = any(run.status["error_o"])
             if error or out.surplus or not np.array_equal(out.last, ends):
                 raise VerificationError(
                     f"{self.path}: the RTL misplaced a TLAST of {network.tensors[stream]!r} (error flag {int(error)}, "
                     f"{out.surplus} surplus beats)"
                 )
-        words = {
-            s: network.streams[s].at_border().unpack(out.beats, placed.lanes(s))
-            for s, out in zip(network.outputs, run.outputs, strict=True)
-        }
-        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
-        clamped = dict(zip(placed.counters, counted, strict=True))
-        cycles = max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles)
-        return Simulation(*self._results(words), saturated, cycles, clamped)
+            found[stream] = kind.at_border().unpack(out.beats, lanes)
+        return found
 
-    @cached_property
-    def _simulator(self) -> Simulator:
+    def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
         names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
         sources = [self.path / "rtl" / name for name in names]
-        return verilator.build(emit.TOP, sources, memory_dir=self._memories)
+        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
 
     @property
     def _memories(self) -> Path:

@@ -58,7 +58,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Design:
-    """Everything the top level holds, in stream order."""
+    """Everything the top level holds, in stream order. `fifos`: cell -> depth; `units`: instance -> cell, whose output
+    link is called as the cell."""
 
     network: Network
     foldings: dict[str, Folding]
@@ -66,6 +67,7 @@ class Design:
     links: tuple[Link, ...]
     ports: tuple[Link, ...]
     fifos: dict[str, int]
+    units: dict[str, str]
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
@@ -111,7 +113,10 @@ class _Placer:
             link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port
         )  # in the order of inputs, then outputs
         links = tuple(link for link in self._links if not link.port)
-        return Design(self._network, self._foldings, tuple(self._cells), links, ports, self._fifos)
+        return Design(self._network, self._foldings, tuple(self._cells), links, ports, self._fifos, self._units())
+
+    def _units(self) -> dict[str, str]:
+        return {instance.name: self._names[instance.name] for instance in self._network.instances}
 
     def _end_name(self, stream: str) -> str:
         """`input`, or `input_1`, …"""

@@ -15,12 +15,14 @@ from mxexport.ops import DOMAIN
 
 @dataclass(frozen=True)
 class Instance:
-    """A node of the graph as a unit: `sources` and `result` name streams, each by its first value."""
+    """A node of the graph as a unit: `sources` and `result` name streams, each by its first value; `values` are all of
+    the result's."""
 
     name: str
     unit: Unit
     sources: tuple[str, ...]
     result: str
+    values: tuple[str, ...]
 
     @property
     def layer(self) -> str:
@@ -76,7 +78,7 @@ def read(model: ir.Model) -> Network:
         unit = OF_OPERATOR[node.op_type].from_node(node, tuple(streams[name] for name in sources))
         result = node.outputs[0].name
         streams[result] = unit.result
-        instances.append(Instance(node.name, unit, sources, result))
+        instances.append(Instance(node.name, unit, sources, result, tuple(v.name for v in node.outputs)))
     ends = [tuple(v.name for v in values) for values in (g.inputs, g.outputs)]
     frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
     tensors = {v.name: v.metadata_props.get("tensor", v.name) for v in (*g.inputs, *g.outputs)}
