@@ -113,6 +113,31 @@ def activations() -> nn.Module:
     )  # fmt: skip
 
 
+class Parts(nn.Module):
+    """MobileNetV3- and YOLO-shaped: hard-swish, channels split and joined, a crop; one layer is used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.twice = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.swish, self.out = nn.Hardswish(), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x):
+        left, right = self.swish(self.stem(x)).chunk(2, 1)
+        right = torch.relu(self.twice(torch.relu(self.twice(right))))
+        return self.out(torch.cat([left, right], 1)[:, :, 1:-1, 2:])
+
+
+class Classes(nn.Module):
+    """A classifier that names the class itself, beside the logits' slice."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Hardswish(), nn.Flatten(), nn.Linear(128, 20))
+
+    def forward(self, x):
+        return self.body(x)[:, 3:13].argmax(1)
+
+
 def large() -> nn.Module:
     """64 x 64 pixels."""
     return nn.Sequential(
@@ -145,6 +170,8 @@ NETWORKS = {
     "norms": (norms, (3, 8, 8)),
     "large": (large, (3, 64, 64)),
     "unet": (UNet, (3, 8, 6)),
+    "parts": (Parts, (3, 6, 8)),
+    "classes": (Classes, (1, 6, 6)),
     "activations": (activations, (3, 7, 6)),
 }
 
@@ -180,6 +207,14 @@ class Around(nn.Module):
         return x + self.inner(x)
 
 
+class Halves(nn.Module):
+    """Channels apart and joined the other way round, without the first row."""
+
+    def forward(self, x):
+        left, right = x.chunk(2, 1)
+        return torch.cat([right, left], 1)[:, :, 1:]
+
+
 class Joined(Around):
     def forward(self, x):
         return torch.cat([x, self.inner(x)], 1)
@@ -187,8 +222,8 @@ class Joined(Around):
 
 def _step(rng: np.random.Generator, channels: int, size) -> tuple[nn.Module, int]:
     height, width = size
-    kind = rng.choice(["conv", "conv", "depthwise", "pool", "sum", "up", "joined"])
-    after = [nn.ReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, lambda: nn.Sequential()][rng.integers(5)]()
+    kind = rng.choice(["conv", "conv", "depthwise", "pool", "sum", "up", "joined", "halves"])
+    after = [nn.ReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.Hardswish, lambda: nn.Sequential()][rng.integers(6)]()
     kernel = tuple(int(rng.integers(1, min(n, 3) + 1)) for n in (height, width))
     if kind == "pool" and min(height, width) >= 4:
         pool = nn.MaxPool2d if rng.random() < 0.5 else nn.AvgPool2d
@@ -201,6 +236,8 @@ def _step(rng: np.random.Generator, channels: int, size) -> tuple[nn.Module, int
         return up, channels if isinstance(up, nn.Upsample) else 5
     if kind == "joined":
         return Joined(nn.Sequential(nn.Conv2d(channels, 6, 1), after)), channels + 6
+    if kind == "halves" and channels % 2 == 0 and height > 1:
+        return Halves(), channels
     stride, padding = tuple(int(n) for n in rng.integers(1, 3, 2)), tuple(int(rng.integers(0, k)) for k in kernel)
     more = {"stride": stride, "padding": padding, "bias": bool(rng.random() < 0.6)}
     if kind == "depthwise" and channels > 1:

@@ -20,11 +20,13 @@ from mxexport.fpga.units import (
     UNITS,
     Add,
     Affine,
+    ArgMax,
     AveragePool,
     Clip,
     Concat,
     Depthwise,
     Dequantize,
+    HardSwish,
     Insert,
     LeakyRelu,
     MatMul,
@@ -34,6 +36,7 @@ from mxexport.fpga.units import (
     Quantize,
     Relu,
     Reorder,
+    Slice,
     Upsample,
 )  # fmt: skip
 from mxexport.fpga.weights import Weight
@@ -128,6 +131,13 @@ def cases() -> dict[str, tuple]:
         found[f"clip-{low}-{high}"] = Clip(Wide((3, 2, 5), 42, -9), low, high), [1, 4]
     for slope, shift in ((0, 0), (1, 4), (13421773, 27), (1, 1)):
         found[f"leaky_relu-{slope}-{shift}"] = LeakyRelu(Wide((3, 2, 5), 21, -9), slope, shift), [1, 8]
+    for width, lsb_exp in ((24, -20), (18, -7), (12, 0), (40, -16)):
+        found[f"hard_swish{lsb_exp}"] = HardSwish(Wide((3, 2, 5), width, lsb_exp)), [1, 8]
+    found["arg_max"] = ArgMax(Wide((10,), 20, -9)), [1, 4, 16]
+    found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
+    found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
+    found["slice-tail"] = Slice(Wide((4, 3, 7), 13, 0), (0, 1, 4), (4, 1, 3)), [4]
+    found["slice-vector"] = Slice(Wide((12,), 13, 0), (0, 0, 6), (1, 1, 4)), [1, 2]
     for name, shape, lanes in (("image", (3, 2, 5), [1, 4, 8]), ("vector", (9,), [2, 16])):
         rng, channels = np.random.default_rng(9), shape[-1]
         gain, offset = rng.integers(-(2**17) + 1, 2**17, channels), rng.integers(-(2**30), 2**30, channels)
@@ -322,6 +332,11 @@ def test_a_misplaced_last_is_flagged(name, shift, tmp_path):
         ("mx_reorder", {"K": 0}, "K = 0"),
         ("mx_clip", {"Lanes": 0}, "Lanes = 0"),
         ("mx_leaky_relu", {"Shift": -1}, "Shift = -1"),
+        ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),
+        ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
+        ("mx_slice", {"OutK": 3}, "a part of the frame"),
+        ("mx_ingress", {"Width": 9}, "Width = 9"),
+        ("mx_egress", {"Slot": 7}, "Slot = 7"),
         ("mx_upsample", {"ScaleH": 0}, "ScaleH = 0"),
         ("mx_pad", {"OutH": 2}, "expected room for all of them"),
         ("mx_insert", {"PadScale": 255}, "PadScale = 255"),

@@ -366,8 +366,8 @@ def _declare_end(value: ir.Value, given: ir.Value, stream: Wide) -> None:
     """Writes what the QONNX graph calls an input or output, and the shape its frames have there, where that is not the
     shape of the stream."""
     value.metadata_props["tensor"] = given.name
-    frame = frame_of(given) or stream.shape
-    if frame != stream.shape:
+    frame = frame_of(given)
+    if frame is not None and frame != stream.shape:
         value.metadata_props["frame"] = ",".join(map(str, frame))
 
 

@@ -87,7 +87,7 @@ def read(model: ir.Model) -> Network:
 
 def _frame(value: ir.Value, stream: Wide) -> tuple[int, ...]:
     given = value.metadata_props.get("frame")
-    return stream.shape if given is None else tuple(map(int, given.split(",")))
+    return stream.shape if given is None else tuple(int(n) for n in given.split(",") if n)
 
 
 def _wide(value: ir.Value) -> Wide:

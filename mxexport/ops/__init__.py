@@ -32,13 +32,16 @@ from mxexport.ops.nvfp4_scale import NVFP4Scale
 from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
 from mxexport.ops.wide_add import WideAdd
 from mxexport.ops.wide_affine import WideAffine
+from mxexport.ops.wide_arg_max import WideArgMax
 from mxexport.ops.wide_average_pool import WideAveragePool
 from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
+from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
 from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
+from mxexport.ops.wide_slice import WideSlice
 from mxexport.ops.wide_upsample import WideUpsample
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -67,8 +70,11 @@ OPERATORS: dict[str, type[Operator]] = {
         WideConcat,
         WideClip,
         WideLeakyRelu,
+        WideHardSwish,
+        WideArgMax,
         WideUpsample,
         WidePad,
+        WideSlice,
         WideReorder,
         Eltwise,
     )

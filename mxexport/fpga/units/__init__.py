@@ -3,11 +3,13 @@
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units.add import Add
 from mxexport.fpga.units.affine import Affine
+from mxexport.fpga.units.arg_max import ArgMax
 from mxexport.fpga.units.average_pool import AveragePool
 from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.units.concat import Concat
 from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
+from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.matmul import MatMul
@@ -16,6 +18,7 @@ from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
+from mxexport.fpga.units.slice import Slice
 from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
 
@@ -33,8 +36,11 @@ UNITS: tuple[type[Unit], ...] = (
     Concat,
     Clip,
     LeakyRelu,
+    HardSwish,
+    ArgMax,
     Upsample,
     Pad,
+    Slice,
     Insert,
     Reorder,
 )

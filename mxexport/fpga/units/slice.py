@@ -1,0 +1,161 @@
+"""A part of every frame: rows, columns or channels from one place to another."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from mxexport import ops
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.model import graph
+from mxexport.model.rewriting import attribute, constant
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`start` and `size`: row, column, channel of a frame [H, W, C]."""
+
+    operator = ops.WideSlice
+    module = "mx_slice"
+    clocked = True
+    status = {"error_o": 1}
+    memory_kinds = ()
+    lowers = (("", "Slice"), ("", "Split"))
+
+    source: Wide
+    start: tuple[int, int, int]
+    size: tuple[int, int, int]
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        x = node.inputs[0]
+        shape = x.shape
+        if shape is None or not 2 <= len(shape) <= 4 or not all(isinstance(d, int) for d in shape[1:]):
+            raise Refused(f"input shape is {shape}; expected 2 to 4 axes, all but the batch known")
+        frame = tuple(shape[1:])
+        source = low.stream(x)
+        source = low.wide(low.features(x, source) if len(frame) == 1 else low.image(x, source), node)
+        if source.shape is not None and math.prod(source.shape) != math.prod(frame):
+            raise Refused(f"its input comes as frames of {list(source.shape)}; expected {list(frame)}")
+        parts = _slices(node, frame) if node.op_type == "Slice" else _splits(node, frame)
+        for i, (value, ends) in enumerate(zip(node.outputs, parts, strict=True)):
+            if not value.uses() and not value.is_graph_output():
+                continue
+            channels, *spatial = ends
+            places = [*[*spatial, (0, 1), (0, 1)][:2], channels]
+            start, stop = (tuple(end[k] for end in places) for k in (0, 1))
+            size = tuple(b - a for a, b in zip(start, stop, strict=True))
+            result = size if len(frame) > 1 else size[2:]
+
+            def make(source: Wide, start=start, size=size) -> Slice:
+                return cls(source, start, size)
+
+            low.bind(value, low.add(make, [source], node, f"slice{i or ''}", ("slice",), result))
+        return True
+
+    @classmethod
+    def from_node(cls, node: ir.Node, sources: tuple) -> Slice:
+        a = graph.attributes(node)
+        return cls(*sources, tuple(a["start"]), tuple(a["size"]))
+
+    @property
+    def sources(self) -> tuple:
+        return (self.source,)
+
+    @property
+    def _image(self) -> tuple[int, int, int]:
+        return (1, 1, *self.source.shape)[-3:]
+
+    @property
+    def result(self) -> Wide:
+        shape = self.size[-len(self.source.shape) :]
+        return Wide(shape, self.source.width, self.source.lsb_exp)
+
+    def attributes(self) -> dict:
+        numbers = {"start": list(self.start), "size": list(self.size)}
+        return numbers | {"width": self.source.width, "lsb_exp": self.source.lsb_exp}
+
+    def constants(self) -> dict:
+        return {}
+
+    def metadata(self) -> dict[str, str]:
+        return {}
+
+    def describe(self) -> str:
+        return f"{list(self.size)} from {list(self.start)} on."
+
+    def comment(self, layer: str, folding: Folding) -> str:
+        return f"{layer}: {list(self.size)} of {list(self.source.shape)}, from {list(self.start)} on"
+
+    def foldings(self) -> list[Folding]:
+        """Lanes that begin and end with the channels kept: a beat is kept whole or not at all."""
+        first, kept = self.start[2], self.size[2]
+        whole = first + kept == self.source.channels  # then the last beat may be short
+        most = math.gcd(first, 0 if whole else kept) or 1 << (kept - 1).bit_length()
+        return [Folding(n, n) for n in (1 << i for i in range(most.bit_length())) if most % n == 0]
+
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd, folding.simd
+
+    def parameters(self, folding: Folding) -> dict[str, int]:
+        height, width, channels = self._image
+        return {"H": height, "W": width, "K": channels, "Lanes": folding.simd}
+
+    def memories(self, folding: Folding) -> dict[str, Memory]:
+        return {}
+
+    def cycles(self, folding: Folding) -> int:
+        return self.source.beats(folding.simd)
+
+    def timing(self, folding: Folding) -> Timing:
+        (_, width, _), (top, left, _), (rows, columns, _) = self._image, self.start, self.size
+        needs = ((top + np.arange(rows))[:, None] * width + left + np.arange(columns)).ravel()
+        return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0)
+
+    def bound(self, *inputs: np.ndarray) -> None:
+        return None
+
+
+def _slices(node: ir.Node, frame: tuple[int, ...]) -> list[list[tuple[int, int]]]:
+    """(first, end) of every axis behind the batch. Raises Refused."""
+    given = [None if v is None else constant(v) for v in node.inputs[1:]]
+    if any(a is None for a in given) or len(given) < 2:
+        raise Refused("its ends are no constants; expected initializers, fix the shapes and run mx.clean")
+    starts, stops = given[:2]
+    axes = given[2] if len(given) > 2 else np.arange(len(starts))
+    steps = given[3] if len(given) > 3 else np.ones(len(starts), np.int64)
+    ends = [(0, n) for n in frame]
+    for axis, start, stop, step in zip(axes.tolist(), starts.tolist(), stops.tolist(), steps.tolist(), strict=True):
+        place = axis % (len(frame) + 1) - 1
+        if place < 0 or step != 1:
+            raise Refused(f"it takes every {step}th entry of axis {axis}; expected step 1 of an axis behind the batch")
+        first, end, _ = slice(start, stop).indices(frame[place])
+        if end <= first:
+            raise Refused(f"nothing is left of axis {axis}")
+        ends[place] = (first, end)
+    return [ends]
+
+
+def _splits(node: ir.Node, frame: tuple[int, ...]) -> list[list[tuple[int, int]]]:
+    """The same for every output of a Split."""
+    axis = attribute(node, "axis", 0)
+    place, count = axis % (len(frame) + 1) - 1, len(node.outputs)
+    given = node.inputs[1] if len(node.inputs) > 1 else None
+    sizes = constant(given)
+    if place < 0 or (given is not None and sizes is None):
+        raise Refused(f"it splits axis {axis}, by sizes that may be computed; expected constants and not the batch")
+    if sizes is None:
+        part = -(-frame[place] // count)
+        sizes = np.array([*[part] * (count - 1), frame[place] - part * (count - 1)])
+    if min(sizes) < 1 or sum(sizes) != frame[place] or len(sizes) != count:
+        raise Refused(f"it splits {frame[place]} into {sizes.tolist()}; expected {count} positive sizes of that sum")
+    stops = np.cumsum(sizes).tolist()
+    return [
+        [(stop - size, stop) if i == place else (0, n) for i, n in enumerate(frame)]
+        for size, stop in zip(sizes.tolist(), stops, strict=True)
+    ]
