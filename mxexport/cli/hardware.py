@@ -9,6 +9,7 @@ import typer
 from rich.table import Table
 
 from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, save_array
+from mxexport.errors import OptionError
 
 _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
@@ -33,7 +34,10 @@ def compile(
     target_fps: Annotated[float | None, typer.Option(help="Frames per second to reach at --clock-mhz.")] = None,
     clock_mhz: Annotated[float, typer.Option(help="Clock the frame rate is computed for.")] = 200.0,
     folding: Annotated[Path | None, typer.Option(help="YAML: layer: {pe: …, simd: …}; see folding.yaml.")] = None,
-    part: Annotated[str, typer.Option(help="AMD device, written into the report.")] = "xczu7ev",
+    part: Annotated[str, typer.Option(help="AMD device; its resources are what a budget is a share of.")] = "xczu7ev",
+    budget: Annotated[
+        str | None, typer.Option(help="The fastest design within a share of the part (0.7), or lut=20000,dsp=100.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Lower an exported network to SystemVerilog."""
@@ -48,11 +52,24 @@ def compile(
         target_fps=target_fps,
         clock_mhz=clock_mhz,
         folding=folding,
+        budget=_budget(budget),
     )
     if as_json:
         print_json(design.report)
         return
     _print_layers(design.report)
+
+
+def _budget(text: str | None) -> dict[str, float] | float | None:
+    """Raises OptionError for what is neither a number nor a list of name=number."""
+    if text is None:
+        return None
+    try:
+        if "=" not in text:
+            return float(text)
+        return {name.strip(): float(number) for name, number in (part.split("=") for part in text.split(","))}
+    except ValueError:
+        raise OptionError(f"--budget {text}: expected a share such as 0.7, or lut=20000,dsp=100") from None
 
 
 def _print_layers(report: dict) -> None:
@@ -69,6 +86,8 @@ def _print_layers(report: dict) -> None:
     console.print(
         f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
     )
+    figures = ", ".join(f"{value:,.0f} {_AREA[key]}" for key, value in report["estimate"].items() if key in _AREA)
+    console.print(f"about {figures} (coarse estimate; mxexport synth counts)", highlight=False)
     if report.get("limit"):
         console.print(report["limit"], highlight=False, markup=False)
     if saturated := report.get("calibration", {}).get("saturated_inputs"):

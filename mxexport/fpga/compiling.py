@@ -17,10 +17,11 @@ import numpy as np
 
 from mxexport.errors import InputFileError, ShapeError, VerificationError
 from mxexport.fpga import emit, library, lowering, options, probing, schedule, verify
+from mxexport.fpga.area import total
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.devices import check_part
 from mxexport.fpga.network import Network, read
-from mxexport.fpga.report import describe
+from mxexport.fpga.report import describe, estimate
 from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import Wide, from_stream, to_stream
@@ -71,6 +72,7 @@ def compile(
     margin: int = 1,
     target_fps: float | None = None,
     clock_mhz: float = 200.0,
+    budget: Mapping[str, float] | float | None = None,
     folding: Mapping[str, tuple[int, int]] | str | os.PathLike | None = None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -78,7 +80,9 @@ def compile(
     `calibration`: typical inputs [N, ...] as the graph takes them (several: a dict by name, or a tuple in order); they
     set each layer's range of shared scales, widened by `margin` codes, and the inputs' fixed-point types. `target_fps`
     at `clock_mhz` chooses the folding (default: 64 multiply-accumulates per cycle in the largest layer); `folding`
-    overrides it per layer: (pe, simd), a dict or a YAML file.
+    overrides it per layer: (pe, simd), a dict or a YAML file. `budget` asks for the fastest design within so many
+    `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse `design.estimate()`), or within a share of `part`, such as
+    0.7; beside `target_fps` it is what the design must not pass.
     A rate that no folding reaches is a warning, and the report names the layer that limits it. `part` names an AMD
     device, with or without package and speed grade.
 
@@ -91,7 +95,7 @@ def compile(
         InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
-    target_cycles = options.cycles_per_frame(target_fps, clock_mhz)
+    target_cycles, limits = options.cycles_per_frame(target_fps, clock_mhz), options.limits(budget, part)
     folding = options.foldings(folding)
     qonnx = graph.load(model)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
@@ -100,7 +104,7 @@ def compile(
     sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
-    placed = emit.place(network, schedule.fold(network, target_cycles, folding))
+    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding))
     sample = {name: array[:64] for name, array in inputs.items()}
     verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, _all_fixed(sample, network))
 
@@ -112,7 +116,7 @@ def compile(
         graph.save(lowered.model, staging / "dataflow.onnx")
         _write_rtl(placed, staging)
         saturated = _all_saturated(inputs, network)
-        report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding)
+        report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
         report["tensors"] = lowered.tensors
         chosen = {layer["name"]: (layer["pe"], layer["simd"]) for layer in report["layers"]}
         (staging / "folding.yaml").write_text(options.folding_text(chosen))
@@ -358,6 +362,11 @@ class Design:
     @property
     def _memories(self) -> Path:
         return self.path.resolve() / "mem"
+
+    def estimate(self) -> dict[str, dict[str, float]]:
+        """Area of every unit and in total without synthesis, as `area()` names it: coarse, see docs/hardware.md."""
+        found = {name: area.table() for name, area in estimate(self._placed).items()}
+        return found | {"total": total(estimate(self._placed).values()).table()}
 
     def synthesize(self) -> dict[str, yosys.SynthResult]:
         """Size every unit out of context with Yosys; unit name -> estimated area.

@@ -1,4 +1,4 @@
-"""AMD devices by name: what `part` may be."""
+"""AMD devices by name: what `part` may be, and what the usual ones hold."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import difflib
 import re
 
 from mxexport.errors import OptionError
+from mxexport.fpga.area import Area
 
 _FAMILIES = {  # prefix of the names and what follows it
     "xc7z": "007s 010 012s 014s 015 020 030 035 045 100",
@@ -27,7 +28,24 @@ _FAMILIES = {  # prefix of the names and what follows it
     "xcvp": "1002 1052 1102 1202 1402 1502 1552 1702 1802 1902 2502 2802",
     "xcvh": "1522 1542 1582 1742 1782",
 }
-DEVICES = frozenset(prefix + end for prefix, ends in _FAMILIES.items() for end in ends.split())
+# LUT, FF, DSP, BRAM36, URAM as the vendor's data sheets state them; boards: where they are found.
+_HOLDS = {
+    "xc7z020": (53_200, 106_400, 220, 140, 0, "DS190; PYNQ-Z1, PYNQ-Z2"),
+    "xc7a100t": (63_400, 126_800, 240, 135, 0, "DS180; Arty A7-100"),
+    "xczu3eg": (70_560, 141_120, 360, 216, 0, "DS891; Ultra96, AUP-ZU3"),
+    "xczu7ev": (230_400, 460_800, 1_728, 312, 96, "DS891; ZCU104"),
+    "xczu9eg": (274_080, 548_160, 2_520, 912, 0, "DS891; ZCU102"),
+    "xczu28dr": (425_280, 850_560, 4_272, 1_080, 80, "DS889; ZCU111, RFSoC2x2"),
+    "xck26": (117_120, 234_240, 1_248, 144, 64, "DS987; KV260, KR260"),
+    "xcu50": (871_680, 1_743_360, 5_952, 1_344, 640, "DS965; Alveo U50"),
+    "xcu55c": (1_303_680, 2_607_360, 9_024, 2_016, 960, "DS978; Alveo U55C"),
+    "xcu200": (1_182_240, 2_364_480, 6_840, 2_160, 960, "DS962; Alveo U200"),
+    "xcu250": (1_728_000, 3_456_000, 12_288, 2_688, 1_280, "DS962; Alveo U250"),
+    "xcu280": (1_303_680, 2_607_360, 9_024, 2_016, 960, "DS963; Alveo U280"),
+    "xcvc1902": (899_840, 1_799_680, 1_968, 967, 463, "DS950; VCK190"),
+    "xcv80": (2_574_208, 5_148_416, 10_848, 3_741, 1_925, "DS1013; Alveo V80"),
+}
+DEVICES = frozenset(prefix + end for prefix, ends in _FAMILIES.items() for end in ends.split()) | set(_HOLDS)
 # Behind the device come package, speed grade and temperature range; xa and xq are automotive and defense grades.
 _ORDER = re.compile(r"([a-z]{2,4}\d{2,4})?(-[a-z0-9]+)*")
 
@@ -46,3 +64,20 @@ def check_part(part: str) -> str:
         hint = f"did you mean {' or '.join(alike)}?" if alike else "expected one such as xczu7ev, xc7z020 or xcu250"
         raise OptionError(f"part {part!r} is no AMD device that is known; {hint}")
     return part
+
+
+def device_of(part: str) -> str:
+    """The device that a part number names: `xczu7ev` of `xczu7ev-ffvc1156-2-e`."""
+    name = re.sub("^x[aq]", "xc", check_part(part).lower())
+    return max((device for device in DEVICES if name.startswith(device)), key=len)
+
+
+def resources(part: str) -> Area | None:
+    """What the device of a part holds; None where the table does not say. Raises OptionError as `check_part`."""
+    found = _HOLDS.get(device_of(part))
+    return None if found is None else Area(*found[:5])
+
+
+def known_resources() -> dict[str, tuple[Area, str]]:
+    """Device -> what it holds, and the data sheet that says so with boards that carry it."""
+    return {device: (Area(*numbers[:5]), numbers[5]) for device, numbers in _HOLDS.items()}

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
 
 from mxexport.errors import InputFileError, OptionError
+from mxexport.fpga.area import Area
+from mxexport.fpga.devices import known_resources, resources
 
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
 
@@ -39,6 +42,30 @@ def cycles_per_frame(target_fps, clock_mhz: float) -> int | None:
     if target_fps is None:
         return None
     return max(int(min(clock_mhz * 1e6 / positive("target_fps", target_fps, "frames per second"), 2.0**62)), 1)
+
+
+def limits(budget, part: str) -> Area | None:
+    """`budget`: a table of lut, ff, dsp, bram36, uram, or the share of the part's. None: no limit.
+
+    Raises:
+        OptionError: anything else, or a share of a part whose resources are not known.
+    """
+    if budget is None:
+        return None
+    names = [field.name for field in fields(Area)]
+    if isinstance(budget, Mapping):
+        if unknown := [str(name) for name in budget if name not in names]:
+            raise OptionError(f"budget: unknown {', '.join(unknown)}; expected some of {', '.join(names)}")
+        for name, number in budget.items():
+            if not isinstance(number, Real) or isinstance(number, bool) or not 0 <= number < math.inf:
+                raise OptionError(f"budget: {name} is {number!r}; expected a number, 0 or more")
+        return Area(**dict.fromkeys(names, math.inf) | {name: float(n) for name, n in budget.items()})
+    share = positive("budget", budget, "shares of the part", 1)
+    held = resources(part)
+    if held is None:
+        known = ", ".join(known_resources())
+        raise OptionError(f"budget: what {part} holds is not known; name numbers, or one of {known}")
+    return held * share
 
 
 def probability(name: str, value) -> float:

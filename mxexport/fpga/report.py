@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from mxexport.fpga import emit
+from mxexport.fpga.area import Area, glue, total
+from mxexport.fpga.devices import resources
 from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.schedule import next_step
 from mxexport.fpga.timing import cycles_per_unit, latency
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
 
 
 def describe(
-    design: emit.Design, clock_mhz: float, target_fps: float | None, folding: Mapping[str, tuple[int, int]]
+    design: emit.Design,
+    clock_mhz: float,
+    target_fps: float | None,
+    folding: Mapping[str, tuple[int, int]],
+    part: str,
 ) -> dict:
     """Numbers of the whole design and of every layer.
 
     `limited_by` is the layer that takes the most cycles per frame; `limit` says so in words where `target_fps` is not
-    reached, and is None elsewhere.
+    reached, and is None elsewhere. `estimate` and `utilization_percent` are coarse; `next_step`: what the layers would
+    reach with the next faster foldings, and the area that takes.
     """
     network, foldings = design.network, design.foldings
     products = network.products()
@@ -27,7 +35,7 @@ def describe(
     slowest = max(taken, key=lambda name: (taken[name], name in weighted))
     cycles = taken[slowest]
     fps = clock_mhz * 1e6 / cycles
-    limit = None
+    limit, area = None, total(estimate(design).values())
     if target_fps is not None and fps < float(target_fps) * (1 - 1e-12):
         why = _why_limited(network, slowest, cycles, foldings, folding)
         limit = (
@@ -46,7 +54,34 @@ def describe(
         "outputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.outputs},
         "layers": [_describe(network, p, foldings[p.name]) for p in products],
         "fifos": design.fifos,
+        "estimate": area.table(),
+        "utilization_percent": _utilization(area, part),
+        "next_step": _step_text(design, clock_mhz, folding),
     }
+
+
+def estimate(design: emit.Design) -> dict[str, Area]:
+    """Cell -> area by the coarse model, units and what stands between them."""
+    units = {design.units[i.name]: i.unit.area(design.foldings[i.name]) for i in design.network.instances}
+    return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
+
+
+def _utilization(area: Area, part: str) -> dict[str, float] | None:
+    """Percent of what the part holds; None where that is not known."""
+    held = resources(part)
+    if held is None:
+        return None
+    most = held.table()
+    return {name: round(100 * n / most[name], 1) for name, n in area.table().items() if most[name]}
+
+
+def _step_text(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
+    layers = {p.layer: design.foldings[p.name] for p in design.network.products()}
+    found = next_step(design.network, layers, folding)
+    if found is None:
+        return None
+    cycles, more = found
+    return {"layer_cycles": cycles, "layer_frames_per_second": clock_mhz * 1e6 / cycles, "more": more.table()}
 
 
 def _layer_of(network: Network, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mxexport.errors import OptionError
+from mxexport.fpga.area import Area, total
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding, Unit
@@ -30,6 +31,68 @@ def fold(
         if len({found[p.layer].simd for p in group}) > 1:
             found |= _with_one_simd(group, found, overrides, target)
     return found
+
+
+def fold_for_budget(
+    network: Network, budget: Area, overrides: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, Folding]:
+    """The fastest foldings that stay within `budget`: by bisection over every number of cycles that a folding gives,
+    because a slower target never takes a larger folding.
+
+    Raises:
+        OptionError: even the smallest design needs more; says of what.
+    """
+    targets = sorted({p.unit.cycles(f) for p in network.products() for f in p.unit.foldings()})
+
+    def fits(target: int) -> list[str]:
+        return area_of(network, fold(network, target, overrides)).beyond(budget)
+
+    if short := fits(targets[-1]):
+        smallest, most = area_of(network, fold(network, targets[-1], overrides)).table(), budget.table()
+        found = ", ".join(f"{smallest[name]:,.0f} {name} of {most[name]:,.0f}" for name in short)
+        raise OptionError(f"budget: the smallest design needs {found}; allow more, or make the network smaller")
+    low, high = 0, len(targets) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if not fits(targets[middle]) else (middle + 1, high)
+    return fold(network, targets[high], overrides)
+
+
+def fold_within(
+    network: Network,
+    target_cycles: int | None,
+    budget: Area | None,
+    overrides: Mapping[str, tuple[int, int]] | None = None,
+) -> dict[str, Folding]:
+    """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
+    if budget is None:
+        return fold(network, target_cycles, overrides)
+    if target_cycles is None:
+        return fold_for_budget(network, budget, overrides)
+    found = fold(network, target_cycles, overrides)
+    if over := area_of(network, found).beyond(budget):
+        needs, most = area_of(network, found).table(), budget.table()
+        shown = ", ".join(f"{needs[name]:,.0f} {name} of {most[name]:,.0f}" for name in over)
+        raise OptionError(f"budget: target_fps needs {shown}; ask for less, or leave target_fps out for the fastest")
+    return found
+
+
+def next_step(network: Network, layers: Mapping[str, Folding], folding: Mapping) -> tuple[int, Area] | None:
+    """(cycles, more area) of the next faster design; None where every layer is at its fastest."""
+    now = max(p.unit.cycles(layers[p.layer]) for p in network.products())
+    faster = {p.unit.cycles(f) for p in network.products() for f in p.unit.foldings()}
+    for target in sorted((c for c in faster if c < now), reverse=True):
+        found = fold(network, target, folding)
+        reached = max(p.unit.cycles(found[p.layer]) for p in network.products())
+        if reached < now:
+            return reached, area_of(network, found) + area_of(network, layers) * -1
+    return None
+
+
+def area_of(network: Network, layers: Mapping[str, Folding]) -> Area:
+    """The estimate for all units; layers are products."""
+    foldings = fold_all(network, layers)
+    return total(i.unit.area(foldings[i.name]) for i in network.instances)
 
 
 def _sharing(network: Network) -> list[list[Instance]]:

@@ -13,6 +13,7 @@ from mxexport.fpga.types import Stream
 from mxexport.ops import Operator
 
 if TYPE_CHECKING:
+    from mxexport.fpga.area import Area
     from mxexport.fpga.lowering import Lowering
 
 
@@ -123,6 +124,9 @@ class Unit(Protocol):
 
     def timing(self, folding: Folding) -> Timing:
         """How a frame passes through it."""
+
+    def area(self, folding: Folding) -> Area:
+        """A coarse estimate of what Yosys counts."""
 
     def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
         """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);

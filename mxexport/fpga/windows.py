@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from mxexport.fpga.area import Area, ram
 from mxexport.fpga.layouts import is_turned
-from mxexport.fpga.types import Wide
+from mxexport.fpga.types import Stream, Wide
 from mxexport.fpga.unit import Refused, Timing
 from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
@@ -50,6 +51,12 @@ class Window:
         rows, columns = min(shape[0], span[0] - self.pads[0]), min(shape[1], span[1] - self.pads[1])
         waiting = ((rows - 1 - room) * shape[1] + columns) * beats if rows > room else 0
         return max(pixels * beats, height * width * taps * beats + waiting)
+
+    def lines(self, source: Stream, lanes: int) -> Area:
+        """Area of the memory in mx_line_buffer: the rows that a window spans, and as many as it moves down."""
+        span = (self.kernel[0] - 1) * self.dilations[0] + 1
+        beats = source.beats(lanes) // source.vectors
+        return ram((span + self.strides[0]) * source.shape[1] * beats, source.beat_bits(lanes))
 
     def needs(self, shape: tuple[int, ...]) -> np.ndarray:
         """The last pixel, counted row by row, that every output pixel waits for."""

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import per_channel
+from mxexport.fpga.area import Area, registers, rom, total
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -145,6 +146,12 @@ class Affine:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 4)
+
+    def area(self, folding: Folding) -> Area:
+        lane = registers(4 * self.result.width, 0.15) + Area(
+            dsp=-(-self.source.width // 26) * -(-self.gain_width // 27)
+        )
+        return Area(lut=30, ff=20) + lane * folding.simd + total(rom(m) for m in self.memories(folding).values())
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Gains are rounded to 26 bits with one exponent, the offset and the result once each; float32 rounds, too."""

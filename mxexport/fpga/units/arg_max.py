@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -82,6 +83,9 @@ class ArgMax:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=25 + folding.simd * 2.2 * self.source.width, ff=self.source.width + 30)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Values that float32 cannot tell apart may change places; a half else, so that numbers are equal."""

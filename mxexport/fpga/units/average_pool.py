@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -114,6 +115,11 @@ class AveragePool:
 
     def timing(self, folding: Folding) -> Timing:
         return self.window.pooled(self.source, folding.simd, 5)
+
+    def area(self, folding: Folding) -> Area:
+        x, bits = self.source, self.result.width
+        lane = Area(lut=9 * bits, ff=7 * bits, dsp=-(-bits // 17) * -(-bits // 26))
+        return Area(lut=200, ff=100) + lane * folding.simd + self.window.lines(x, folding.simd)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -102,6 +103,9 @@ class Clip:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=folding.simd * self.source.width * 1.6)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Bounds that do not lie on the grid are rounded to it; float32 rounds the values."""

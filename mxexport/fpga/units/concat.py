@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -110,6 +111,9 @@ class Concat:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.a.vectors), self.result.beats(folding.simd) // self.a.vectors, 1)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=25 + folding.simd * self.result.width * 0.8, ff=15)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

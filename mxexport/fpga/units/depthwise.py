@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.area import Area, product, rom, total
 from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
@@ -146,6 +147,12 @@ class Depthwise:
         taps = self.window.kernel[0] * self.window.kernel[1]
         beats = taps * self.source.blocks * (self.source.group_size // folding.simd)
         return Timing(self.window.needs(self.source.shape), beats, beats + 9)
+
+    def area(self, folding: Folding) -> Area:
+        lane = Area(lut=90 + 2.6 * self.width, ff=70 + 2 * self.width)
+        lane += product(self.source.element, self.weight.format.element)
+        memories = total(rom(m) for m in self.memories(folding).values())
+        return Area(lut=200, ff=100) + lane * folding.simd + memories + self.window.lines(self.source, folding.simd)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far products in float32 may be off: (taps + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB."""

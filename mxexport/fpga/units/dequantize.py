@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area, exponent_bits
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.numbers import fixedpoint
@@ -81,6 +82,10 @@ class Dequantize:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
+
+    def area(self, folding: Folding) -> Area:
+        per_lane = self.result.width * (3.6 if exponent_bits(self.source.element) else 1.4)
+        return Area(lut=15 + folding.simd * per_lane, ff=15 + folding.simd * 1.8 * self.result.width)
 
     def bound(self, x: np.ndarray) -> None:
         return None

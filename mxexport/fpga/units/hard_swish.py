@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -98,6 +99,10 @@ class HardSwish:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 4)
+
+    def area(self, folding: Folding) -> Area:
+        lane = Area(lut=6 * self.result.width + 60, ff=6 * self.result.width + 40, dsp=3)
+        return Area(lut=10, ff=8) + lane * folding.simd
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """One rounding here, perhaps one of the input before (the slope is at most 1.5), a few in float32."""

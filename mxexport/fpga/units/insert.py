@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.model import graph
@@ -81,6 +82,9 @@ class Insert:
         row = np.minimum(y // self.steps[0], height - 1)
         column = np.where(y // self.steps[0] > row, width - 1, column)
         return Timing((row * width + column).ravel(), result.beats(folding.simd) // result.vectors, 1)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=80 + 0.5 * folding.simd * self.source.bits, ff=45)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

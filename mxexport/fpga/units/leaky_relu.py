@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area, registers
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -92,6 +93,10 @@ class LeakyRelu:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 3)
+
+    def area(self, folding: Folding) -> Area:
+        lane = registers(4 * self.source.width + 24, 0.7) + Area(dsp=-(-self.source.width // 17) * 1)
+        return Area(lut=10, ff=8) + lane * folding.simd
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """One rounding here, perhaps one of the input before, two in float32."""

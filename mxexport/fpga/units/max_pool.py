@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -92,6 +93,11 @@ class MaxPool:
 
     def timing(self, folding: Folding) -> Timing:
         return self.window.pooled(self.source, folding.simd, 1)
+
+    def area(self, folding: Folding) -> Area:
+        x = self.source
+        lane = Area(lut=2.5 * x.width, ff=2 * x.width)
+        return Area(lut=200, ff=100) + lane * folding.simd + self.window.lines(x, folding.simd)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -110,6 +111,9 @@ class Pad:
             ).ravel()
         )
         return Timing(np.maximum(needs, 0), self.result.beats(folding.simd) // self.result.vectors, 1)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=70 + 0.5 * folding.simd * self.source.width, ff=40)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

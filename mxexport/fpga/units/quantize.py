@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area, exponent_bits, ram
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -118,6 +119,12 @@ class Quantize:
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
         return Timing(np.arange(self.source.vectors), beats, 9 + self.group_size // folding.simd)
+
+    def area(self, folding: Folding) -> Area:
+        lanes, width = folding.simd, self.source.width
+        depth = 2 * max(self.group_size // lanes, 1)
+        per_lane = width * {0: 5.8, 2: 5.2, 3: 6.0, 4: 8.6}.get(exponent_bits(self.result.element), 8.8)
+        return Area(lut=130 + lanes * per_lane, ff=130 + lanes * 3 * width) + ram(depth, lanes * width)
 
     def bound(self, x: np.ndarray) -> None:
         return None

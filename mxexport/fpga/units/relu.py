@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
@@ -75,6 +76,9 @@ class Relu:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=folding.simd * self.source.width * 0.6)
 
     def bound(self, x: np.ndarray) -> None:
         return None

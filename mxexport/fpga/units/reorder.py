@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area, ram
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing
 
@@ -68,6 +69,9 @@ class Reorder:
 
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.array([self.source.vectors - 1]), self.source.length, self.source.length + 2)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=120, ff=70) + ram(2 * self.source.length, self.source.width)
 
     def bound(self, x: np.ndarray) -> None:
         return None

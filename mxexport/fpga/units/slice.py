@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
@@ -116,6 +117,9 @@ class Slice:
         (_, width, _), (top, left, _), (rows, columns, _) = self._image, self.start, self.size
         needs = ((top + np.arange(rows))[:, None] * width + left + np.arange(columns)).ravel()
         return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=40, ff=20)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

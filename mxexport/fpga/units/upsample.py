@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area, ram
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -108,6 +109,11 @@ class Upsample:
         (height, width, _), beats = self.source.shape, self.source.beats(folding.simd) // self.source.vectors
         rows = np.repeat(np.arange(1, height + 1) * width - 1, width * self.scales[0] * self.scales[1])
         return Timing(rows, beats, beats + 2)
+
+    def area(self, folding: Folding) -> Area:
+        x = self.source
+        row = ram(x.shape[1] * (x.beats(folding.simd) // x.vectors), folding.simd * x.width)
+        return Area(lut=90, ff=60) + row
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

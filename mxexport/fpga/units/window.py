@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga.area import Area
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.fpga.windows import Window
@@ -78,6 +79,11 @@ class MXWindow:
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.result.vectors
         return Timing(self.window.needs(self.source.shape), beats, beats + 3)
+
+    def area(self, folding: Folding) -> Area:
+        return Area(lut=215 + 1.2 * self.source.beat_bits(folding.simd), ff=105) + self.window.lines(
+            self.source, folding.simd
+        )
 
     def bound(self, x: np.ndarray) -> None:
         return None
