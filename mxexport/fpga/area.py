@@ -54,7 +54,7 @@ def rom(memory: Memory, block_depth: int = 256) -> Area:
 def ram(depth: int, width: int) -> Area:
     """A memory of one write and one read port."""
     if depth <= _IN_LUTS or depth * width <= 4096:
-        return Area(lut=max(depth / 32, 1) * width * 0.6, ff=width)
+        return Area(lut=max(depth / 32, 1) * width * 0.6, ff=0.6 * width)
     columns = -(-width // _BLOCK_RAM_WIDTH)
     if depth > _BLOCK_RAM_DEPTH:  # narrower words, more of them: 36 Kib each
         return Area(bram36=max(-(-depth * width // 36_864), 0.5), ff=width)
@@ -70,8 +70,10 @@ def product(a: Element, b: Element, lanes: int = 1) -> Area:
     """One product inside a dot product of `lanes`, its part of the adder tree included; long trees share more."""
     bits = [(1 + e.mantissa_bits if exponent_bits(e) else e.bits, exponent_bits(e)) for e in (a, b)]
     (m, x), (n, y) = bits
-    if m * n >= 36 and not (x or y):  # Yosys gives a DSP slice to products of 6 x 6 bits and more
+    if m * n >= 32 and not (x or y):  # Yosys gives a DSP slice to products of 4 x 8 bits and more
         return Area(lut=16, ff=14, dsp=1)
+    if m * n <= 4:  # two E2M1: a table
+        return Area(lut=12, ff=6)
     shift = (2**x - 1 if x else 0) + (2**y - 1 if y else 0)
     shared = 0.45 + 0.55 * min(1, 4 / lanes)
     return Area(lut=(m * n * 1.6 + 12 + 4.2 * shift * (x + y > 2)) * shared, ff=8 + m + n + shift / 2)

@@ -35,7 +35,7 @@ def calibrate(model: ir.Model, inputs: Mapping[str, np.ndarray], margin: int = 1
     nodes = [n for n in model.graph if graph.is_ours(n, {"MXScale"})]
     for node in nodes:
         _set_range(node, 0, E8M0_MAX)
-    scales = executors.run(model, inputs, [n.outputs[0].name for n in nodes])
+    scales = executors.run(model, inputs, [n.outputs[0].name for n in nodes] or None)
     for node in nodes:
         codes = numerics.codes_from_scale(scales[node.outputs[0].name], node.attributes["frac_bits"].value)
         if (codes == E8M0_NAN).any():

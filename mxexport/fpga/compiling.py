@@ -314,11 +314,17 @@ class Design:
             *self._results(self._words(run, frames)),
             saturated_inputs=_all_saturated(given, self.network),
             cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
-            clamped=dict(zip(placed.counters, counted, strict=True)),
+            clamped={name: n for name, n in zip(placed.counters, counted, strict=True) if name not in self._static},
             stalls=probing.stalls(placed, run.seen),
             probes=found,
             difference=difference,
         )
+
+    @cached_property
+    def _static(self) -> set[str]:
+        """Layers whose one scale is constant: their blocks have no range to be outside of."""
+        blocks = [i for i in self.network.instances if "clamped_o" in i.unit.status]
+        return {i.layer for i in blocks if i.unit.result.code_min == i.unit.result.code_max}
 
     def _run(
         self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how

@@ -19,7 +19,7 @@ from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.model import graph
 from mxexport.model.names import Names
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import constant, nodes_of_scales
 
 OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
@@ -252,7 +252,7 @@ class Lowering:
             more = f" and {len(constants) - 3} more" if len(constants) > 3 else ""
             where = f"node{'s' * (len(constants) > 1)} {shown}{more}"
             self._problems.append((where, "compute constants; run mx.clean"))
-        self._done.update(constants)
+        self._done.update(constants, nodes_of_scales(self._graph))
         for node in self._graph:
             if node not in self._done and not is_side(node):
                 self._take(node)

@@ -57,7 +57,7 @@ def compare(
     quantized = [i for i in network.instances if isinstance(i.unit.result, Blocks) and i.result in tensors]
     wanted = [*(i.result for i in quantized), *network.outputs]
     free = executors.run(proto, dict(x), list(dict.fromkeys(tensors[stream] for stream in wanted)))
-    errors = _check_units(proto, network, tensors, values)
+    errors = _check_units(proto, network, tensors, values, x)
     compared = []
     for instance in quantized:
         ours = values.floats(instance.result)
@@ -95,7 +95,9 @@ class _Values:
         return values * groups.expand(scale, -1, kind.group_size, kind.channels)
 
 
-def _check_units(proto, network: Network, tensors: Mapping[str, str], values: _Values) -> dict[str, float]:
+def _check_units(
+    proto, network: Network, tensors: Mapping[str, str], values: _Values, x: Mapping[str, np.ndarray]
+) -> dict[str, float]:
     """Layer -> largest error over its bound, of units that have one."""
     found: dict[str, float] = {}
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in _typed(proto)}
@@ -105,7 +107,7 @@ def _check_units(proto, network: Network, tensors: Mapping[str, str], values: _V
         starts = dict.fromkeys(s for source in instance.sources for s in _carried(network, tensors, source))
         feeds = {tensors[s]: _as_graph(values.floats(s), shapes[tensors[s]]) for s in starts}
         ours = values.floats(instance.result)
-        theirs = _as_stream(_run_between(proto, feeds, tensors[instance.result]), ours.shape)
+        theirs = _as_stream(_run_between(proto, dict(x) | feeds, tensors[instance.result]), ours.shape)
         bound = instance.unit.bound(*(values.floats(stream) for stream in instance.sources))
         if bound is None:
             _check_equal(instance, tensors[instance.result], theirs, ours, _exact(network, instance, values))
@@ -167,6 +169,7 @@ def _as_stream(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _run_between(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], end: str) -> np.ndarray:
-    """The part of the graph from the tensors given to tensor `end`."""
+    """The part of the graph from the tensors given to tensor `end`. Inputs of the graph are among them: shapes of
+    static scales are found from the first one."""
     part = onnx.utils.Extractor(proto).extract_model(list(feeds), [end])
     return executors.run(part, feeds, [end])[end]

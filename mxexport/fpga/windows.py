@@ -58,6 +58,12 @@ class Window:
         beats = source.beats(lanes) // source.vectors
         return ram((span + self.strides[0]) * source.shape[1] * beats, source.beat_bits(lanes))
 
+    def pool_lines(self, source: Stream, lanes: int) -> Area:
+        """The same of a pool, which keeps one value of every channel where its window is the frame."""
+        if self.is_frame(source.shape):
+            return ram(source.beats(lanes) // source.vectors, source.beat_bits(lanes))
+        return self.lines(source, lanes)
+
     def needs(self, shape: tuple[int, ...]) -> np.ndarray:
         """The last pixel, counted row by row, that every output pixel waits for."""
         last = [

@@ -16,6 +16,7 @@ RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLik
 """Operators that give other values each time; so does Dropout where it is in training mode, see `is_random`."""
 STANDARD_DOMAINS = {"", "ai.onnx"}
 SHAPE_OPERATORS = {"Shape", "Concat", "Expand", "Gather", "Unsqueeze", "Cast"}  # what computes the shape of a scale
+_OF_SCALES = SHAPE_OPERATORS | {"Mul"}
 
 
 def nodes(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:
@@ -57,6 +58,18 @@ def is_quantizer(node: ir.Node | None) -> bool:
         or (is_qonnx(node) and node.op_type in QONNX_QUANTIZERS)
         or is_op(node, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
     )
+
+
+def nodes_of_scales(graph: ir.Graph) -> set[ir.Node]:
+    """Shape -> ... -> Expand in front of a quantizer's scale that is constant but for its shape."""
+    beside: set[ir.Node] = set()
+    for node in reversed(list(graph)):
+        uses = [use for value in node.outputs for use in value.uses()]
+        used = uses and not node.outputs[0].is_graph_output()
+        found = all(user in beside or (is_quantizer(user) and at > 0) for user, at in uses)
+        if used and found and is_op(node, *_OF_SCALES):
+            beside.add(node)
+    return beside
 
 
 def is_constant(value: ir.Value | None) -> bool:

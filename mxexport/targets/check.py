@@ -26,7 +26,6 @@ _TAKEN = {
     "MatMul MaxPool Mul Pad Relu Reshape Resize Split Sub TopK Transpose Upsample",
 }
 """The standard operators that a tool takes."""
-_OF_SCALES = rw.SHAPE_OPERATORS | {"Mul"}
 _SUGGESTIONS = SUGGESTIONS | {
     "Dropout": "run the remove_identities pass (mxexport clean)",
     "Shape": "fix the input shapes (--shapes batch=1) and clean the file",
@@ -73,7 +72,7 @@ def _dataflow(model: ir.Model) -> Iterator[Problem]:
 
 def _standard(model: ir.Model, tool: str) -> Iterator[Problem]:
     """Standard operators that `tool` does not take, node by node, but for those that only find the shape of a scale."""
-    taken, beside = _TAKEN[tool].split(), _nodes_of_scales(model)
+    taken, beside = _TAKEN[tool].split(), rw.nodes_of_scales(model.graph)
     for node in model.graph.all_nodes():
         if node in beside or rw.is_op(node, *taken) or rw.is_qonnx(node) or node.domain == DOMAIN:
             continue
@@ -82,18 +81,6 @@ def _standard(model: ir.Model, tool: str) -> Iterator[Problem]:
             yield _where(node), f"{tool} has no such operator" + (f"; {advice}" if advice else "")
         else:
             yield _where(node), f"domain {node.domain!r} is unknown to {tool}; inline or replace it"
-
-
-def _nodes_of_scales(model: ir.Model) -> set[ir.Node]:
-    """Shape -> ... -> Expand in front of a scale that is constant but for its shape: conversions drop them."""
-    beside: set[ir.Node] = set()
-    for node in reversed(list(model.graph)):
-        uses = [use for value in node.outputs for use in value.uses()]
-        used = uses and not node.outputs[0].is_graph_output()
-        found = all(user in beside or (rw.is_quantizer(user) and at > 0) for user, at in uses)
-        if used and found and rw.is_op(node, *_OF_SCALES):
-            beside.add(node)
-    return beside
 
 
 def _shapes(model: ir.Model, tool: str) -> Iterator[Problem]:

@@ -119,7 +119,7 @@ class AveragePool:
     def area(self, folding: Folding) -> Area:
         x, bits = self.source, self.result.width
         lane = Area(lut=9 * bits, ff=7 * bits, dsp=-(-bits // 17) * -(-bits // 26))
-        return Area(lut=200, ff=100) + lane * folding.simd + self.window.lines(x, folding.simd)
+        return Area(lut=200, ff=100) + lane * folding.simd + self.window.pool_lines(x, folding.simd)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""

@@ -105,7 +105,7 @@ class Clip:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=folding.simd * self.source.width * 1.6)
+        return Area(lut=folding.simd * (0.5 * self.source.width + 1.1 * self.result.width))
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Bounds that do not lie on the grid are rounded to it; float32 rounds the values."""

@@ -84,7 +84,7 @@ class Insert:
         return Timing((row * width + column).ravel(), result.beats(folding.simd) // result.vectors, 1)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=80 + 0.5 * folding.simd * self.source.bits, ff=45)
+        return Area(lut=25, ff=15 + self.source.beat_bits(folding.simd))
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

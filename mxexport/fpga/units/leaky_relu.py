@@ -95,6 +95,8 @@ class LeakyRelu:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 3)
 
     def area(self, folding: Folding) -> Area:
+        if not self.slope:
+            return Area(lut=10, ff=8 + 3 * folding.simd * self.source.width)
         lane = registers(4 * self.source.width + 24, 0.7) + Area(dsp=-(-self.source.width // 17) * 1)
         return Area(lut=10, ff=8) + lane * folding.simd
 

@@ -96,8 +96,9 @@ class MaxPool:
 
     def area(self, folding: Folding) -> Area:
         x = self.source
-        lane = Area(lut=2.5 * x.width, ff=2 * x.width)
-        return Area(lut=200, ff=100) + lane * folding.simd + self.window.lines(x, folding.simd)
+        lane = Area(lut=2.5 * x.width, ff=x.width)
+        base = Area(lut=60, ff=40) if self.window.is_frame(x.shape) else Area(lut=200, ff=100)
+        return base + lane * folding.simd + self.window.pool_lines(x, folding.simd)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -14,7 +14,10 @@ from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
-from mxexport.numbers import fixedpoint, groups
+from mxexport.model.constants import constant_array
+from mxexport.model.rewriting import is_op
+from mxexport.numbers import fixedpoint, groups, numerics
+from mxexport.numbers.formats import E8M0_NAN, GroupFormat, find_format
 
 _QUANTIZER = tuple(f.name for f in fields(fixedpoint.BlockQuantizer))
 
@@ -36,23 +39,19 @@ class Quantize:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, scale = node.inputs[0], node.inputs[1].producer()
-        fmt = mx_format(node)
-        if not graph.is_ours(scale, {"MXScale"}):
-            raise Refused("the activation scale is not found at run time by MXScale; static scales are not lowered yet")
+        static = not graph.is_ours(scale, {"MXScale"})
+        fmt, limits, axis = _static(node) if static else _dynamic(node)
         source = low.stream(x)
-        if scale.inputs[0] is not x:
+        if not static and scale.inputs[0] is not x:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
         if (before := low.maker(x)) is not None and graph.is_ours(before, graph.QUANTIZERS):
             raise Refused(f"quantizes what {before.name!r} has quantized already; one quantizer feeds a product")
-        a, rank = graph.attributes(scale), None if x.shape is None else len(x.shape)
+        rank = None if x.shape is None else len(x.shape)
         source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
-        if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
-            raise Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
-        if groups.normalize_axis(a["axis"], rank) != 1:
+        if groups.normalize_axis(axis, rank) != 1:
             expected = "the features" if rank == 2 else "the channels"
-            raise Refused(f"groups run along axis {a['axis']}; expected {expected}, axis 1")
+            raise Refused(f"groups run along axis {axis}; expected {expected}, axis 1")
         parameters = fixedpoint.element_parameters(fmt.element)
-        limits = {key: a[key] for key in ("round_bias", "code_min", "code_max")}
         quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
 
         def make(source: Wide) -> Quantize:
@@ -128,3 +127,38 @@ class Quantize:
 
     def bound(self, x: np.ndarray) -> None:
         return None
+
+
+def _dynamic(node: ir.Node) -> tuple[GroupFormat, dict[str, int], int]:
+    """(format, scale rule and range, axis) of a quantizer whose scale MXScale finds. Raises Refused."""
+    fmt, a = mx_format(node), graph.attributes(node.inputs[1].producer())
+    if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
+        raise Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
+    return fmt, {key: a[key] for key in ("round_bias", "code_min", "code_max")}, a["axis"]
+
+
+def _static(node: ir.Node) -> tuple[GroupFormat, dict[str, int], int]:
+    """The same of one constant power of two for the whole tensor: a range of one code. Raises Refused."""
+    value, a = node.inputs[1], graph.attributes(node)
+    maker = value.producer()
+    scale = constant_array(maker.inputs[0] if is_op(maker, "Expand") else value)
+    if scale is None:
+        mx_format(node)  # says more where the format has no hardware at all
+        raise Refused("its scale is neither found by MXScale nor constant; quantize with an MX format")
+    if np.unique(scale).size != 1 or not graph.is_power_of_two(scale) or not np.isfinite(scale).all():
+        found = f"{np.unique(scale).size} constant scales, {scale.ravel()[0]:g} first"
+        way_out = "train with an MX format and scaling_per_output='tensor'"
+        raise Refused(f"it has {found}; expected one power of two for the tensor: {way_out}")
+    if not a.get("signed", 1) or not a.get("narrow", 1):
+        raise Refused("its codes are unsigned or reach -2**(bits-1); expected signed, narrow ones")
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        raise Refused("it has a zero point; expected none")
+    fmt = find_format(ops.OPERATORS[node.op_type].element_of(a, True), _STATIC_GROUP, "e8m0")
+    code = int(numerics.codes_from_scale(scale.reshape(-1)[:1], fmt.step_frac_bits)[0])
+    if not 0 < code < E8M0_NAN:
+        raise Refused(f"its scale {scale.ravel()[0]:g} is no scale of {fmt.name}")
+    return fmt, {"round_bias": 0, "code_min": code, "code_max": code}, a["axis"]
+
+
+_STATIC_GROUP = 32
+"""One scale serves every group; so many elements a group, as weights have."""

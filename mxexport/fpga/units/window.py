@@ -81,7 +81,7 @@ class MXWindow:
         return Timing(self.window.needs(self.source.shape), beats, beats + 3)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=215 + 1.2 * self.source.beat_bits(folding.simd), ff=105) + self.window.lines(
+        return Area(lut=215 + 1.2 * self.source.beat_bits(folding.simd), ff=90) + self.window.lines(
             self.source, folding.simd
         )
 
