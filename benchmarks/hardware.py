@@ -1,0 +1,149 @@
+"""Networks in hardware: accuracy of the RTL, cycles, latency and area; and published networks by their shape.
+
+    python benchmarks/hardware.py            runs what build/hardware does not hold yet, writes docs/hardware.md
+    python benchmarks/hardware.py --only cnn-mxint8 residual-mxint8
+
+Digits: 5,000 of MNIST, 1,000 of them held out, trained as `mxexport demo` does; the RTL simulates all 1,000; area by
+Yosys. Shapes: weights drawn, folded for the published rate at 200 MHz; cycles by the timing model, area by the coarse
+estimate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from accuracy import write
+from torch import nn
+
+import mxexport as mx
+from mxexport.cli.demo_run import run_demo
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD, DOCUMENT = ROOT / "build" / "hardware", ROOT / "docs" / "hardware.md"
+DIGITS, SHAPES = "hardware-table", "hardware-shapes"
+NETWORKS = ("mlp", "cnn", "residual", "depthwise")
+FORMATS = ("mxint8", "mxfp8_e4m3", "mxfp4_e2m1")
+CLOCK = 200.0
+
+
+def vgg() -> nn.Module:
+    """CNV: three pairs of 3 x 3 convolutions without padding, two pools, three linear layers."""
+    layers: list[nn.Module] = []
+    for i, (inputs, outputs) in enumerate([(3, 64), (64, 64), (64, 128), (128, 128), (128, 256), (256, 256)]):
+        layers += [nn.Conv2d(inputs, outputs, 3), nn.ReLU()] + [nn.MaxPool2d(2)] * (i in (1, 3))
+    return nn.Sequential(*layers, nn.Flatten(), *linear(256, 512, 512, 10))
+
+
+def linear(*sizes: int) -> list[nn.Module]:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return layers[:-1]
+
+
+class Sum(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(inputs, outputs, 3, stride, 1), nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.beside = nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity()
+
+    def forward(self, x):
+        return torch.relu(self.beside(x) + self.two(torch.relu(self.one(x))))
+
+
+def resnet8() -> nn.Module:
+    """RN08 of MLPerf Tiny."""
+    stem = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
+    blocks = [Sum(16, 16, 1), Sum(16, 32, 2), Sum(32, 64, 2)]
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+PUBLISHED = {
+    "TFC, 784-64-64-64-10": (lambda: nn.Sequential(*linear(784, 64, 64, 64, 10)), (784,), 1_430_000,
+                             "FINN TFC-w2a2 on AUP-ZU3: 1,430,000 frames/s, 28.5k LUT"),
+    "CNV, 32 x 32": (vgg, (3, 32, 32), 3_031, "FINN CNV-w2a2: 3,031 frames/s, 36.9k LUT"),
+    "KWS MLP, 490-256-256-256-12": (lambda: nn.Sequential(*linear(490, 256, 256, 256, 12)), (490,), 268_672,
+                                    "FINN KWS-w3a3: 268,672 frames/s"),
+    "RN08, 32 x 32": (resnet8, (3, 32, 32), 131, "hls4ml RN08 on Pynq-Z2: 130.8 frames/s"),
+}  # fmt: skip
+"""Name -> (network, frame, frames per second, what was published)."""
+
+
+def digits(network: str, format_name: str) -> dict:
+    """The figures of one trained network, made once."""
+    folder = BUILD / f"{network}-{format_name}"
+    file = folder / "demo.json"
+    if not file.exists():
+        start = time.monotonic()
+        run_demo(format_name, folder, network=network, progress=lambda text: print(f"  {text}", flush=True))
+        print(f"{folder.name}: {time.monotonic() - start:.0f} s", flush=True)
+    return json.loads(file.read_text())
+
+
+def shape(name: str, format_name: str) -> dict:
+    make, frame, rate, published = PUBLISHED[name]
+    torch.manual_seed(0)
+    model = mx.quantize_model(make().eval(), format_name, format_name)
+    x = np.random.default_rng(0).integers(-128, 128, (4, *frame)).astype(np.float32) / 128
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary)
+        mx.export(model, (torch.from_numpy(x),), path / "m.onnx")
+        mx.clean(path / "m.onnx", path / "clean.onnx")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            design = mx.compile(path / "clean.onnx", path / "fpga", calibration=x, target_fps=rate, clock_mhz=CLOCK)
+        return design.report | {"published": published}
+
+
+def digit_table(results: list[dict]) -> str:
+    rows = [
+        "| network | format | torch | RTL | cycles | latency | frames/s | LUT | FF | DSP | BRAM36 |",
+        "|---" * 11 + "|",
+    ]
+    for r in results:
+        total, accuracy = r["area"]["total"], r["accuracy"]
+        cycles = r["cycles_per_image"]
+        rows.append(
+            f"| {r['network']} | `{r['format']}` | {accuracy['torch']:.1f} | {accuracy['rtl']:.1f} | {cycles:,.0f} "
+            f"| {r['latency_cycles']:,} | {CLOCK * 1e6 / cycles:,.0f} | {total['lut']:,} | {total['ff']:,} "
+            f"| {total['dsp']} | {total['bram36']:g} |"
+        )
+    return "\n".join(rows)
+
+
+def shape_table(found: list[tuple[str, str, dict]]) -> str:
+    rows = ["| shape | format | frames/s | cycles | latency | LUT | DSP | BRAM36 | published |", "|---" * 9 + "|"]
+    for name, fmt, r in found:
+        e = r["estimate"]
+        rows.append(
+            f"| {name} | `{fmt}` | {r['frames_per_second']:,.0f} | {r['cycles_per_frame']:,} | {r['latency_cycles']:,} "
+            f"| {e['lut']:,.0f} | {e['dsp']:,.0f} | {e['bram36']:,.0f} | {r['published']} |"
+        )
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", help="network-format, of the digits; others come from build/hardware")
+    only = parser.parse_args().only
+    names = [(network, fmt) for network in NETWORKS for fmt in FORMATS]
+    results = [
+        digits(network, fmt)
+        for network, fmt in names
+        if only is None or f"{network}-{fmt}" in only or (BUILD / f"{network}-{fmt}" / "demo.json").exists()
+    ]
+    shapes = [(name, fmt, shape(name, fmt)) for name in PUBLISHED for fmt in ("mxint8", "mxfp4_e2m1")]
+    for marker, table in ((DIGITS, digit_table(results)), (SHAPES, shape_table(shapes))):
+        print(table, flush=True)
+        write(table, DOCUMENT, (f"<!-- {marker} -->", f"<!-- /{marker} -->"))
+
+
+if __name__ == "__main__":
+    main()
