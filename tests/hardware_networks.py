@@ -127,6 +127,20 @@ class Parts(nn.Module):
         return self.out(torch.cat([left, right], 1)[:, :, 1:-1, 2:])
 
 
+class Sums(nn.Module):
+    """Differences, constants of channels added, subtracted and divided by, the largest value of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+        self.register_buffer("means", torch.linspace(-0.4, 0.7, 8).reshape(8, 1, 1))
+
+    def forward(self, x):
+        x = (x - 0.25) / 0.5
+        x = torch.relu(self.one(x)) - self.two(x)
+        return 1 - self.head((x + self.means).amax((2, 3)))
+
+
 class Classes(nn.Module):
     """A classifier that names the class itself, beside the logits' slice."""
 
@@ -172,6 +186,7 @@ NETWORKS = {
     "unet": (UNet, (3, 8, 6)),
     "parts": (Parts, (3, 6, 8)),
     "classes": (Classes, (1, 6, 6)),
+    "sums": (Sums, (3, 5, 6)),
     "activations": (activations, (3, 7, 6)),
 }
 

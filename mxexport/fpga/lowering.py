@@ -298,16 +298,17 @@ class Lowering:
             return source
         return self.add(Reorder, [self.wide(source, node)], node, "reorder", ("flat",), (length,))
 
-    def constant_behind_a_refusal(self, node: ir.Node) -> None:
-        """An Add of a constant: the bias of a product that was refused is no second problem."""
+    def constant_behind_a_refusal(self, node: ir.Node) -> bool:
+        """Whether an Add of a constant is the bias of a product that was refused: then that is no second problem."""
         streams = [v for v in node.inputs if v in self._pending]
         others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
         if blocked is None or blocked.op_type not in PRODUCTS or constant(others[0]) is None:
             if not streams:
                 raise Refused(_ELSEWHERE)
-            raise Refused("adds a constant to what is no product; only the bias of a matrix product can be added")
+            return False
         self.bind(node.outputs[0], self._pending[streams[0]])
+        return True
 
     def _end(self) -> None:
         """Raises UnsupportedError for everything that was refused, or where no design is left."""

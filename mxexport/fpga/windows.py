@@ -11,6 +11,7 @@ from mxexport.fpga.area import Area, ram
 from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Stream, Wide
 from mxexport.fpga.unit import Refused, Timing
+from mxexport.model.rewriting import constant
 from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
 
@@ -155,3 +156,14 @@ class Window:
 
 def _both(numbers: tuple[int, ...]) -> tuple[int, int]:
     return numbers if len(numbers) == 2 else (*numbers, 1)
+
+
+def check_whole_image(node: ir.Node) -> None:
+    """Raise Refused unless a ReduceMean or ReduceMax looks at whole images."""
+    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+    axes = node.attributes["axes"].value if "axes" in node.attributes else None
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        axes = constant(node.inputs[1])
+    found = None if axes is None or rank is None else sorted(int(a) % rank for a in np.ravel(axes))
+    if rank is None or found != list(range(2, rank)):
+        raise Refused(f"it looks at axes {found}; units pool height and width of [batch, channels, height, width]")

@@ -1,4 +1,4 @@
-"""The sum of two streams of wide integers: residual connections."""
+"""The sum or difference of two streams of wide integers: residual connections."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.units.affine import Affine
 from mxexport.model.rewriting import constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
@@ -24,7 +25,7 @@ class Add:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
-    lowers = (("", "Add"),)
+    lowers = (("", "Add"), ("", "Sub"))
 
     a: Wide
     b: Wide
@@ -32,9 +33,10 @@ class Add:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if any(constant(v) is not None for v in node.inputs):
-            low.constant_behind_a_refusal(node)
-            return True
+            return low.constant_behind_a_refusal(node)
         sides = [low.wide(low.stream(v), node) for v in node.inputs]
+        if node.op_type == "Sub":
+            sides[1] = low.add(Affine.negated, [sides[1]], node, "negate", ("negated",), sides[1].shape)
         shapes = [s.shape for s in sides]
         if None not in shapes and shapes[0] != shapes[1]:
             raise Refused(f"adds frames of {list(shapes[0])} and {list(shapes[1])}; expected equal shapes")

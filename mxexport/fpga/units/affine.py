@@ -1,4 +1,5 @@
-"""Every channel times its own gain, plus its own offset: batch norms that were not folded, constant factors."""
+"""Every channel times its own gain, plus its own offset: batch norms that were not folded, constants that multiply,
+divide, or are added."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import attribute, constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.groups import group_count
 
@@ -36,7 +37,7 @@ class Affine:
     clocked = True
     status = {}
     memory_kinds = ("gain", "offset")
-    lowers = (("", "Mul"), ("", "BatchNormalization"))
+    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "BatchNormalization"))
 
     source: Wide
     gain: np.ndarray
@@ -49,7 +50,7 @@ class Affine:
         x, a, b = _parts(node)
         source = low.narrowed(low.wide(low.stream(x), node), MAX_WIDTH - 1 - _GAIN_WIDTH, node)
         result = node.outputs[0]
-        if b is None:
+        if b is None and node.op_type in ("Mul", "Div"):
             result, b = low.take_bias(node)
 
         def make(source: Wide) -> Affine:
@@ -90,6 +91,12 @@ class Affine:
         """Wide integers of at most `bits` bits: the lowest ones are rounded off."""
         ones, drop = np.ones(source.channels, np.int64), source.width + 1 - bits
         return cls(source, ones, np.zeros_like(ones), drop, source.lsb_exp + drop)
+
+    @classmethod
+    def negated(cls, source: Wide) -> Affine:
+        """The other sign, exact: -2 * x / 2."""
+        gain = np.full(source.channels, -2, np.int64)
+        return cls(source, gain, np.zeros_like(gain), 1, source.lsb_exp)
 
     @property
     def gain_width(self) -> int:
@@ -162,19 +169,29 @@ class Affine:
 
 
 def _parts(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray | None]:
-    """The tensor, its gains and, of batch norms, its offsets. Raises Refused."""
-    if node.op_type == "Mul":
-        constants = [constant(v) for v in node.inputs]
-        if all(c is None for c in constants):
-            raise Refused("multiplies two tensors; only constant factors are lowered")
-        which = 0 if constants[0] is not None else 1
-        if not np.isfinite(constants[which]).all():
-            raise Refused("its factor holds NaN or Inf")
-        return node.inputs[1 - which], constants[which].astype(np.float64), None
+    """The tensor, its gains and its offsets, where it has some (float64). Raises Refused."""
+    if node.op_type == "BatchNormalization":
+        return _norm(node)
+    found = [constant(v) for v in node.inputs]
+    if all(c is None for c in found) or (node.op_type == "Div" and found[1] is None):
+        words = {"Mul": "multiplies two tensors; only constant factors", "Div": "divides by a tensor; only constants"}
+        raise Refused(f"{words[node.op_type]} are lowered")
+    which = 0 if found[0] is not None else 1
+    x, given = node.inputs[1 - which], found[which].astype(np.float64)
+    if not np.isfinite(given).all() or (node.op_type == "Div" and not given.all()):
+        raise Refused("its constant holds NaN or Inf, or divides by 0")
+    if node.op_type in ("Mul", "Div"):
+        return x, given if node.op_type == "Mul" else 1 / given, None
+    if node.op_type == "Sub" and which == 1:  # x - constant
+        return x, np.array(1.0), -given
+    return x, np.array(-1.0 if node.op_type == "Sub" else 1.0), given
+
+
+def _norm(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray]:
     parts = [constant(v) for v in node.inputs[1:5]]
     if any(p is None or not np.isfinite(p).all() for p in parts) or len(parts) < 4:
         raise Refused("its parameters are no finite constants")
-    epsilon = node.attributes["epsilon"].value if "epsilon" in node.attributes else 1e-5
+    epsilon = attribute(node, "epsilon", 1e-5)
     scale, shift, mean, variance = (p.astype(np.float64) for p in parts)
     gain = scale / np.sqrt(variance + epsilon)
     shape = (-1, *[1] * ((2 if node.inputs[0].shape is None else len(node.inputs[0].shape)) - 2))

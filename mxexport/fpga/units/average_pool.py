@@ -12,9 +12,8 @@ from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.windows import Window
+from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
-from mxexport.model.rewriting import constant
 from mxexport.numbers import spatial
 from mxexport.numbers.groups import group_count
 
@@ -44,7 +43,7 @@ class AveragePool:
                 raise Refused("it has dilations; pool with adjacent taps")
         else:
             if node.op_type == "ReduceMean":
-                _check_spatial(node)
+                check_whole_image(node)
             window = None if source.shape is None else Window(source.shape[:2])
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
         low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
@@ -125,14 +124,3 @@ class AveragePool:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""
         taps = spatial.taps(np.abs(x), self.window.kernel, self.window.strides, self.window.pads, (1, 1), 0)
         return (self.divisor + 2) * 2.0**-23 * taps.mean(-2) + 2.0**self.result.lsb_exp
-
-
-def _check_spatial(node: ir.Node) -> None:
-    """Raise Refused unless a ReduceMean averages whole images."""
-    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
-    axes = node.attributes["axes"].value if "axes" in node.attributes else None
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = constant(node.inputs[1])
-    found = None if axes is None or rank is None else sorted(int(a) % rank for a in np.ravel(axes))
-    if rank is None or found != list(range(2, rank)):
-        raise Refused(f"it averages axes {found}; units average height and width of [batch, channels, height, width]")

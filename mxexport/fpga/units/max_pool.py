@@ -12,7 +12,7 @@ from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.windows import Window
+from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.numbers.groups import group_count
 
@@ -24,7 +24,7 @@ class MaxPool:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
-    lowers = (("", "MaxPool"), ("", "GlobalMaxPool"))
+    lowers = (("", "MaxPool"), ("", "GlobalMaxPool"), ("", "ReduceMax"))
 
     source: Wide
     window: Window
@@ -33,7 +33,9 @@ class MaxPool:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
         source = low.wide(low.image(x, low.stream(x)), node)
-        if node.op_type == "GlobalMaxPool":
+        if node.op_type == "ReduceMax":
+            check_whole_image(node)
+        if node.op_type != "MaxPool":
             window = None if source.shape is None else Window(source.shape[:2])
         else:
             window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value), source.shape)
