@@ -1,6 +1,6 @@
 """Rewrites the generated tables of README.md: `python docs/update_readme.py`.
 
-The format table comes from mxexport.numbers.formats, the demo table from the files build/demo-*/demo.json.
+The format table comes from mxexport.numbers.formats, the demo table from what benchmarks/hardware.py left in build/.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def replace(text: str, marker: str, table: str) -> str:
 def main() -> None:
     readme = ROOT / "README.md"
     text = replace(readme.read_text(), "formats", format_table())
-    results = [json.loads(p.read_text()) for p in sorted(ROOT.glob("build/demo-*/demo.json"))]
+    results = [json.loads(p.read_text()) for p in sorted(ROOT.glob("build/hardware/*/demo.json"))]
     if results:
         text = replace(text, "demo-table", demo_table(results))
     readme.write_text(text)

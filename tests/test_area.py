@@ -126,6 +126,12 @@ def test_a_share_of_a_part(exported, tmp_path):
         mx.compile(exported, tmp_path / "e", calibration=X, target_fps=50_000_000, budget={"lut": 3000})
 
 
+def test_a_design_larger_than_its_part_is_a_warning(exported, tmp_path):
+    fastest = {"0": (64, 32), "2": (32, 32), "4": (16, 32)}
+    with pytest.warns(UserWarning, match="xc7z020 is too small by the coarse estimate: .*% of its lut"):
+        mx.compile(exported, tmp_path / "d", calibration=X, part="xc7z020", folding=fastest)
+
+
 def test_devices_say_what_they_hold_and_where_it_is_written():
     asked = "xc7z020 xczu3eg xczu7ev xczu9eg xczu28dr xck26 xcu50 xcu200 xcu250 xcu280 xcu55c xcvc1902 xcv80 xc7a100t"
     table = devices.known_resources()

@@ -21,7 +21,7 @@ from mxexport.fpga.area import total
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.devices import check_part
 from mxexport.fpga.network import Network, read
-from mxexport.fpga.report import describe, estimate
+from mxexport.fpga.report import describe, estimate, too_large
 from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import Wide, from_stream, to_stream
@@ -83,8 +83,8 @@ def compile(
     overrides it per layer: (pe, simd), a dict or a YAML file. `budget` asks for the fastest design within so many
     `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse `design.estimate()`), or within a share of `part`, such as
     0.7; beside `target_fps` it is what the design must not pass.
-    A rate that no folding reaches is a warning, and the report names the layer that limits it. `part` names an AMD
-    device, with or without package and speed grade.
+    A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer
+    that limits it. `part` names an AMD device, with or without package and speed grade.
 
     Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml and report.json; both graphs are compared on (up to
     64 of) the calibration inputs before anything is kept.
@@ -127,8 +127,8 @@ def compile(
         }
         (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
-    if report.get("limit"):
-        warnings.warn(report["limit"], stacklevel=2)
+    for words in filter(None, (report["limit"], too_large(report))):
+        warnings.warn(words, stacklevel=2)
     return Design(out)
 
 

@@ -66,6 +66,15 @@ def estimate(design: emit.Design) -> dict[str, Area]:
     return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
 
 
+def too_large(report: Mapping) -> str | None:
+    """Says so where a design takes more than its part holds, by the coarse estimate."""
+    shares = report["utilization_percent"] or {}
+    over = [f"{share:g}% of its {name}" for name, share in shares.items() if share > 100]
+    if not over:
+        return None
+    return f"{report['part']} is too small by the coarse estimate: {', '.join(over)}; name a budget or a larger part"
+
+
 def _utilization(area: Area, part: str) -> dict[str, float] | None:
     """Percent of what the part holds; None where that is not known."""
     held = resources(part)
