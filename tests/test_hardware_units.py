@@ -320,6 +320,11 @@ def test_a_misplaced_last_is_flagged(name, shift, tmp_path):
     assert run.error
 
 
+def test_every_module_checks_its_parameters():
+    unchecked = [p.stem for p in rtl_sources() if "$error" not in p.read_text() and not p.stem.endswith("_pkg")]
+    assert unchecked == []
+
+
 @pytest.mark.parametrize(
     "top, parameters, words",
     [
@@ -341,6 +346,10 @@ def test_a_misplaced_last_is_flagged(name, shift, tmp_path):
         ("mx_pad", {"OutH": 2}, "expected room for all of them"),
         ("mx_insert", {"PadScale": 255}, "PadScale = 255"),
         ("mx_depthwise", {"Lanes": 3}, "Lanes = 3"),
+        ("mx_dot", {"Simd": 3}, "Simd = 3"),
+        ("mx_mul", {"AExpBits": 6}, "elements of 6"),
+        ("mx_block_scale", {"CodeMin": 9, "CodeMax": 8}, "codes 9 to 8"),
+        ("mx_encode", {"MaxCode": 8}, "MaxCode = 8"),
     ],
 )
 def test_parameters_that_make_no_sense_are_refused(top, parameters, words):

@@ -25,6 +25,10 @@ module mx_dot #(
   output logic                       carry_o
 );
 
+  if (Simd < 1 || (Simd & (Simd - 1)) != 0) begin : g_check
+    $error("mx_dot: Simd = %0d; expected a power of two", Simd);
+  end
+
   // Level 0 holds the products, level l their sums over 2**l pairs: Simd >> l terms and as many
   // owed ones.
   for (genvar l = 0; l <= Levels; l++) begin : g_level

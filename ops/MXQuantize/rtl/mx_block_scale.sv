@@ -33,6 +33,12 @@ module mx_block_scale #(
   output logic                        clamped_o
 );
 
+  if (Width < 1 || Lanes < 1 || ShiftBits < 1 || CodeMin < 0 || CodeMax > 254 || CodeMin > CodeMax ||
+      RoundBias < 0) begin : g_check
+    $error("mx_block_scale: Width = %0d, Lanes = %0d, codes %0d to %0d, RoundBias = %0d; expected %s", Width, Lanes,
+           CodeMin, CodeMax, RoundBias, "positive widths and codes in 0..254");
+  end
+
   localparam int TopBits = mx_pkg::index_bits(Width);
   localparam int Base    = LsbExp + 127 - Emax;  // own code of a block whose amax is 1
 

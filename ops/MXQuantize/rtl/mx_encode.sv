@@ -25,6 +25,12 @@ module mx_encode #(
   output logic [Bits-1:0]      code_o
 );
 
+  if (Width < 1 || Bits < 2 || Bits > 8 || Binades < 0 || ShiftBits < 1 || ShiftMax < 0 ||
+      MaxCode >= (1 << (Bits - 1))) begin : g_check
+    $error("mx_encode: Width = %0d, %0d exponent and %0d mantissa bits, MaxCode = %0d; expected %s", Width, ExpBits,
+           ManBits, MaxCode, "elements of 2 to 8 bits that hold MaxCode");
+  end
+
   // Aligned value: Window integer bits and one bit below the point, the rest in `sticky`.
   localparam int Window = ManBits + 1 + Binades;
   localparam int Left   = (Shift0 < 1) ? 1 - Shift0 : 0;   // constant part of the shift
