@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BUILD, DOCUMENT = ROOT / "build" / "hardware", ROOT / "docs" / "hardware.md"
 DIGITS, SHAPES = "hardware-table", "hardware-shapes"
 NETWORKS = ("mlp", "cnn", "residual", "depthwise")
-FORMATS = ("mxint8", "mxfp8_e4m3", "mxfp4_e2m1")
+FORMATS = ("mxint8", "mxfp6_e2m3", "mxfp4_e2m1")
 CLOCK = 200.0
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
-from mxexport.fpga import calibrate, compiling, open_design, schedule
+from mxexport.fpga import calibrate, framing, open_design, schedule
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.running import executors
@@ -62,7 +62,7 @@ def test_rtl_equals_the_dataflow_graph_under_random_stalls(compiled):
 
 def test_dataflow_graph_runs_in_qonnx_with_the_same_integers(compiled):
     _, _, built = compiled
-    fixed = compiling.to_fixed(images(20), built.network.source)
+    fixed = framing.to_fixed(images(20), built.network.source)
     path = built.files()["dataflow"]
     onnx.checker.check_model(path, full_check=True)
     first, second = executors.run(path, fixed), executors.run_qonnx(path, fixed)

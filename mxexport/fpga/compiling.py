@@ -1,66 +1,24 @@
-"""A compiled design on disk: run its dataflow graph, simulate its RTL, size its units."""
+"""The road from an exported network to a folder of SystemVerilog."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from mxexport.errors import InputFileError, ShapeError, VerificationError
-from mxexport.fpga import emit, library, lowering, options, probing, schedule, verify
-from mxexport.fpga.area import total
+from mxexport.fpga import emit, library, lowering, options, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
+from mxexport.fpga.design import REPORT, Design
 from mxexport.fpga.devices import check_part
-from mxexport.fpga.network import Network, read
-from mxexport.fpga.report import describe, estimate, too_large
-from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
-from mxexport.fpga.types import Wide, from_stream, to_stream
-from mxexport.fpga.unit import Folding
+from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.network import read
+from mxexport.fpga.report import describe, too_large
+from mxexport.fpga.types import Wide
 from mxexport.model import graph
-from mxexport.numbers import fixedpoint
-from mxexport.numbers.arrays import real_array
-from mxexport.running import executors
-
-_REPORT = "report.json"
-Inputs = np.ndarray | tuple | Mapping[str, np.ndarray]
-"""One array [N, ...], or those of all inputs: in order, or by name."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """`raw` int64 [N, ...] in units of 2**lsb_exp; `values` the same as float32, rounded once. Dicts by name where the
-    network has several outputs.
-
-    `saturated_inputs` of the values given lay beyond the input's calibrated range and took its end.
-    """
-
-    raw: np.ndarray | dict[str, np.ndarray]
-    values: np.ndarray | dict[str, np.ndarray]
-    saturated_inputs: int
-
-
-@dataclass(frozen=True)
-class Simulation(Outputs):
-    """What the RTL did: `cycles` in all, blocks outside the calibrated range per layer; `stalls`: cycles in which a
-    FIFO was full while a beat waited; `probes`: unit -> value of dataflow.onnx -> words, int64 or codes;
-    `difference`: the first probed unit whose words are not those of the dataflow graph, and where (None: all equal).
-    """
-
-    cycles: int
-    clamped: dict[str, int]
-    stalls: dict[str, int]
-    probes: dict[str, dict[str, np.ndarray]]
-    difference: tuple[str, str] | None
 
 
 def compile(
@@ -106,7 +64,7 @@ def compile(
     network = read(lowered.model)
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding))
     sample = {name: array[:64] for name, array in inputs.items()}
-    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, _all_fixed(sample, network))
+    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
 
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +73,7 @@ def compile(
         graph.save(qonnx, staging / "calibrated.onnx")
         graph.save(lowered.model, staging / "dataflow.onnx")
         _write_rtl(placed, staging)
-        saturated = _all_saturated(inputs, network)
+        saturated = all_saturated(inputs, network)
         report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
         report["tensors"] = lowered.tensors
         chosen = {layer["name"]: (layer["pe"], layer["simd"]) for layer in report["layers"]}
@@ -125,7 +83,7 @@ def compile(
             "margin": margin,
             "saturated_inputs": saturated,
         }
-        (staging / _REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+        (staging / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
         _move_into(staging, out)
     for words in filter(None, (report["limit"], too_large(report))):
         warnings.warn(words, stacklevel=2)
@@ -144,258 +102,10 @@ def _write_rtl(design: emit.Design, directory: Path) -> None:
 def _move_into(staging: Path, out: Path) -> None:
     """Replace the entries of `out` that this design has; report.json last, so that it vouches for the rest."""
     out.mkdir(exist_ok=True)
-    entries = sorted(staging.iterdir(), key=lambda p: p.name == _REPORT)
-    (out / _REPORT).unlink(missing_ok=True)
+    entries = sorted(staging.iterdir(), key=lambda p: p.name == REPORT)
+    (out / REPORT).unlink(missing_ok=True)
     for entry in entries:
         target = out / entry.name
         if target.is_dir():
             shutil.rmtree(target)
         os.replace(entry, target)
-
-
-def to_fixed(x: np.ndarray, stream: Wide) -> np.ndarray:
-    """Network inputs [N, ...], as the QONNX graph takes them -> int64 [N, *stream.shape] on the input's grid: nearest
-    even, saturating at its width.
-
-    Raises:
-        ShapeError: the wrong number of features, NaN or Inf, or what is no real number.
-    """
-    limit = 2 ** (stream.width - 1) - 1
-    return to_stream(np.clip(_on_grid(x, stream), -limit - 1, limit).astype(np.int64), stream.shape)
-
-
-def count_saturated(x: np.ndarray, stream: Wide) -> int:
-    """How many values of network inputs lie beyond the input's range. Raises ShapeError as `to_fixed`."""
-    limit, values = 2 ** (stream.width - 1) - 1, _on_grid(x, stream)
-    return int(((values < -limit - 1) | (values > limit)).sum())
-
-
-def by_name(x: Inputs, names: list[str], what: str) -> dict[str, np.ndarray]:
-    """Inputs of a network as a dict by name, from one array, a tuple in order or a dict.
-
-    Raises:
-        ShapeError: not the inputs that there are, different numbers of frames, or what is no real number.
-    """
-    if not isinstance(x, Mapping):
-        given = x if isinstance(x, (tuple, list)) and len(names) > 1 else (x,)
-        if len(given) != len(names):
-            raise ShapeError(f"{what}: {len(given)} arrays given; the network takes {', '.join(names)}")
-        x = dict(zip(names, given, strict=True))
-    if set(x) != set(names):
-        raise ShapeError(f"{what}: {', '.join(map(str, x))} given; the network takes {', '.join(names)}")
-    arrays = {name: real_array(x[name], what) for name in names}
-    counts = {name: len(array) if array.ndim > 1 or len(names) > 1 else 1 for name, array in arrays.items()}
-    if len(set(counts.values())) > 1:
-        shown = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        raise ShapeError(f"{what}: {shown}; expected as many frames of every input")
-    return arrays
-
-
-def _all_fixed(x: Mapping[str, np.ndarray], network: Network) -> dict[str, np.ndarray]:
-    """By stream, from inputs by tensor."""
-    return {stream: to_fixed(x[network.tensors[stream]], network.streams[stream]) for stream in network.inputs}
-
-
-def _all_saturated(x: Mapping[str, np.ndarray], network: Network) -> int:
-    return sum(count_saturated(x[network.tensors[stream]], network.streams[stream]) for stream in network.inputs)
-
-
-def _on_grid(x: np.ndarray, stream: Wide) -> np.ndarray:
-    """[N, features] in units of the input's lowest bit."""
-    x = real_array(x, "inputs").astype(np.float64)
-    flat = x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 1 else x[None]
-    if flat.shape[1] != stream.length:
-        raise ShapeError(f"inputs of shape {x.shape} have {flat.shape[1]} features; the design takes {stream.length}")
-    if not np.isfinite(flat).all():
-        raise ShapeError("inputs hold NaN or Inf, which fixed point cannot carry")
-    with np.errstate(over="ignore"):
-        return np.rint(np.ldexp(flat, -stream.lsb_exp))
-
-
-class Design:
-    """What `compile` wrote to `path`. Everything is read back from there; the network from dataflow.onnx alone."""
-
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        file = self.path / _REPORT
-        if not file.is_file():
-            raise InputFileError(f"{self.path} holds no compiled design (no {_REPORT}); run mxexport compile first")
-        self.report: dict = json.loads(file.read_text())
-
-    @cached_property
-    def network(self) -> Network:
-        return read(graph.load(self.path / "dataflow.onnx"))
-
-    @cached_property
-    def foldings(self) -> dict[str, Folding]:
-        """Layer -> folding."""
-        return {layer["name"]: Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]}
-
-    @cached_property
-    def _placed(self) -> emit.Design:
-        return emit.place(self.network, self.foldings)
-
-    def files(self) -> dict[str, str]:
-        """Where everything lies."""
-        names = {
-            "calibrated": "calibrated.onnx",
-            "dataflow": "dataflow.onnx",
-            "top": f"rtl/{emit.TOP}.sv",
-            "rtl": "rtl",
-            "memories": "mem",
-            "folding": "folding.yaml",
-            "report": _REPORT,
-        }
-        return {kind: str(self.path / name) for kind, name in names.items()}
-
-    def _named(self, x: Inputs) -> dict[str, np.ndarray]:
-        return by_name(x, [self.network.tensors[stream] for stream in self.network.inputs], "inputs")
-
-    def _results(self, streams: Mapping[str, np.ndarray]) -> tuple:
-        """(raw, values) of the outputs, in the shapes that the QONNX graph gives them."""
-        network = self.network
-        raw = {network.tensors[s]: from_stream(streams[s], network.frames[s]) for s in network.outputs}
-        ends = {network.tensors[s]: network.streams[s] for s in network.outputs}
-        values = {name: fixedpoint.to_float32(array, ends[name].lsb_exp) for name, array in raw.items()}
-        return (raw, values) if len(raw) > 1 else (next(iter(raw.values())), next(iter(values.values())))
-
-    def run_dataflow(self, x: Inputs) -> Outputs:
-        """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
-        given = self._named(x)
-        found = executors.run(self.path / "dataflow.onnx", _all_fixed(given, self.network))
-        return Outputs(*self._results(found), _all_saturated(given, self.network))
-
-    def compare_stages(self, x: Inputs) -> verify.StageComparison:
-        """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
-        qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
-        given = self._named(x)
-        fixed = _all_fixed(given, self.network)
-        return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
-
-    def simulate(
-        self,
-        x: Inputs,
-        *,
-        stall_in: float = 0.0,
-        stall_out: float = 0.0,
-        seed: int = 1,
-        probe: Iterable[str] = (),
-        trace: str | os.PathLike | None = None,
-    ) -> Simulation:
-        """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
-
-        `probe`: layers or units whose words are kept and compared with the dataflow graph. `trace`: a VCD file of every
-        wire. Either builds the simulator anew.
-
-        Raises:
-            ShapeError: inputs that do not fit, hold NaN or Inf, or are no real numbers.
-            OptionError: a probability outside [0, 1), a seed that is no whole number, or a probe that names nothing.
-            MissingToolError: no Verilator or C++ compiler.
-            VerificationError: the RTL misplaced a TLAST, raised its error flag, or stands still: which units wait for
-                each other.
-        """
-        stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
-        placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
-        instances = probing.probed(placed, [probe] if isinstance(probe, str) else probe)
-        fixed = _all_fixed(given, self.network)
-        frames = len(next(iter(fixed.values())))
-        watch = {placed.units[i.name]: probing.beats_of(placed, i, frames) for i in instances}
-        watch = dict.fromkeys(probing.watched(placed), 0) | watch
-        simulator = self._build(watch, trace is not None)
-        run = self._run(simulator, fixed, stall_in, stall_out, seed=seed, watch=watch, trace=trace)
-        found = {i.name: probing.words_of(placed, i, run.seen[placed.units[i.name]]) for i in instances}
-        difference = None
-        if found:
-            wanted = [value for words in found.values() for value in words]
-            expected = executors.run(self.path / "dataflow.onnx", fixed, wanted)
-            difference = probing.first_difference(found, expected)
-        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
-        return Simulation(
-            *self._results(self._words(run, frames)),
-            saturated_inputs=_all_saturated(given, self.network),
-            cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
-            clamped={name: n for name, n in zip(placed.counters, counted, strict=True) if name not in self._static},
-            stalls=probing.stalls(placed, run.seen),
-            probes=found,
-            difference=difference,
-        )
-
-    @cached_property
-    def _static(self) -> set[str]:
-        """Layers whose one scale is constant: their blocks have no range to be outside of."""
-        blocks = [i for i in self.network.instances if "clamped_o" in i.unit.status]
-        return {i.layer for i in blocks if i.unit.result.code_min == i.unit.result.code_max}
-
-    def _run(
-        self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how
-    ) -> Streams:
-        """Feed frames (by stream). Raises VerificationError where the RTL stands still."""
-        network, placed = self.network, self._placed
-        feeds = [
-            Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
-        ]
-        frames = len(next(iter(fixed.values())))
-        expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
-        try:
-            return simulator.run_streams(feeds, expected, stall_out=stall_out, **how)
-        except StandstillError as error:
-            every = {link.name: 0 for link in placed.links}
-            if set(every) <= set(error.seen):
-                raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
-        return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
-
-    def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
-        """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
-        network, placed, found = self.network, self._placed, {}
-        error = any(run.status["error_o"])
-        for stream, out in zip(network.outputs, run.outputs, strict=True):
-            kind, lanes = network.streams[stream], placed.lanes(stream)
-            count = kind.beats(lanes)
-            ends = np.tile(np.arange(count) == count - 1, frames)
-            if error or out.surplus or not np.array_equal(out.last, ends):
-                raise VerificationError(
-                    f"{self.path}: the RTL misplaced a TLAST of {network.tensors[stream]!r} (error flag {int(error)}, "
-                    f"{out.surplus} surplus beats)"
-                )
-            found[stream] = kind.at_border().unpack(out.beats, lanes)
-        return found
-
-    def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
-        names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
-        sources = [self.path / "rtl" / name for name in names]
-        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
-
-    @property
-    def _memories(self) -> Path:
-        return self.path.resolve() / "mem"
-
-    def estimate(self) -> dict[str, dict[str, float]]:
-        """Area of every unit and in total without synthesis, as `area()` names it: coarse, see docs/hardware.md."""
-        found = {name: area.table() for name, area in estimate(self._placed).items()}
-        return found | {"total": total(estimate(self._placed).values()).table()}
-
-    def synthesize(self) -> dict[str, yosys.SynthResult]:
-        """Size every unit out of context with Yosys; unit name -> estimated area.
-
-        Raises:
-            MissingToolError: pyosys is not installed.
-        """
-        sources = library.rtl_sources()
-        return {
-            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
-            for cell in self._placed.cells
-        }
-
-    def area(self) -> dict[str, dict[str, float]]:
-        """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total."""
-        table = {
-            name: {"lut": r.total_lut, "ff": r.ff, "dsp": r.dsp, "bram36": r.bram36 + r.bram18 / 2}
-            for name, r in self.synthesize().items()
-        }
-        totals = {key: sum(row[key] for row in table.values()) for key in ("lut", "ff", "dsp", "bram36")}
-        return table | {"total": totals}
-
-
-def open_design(path: str | os.PathLike) -> Design:
-    """The design that `compile` wrote to `path`. Raises InputFileError when there is none."""
-    return Design(path)

@@ -35,6 +35,8 @@ class Quantize:
     quantizer: fixedpoint.BlockQuantizer
     group_size: int
     format: str
+    static: bool = False
+    """The scale is one constant: no block can be outside of its range."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -55,7 +57,7 @@ class Quantize:
         quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
 
         def make(source: Wide) -> Quantize:
-            return cls(source, quantizer, fit_group(fmt.group_size, source.channels), fmt.name)
+            return cls(source, quantizer, fit_group(fmt.group_size, source.channels), fmt.name, static)
 
         outputs = ("codes", "scale_codes")
         made = low.add(make, [source], node, "quantize", outputs, source.shape, fmt.group_size)
@@ -66,7 +68,9 @@ class Quantize:
     def from_node(cls, node: ir.Node, sources: tuple) -> Quantize:
         a = graph.attributes(node)
         quantizer = fixedpoint.BlockQuantizer(**{key: a[key] for key in _QUANTIZER})
-        return cls(*sources, quantizer, a["group_size"], node.metadata_props[graph.FORMAT_KEY])
+        return cls(
+            *sources, quantizer, a["group_size"], node.metadata_props[graph.FORMAT_KEY], "static" in node.metadata_props
+        )
 
     @property
     def sources(self) -> tuple:
@@ -92,7 +96,7 @@ class Quantize:
         return {}
 
     def metadata(self) -> dict[str, str]:
-        return {graph.FORMAT_KEY: self.format}
+        return {graph.FORMAT_KEY: self.format} | ({"static": "1"} if self.static else {})
 
     def describe(self) -> str:
         return f"{self.format} blocks; all-zero blocks carry the lowest code {self.quantizer.code_min}."

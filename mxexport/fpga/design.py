@@ -1,0 +1,243 @@
+"""A compiled design on disk: run its dataflow graph, simulate its RTL, size its units."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mxexport.errors import InputFileError, VerificationError
+from mxexport.fpga import emit, library, options, probing, verify
+from mxexport.fpga.area import total
+from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.network import Network, read
+from mxexport.fpga.report import estimate
+from mxexport.fpga.tools import verilator, yosys
+from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
+from mxexport.fpga.types import from_stream
+from mxexport.fpga.unit import Folding
+from mxexport.model import graph
+from mxexport.numbers import fixedpoint
+from mxexport.running import executors
+
+REPORT = "report.json"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """`raw` int64 [N, ...] in units of 2**lsb_exp; `values` the same as float32, rounded once. Dicts by name where the
+    network has several outputs.
+
+    `saturated_inputs` of the values given lay beyond the input's calibrated range and took its end.
+    """
+
+    raw: np.ndarray | dict[str, np.ndarray]
+    values: np.ndarray | dict[str, np.ndarray]
+    saturated_inputs: int
+
+
+@dataclass(frozen=True)
+class Simulation(Outputs):
+    """What the RTL did: `cycles` in all, blocks outside the calibrated range per layer; `stalls`: cycles in which a
+    FIFO was full while a beat waited; `probes`: unit -> value of dataflow.onnx -> words, int64 or codes;
+    `difference`: the first probed unit whose words are not those of the dataflow graph, and where (None: all equal).
+    """
+
+    cycles: int
+    clamped: dict[str, int]
+    stalls: dict[str, int]
+    probes: dict[str, dict[str, np.ndarray]]
+    difference: tuple[str, str] | None
+
+
+class Design:
+    """What `compile` wrote to `path`. Everything is read back from there; the network from dataflow.onnx alone."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        file = self.path / REPORT
+        if not file.is_file():
+            raise InputFileError(f"{self.path} holds no compiled design (no {REPORT}); run mxexport compile first")
+        self.report: dict = json.loads(file.read_text())
+
+    @cached_property
+    def network(self) -> Network:
+        return read(graph.load(self.path / "dataflow.onnx"))
+
+    @cached_property
+    def foldings(self) -> dict[str, Folding]:
+        """Layer -> folding."""
+        return {layer["name"]: Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]}
+
+    @cached_property
+    def _placed(self) -> emit.Design:
+        return emit.place(self.network, self.foldings)
+
+    def files(self) -> dict[str, str]:
+        """Where everything lies."""
+        names = {
+            "calibrated": "calibrated.onnx",
+            "dataflow": "dataflow.onnx",
+            "top": f"rtl/{emit.TOP}.sv",
+            "rtl": "rtl",
+            "memories": "mem",
+            "folding": "folding.yaml",
+            "report": REPORT,
+        }
+        return {kind: str(self.path / name) for kind, name in names.items()}
+
+    def _named(self, x: Inputs) -> dict[str, np.ndarray]:
+        return by_name(x, [self.network.tensors[stream] for stream in self.network.inputs], "inputs")
+
+    def _results(self, streams: Mapping[str, np.ndarray]) -> tuple:
+        """(raw, values) of the outputs, in the shapes that the QONNX graph gives them."""
+        network = self.network
+        raw = {network.tensors[s]: from_stream(streams[s], network.frames[s]) for s in network.outputs}
+        ends = {network.tensors[s]: network.streams[s] for s in network.outputs}
+        values = {name: fixedpoint.to_float32(array, ends[name].lsb_exp) for name, array in raw.items()}
+        return (raw, values) if len(raw) > 1 else (next(iter(raw.values())), next(iter(values.values())))
+
+    def run_dataflow(self, x: Inputs) -> Outputs:
+        """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
+        given = self._named(x)
+        found = executors.run(self.path / "dataflow.onnx", all_fixed(given, self.network))
+        return Outputs(*self._results(found), all_saturated(given, self.network))
+
+    def compare_stages(self, x: Inputs) -> verify.StageComparison:
+        """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
+        qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
+        given = self._named(x)
+        fixed = all_fixed(given, self.network)
+        return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
+
+    def simulate(
+        self,
+        x: Inputs,
+        *,
+        stall_in: float = 0.0,
+        stall_out: float = 0.0,
+        seed: int = 1,
+        probe: Iterable[str] = (),
+        trace: str | os.PathLike | None = None,
+    ) -> Simulation:
+        """Simulate the RTL on float inputs [N, ...], with random stalls of the given probability on either side.
+
+        `probe`: layers or units whose words are kept and compared with the dataflow graph. `trace`: a VCD file of every
+        wire. Either builds the simulator anew.
+
+        Raises:
+            ShapeError: inputs that do not fit, hold NaN or Inf, or are no real numbers.
+            OptionError: a probability outside [0, 1), a seed that is no whole number, or a probe that names nothing.
+            MissingToolError: no Verilator or C++ compiler.
+            VerificationError: the RTL misplaced a TLAST, raised its error flag, or stands still: which units wait for
+                each other.
+        """
+        stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
+        placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
+        instances = probing.probed(placed, [probe] if isinstance(probe, str) else probe)
+        fixed = all_fixed(given, self.network)
+        frames = len(next(iter(fixed.values())))
+        watch = {placed.units[i.name]: probing.beats_of(placed, i, frames) for i in instances}
+        watch = dict.fromkeys(probing.watched(placed), 0) | watch
+        simulator = self._build(watch, trace is not None)
+        run = self._run(simulator, fixed, stall_in, stall_out, seed=seed, watch=watch, trace=trace)
+        found = {i.name: probing.words_of(placed, i, run.seen[placed.units[i.name]]) for i in instances}
+        difference = None
+        if found:
+            wanted = [value for words in found.values() for value in words]
+            expected = executors.run(self.path / "dataflow.onnx", fixed, wanted)
+            difference = probing.first_difference(found, expected)
+        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
+        return Simulation(
+            *self._results(self._words(run, frames)),
+            saturated_inputs=all_saturated(given, self.network),
+            cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
+            clamped={name: n for name, n in zip(placed.counters, counted, strict=True) if name not in self._static},
+            stalls=probing.stalls(placed, run.seen),
+            probes=found,
+            difference=difference,
+        )
+
+    @cached_property
+    def _static(self) -> set[str]:
+        """Layers whose one scale is constant: their blocks have no range to be outside of."""
+        return {i.layer for i in self.network.instances if getattr(i.unit, "static", False)}
+
+    def _run(
+        self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how
+    ) -> Streams:
+        """Feed frames (by stream). Raises VerificationError where the RTL stands still."""
+        network, placed = self.network, self._placed
+        feeds = [
+            Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
+        ]
+        frames = len(next(iter(fixed.values())))
+        expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
+        try:
+            return simulator.run_streams(feeds, expected, stall_out=stall_out, **how)
+        except StandstillError as error:
+            every = {link.name: 0 for link in placed.links}
+            if set(every) <= set(error.seen):
+                raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
+        return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
+
+    def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
+        """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
+        network, placed, found = self.network, self._placed, {}
+        error = any(run.status["error_o"])
+        for stream, out in zip(network.outputs, run.outputs, strict=True):
+            kind, lanes = network.streams[stream], placed.lanes(stream)
+            count = kind.beats(lanes)
+            ends = np.tile(np.arange(count) == count - 1, frames)
+            if error or out.surplus or not np.array_equal(out.last, ends):
+                raise VerificationError(
+                    f"{self.path}: the RTL misplaced a TLAST of {network.tensors[stream]!r} (error flag {int(error)}, "
+                    f"{out.surplus} surplus beats)"
+                )
+            found[stream] = kind.at_border().unpack(out.beats, lanes)
+        return found
+
+    def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
+        names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
+        sources = [self.path / "rtl" / name for name in names]
+        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
+
+    @property
+    def _memories(self) -> Path:
+        return self.path.resolve() / "mem"
+
+    def estimate(self) -> dict[str, dict[str, float]]:
+        """Area of every unit and in total without synthesis, as `area()` names it: coarse, see docs/hardware.md."""
+        found = {name: area.table() for name, area in estimate(self._placed).items()}
+        return found | {"total": total(estimate(self._placed).values()).table()}
+
+    def synthesize(self) -> dict[str, yosys.SynthResult]:
+        """Size every unit out of context with Yosys; unit name -> estimated area.
+
+        Raises:
+            MissingToolError: pyosys is not installed.
+        """
+        sources = library.rtl_sources()
+        return {
+            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
+            for cell in self._placed.cells
+        }
+
+    def area(self) -> dict[str, dict[str, float]]:
+        """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total."""
+        table = {
+            name: {"lut": r.total_lut, "ff": r.ff, "dsp": r.dsp, "bram36": r.bram36 + r.bram18 / 2}
+            for name, r in self.synthesize().items()
+        }
+        totals = {key: sum(row[key] for row in table.values()) for key in ("lut", "ff", "dsp", "bram36")}
+        return table | {"total": totals}
+
+
+def open_design(path: str | os.PathLike) -> Design:
+    """The design that `compile` wrote to `path`. Raises InputFileError when there is none."""
+    return Design(path)
