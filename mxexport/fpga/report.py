@@ -56,7 +56,7 @@ def describe(
         "fifos": design.fifos,
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
-        "next_step": _step_text(design, clock_mhz, folding),
+        "next_step": _next_step(design, clock_mhz, folding),
     }
 
 
@@ -84,7 +84,7 @@ def _utilization(area: Area, part: str) -> dict[str, float] | None:
     return {name: round(100 * n / most[name], 1) for name, n in area.table().items() if most[name]}
 
 
-def _step_text(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
+def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
     layers = {p.layer: design.foldings[p.name] for p in design.network.products()}
     found = next_step(design.network, layers, folding)
     if found is None:
