@@ -227,6 +227,13 @@ def _spatial() -> list[Case]:
     cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
     cases.append(("WidePad", "uneven", [wide], {"pads": [2, 1, 0, 3]} | type_of))
+    cases += [
+        ("WideHardSwish", name, [narrow], {"shift": shift, "fraction": fraction} | type_of)
+        for name, shift, fraction in (("fine", 0, 20), ("moved_up", 9, 16))
+    ]
+    cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
+    cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
+    cases.append(("WideSlice", "vector", [wide[:, 0, 0]], {"start": [0, 0, 1], "size": [1, 1, 2]} | type_of))
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
     cases.append(("MXInsert", "uneven", [codes, scales], inserted))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)
