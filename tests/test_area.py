@@ -14,11 +14,9 @@ import mxexport as mx
 from mxexport.errors import OptionError
 from mxexport.fpga import devices, library
 from mxexport.fpga.area import Area, glue
-from mxexport.fpga.library import in_order, rtl_sources
 from mxexport.fpga.tools import yosys
-from mxexport.fpga.unit import Folding, parameters_of
-from mxexport.fpga.words import write_mem
-from tests.test_hardware_units import CASES
+from mxexport.fpga.unit import Folding
+from tests.test_hardware_units import CASES, written
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 """make test-full: every case of every unit; else a few that Yosys maps in seconds."""
@@ -28,20 +26,14 @@ QUICK = ["quantize-mxint8-short", "dequantize-mxfp8_e4m3-short", "window-mxint8-
          "matmul-mxint8-short", "add", "max_pool-3x3", "affine-image", "slice", "arg_max"]  # fmt: skip
 
 
-def synthesized(unit, folding: Folding, directory) -> yosys.SynthResult:
-    for kind, memory in unit.memories(folding).items():
-        write_mem(directory / f"{kind}.mem", memory.fields, memory.width)
-    files = {kind: f"{kind}.mem" for kind in unit.memory_kinds}
-    parameters = in_order(unit.module, parameters_of(unit, folding, files))
-    return yosys.synthesize(unit.module, rtl_sources(), parameters, memory_dir=directory)
-
-
 @pytest.mark.parametrize("name", CASES if FULL else QUICK)
 def test_the_estimate_is_within_its_factor_of_yosys(name, tmp_path):
     unit, foldings = CASES[name]
     lanes = foldings[-1]
     folding = Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
-    found, claimed = synthesized(unit, folding, tmp_path), unit.area(folding)
+    parameters = written(unit, folding, tmp_path)
+    found = yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=tmp_path)
+    claimed = unit.area(folding)
     for counted, estimate in ((found.total_lut, claimed.lut), (found.ff, claimed.ff)):
         near = abs(counted - estimate) <= SLACK
         assert near or counted / FACTOR <= estimate <= counted * FACTOR, (found, claimed)

@@ -228,13 +228,15 @@ endmodule
 """
 
 
-def build(unit, folding: Folding, directory) -> verilator.Simulator:
-    memories = unit.memories(folding)
-    for kind, memory in memories.items():
+def written(unit, folding: Folding, directory) -> dict:
+    """Parameters of a unit whose memories are written to `directory`."""
+    for kind, memory in unit.memories(folding).items():
         write_mem(directory / f"{kind}.mem", memory.fields, memory.width)
-    parameters = in_order(
-        unit.module, parameters_of(unit, folding, {kind: f"{kind}.mem" for kind in unit.memory_kinds})
-    )
+    return in_order(unit.module, parameters_of(unit, folding, {kind: f"{kind}.mem" for kind in unit.memory_kinds}))
+
+
+def build(unit, folding: Folding, directory) -> verilator.Simulator:
+    parameters = written(unit, folding, directory)
     sources, top = rtl_sources(), unit.module
     if len(unit.sources) > 1:
         given = ", ".join(f".{name}({value})" for name, value in parameters.items())

@@ -36,9 +36,10 @@ class Area:
     def table(self) -> dict[str, float]:
         return {field.name: round(getattr(self, field.name), 1) for field in fields(self)}
 
-    def beyond(self, most: Area) -> list[str]:
-        """Names of the kinds of which it needs more than `most` has."""
-        return [f.name for f in fields(self) if getattr(self, f.name) > getattr(most, f.name)]
+    def beyond(self, most: Area) -> str:
+        """In words, the kinds of which it needs more than `most` has; empty where it fits."""
+        pairs = [(f.name, getattr(self, f.name), getattr(most, f.name)) for f in fields(self)]
+        return ", ".join(f"{needed:,.0f} {name} of {there:,.0f}" for name, needed, there in pairs if needed > there)
 
 
 def total(areas: Iterable[Area]) -> Area:

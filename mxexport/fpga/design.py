@@ -152,12 +152,11 @@ class Design:
             wanted = [value for words in found.values() for value in words]
             expected = executors.run(self.path / "dataflow.onnx", fixed, wanted)
             difference = probing.first_difference(found, expected)
-        counted = np.frombuffer(run.status.get("clamped_o", b""), "<u4").tolist()
         return Simulation(
             *self._results(self._words(run, frames)),
             saturated_inputs=all_saturated(given, self.network),
             cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
-            clamped={name: n for name, n in zip(placed.counters, counted, strict=True) if name not in self._static},
+            clamped={name: n for name, n in zip(placed.counters, run.clamped, strict=True) if name not in self._static},
             stalls=probing.stalls(placed, run.seen),
             probes=found,
             difference=difference,
@@ -213,8 +212,9 @@ class Design:
 
     def estimate(self) -> dict[str, dict[str, float]]:
         """Area of every unit and in total without synthesis, as `area()` names it: coarse, see docs/hardware.md."""
-        found = {name: area.table() for name, area in estimate(self._placed).items()}
-        return found | {"total": total(estimate(self._placed).values()).table()}
+        areas = estimate(self._placed)
+        areas["total"] = total(areas.values())
+        return {name: area.table() for name, area in areas.items()}
 
     def synthesize(self) -> dict[str, yosys.SynthResult]:
         """Size every unit out of context with Yosys; unit name -> estimated area.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import jinja2
@@ -97,7 +98,7 @@ class _Placer:
         self._products = network.products()  # their memories are called by the layer alone
         names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
         self._names = dict(zip(names, identifiers(names), strict=True))
-        self._ends = {stream: self._end_name(stream) for stream in (*network.inputs, *network.outputs)}
+        self._ends = {stream: self._end(stream, "input", "output") for stream in (*network.inputs, *network.outputs)}
         self._taken = {name.lower() for name in (*self._names.values(), *self._ends.values())}
         self._ready: dict[tuple[str, str], Link] = {}  # (stream, reader) -> its link
         self._verdicts: list[list[Link]] = []  # of every input, one for each output
@@ -118,17 +119,15 @@ class _Placer:
     def _units(self) -> dict[str, str]:
         return {instance.name: self._names[instance.name] for instance in self._network.instances}
 
-    def _end_name(self, stream: str) -> str:
-        """`input`, or `input_1`, …"""
-        kind, ends = (
-            ("input", self._network.inputs) if stream in self._network.inputs else ("output", self._network.outputs)
-        )
-        return kind if len(ends) == 1 else f"{kind}_{ends.index(stream)}"
+    def _end(self, stream: str, entering: str, leaving: str) -> str:
+        """One of two names, for an input or an output, numbered where there are several."""
+        incoming = stream in self._network.inputs
+        ends = self._network.inputs if incoming else self._network.outputs
+        return (entering if incoming else leaving) + ("" if len(ends) == 1 else f"_{ends.index(stream)}")
 
     def _port(self, stream: str, lanes: int) -> Link:
-        kind, ends = ("s", self._network.inputs) if stream in self._network.inputs else ("m", self._network.outputs)
-        number = "" if len(ends) == 1 else f"_{ends.index(stream)}"
-        return Link(f"{kind}_axis{number}", self._network.streams[stream].at_border().beat_bits(lanes), port=True)
+        bits = self._network.streams[stream].at_border().beat_bits(lanes)
+        return Link(self._end(stream, "s_axis", "m_axis"), bits, port=True)
 
     def _enter(self, stream: str) -> None:
         kind, lanes = self._network.streams[stream], stream_lanes(self._network, self._foldings, stream)
@@ -150,9 +149,10 @@ class _Placer:
         self._links.append(verdict)
         outputs = len(self._network.outputs)
         branches = [verdict] if outputs == 1 else self._fork(verdict, outputs)
-        self._verdicts.append([self._queue(branch, self._frames_inside()) for branch in branches])
+        self._verdicts.append([self._queue(branch, self._frames_inside) for branch in branches])
         self._spread(stream, link, lanes)
 
+    @cached_property
     def _frames_inside(self) -> int:
         """Most frames that are on their way, as a power of two; more would only wait at the input."""
         cycles = max(cycles_per_unit(self._network, self._foldings).values())

@@ -44,17 +44,15 @@ def fold_for_budget(
     """
     targets = sorted({p.unit.cycles(f) for p in network.products() for f in p.unit.foldings()})
 
-    def fits(target: int) -> list[str]:
+    def too_much(target: int) -> str:
         return area_of(network, fold(network, target, overrides)).beyond(budget)
 
-    if short := fits(targets[-1]):
-        smallest, most = area_of(network, fold(network, targets[-1], overrides)).table(), budget.table()
-        found = ", ".join(f"{smallest[name]:,.0f} {name} of {most[name]:,.0f}" for name in short)
+    if found := too_much(targets[-1]):
         raise OptionError(f"budget: the smallest design needs {found}; allow more, or make the network smaller")
     low, high = 0, len(targets) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if not fits(targets[middle]) else (middle + 1, high)
+        low, high = (low, middle) if not too_much(targets[middle]) else (middle + 1, high)
     return fold(network, targets[high], overrides)
 
 
@@ -71,9 +69,7 @@ def fold_within(
         return fold_for_budget(network, budget, overrides)
     found = fold(network, target_cycles, overrides)
     if over := area_of(network, found).beyond(budget):
-        needs, most = area_of(network, found).table(), budget.table()
-        shown = ", ".join(f"{needs[name]:,.0f} {name} of {most[name]:,.0f}" for name in over)
-        raise OptionError(f"budget: target_fps needs {shown}; ask for less, or leave target_fps out for the fastest")
+        raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
     return found
 
 

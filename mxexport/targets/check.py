@@ -115,7 +115,7 @@ def _ours(model: ir.Model, tool: str) -> Iterator[Problem]:
     for node in model.graph.all_nodes():
         if node.domain != DOMAIN:
             continue
-        if is_ours(node, SCALES) and rw.constant(node.inputs[0]) is None:
+        if is_ours(node, SCALES) and constant(node.inputs[0]) is None:
             yield (
                 _where(node),
                 f"the scale is found at run time and {tool} needs constants; use a static activation format",

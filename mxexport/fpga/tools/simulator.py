@@ -62,10 +62,13 @@ class _Job(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Feed:
-    """What goes into one stream: beats uint8 [n, bytes], TLAST of each (bool [n]), probability of a pause."""
+    """What goes into one stream: beats uint8 [n, bytes], probability of a pause.
+
+    `last`: TLAST of every beat (bool [n]), or the beats of a frame; None: only the last beat has it.
+    """
 
     beats: np.ndarray
-    last: np.ndarray
+    last: np.ndarray | int | None
     stall: float = 0.0
 
 
@@ -109,6 +112,11 @@ class Streams:
     status: dict[str, bytes]
     cycles: int
 
+    @property
+    def clamped(self) -> list[int]:
+        """As of `SimResult`."""
+        return _clamped(self.status)
+
 
 @dataclass(frozen=True)
 class SimResult:
@@ -130,7 +138,7 @@ class SimResult:
     @property
     def clamped(self) -> list[int]:
         """`clamped_o`: the clamped blocks of every quantizer, 32 bits each."""
-        return np.frombuffer(self.status.get("clamped_o", b""), "<u4").tolist()
+        return _clamped(self.status)
 
     @property
     def latency(self) -> int:
@@ -197,9 +205,7 @@ class Simulator:
         Raises:
             MXExportError: timeout, broken handshake, or a memory file that cannot be read.
         """
-        beats = np.ascontiguousarray(beats, np.uint8)
-        feed = Feed(beats, _last_flags(last, len(beats)), stall_in)
-        run = self.run_streams([feed], [expected_beats], stall_out=stall_out, **options)
+        run = self.run_streams([Feed(beats, last, stall_in)], [expected_beats], stall_out=stall_out, **options)
         (out,) = run.outputs
         return SimResult(
             beats=out.beats,
@@ -317,6 +323,10 @@ class Simulator:
             return code.mx_run(handle, ctypes.byref(job), message, size), _text(message)
         finally:
             code.mx_destroy(handle)
+
+
+def _clamped(status: Mapping[str, bytes]) -> list[int]:
+    return np.frombuffer(status.get("clamped_o", b""), "<u4").tolist()
 
 
 def _check_outcome(returned: int, message: str, sources: list, sinks: list, timeout: int, seen: dict) -> None:
