@@ -13,6 +13,7 @@ from mxexport.fpga.unit import Refused
 from mxexport.fpga.weights import Weight
 from mxexport.model.rewriting import constant
 from mxexport.numbers import fixedpoint
+from mxexport.numbers.grids import Grid
 
 _BIAS_WIDTH = 28
 
@@ -42,7 +43,7 @@ def sized(name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> Accumulat
     def size(offset: int) -> tuple[int, int, int]:
         lsb_exp = _lsb_exp(x, w, offset)
         biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
-        return offset, lsb_exp, int((_largest(x, w, offset) + biases).max()).bit_length() + 1
+        return offset, lsb_exp, Grid.within(lsb_exp, int((_largest(x, w, offset) + biases).max())).width
 
     offset, lsb_exp, width = size(x.code_min + int(w.scale_codes.min()))
     on_grid = (np.ldexp(bias, -lsb_exp) % 1 == 0).all()

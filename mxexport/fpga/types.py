@@ -9,6 +9,7 @@ import numpy as np
 
 from mxexport.fpga import words
 from mxexport.numbers.formats import Element, get_format
+from mxexport.numbers.grids import Grid
 from mxexport.numbers.groups import group_count
 
 
@@ -35,6 +36,16 @@ class Wide:
     @property
     def length(self) -> int:
         return math.prod(self.shape)
+
+    @property
+    def grid(self) -> Grid:
+        """What it can hold."""
+        return Grid.of_width(self.lsb_exp, self.width)
+
+    @classmethod
+    def holding(cls, grid: Grid, shape: tuple[int, ...]) -> Wide:
+        """The narrowest that holds a grid."""
+        return cls(shape, grid.width, grid.exponent)
 
     def beat_bits(self, lanes: int) -> int:
         return lanes * self.width

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import onnx
 import onnx_ir as ir
-import onnxruntime
 from onnx import defs
 
 from mxexport.errors import UnsupportedError
@@ -15,7 +14,7 @@ from mxexport.model.checks import check_versions
 from mxexport.model.opsets import check_opset
 from mxexport.model.qonnx_domains import is_former
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
-from mxexport.running import executors
+from mxexport.running import executors, sessions
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 QONNX = (qonnx_general.DOMAIN, "qonnx.custom_op.channels_last")
@@ -67,9 +66,7 @@ def check_result(model: ir.Model, what: str, domains: tuple[str, ...] = EVERY, *
 
 def _load(proto: onnx.ModelProto, what: str) -> None:
     try:
-        onnxruntime.InferenceSession(
-            proto.SerializeToString(), executors.plain_options(), providers=["CPUExecutionProvider"]
-        )
+        sessions.open_plain(proto.SerializeToString())
     except Exception as error:  # onnxruntime has an exception type for each of its status codes
         raise UnsupportedError(f"{what}: onnxruntime would not load the file: {_first_line(error)}") from error
 

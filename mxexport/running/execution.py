@@ -20,7 +20,7 @@ from mxexport.model import bodies, graph
 from mxexport.model.rewriting import is_qonnx
 from mxexport.model.writer import tensor_bytes
 from mxexport.ops import qonnx_general
-from mxexport.running import executors
+from mxexport.running import executors, sessions
 from mxexport.running.drawing import random_inputs
 
 Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
@@ -113,16 +113,13 @@ def _with_bodies(model: ir.Model) -> ir.Model:
 
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     size = tensor_bytes(model)
-    providers = ["CPUExecutionProvider"]
     outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
     if size < _IN_MEMORY and not outside:
-        return onnxruntime.InferenceSession(
-            graph.to_proto(model).SerializeToString(), executors.plain_options(), providers=providers
-        )
+        return sessions.open_plain(graph.to_proto(model).SerializeToString())
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.data")
-        return onnxruntime.InferenceSession(path, executors.plain_options(), providers=providers)
+        return sessions.open_plain(path)
 
 
 def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:

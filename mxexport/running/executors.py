@@ -21,15 +21,11 @@ from mxexport.model.calls import as_path, output_names
 from mxexport.model.reader import read_proto
 from mxexport.numbers.arrays import on_host
 from mxexport.ops import check_nodes
+from mxexport.running import sessions
 from mxexport.running.static_shapes import with_static_shapes
 
 ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
 
-DISABLED_OPTIMIZERS = ("ConstantFolding",)
-"""onnxruntime would compute every quantized weight when it loads a file and keep the steps, at several times the memory
-and time of the first run. Quantizers keep their bits; a product may sum in another order, because onnxruntime packs
-only constant weights. Beside it, `enable_mem_reuse` is off: onnxruntime would hold the buffers of one weight's
-quantizer for every later weight of the same shape, and so those of all shapes at once. See docs/running.md."""
 _LARGE = 1 << 20  # bytes from which an initializer is handed to onnxruntime as it lies in memory
 _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16} | {
     f"tensor(float8{kind})": ir.DataType[f"FLOAT8{kind.upper()}"] for kind in ("e4m3fn", "e4m3fnuz", "e5m2", "e5m2fnuz")
@@ -256,37 +252,13 @@ def _shareable(dtype: ir.DataType) -> bool:
 
 
 def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if flush_denormals:
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    if prepared.arrays:
-        values = [_ort_value(tensor.numpy(), tensor.dtype) for tensor in prepared.arrays.values()]
-        options.add_external_initializers(list(prepared.arrays), values)
-    if prepared.data_directory:
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(prepared.data_directory)
-        )
-    if prepared.proto.functions:
-        options.enable_mem_reuse = False
-    disabled = list(DISABLED_OPTIMIZERS) if prepared.proto.functions else []
-    source = str(prepared.path) if prepared.path else prepared.proto.SerializeToString()
-    session = onnxruntime.InferenceSession(
-        source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+    return sessions.open_fast(
+        str(prepared.path) if prepared.path else prepared.proto.SerializeToString(),
+        has_functions=bool(prepared.proto.functions),
+        given={name: _ort_value(tensor.numpy(), tensor.dtype) for name, tensor in prepared.arrays.items()},
+        data_directory=prepared.data_directory,
+        flush_denormals=flush_denormals,
     )
-    session.mxexport_keeps = values if prepared.arrays else ()  # onnxruntime reads them where they lie
-    return session
-
-
-def plain_options() -> onnxruntime.SessionOptions:
-    """Plain kernels, no fusion, one thread, nothing packed ahead of time: equal graphs give equal bits."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    return options
 
 
 def _ort_value(array: np.ndarray, dtype: ir.DataType) -> onnxruntime.OrtValue:

@@ -41,7 +41,7 @@ class Parts:
     @property
     def grid(self) -> Grid:
         """The codes alone."""
-        return Grid(0, int(np.abs(self.codes).max(initial=0)))
+        return Grid.within(0, int(np.abs(self.codes).max(initial=0)))
 
 
 def prepare(model: ir.Model, batch: int | None) -> None:

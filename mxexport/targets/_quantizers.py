@@ -47,7 +47,7 @@ class Uniform:
         mantissa, exponent = math.frexp(float(self.scale))
         if mantissa != 0.5:
             return None
-        return Grid(exponent - 1, max(-self.lowest, self.highest), self.signed)
+        return Grid.within(exponent - 1, max(-self.lowest, self.highest), self.signed)
 
 
 def is_quantizer(node: ir.Node) -> bool:

@@ -64,7 +64,7 @@ def _product(node: ir.Node, known: dict[ir.Value, Grid]) -> Grid | None:
         sums = magnitudes.reshape(len(magnitudes), -1).sum(1)
     else:
         sums = magnitudes.sum(-2)
-    product = Grid(x.exponent + w.exponent, int(np.ceil(sums.max(initial=0) * x.magnitude)))
+    product = Grid.within(x.exponent + w.exponent, int(np.ceil(sums.max(initial=0) * x.magnitude)))
     bias = _constant_grid(node.inputs[2]) if len(node.inputs) > 2 else None
     return product if bias is None else product + bias
 

@@ -61,9 +61,7 @@ class Add:
 
     @property
     def result(self) -> Wide:
-        lsb_exp = min(self.a.lsb_exp, self.b.lsb_exp)
-        widths = [s.width + s.lsb_exp - lsb_exp for s in (self.a, self.b)]
-        return Wide(self.a.shape, max(widths) + 1, lsb_exp)
+        return Wide.holding(self.a.grid + self.b.grid, self.a.shape)
 
     def attributes(self) -> dict:
         result = self.result

@@ -69,8 +69,7 @@ class AveragePool:
     @property
     def result(self) -> Wide:
         x = self.source
-        largest = (1 << (x.width - 1)) << self.shift
-        return Wide((*self.window.output(x.shape), x.channels), largest.bit_length() + 1, x.lsb_exp - self.shift)
+        return Wide.holding(x.grid.at(x.lsb_exp - self.shift), (*self.window.output(x.shape), x.channels))
 
     def attributes(self) -> dict:
         window = self.window.attributes()

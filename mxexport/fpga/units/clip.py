@@ -63,8 +63,7 @@ class Clip:
 
     @property
     def result(self) -> Wide:
-        width = max(abs(self.low), abs(self.high)).bit_length() + 1
-        return Wide(self.source.shape, max(min(width, self.source.width), 2), self.source.lsb_exp)
+        return Wide.holding(self.source.grid.clipped(self.low, self.high), self.source.shape)
 
     def attributes(self) -> dict:
         numbers = {"low": self.low, "high": self.high}

@@ -70,9 +70,8 @@ class Concat:
 
     @property
     def result(self) -> Wide:
-        lsb_exp = min(self.a.lsb_exp, self.b.lsb_exp)
-        width = max(s.width + s.lsb_exp - lsb_exp for s in (self.a, self.b))
-        return Wide((*self.a.shape[:-1], self.a.channels + self.b.channels), width, lsb_exp)
+        shape = (*self.a.shape[:-1], self.a.channels + self.b.channels)
+        return Wide.holding(self.a.grid | self.b.grid, shape)
 
     def attributes(self) -> dict:
         result = self.result

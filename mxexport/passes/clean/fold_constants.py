@@ -3,14 +3,13 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
 from mxexport.model import rewriting as rw
 from mxexport.model.editing import new_initializer
 from mxexport.model.graph import is_ours
 from mxexport.model.outcome import Outcome
 from mxexport.ops import DOMAIN, VERSION, functions_for
-from mxexport.running import executors
+from mxexport.running import sessions
 from mxexport.running.execution import NUMPY_TYPES
 
 SIZE_LIMIT = 1 << 20
@@ -190,9 +189,7 @@ def compute(model: ir.Model, region: list[ir.Node], wanted: list[ir.Value], read
         functions=functions_for(protos, imports[0].version),
         ir_version=max(model.ir_version, 8),
     )
-    session = onnxruntime.InferenceSession(
-        proto.SerializeToString(), executors.plain_options(), providers=["CPUExecutionProvider"]
-    )
+    session = sessions.open_plain(proto.SerializeToString())
     arrays = session.run([value.name for value in wanted], fed)
     return {value: ir.tensor(a) for value, a in zip(wanted, arrays, strict=True) if isinstance(a, np.ndarray)}
 
