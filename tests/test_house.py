@@ -20,7 +20,7 @@ BELOW = {
     "running": {"numbers", "ops", "model"},
     "quant": {"numbers", "ops", "model", "running"},
     "passes": {"numbers", "ops", "model", "running"},
-    "fpga": {"numbers", "ops", "model", "running"},
+    "fpga": {"numbers", "ops", "model", "running", "passes"},
     # A conversion cleans as the passes do, and `check` asks the compiler what hardware takes.
     "targets": {"numbers", "ops", "model", "running", "passes", "fpga"},
     "frontends": {"numbers", "ops", "model", "running", "quant"},

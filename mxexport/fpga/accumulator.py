@@ -84,7 +84,7 @@ def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
 
 def _largest(x: Blocks, w: Weight, offset: int) -> np.ndarray:
     """Largest magnitude each accumulator can reach (Python integers), from the actual weights."""
-    x_max = int(np.ldexp(x.element.max_val, x.element.frac_bits))
+    x_max = x.largest
     rows = len(w.codes)
     padded = np.pad(np.abs(w.linear()), ((0, 0), (0, -w.codes.shape[1] % w.group_size)))
     sums = padded.reshape(rows, -1, w.group_size).sum(axis=2)

@@ -17,6 +17,7 @@ from mxexport.fpga.devices import check_part
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
+from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 
@@ -56,6 +57,7 @@ def compile(
     target_cycles, limits = options.cycles_per_frame(target_fps, clock_mhz), options.limits(budget, part)
     folding = options.foldings(folding)
     qonnx = graph.load(model)
+    take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
     calibrate(qonnx, inputs, margin)

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from mxexport.model import graph
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant
+from mxexport.model.uniform import is_quantizer
 
 _BEHIND = {"Relu", "Add", "Mul", "BatchNormalization", "Flatten", "Reshape", "Identity"}
 PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -22,7 +23,7 @@ def layer_names(g: ir.Graph) -> dict[ir.Node, str]:
     for node in g:
         if node in found:
             continue
-        product = _product_behind(node) if graph.is_ours(node, graph.QUANTIZERS) else _product_before(node)
+        product = _product_behind(node) if is_quantizer(node) else _product_before(node)
         found[node] = found[product] if product is not None else names.unique(node.name or node.op_type.lower())
     return found
 

@@ -20,6 +20,7 @@ from mxexport.fpga.unit import Refused, Unit
 from mxexport.model import graph
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant, nodes_of_scales
+from mxexport.model.uniform import is_quantizer
 
 OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
@@ -131,7 +132,7 @@ class Lowering:
         """The stream of blocks that carries a quantized tensor. Raises Refused where it is not quantized."""
         found = self.stream(value)
         for node in (self._makers.get(value), found.blocked):
-            if graph.is_ours(node, graph.QUANTIZERS):
+            if node is not None and is_quantizer(node):
                 return found
         raise Refused("its input is not quantized; give quantize_model an MX activation format")
 
@@ -328,7 +329,7 @@ class Lowering:
 
     def _end_problem(self, output: ir.Value) -> tuple[str, str] | None:
         maker, where = self._makers.get(output), f"output {output.name!r}"
-        if graph.is_ours(maker, graph.QUANTIZERS):
+        if maker is not None and is_quantizer(maker):
             return f"node {maker.name!r}", "quantizes, and no matrix product follows; leave this quantizer to the host"
         if output not in self._pending:
             made = label(output.producer()) if output.producer() else "the graph itself"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mxexport.fpga import words
-from mxexport.numbers.formats import Element, get_format
+from mxexport.numbers.formats import Element, IntElement, get_format
 from mxexport.numbers.grids import Grid
 from mxexport.numbers.groups import group_count
 
@@ -84,7 +84,19 @@ class Blocks:
 
     @property
     def element(self) -> Element:
-        return get_format(self.format).element
+        """Of hardware: integers are signed, unsigned ones have a bit more; the lowest step is 2**-(bits - 2)."""
+        element = get_format(self.format).element
+        if not isinstance(element, IntElement):
+            return element
+        bits = element.bits + (not element.signed)
+        return IntElement(bits, frac_bits=bits - 2)
+
+    @property
+    def largest(self) -> int:
+        """The largest magnitude of an element in steps; plain integers reach -2**(bits - 1)."""
+        element = get_format(self.format)
+        full = not element.is_mx and isinstance(element.element, IntElement) and element.element.signed
+        return int(np.ldexp(self.element.max_val, self.element.frac_bits)) + full
 
     @property
     def bits(self) -> int:

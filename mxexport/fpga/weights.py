@@ -50,7 +50,8 @@ def mx_format(node: ir.Node) -> GroupFormat:
         )
     if fmt.asymmetric or (node.op_type == "MXFloatQuant" and not graph.attributes(node)["signed"]):
         raise Refused(f"format {fmt.name} is unsigned; hardware takes signed MX formats")
-    if node.op_type == "GroupwiseQuant" and not graph.attributes(node)["narrow"]:
+    weight = constant_array(node.inputs[0]) is not None  # its actual codes are known
+    if node.op_type == "GroupwiseQuant" and not weight and not graph.attributes(node)["narrow"]:
         lowest = -(2 ** (fmt.element.bits - 1))
         raise Refused(f"its codes reach {lowest}; hardware codes stay within +-{-lowest - 1} (narrow range)")
     if fmt.group_size & (fmt.group_size - 1):

@@ -259,9 +259,10 @@ def check_shape(where: str, name: str, found: tuple, expected: tuple) -> None:
 
 
 def check_code_bits(where: str, exponent_bits: int, mantissa_bits: int) -> None:
-    """Raise FormatError for a dataflow element that does not fit a byte; integers have no exponent bits."""
+    """Raise FormatError for a dataflow element that does not fit a byte; integers have no exponent bits, and 9 bits
+    where none is negative."""
     bits = 1 + exponent_bits + mantissa_bits + (exponent_bits == 0)
-    if bits > 8:
+    if bits > 8 + (exponent_bits == 0):
         raise FormatError(f"{where}: {exponent_bits} exponent and {mantissa_bits} mantissa bits; codes have at most 8")
 
 

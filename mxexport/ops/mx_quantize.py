@@ -25,7 +25,7 @@ class MXQuantize(Operator):
         "exponent_bits": Attribute("i", "exponent bits of the element; 0: integer", 0, 7, "ExpBits"),
         "mantissa_bits": Attribute("i", "mantissa bits of the element; integer: fraction bits", 0, 7, "ManBits"),
         "exponent_bias": Attribute("i", "exponent bias of the element; integer: 0", -126, 127, "Bias"),
-        "max_code": Attribute("i", "largest magnitude code", 0, 127, "MaxCode"),
+        "max_code": Attribute("i", "largest magnitude code", 0, 255, "MaxCode"),
         "emax": EMAX.called("Emax"),
         "round_bias": ROUND_BIAS.called("RoundBias"),
         "code_min": CODE_MIN.called("CodeMin"),

@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from mxexport.model.editing import replace_output
 from mxexport.ops import qonnx_general
-from mxexport.targets._quantizers import Uniform, is_quantizer, read_activation
+from mxexport.model.uniform import Uniform, is_quantizer, read_activation
 
 MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 """Operators that choose among values and change none."""

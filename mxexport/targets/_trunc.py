@@ -8,7 +8,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import replace_output
 from mxexport.ops import qonnx_general
-from mxexport.targets._quantizers import Uniform, is_quantizer, read_activation
+from mxexport.model.uniform import Uniform, is_quantizer, read_activation
 
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 

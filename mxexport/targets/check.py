@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
 from mxexport.fpga.lowering import SUGGESTIONS, read_frames
+from mxexport.fpga.static_scales import take_out_scales
 from mxexport.model import graph
 from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
@@ -64,8 +65,10 @@ def _where(node: ir.Node) -> str:
 
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
+    copy = model.clone()
+    take_out_scales(copy)
     try:
-        read_frames(model.clone())
+        read_frames(copy)
     except UnsupportedError as error:
         yield from error.problems or [("graph", str(error))]
 

@@ -11,7 +11,7 @@ from mxexport.model.constants import constant_array
 from mxexport.model.editing import add_constant, replace_output
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
-from mxexport.targets._quantizers import add_quant
+from mxexport.model.uniform import add_quant
 from mxexport.targets._ranges import grids
 
 _NOTHING = {"Identity", "Dropout"}

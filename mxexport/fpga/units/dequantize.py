@@ -37,8 +37,9 @@ class Dequantize:
     @property
     def result(self) -> Wide:
         element = self.source.element
-        largest = int(np.ldexp(element.max_val, element.frac_bits)) << (self.source.code_max - self.source.code_min)
-        return Wide(self.source.shape, largest.bit_length() + 1, self.source.code_min - E8M0_BIAS - element.frac_bits)
+        largest = self.source.largest << (self.source.code_max - self.source.code_min)
+        lsb_exp = self.source.code_min - E8M0_BIAS - element.frac_bits
+        return Wide(self.source.shape, largest.bit_length() + 1, lsb_exp)
 
     def attributes(self) -> dict:
         parameters = fixedpoint.element_parameters(self.source.element)

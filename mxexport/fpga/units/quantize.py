@@ -8,16 +8,20 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Area, exponent_bits, ram
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import is_op
+from mxexport.model.uniform import is_quantizer, read_activation
 from mxexport.numbers import fixedpoint, groups, numerics
-from mxexport.numbers.formats import E8M0_NAN, GroupFormat, find_format
+from mxexport.numbers.formats import E8M0_BIAS, E8M0_NAN, GroupFormat, find_format
 
 _QUANTIZER = tuple(f.name for f in fields(fixedpoint.BlockQuantizer))
 
@@ -29,7 +33,7 @@ class Quantize:
     clocked = True
     status = {"clamped_o": 32, "error_o": 1}
     memory_kinds = ()
-    lowers = tuple((ops.DOMAIN, name) for name in graph.QUANTIZERS)
+    lowers = (*((ops.DOMAIN, name) for name in graph.QUANTIZERS), (ops.qonnx_general.DOMAIN, "Quant"))
 
     source: Wide
     quantizer: fixedpoint.BlockQuantizer
@@ -42,25 +46,30 @@ class Quantize:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, scale = node.inputs[0], node.inputs[1].producer()
         static = not graph.is_ours(scale, {"MXScale"})
-        fmt, limits, axis = _static(node) if static else _dynamic(node)
+        found = _static(node) if static else _dynamic(node)
         source = low.stream(x)
         if not static and scale.inputs[0] is not x:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
-        if (before := low.maker(x)) is not None and graph.is_ours(before, graph.QUANTIZERS):
+        before = low.maker(x)
+        if before is not None and is_quantizer(before) and source.group_size is not None:
+            if static and _same(before, node):
+                low.bind(node.outputs[0], source, before)
+                return True
             raise Refused(f"quantizes what {before.name!r} has quantized already; one quantizer feeds a product")
         rank = None if x.shape is None else len(x.shape)
         source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
-        if groups.normalize_axis(axis, rank) != 1:
+        if groups.normalize_axis(found.axis, rank) != 1:
             expected = "the features" if rank == 2 else "the channels"
-            raise Refused(f"groups run along axis {axis}; expected {expected}, axis 1")
-        parameters = fixedpoint.element_parameters(fmt.element)
-        quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
+            raise Refused(f"groups run along axis {found.axis}; expected {expected}, axis 1")
+        if static and found.ends is not None:
+            source = _between(*found.ends, source, node, low)
 
         def make(source: Wide) -> Quantize:
-            return cls(source, quantizer, fit_group(fmt.group_size, source.channels), fmt.name, static)
+            group_size = fit_group(found.group_size, source.channels)
+            return cls(source, found.quantizer, group_size, found.format, static)
 
         outputs = ("codes", "scale_codes")
-        made = low.add(make, [source], node, "quantize", outputs, source.shape, fmt.group_size)
+        made = low.add(make, [source], node, "quantize", outputs, source.shape, found.group_size)
         low.bind(node.outputs[0], made)
         return True
 
@@ -111,7 +120,13 @@ class Quantize:
         return folding.simd, folding.simd
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return {"K": self.source.channels, "Vectors": self.source.vectors, "Lanes": folding.simd}
+        counts = {"K": self.source.channels, "Vectors": self.source.vectors, "Lanes": folding.simd}
+        return counts | {"Static": int(self._rounds_only)}
+
+    @property
+    def _rounds_only(self) -> bool:
+        """Integers with a constant scale: nothing is looked for, and nothing waits."""
+        return self.static and not exponent_bits(self.result.element)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
@@ -121,10 +136,13 @@ class Quantize:
 
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
-        return Timing(np.arange(self.source.vectors), beats, 9 + self.group_size // folding.simd)
+        latency = 2 if self._rounds_only else 9 + self.group_size // folding.simd
+        return Timing(np.arange(self.source.vectors), beats, latency)
 
     def area(self, folding: Folding) -> Area:
         lanes, width = folding.simd, self.source.width
+        if self._rounds_only:
+            return Area(lut=25 + lanes * 1.1 * width, ff=20 + lanes * (width + self.result.bits))
         depth = 2 * max(self.group_size // lanes, 1)
         per_lane = width * {0: 5.8, 2: 5.2, 3: 6.0, 4: 8.6}.get(exponent_bits(self.result.element), 8.8)
         return Area(lut=130 + lanes * per_lane, ff=130 + lanes * 3 * width) + ram(depth, lanes * width)
@@ -133,16 +151,65 @@ class Quantize:
         return None
 
 
-def _dynamic(node: ir.Node) -> tuple[GroupFormat, dict[str, int], int]:
-    """(format, scale rule and range, axis) of a quantizer whose scale MXScale finds. Raises Refused."""
+@dataclass(frozen=True)
+class _Found:
+    """What a quantizer of a QONNX graph does; `ends`: the least and the largest multiple of its scale, and the scale's
+    exponent, where elements alone would not keep to them."""
+
+    format: str
+    group_size: int
+    quantizer: fixedpoint.BlockQuantizer
+    axis: int
+    ends: tuple[int, int, int] | None = None
+
+
+def _dynamic(node: ir.Node) -> _Found:
+    """Of a quantizer whose scale MXScale finds. Raises Refused."""
     fmt, a = mx_format(node), graph.attributes(node.inputs[1].producer())
     if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
         raise Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
-    return fmt, {key: a[key] for key in ("round_bias", "code_min", "code_max")}, a["axis"]
+    return _found(fmt, {key: a[key] for key in ("round_bias", "code_min", "code_max")}, a["axis"])
 
 
-def _static(node: ir.Node) -> tuple[GroupFormat, dict[str, int], int]:
-    """The same of one constant power of two for the whole tensor: a range of one code. Raises Refused."""
+def _found(fmt: GroupFormat, limits: dict[str, int], axis: int) -> _Found:
+    parameters = fixedpoint.element_parameters(fmt.element)
+    quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
+    return _Found(fmt.name, fmt.group_size, quantizer, axis)
+
+
+def _static(node: ir.Node) -> _Found:
+    """Of one with a constant power of two for the whole tensor: a range of one code. Raises Refused."""
+    if node.op_type == "MXFloatQuant":
+        return _static_float(node)
+    try:
+        uniform = read_activation(node)
+    except UnsupportedError as error:
+        raise Refused(str(error)) from None
+    if uniform.grid is None or not 2 <= uniform.bits <= 8:
+        found = f"{uniform.bits} bits and the scale {uniform.scale:g}"
+        raise Refused(f"it has {found}; expected 2 to 8 bits, and a power of two or a file that compile may rewrite")
+    plain = uniform.signed and uniform.narrow
+    fmt = f"mxint{uniform.bits}" if plain else f"{'int' if uniform.signed else 'uint'}{uniform.bits}"
+    bits, exponent = uniform.bits + (not uniform.signed), uniform.grid.exponent
+    code = E8M0_BIAS + bits - 2 + exponent
+    if not 0 < code < E8M0_NAN:
+        raise Refused(f"its scale {uniform.scale:g} is outside of what scale codes hold")
+    largest = max(-uniform.lowest, uniform.highest)
+    quantizer = fixedpoint.BlockQuantizer(0, bits - 2, 0, largest, 0, 0, code, code)
+    axis = graph.attributes(node)["axis"] if node.op_type == "GroupwiseQuant" else 1
+    return _Found(fmt, GROUP, quantizer, axis, None if plain else (uniform.lowest, uniform.highest, exponent))
+
+
+def _same(before: ir.Node, node: ir.Node) -> bool:
+    """Whether `node` changes nothing that comes from `before`, both with constant scales."""
+    try:
+        return read_activation(before) == read_activation(node)
+    except UnsupportedError:
+        return False
+
+
+def _static_float(node: ir.Node) -> _Found:
+    """The same of minifloats. Raises Refused."""
     value, a = node.inputs[1], graph.attributes(node)
     maker = value.producer()
     scale = constant_array(maker.inputs[0] if is_op(maker, "Expand") else value)
@@ -153,16 +220,28 @@ def _static(node: ir.Node) -> tuple[GroupFormat, dict[str, int], int]:
         found = f"{np.unique(scale).size} constant scales, {scale.ravel()[0]:g} first"
         way_out = "train with an MX format and scaling_per_output='tensor'"
         raise Refused(f"it has {found}; expected one power of two for the tensor: {way_out}")
-    if not a.get("signed", 1) or not a.get("narrow", 1):
-        raise Refused("its codes are unsigned or reach -2**(bits-1); expected signed, narrow ones")
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        raise Refused("it has a zero point; expected none")
-    fmt = find_format(ops.OPERATORS[node.op_type].element_of(a, True), _STATIC_GROUP, "e8m0")
+    if not a.get("signed", 1):
+        raise Refused("its codes are unsigned; expected signed ones")
+    fmt = find_format(ops.OPERATORS[node.op_type].element_of(a, True), GROUP, "e8m0")
     code = int(numerics.codes_from_scale(scale.reshape(-1)[:1], fmt.step_frac_bits)[0])
     if not 0 < code < E8M0_NAN:
         raise Refused(f"its scale {scale.ravel()[0]:g} is no scale of {fmt.name}")
-    return fmt, {"round_bias": 0, "code_min": code, "code_max": code}, a["axis"]
+    return _found(fmt, {"round_bias": 0, "code_min": code, "code_max": code}, a["axis"])
 
 
-_STATIC_GROUP = 32
-"""One scale serves every group; so many elements a group, as weights have."""
+def _between(low_end: int, high_end: int, exponent: int, source: Pending, node: ir.Node, low: Lowering) -> Pending:
+    """`source` kept between multiples of 2**exponent: elements saturate at one magnitude in both directions. Rounding
+    comes later and turns neither end into another. Raises Refused where the ends do not lie on its grid."""
+    if low_end == 0 and is_op(node.inputs[0].producer(), "Relu"):
+        low_end = -high_end  # nothing is negative, and elements saturate above
+    if low_end == -high_end:
+        return source
+
+    def make(source: Wide) -> Clip:
+        finer = exponent - source.lsb_exp
+        if finer < 0:
+            found = f"its input is a multiple of 2**{source.lsb_exp}, its scale 2**{exponent}"
+            raise UnsupportedError(f"compile: node {node.name!r}: {found}; expected the finer input")
+        return Clip(source, *(int(end) << finer for end in (low_end, high_end)))
+
+    return low.add(make, [source], node, "range", ("range",), source.shape)

@@ -61,7 +61,7 @@ module mx_matmul #(
     $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K,
            Rows, Group, Pe, Simd, "K, Vectors, Rows, Pe >= 1, Group a power of two, Simd its divisor");
   end
-  if (ABits < 2 || ABits > 8 || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
+  if (ABits < 2 || ABits > 8 + int'(AExpBits == 0) || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
       (WExpBits != 0 && WManBits < 1)) begin : g_check_element
     $error("mx_matmul: activation e%0dm%0d, weight e%0dm%0d; expected 2 to 8 bits each, %s",
            AExpBits, AManBits, WExpBits, WManBits, "and a mantissa bit in a minifloat");

@@ -27,8 +27,8 @@ module mx_mul #(
   output logic                       neg_o
 );
 
-  if (AExpBits < 0 || AExpBits > 5 || WExpBits < 0 || WExpBits > 5 || ABits < 2 || ABits > 8 || WBits < 2 ||
-      WBits > 8) begin : g_check
+  if (AExpBits < 0 || AExpBits > 5 || WExpBits < 0 || WExpBits > 5 || ABits < 2 ||
+      ABits > 8 + int'(AExpBits == 0) || WBits < 2 || WBits > 8) begin : g_check
     $error("mx_mul: elements of %0d + %0d and %0d + %0d bits; expected 2 to 8 bits, exponents of at most 5", AExpBits,
            AManBits, WExpBits, WManBits);
   end

@@ -1,0 +1,252 @@
+// Block quantizer with scales found at run time: wide signed integers -> MX blocks (mx_quantize, Static = 0).
+//
+// Equation:  the input v (Width bits) stands for v * 2**LsbExp. For every block of Group elements:
+//            scale = clip(floor(log2(amax)) + carry + LsbExp + 127 - Emax, CodeMin, CodeMax)
+//            (mx_block_scale; `carry` is the rounding rule's, see RoundBias there),
+//            code  = element nearest to v * 2**(LsbExp + 127 - scale), saturated (mx_encode).
+//            Equals mxexport.numbers.fixedpoint.mx_quantize bit for bit.
+// Frames:    Vectors vectors, each of ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out:
+//            surplus lanes of a vector's last input beat are ignored, and its last short block is
+//            padded with zero codes.
+// Latency:   9 cycles from the last beat of a block to its first output beat. One beat per cycle
+//            sustained: a block is read from the buffer while the next ones are written.
+// Rounding:  nearest, ties to even.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o is sticky: an
+//            s_axis_tlast came where no frame ends, or was missing where one does (frames are
+//            counted, TLAST is only checked). clamped_o counts blocks whose own scale code lay
+//            outside [CodeMin, CodeMax].
+module mx_quantize_blocks #(
+  parameter int Width     = 32,
+  parameter int LsbExp    = 0,
+  parameter int K         = 32,   // elements of a vector
+  parameter int Vectors   = 1,    // vectors of a frame (pixels, tokens)
+  parameter int Group     = 32,   // elements that share a scale, power of two
+  parameter int Lanes     = 1,    // elements per beat, divides Group
+  parameter int ExpBits   = 2,    // 0: integer element
+  parameter int ManBits   = 1,    // fraction bits of an integer element
+  parameter int Bias      = 1,
+  parameter int MaxCode   = 7,    // magnitude code of the largest finite element
+  parameter int Emax      = 2,    // exponent of the largest binade
+  parameter int RoundBias = 0,    // rounding rule of the scale (R in mxexport.numbers.formats.round_bias)
+  parameter int CodeMin   = 0,
+  parameter int CodeMax   = 254,
+  localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
+) (
+  input  logic                     aclk,
+  input  logic                     aresetn,
+
+  input  logic                     s_axis_tvalid,
+  output logic                     s_axis_tready,
+  input  logic [Lanes*Width-1:0]   s_axis_tdata,
+  input  logic                     s_axis_tlast,
+
+  output logic                     m_axis_tvalid,
+  input  logic                     m_axis_tready,
+  output logic [8+Lanes*Bits-1:0]  m_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  output logic                     m_axis_tlast,
+
+  output logic [31:0]              clamped_o,
+  output logic                     error_o
+);
+
+  localparam int Emin    = (ExpBits == 0) ? 0 : 1 - Bias;
+  localparam int Binades = (ExpBits == 0) ? 0 : Emax - Emin;
+
+  if (Width < 2 || Width > 64 || K < 1 || Vectors < 1 || Lanes < 1 || Group % Lanes != 0 ||
+      MaxCode >= (1 << (Bits - 1)) || Binades < 0 || CodeMin > CodeMax) begin : g_check
+    $error("mx_quantize_blocks: Width = %0d, K = %0d, Lanes = %0d, MaxCode = %0d, codes %0d to %0d; expected %s", Width,
+           K, Lanes, MaxCode, CodeMin, CodeMax, "what mx_quantize checks, and elements that hold MaxCode");
+  end
+
+  localparam int BlockBeats = Group / Lanes;
+  localparam int Blocks     = mx_pkg::ceil_div(K, Group);
+  localparam int InBeats    = mx_pkg::ceil_div(K, Lanes);
+  localparam int TailBeats  = InBeats - (Blocks - 1) * BlockBeats;  // of the last block, in
+  localparam int TailLanes  = K - (InBeats - 1) * Lanes;            // of the last beat
+  localparam int BlockBits  = mx_pkg::index_bits(Blocks);
+  localparam int VectorBits = mx_pkg::index_bits(Vectors);
+
+  // The buffer holds a block that is being read, and what arrives during the 6 cycles in which the
+  // scale of the next block is not yet known.
+  localparam int PtrBits   = $clog2(BlockBeats + 6);
+  localparam int Depth     = 1 << PtrBits;
+  localparam int BeatMask  = BlockBeats - 1;
+
+  // Scale codes that can occur: own codes of amax = 1 .. 2**(Width-1), clamped.
+  localparam int OwnMin    = LsbExp + 127 - Emax;
+  localparam int ScaleLow  = mx_pkg::clip(OwnMin, CodeMin, CodeMax);
+  localparam int ScaleHigh = mx_pkg::clip(OwnMin + Width - 1, CodeMin, CodeMax);
+  localparam int ShiftMax  = ScaleHigh - ScaleLow;
+  localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
+  // Right shift at scale = ScaleLow that makes the smallest element step the unit.
+  localparam int Shift0    = Emin - ManBits + ScaleLow - (LsbExp + 127);
+
+  // Accept: magnitude and sign, surplus lanes cleared.
+
+  logic [PtrBits:0]            write_q, read_q, level, in_beat;
+  logic [BlockBits-1:0]        in_block_q;
+  logic [VectorBits-1:0]       in_vector_q;
+  logic                        take, in_tail, block_end, vector_end, frame_end;
+  logic                        valid_q, last_q;
+  logic [PtrBits-1:0]          addr_q;
+  logic [Lanes-1:0][Width-1:0] magnitude_q;
+  logic [Lanes-1:0]            sign_q;
+
+  assign level         = write_q - read_q;
+  assign s_axis_tready = !level[PtrBits];
+  assign take          = s_axis_tvalid && s_axis_tready;
+  assign in_tail       = in_block_q == BlockBits'(Blocks - 1);
+  assign in_beat       = write_q & (PtrBits + 1)'(BeatMask);
+  assign vector_end    = in_tail && in_beat == (PtrBits + 1)'(TailBeats - 1);
+  assign frame_end     = vector_end && in_vector_q == VectorBits'(Vectors - 1);
+  assign block_end     = vector_end || in_beat == (PtrBits + 1)'(BeatMask);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      write_q     <= '0;
+      in_block_q  <= '0;
+      in_vector_q <= '0;
+      valid_q     <= 1'b0;
+      error_o     <= 1'b0;
+    end else begin
+      valid_q <= take;
+      if (take) begin
+        // Blocks start at multiples of BlockBeats; a short block leaves the rest unwritten.
+        write_q <= (block_end ? write_q | (PtrBits + 1)'(BeatMask) : write_q) + 1'b1;
+        if (block_end) in_block_q <= in_tail ? '0 : in_block_q + 1'b1;
+        if (vector_end) in_vector_q <= frame_end ? '0 : in_vector_q + 1'b1;
+        if (s_axis_tlast != frame_end) error_o <= 1'b1;
+      end
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    last_q <= block_end;
+    addr_q <= write_q[PtrBits-1:0];
+  end
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_magnitude
+    logic [Width-1:0] value;
+    assign value = s_axis_tdata[i*Width+:Width];
+    always_ff @(posedge aclk) begin
+      if (i >= TailLanes && vector_end) begin
+        magnitude_q[i] <= '0;
+        sign_q[i]      <= 1'b0;
+      end else begin
+        magnitude_q[i] <= value[Width-1] ? -value : value;
+        sign_q[i]      <= value[Width-1];
+      end
+    end
+  end
+
+  // Buffer of beats.
+
+  (* ram_style = "distributed" *) logic [Lanes*(Width+1)-1:0] mem [Depth];
+
+  always_ff @(posedge aclk) begin
+    if (valid_q) mem[addr_q] <= {sign_q, magnitude_q};
+  end
+
+  // Scale of every block, queued until the block is read.
+
+  logic                 new_valid, new_clamped, scale_valid, scale_take;
+  logic [7:0]           new_scale, scale;
+  logic [ShiftBits-1:0] new_shift, shift;
+
+  mx_block_scale #(
+    .Width(Width), .Lanes(Lanes), .LsbExp(LsbExp), .Emax(Emax), .RoundBias(RoundBias),
+    .CodeMin(CodeMin), .CodeMax(CodeMax), .ShiftBits(ShiftBits), .ScaleBase(ScaleLow)
+  ) u_scale (
+    .aclk, .aresetn,
+    .valid_i(valid_q), .last_i(last_q), .magnitude_i(magnitude_q),
+    .valid_o(new_valid), .scale_o(new_scale), .shift_o(new_shift), .clamped_o(new_clamped)
+  );
+
+  // Never full: the buffer holds at most Depth / BlockBeats whole blocks and two cut ones.
+  mx_fifo #(
+    .Width(8 + ShiftBits), .Depth(1 << $clog2(Depth / BlockBeats + 2))
+  ) u_scales (
+    .aclk, .aresetn,
+    .s_axis_tvalid(new_valid), .s_axis_tready(), .s_axis_tdata({new_scale, new_shift}),
+    .s_axis_tlast(1'b0),
+    .m_axis_tvalid(scale_valid), .m_axis_tready(scale_take), .m_axis_tdata({scale, shift}),
+    .m_axis_tlast()
+  );
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) clamped_o <= '0;
+    else if (new_valid && new_clamped && clamped_o != '1) clamped_o <= clamped_o + 1'b1;
+  end
+
+  // Read: one beat per cycle while the scale of its block is known and the output moves.
+
+  logic                 en, get, out_tail, out_end, pad;
+  logic [BlockBits-1:0] out_block_q;
+  logic [VectorBits-1:0] out_vector_q;
+  logic                 out_last;
+  logic [PtrBits:0]     out_beat;
+
+  assign en         = !m_axis_tvalid || m_axis_tready;
+  assign get        = en && scale_valid;
+  assign out_beat   = read_q & (PtrBits + 1)'(BeatMask);
+  assign out_end    = out_beat == (PtrBits + 1)'(BeatMask);
+  assign out_tail   = out_block_q == BlockBits'(Blocks - 1);
+  assign pad        = out_tail && out_beat >= (PtrBits + 1)'(TailBeats);
+  assign out_last   = out_tail && out_end && out_vector_q == VectorBits'(Vectors - 1);
+  assign scale_take = get && out_end;
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      read_q       <= '0;
+      out_block_q  <= '0;
+      out_vector_q <= '0;
+    end else if (get) begin
+      read_q <= read_q + 1'b1;
+      if (out_end) out_block_q <= out_tail ? '0 : out_block_q + 1'b1;
+      if (out_end && out_tail) out_vector_q <= out_last ? '0 : out_vector_q + 1'b1;
+    end
+  end
+
+  // Stages: 1 buffer output, 2 aligned (in mx_encode), 3 code (in mx_encode, the output register).
+
+  logic [Lanes-1:0][Width-1:0] magnitude, magnitude1_q;
+  logic [Lanes-1:0]            sign, sign1_q;
+  logic [ShiftBits-1:0]        shift1_q;
+  logic [7:0]                  scale1_q, scale2_q, scale3_q;
+  logic [3:1]                  valid_s_q, last_s_q;
+
+  assign {sign, magnitude} = mem[read_q[PtrBits-1:0]];
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) valid_s_q <= '0;
+    else if (en) valid_s_q <= {valid_s_q[2:1], get};
+  end
+
+  always_ff @(posedge aclk) begin
+    if (en) begin
+      magnitude1_q <= pad ? '0 : magnitude;
+      sign1_q      <= pad ? '0 : sign;
+      shift1_q     <= shift;
+      scale1_q     <= scale;
+      scale2_q     <= scale1_q;
+      scale3_q     <= scale2_q;
+      last_s_q     <= {last_s_q[2:1], out_last};
+    end
+  end
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    mx_encode #(
+      .Width(Width), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
+      .Shift0(Shift0), .ShiftBits(ShiftBits), .ShiftMax(ShiftMax),
+      .Saturate(CodeMax < OwnMin + Width - 1)
+    ) u_encode (
+      .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .shift_i(shift1_q),
+      .code_o(m_axis_tdata[i*Bits+:Bits])
+    );
+  end
+
+  assign m_axis_tdata[Lanes*Bits+:8] = scale3_q;
+  assign m_axis_tvalid               = valid_s_q[3];
+  assign m_axis_tlast                = last_s_q[3];
+
+endmodule
