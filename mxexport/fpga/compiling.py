@@ -57,7 +57,8 @@ def compile(
     target_cycles, limits = options.cycles_per_frame(target_fps, clock_mhz), options.limits(budget, part)
     folding = options.foldings(folding)
     qonnx = graph.load(model)
-    take_out_scales(qonnx)
+    given = qonnx.clone()
+    rewritten = take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
     calibrate(qonnx, inputs, margin)
@@ -66,6 +67,8 @@ def compile(
     network = read(lowered.model)
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding))
     sample = {name: array[:64] for name, array in inputs.items()}
+    if rewritten:
+        verify.check_rewritten(given, qonnx, sample)
     verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
 
     out = Path(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport.model import graph
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant
 from mxexport.model.uniform import is_quantizer

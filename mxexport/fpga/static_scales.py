@@ -89,7 +89,7 @@ def _open_products(model: ir.Model) -> None:
     for node in list(model.graph):
         if is_op(node, "Conv", "ConvTranspose") and len(node.inputs) > 2 and node.inputs[2] is not None:
             extract(node, len(node.inputs[1].shape) - 2, names)
-        elif is_op(node, "Gemm") and {a: v.value for a, v in node.attributes.items() if a != "transB"} == {}:
+        elif is_op(node, "Gemm"):
             split(node, names)
 
 
@@ -112,7 +112,9 @@ def _parts(product: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     if is_op(maker, "Transpose"):
         maker, turn = maker.inputs[0].producer(), maker.attributes.get("perm")
         turn = None if turn is None else turn.value
-    if maker is None or not is_quantizer(maker) or (graph.is_ours(maker, graph.QUANTIZERS) and _is_mx(maker)):
+    if not graph.is_ours(maker, {"GroupwiseQuant", "GroupwiseDequant"}) and not is_qonnx_quantizer(maker):
+        return None
+    if graph.is_ours(maker, {maker.op_type}) and graph.quantizer_format(maker).is_mx:
         return None
     values, scale = constant_array(product.inputs[1]), constant_array(maker.inputs[1])
     zero = maker.inputs[2] if len(maker.inputs) > 2 else None
@@ -129,10 +131,6 @@ def _parts(product: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     codes = np.rint(values / spread) + 0.0
     exact = np.array_equal((codes * spread).astype(np.float32), values) and np.abs(codes).max(initial=0) <= 128
     return (codes.astype(np.float32), steps) if exact else None
-
-
-def _is_mx(quantizer: ir.Node) -> bool:
-    return not quantizer.op_type.startswith("Groupwise") or graph.quantizer_format(quantizer).is_mx
 
 
 def output_axis(product: ir.Node) -> int:

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
-from mxexport.numbers.grids import Grid, grid_of
 from mxexport.model.uniform import is_quantizer, read_activation
+from mxexport.numbers.grids import Grid, grid_of
 
 FLOAT32_BITS = 24
 PRODUCTS = {"MatMul", "Gemm", "Conv"}

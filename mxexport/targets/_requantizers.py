@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport.model.editing import replace_output
-from mxexport.ops import qonnx_general
 from mxexport.model.uniform import Uniform, is_quantizer, read_activation
+from mxexport.ops import qonnx_general
 
 MOVERS = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze"}
 """Operators that choose among values and change none."""

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import replace_output
-from mxexport.ops import qonnx_general
 from mxexport.model.uniform import Uniform, is_quantizer, read_activation
+from mxexport.ops import qonnx_general
 
 _MOVES = {"MaxPool", "Flatten", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Dropout"}
 

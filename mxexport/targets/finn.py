@@ -21,13 +21,13 @@ from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import add_constant, replace_output
 from mxexport.model.opsets import lower_opset
+from mxexport.model.uniform import Uniform, add_quant, check_reproduced, is_quantizer, read_activation
 from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.targets import finn_steps
 from mxexport.targets._kernels import without_groups
 from mxexport.targets._layers import constant_weight, open_gemm, store_constants, take_out_bias, weight_parts
 from mxexport.targets._qcdq import explain, with_our_quantizers
-from mxexport.model.uniform import Uniform, add_quant, check_reproduced, is_quantizer, read_activation
 from mxexport.targets._ranges import PRODUCTS
 from mxexport.targets._requantizers import MOVERS, merge_requantizer
 from mxexport.targets._trunc import replace_trunc

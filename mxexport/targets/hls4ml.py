@@ -19,13 +19,13 @@ from mxexport.model.constants import constant_array
 from mxexport.model.editing import replace_output
 from mxexport.model.names import Names
 from mxexport.model.rewriting import SHAPE_OPERATORS
+from mxexport.model.uniform import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.numbers.grids import grid_of
 from mxexport.ops import qonnx_general
 from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets._kernels import without_dilations, without_groups
 from mxexport.targets._layers import Parts, check_finite, constant_weight, open_gemm, store_constants, weight_parts
 from mxexport.targets._qcdq import explain, with_our_quantizers
-from mxexport.model.uniform import add_constant_on_grid, add_quant, is_quantizer, read_activation
 from mxexport.targets._ranges import FLOAT32_BITS, PRODUCTS, grids
 from mxexport.targets._trunc import is_trunc, replace_trunc
 from mxexport.targets.conversion import Converted

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from mxexport.model.constants import constant_array
-from mxexport.numbers.grids import Grid
 from mxexport.model.uniform import Uniform
+from mxexport.numbers.grids import Grid
 from mxexport.targets._ranges import grids
 
 _VECTORS = "flatten what stands before it, or write a linear layer over tokens as a Conv1d of kernel 1"

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from mxexport.errors import UnsupportedError
 from mxexport.model.constants import constant_array
 from mxexport.model.editing import add_constant, replace_output
+from mxexport.model.uniform import add_quant
 from mxexport.numbers.grids import Grid
 from mxexport.ops import qonnx_general
-from mxexport.model.uniform import add_quant
 from mxexport.targets._ranges import grids
 
 _NOTHING = {"Identity", "Dropout"}
