@@ -188,6 +188,12 @@ def _dataflow() -> list[Case]:
         attributes |= fixedpoint.element_parameters(element) | {"round_bias": round_bias(element, rule)}
         case = name if layout == "last" else f"{name}_{layout}_axis_{rule}"
         cases.append(("MXQuantize", case, [_wide(layout)], attributes | {"code_min": 100, "code_max": 140}))
+    plain = _grouped("last") | {"width": 63, "lsb_exp": -20, "emax": 0, "exponent_bits": 0, "exponent_bias": 0}
+    plain |= {"round_bias": 0, "code_min": 130, "code_max": 130}
+    cases += [
+        ("MXQuantize", "uint8_static", [np.abs(_wide())], plain | {"mantissa_bits": 7, "max_code": 255}),
+        ("MXQuantize", "int8_static", [np.minimum(_wide(), 0)], plain | {"mantissa_bits": 6, "max_code": 128}),
+    ]
     return cases + _products() + _spatial()
 
 
@@ -261,11 +267,12 @@ def _spatial() -> list[Case]:
 
 def _products() -> list[Case]:
     cases = []
-    for x_name, w_name in (("e2m1", "e2m1"), ("e3m2", "e3m2"), ("int8", "int8"), ("e4m3", "e4m3"), ("int8", "e2m3")):
+    pairs = ["e2m1 e2m1", "e3m2 e3m2", "int8 int8", "e4m3 e4m3", "int8 e2m3", "uint8 int8"]
+    for x_name, w_name in map(str.split, pairs):
         arrays, kinds = [], {}
         for side, name, rows, step in (("x", x_name, 3, 3), ("w", w_name, 2, 5)):
-            e, m = (0, 6) if name == "int8" else (int(name[1]), int(name[3]))
-            count = 2 ** (1 + e + m + (e == 0))
+            e, m = {"int8": (0, 6), "uint8": (0, 7)}.get(name) or (int(name[1]), int(name[3]))
+            count = min(2 ** (1 + e + m + (e == 0)), 256)
             codes = (np.arange(rows * 39) * step % count).astype(np.uint8).reshape(rows, 39)  # 39: a short last group
             scales = (120 + np.arange(rows * 10) % 3).astype(np.uint8).reshape(rows, 10)
             arrays += [codes, scales]

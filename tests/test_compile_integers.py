@@ -143,6 +143,10 @@ def test_equals_the_trained_network(tmp_path, name, clean):
         result, again = design.simulate(x[:6], stall_out=0.3, stall_in=0.2), design.run_dataflow(x[:6])
         for ours, golden in zip(_each(result.raw), _each(again.raw), strict=True):
             np.testing.assert_array_equal(ours, golden)
+        one, many = (design.simulate(x[:n]).cycles for n in (1, 5))
+        cycles, latency = (design.report[key] for key in ("cycles_per_frame", "latency_cycles"))
+        assert abs((many - one) / 4 - cycles) <= 0.01 * cycles + 2
+        assert abs(one - latency) <= 0.02 * latency + 10
 
 
 @pytest.mark.parametrize("weight", ["channel", "tensor", "mxint8"])

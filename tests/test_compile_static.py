@@ -44,9 +44,11 @@ def test_one_power_of_two_for_the_tensor(tmp_path, activation):
 @pytest.mark.parametrize(
     "spec, words",
     [
-        (QuantSpec("int8", source="static", scaling_per_output="tensor"), "expected one power of two for the tensor"),
+        (QuantSpec("float_e4m3", source="static", scaling_per_output="tensor"), "expected one power of two for the"),
+        (QuantSpec("int8", source="static", scaling_per_output="channel"), "different scales, expected one"),
+        (QuantSpec("uint8", source="static", scaling_per_output="tensor"), "zero point"),
     ],
-    ids=["float scale"],
+    ids=["minifloat", "channels", "zero point"],
 )
 def test_other_static_scales_are_refused_by_name(tmp_path, spec, words):
     exported(tmp_path, spec)

@@ -71,7 +71,7 @@ def finite_codes(rng: np.random.Generator, element, shape: tuple[int, ...]) -> n
     codes = (
         magnitude + (sign << (element.bits - 1))
         if parameters["exponent_bits"]
-        else np.where(sign, -magnitude, magnitude)
+        else np.where(sign & (element.bits <= 8), -magnitude, magnitude)  # 9 bits: none is negative
     )
     return (codes & (2**element.bits - 1)).astype(np.uint8)
 
@@ -118,6 +118,21 @@ def cases() -> dict[str, tuple]:
             f"depthwise-{name}-short": (depthwise(small, window, "mxint8"), [1, 2, 4]),
             f"matmul-{name}": (matmul(three, WEIGHTS.get(name, name), 5), [(1, 4), (4, 8), (8, 32)]),
             f"matmul-{name}-short": (matmul(Blocks((4, 12), name, 4, 100, 102), "mxint8", 3), [(1, 1), (2, 4)]),
+        }
+    for name, largest, fraction in (("int8", 128, 6), ("uint8", 255, 7), ("uint4", 15, 3), ("mxint4", 7, 2)):
+        for code, shape in ((118, (3, 2, 40)), (119 + fraction, (4, 3)), (140, (5,)), (90, (5,))):
+            quantizer = fixedpoint.BlockQuantizer(0, fraction, 0, largest, 0, 0, code, code)
+            size = min(32, 1 << (shape[-1] - 1).bit_length())
+            unit = Quantize(Wide(shape, 20, -8), quantizer, size, name, static=True)
+            found[f"quantize-static-{name}-{code}"] = unit, [1, 4, size]
+    for name in ("int8", "uint8", "uint3"):
+        blocks, small = Blocks((7, 6, 40), name, 32, 134, 134), Blocks((4, 12), name, 4, 134, 134)
+        found |= {
+            f"dequantize-{name}": (Dequantize(blocks), [1, 32]),
+            f"window-{name}": (MXWindow(blocks, WINDOWS["stride"]), [8]),
+            f"depthwise-{name}": (depthwise(blocks, WINDOWS["3x3"], "mxint8"), [4]),
+            f"matmul-{name}": (matmul(small, "mxint8", 5), [(1, 4), (4, 2)]),
+            f"matmul-{name}-mxint4": (matmul(small, "mxint4", 3), [(2, 4)]),
         }
     for name, window in WINDOWS.items():
         if window.dilations == (1, 1):

@@ -1,0 +1,2 @@
+
+BX_scaleJxyzxyzxyzxyzxyzxyzxyzxyzxyzxyz

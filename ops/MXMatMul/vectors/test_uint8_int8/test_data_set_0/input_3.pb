@@ -1,0 +1,2 @@
+
+BW_scaleJxyzxyzxyzxyzxyzxyzxy
