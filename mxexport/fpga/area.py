@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 
 from mxexport.errors import MXExportError
-from mxexport.fpga.unit import Memory
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
@@ -46,9 +45,8 @@ def total(areas: Iterable[Area]) -> Area:
     return sum(areas, Area())
 
 
-def rom(memory: Memory, block_depth: int = 256) -> Area:
-    """A ROM: a word of all fields wide, in block RAM from `block_depth` words on."""
-    depth, width = len(memory.fields), memory.width * memory.fields.shape[1]
+def rom(depth: int, width: int, block_depth: int = 256) -> Area:
+    """A ROM of so many words, in block RAM from `block_depth` on."""
     return ram(depth, width) if depth >= block_depth else Area(lut=max(depth / _IN_LUTS, 0.25) * width, ff=width)
 
 

@@ -13,10 +13,9 @@ import mxexport
 from mxexport.fpga import library, words
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import fold_all, stream_lanes
+from mxexport.fpga.schedule import converter, fold_all, stream_lanes
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
 from mxexport.fpga.tools.verilator import parameter_text
-from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
 
@@ -237,11 +236,11 @@ class _Placer:
         return sink
 
     def _convert(self, stream: str, link: Link, lanes: int, wanted: int, layer: str) -> Link:
-        kind: Wide = self._network.streams[stream]
+        kind = self._network.streams[stream]
         name = self._names.get(f"{layer}.lanes", f"{link.name}_lanes")
         if any(cell.name == name for cell in self._cells):
             name = self._name(f"{link.name}_lanes")
-        parameters = {"InLanes": lanes, "OutLanes": wanted, "ElemWidth": kind.width, "K": kind.channels}
+        parameters = library.in_order("mx_lanes", converter(kind, lanes, wanted))
         sink = Link(name, kind.beat_bits(wanted))
         self._append(Cell(name, "mx_lanes", parameters, (link,), (sink,), f"{lanes} to {wanted} values per beat"))
         return sink

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from mxexport.errors import OptionError
-from mxexport.fpga.area import Area, total
+from mxexport.fpga.area import Area, glue, total
+from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.types import Blocks
+from mxexport.fpga.types import Stream
 from mxexport.fpga.unit import Folding, Unit
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
+_LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
+"""What one of each is worth in LUTs: parts hold about so many for each."""
 
 
 def fold(
     network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, Folding]:
-    """Layer -> folding, for every product of the network. `overrides`: layer name -> (pe, simd).
+    """Layer -> folding, for every product of the network: with all other units and what stands between them, the least
+    area (`area_of`) that keeps a frame within `target_cycles`; a unit that cannot works as fast as it can.
+    `overrides`: layer name -> (pe, simd).
 
     Raises:
         OptionError: an override names no layer, or is no power of two within the layer.
@@ -26,11 +33,14 @@ def fold(
     if unknown := sorted(set(overrides) - set(names)):
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    found = {p.layer: _asked(p, overrides) or fold_for_cycles(p.unit, target) for p in products}
-    for group in _sharing(network):
-        if len({found[p.layer].simd for p in group}) > 1:
-            found |= _with_one_simd(group, found, overrides, target)
-    return found
+    asked = {p.name: _asked(p, overrides) for p in products}
+    # No unit need be faster than the slowest at its fastest.
+    target = max(
+        target, *(min(i.unit.cycles(f) for f in asked.get(i.name) or i.unit.foldings()) for i in network.instances)
+    )
+    options = {p.name: asked[p.name] or _smallest(p.unit, target) for p in products}
+    found = _cheapest(network, options, target)
+    return {p.layer: found[p.name] for p in products}
 
 
 def fold_for_budget(
@@ -86,43 +96,61 @@ def next_step(network: Network, layers: Mapping[str, Folding], folding: Mapping)
 
 
 def area_of(network: Network, layers: Mapping[str, Folding]) -> Area:
-    """The estimate for all units; layers are products."""
+    """The estimate for all units and for the lane converters between them; layers are products."""
     foldings = fold_all(network, layers)
-    return total(i.unit.area(foldings[i.name]) for i in network.instances)
+    found = total(i.unit.area(foldings[i.name]) for i in network.instances)
+    for stream, kind in network.streams.items():
+        lanes = stream_lanes(network, foldings, stream)
+        found += total(converter_area(kind, lanes, r.unit.lanes(foldings[r.name])[0]) for r in network.readers(stream))
+    return found
 
 
-def _sharing(network: Network) -> list[list[Instance]]:
-    """Products that read the same blocks, in other windows perhaps: they take as many lanes."""
-    groups: dict[str, list[Instance]] = {}
-    for product in network.products():
-        stream = product.sources[0]
-        while isinstance((maker := network.maker(stream)).unit.sources[0], Blocks):
-            stream = maker.sources[0]
-        groups.setdefault(stream, []).append(product)
-    return [group for group in groups.values() if len(group) > 1]
+def converter(kind: Stream, lanes: int, wanted: int) -> dict[str, int]:
+    """Parameters of the mx_lanes that brings a stream from `lanes` to `wanted` values a beat."""
+    return {"InLanes": lanes, "OutLanes": wanted} | kind.lane_parameters()
 
 
-def _with_one_simd(
-    group: list[Instance], found: Mapping[str, Folding], overrides: Mapping, target: int
-) -> dict[str, Folding]:
-    simd = max(found[p.layer].simd for p in group)
-    if asked := {overrides[p.layer][1]: p.layer for p in group if p.layer in overrides}:
-        if len(asked) > 1:
-            layers = ", ".join(f"{layer}: simd={n}" for n, layer in asked.items())
-            raise OptionError(f"folding of {layers}; they read the same blocks, expected the same simd")
-        (simd,) = asked
-    return {
-        p.layer: found[p.layer]
-        if p.layer in overrides
-        else fold_for_cycles(p.unit, target, [f for f in p.unit.foldings() if f.simd == simd])
-        for p in group
-    }
+def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
+    return Area() if lanes == wanted else glue("mx_lanes", converter(kind, lanes, wanted))
 
 
-def fold_for_cycles(unit: Unit, cycles: int, options: list[Folding] | None = None) -> Folding:
-    """The smallest folding that keeps a frame within `cycles`; the largest one if none does."""
-    options = options or unit.foldings()
-    return next((f for f in options if unit.cycles(f) <= cycles), options[-1])
+def _smallest(unit: Unit, target: int) -> list[Folding]:
+    """The foldings that keep a frame within `target` and do no more at once than the smallest of these must, or the
+    fastest."""
+    options = [f for f in unit.foldings() if unit.cycles(f) <= target] or unit.foldings()[-1:]
+    least_work = min(f.pe * f.simd for f in options)
+    return [f for f in options if f.pe * f.simd == least_work]
+
+
+def _within(unit: Unit, target: int) -> list[Folding]:
+    options = unit.foldings()
+    fastest = min(unit.cycles(f) for f in options)
+    return [f for f in options if unit.cycles(f) <= max(target, fastest)]
+
+
+def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, Folding]:
+    """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others."""
+    options = {i.name: products.get(i.name) or _within(i.unit, target) for i in network.instances}
+    units = {i.name: i.unit for i in network.instances}
+    own = {n: np.array([_luts(units[n].area(f)) if len(fs) > 1 else 0.0 for f in fs]) for n, fs in options.items()}
+    between: dict[tuple[str, str], np.ndarray] = {}
+    for stream, kind in network.streams.items():
+        maker = network.maker(stream)
+        for reader in network.readers(stream):
+            taken = [reader.unit.lanes(f)[0] for f in options[reader.name]]
+            if maker is None:
+                own[reader.name] += [_luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) for n in taken]
+                continue
+            made = [maker.unit.lanes(f)[1] for f in options[maker.name]]
+            costs = np.array([[_luts(converter_area(kind, a, b)) for b in taken] for a in made])
+            pair = (maker.name, reader.name)
+            between[pair] = between.get(pair, 0) + costs
+    chosen = least(own, between)
+    return {name: options[name][i] for name, i in chosen.items()}
+
+
+def _luts(area: Area) -> float:
+    return sum(getattr(area, k) * getattr(_LUTS, k) for k in ("lut", "ff", "dsp", "bram36", "uram"))
 
 
 def _slowest(unit: Unit) -> int:
@@ -130,7 +158,7 @@ def _slowest(unit: Unit) -> int:
     return unit.cycles(Folding(1, 1))
 
 
-def _asked(product: Instance, overrides: Mapping[str, tuple[int, int]]) -> Folding | None:
+def _asked(product: Instance, overrides: Mapping[str, tuple[int, int]]) -> list[Folding] | None:
     if product.layer not in overrides:
         return None
     wanted, options = Folding(*overrides[product.layer]), product.unit.foldings()
@@ -140,25 +168,14 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, int]]) -> Foldi
             f"folding of {product.layer}: pe={wanted.pe}, simd={wanted.simd}; expected powers of two with "
             f"pe <= {most_pe} and simd <= {most_simd}"
         )
-    return wanted
+    return [wanted]
 
 
 def fold_all(network: Network, layers: Mapping[str, Folding]) -> dict[str, Folding]:
-    """Instance -> folding, where those of the products are given. What makes blocks takes the lanes of the product
-    that reads them; what takes wide integers takes them as they come."""
-    found = {p.name: layers[p.layer] for p in network.products()}
-    for instance in reversed(network.instances):
-        if instance.name not in found and isinstance(instance.unit.result, Blocks):
-            lanes = [found[r.name].simd for r in network.readers(instance.result) if r.name in found]
-            simd = max(lanes, default=1)
-            found[instance.name] = Folding(simd, simd)
-    for instance in network.instances:
-        if instance.name not in found:
-            makers = [m for s in instance.sources if (m := network.maker(s)) is not None]
-            lanes = max((m.unit.lanes(found[m.name])[1] for m in makers), default=1)
-            options = instance.unit.foldings()
-            found[instance.name] = max((f for f in options if f.simd <= lanes), key=lambda f: f.simd)
-    return found
+    """Instance -> folding, where those of the products are given: the least area that keeps up with them."""
+    products = network.products()
+    target = max(p.unit.cycles(layers[p.layer]) for p in products)
+    return _cheapest(network, {p.name: [layers[p.layer]] for p in products}, target)
 
 
 def input_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mxexport.fpga.network import Network
+from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import stream_lanes
 from mxexport.fpga.unit import Folding
 
@@ -37,10 +37,23 @@ def arrivals(
         found[name] = (np.arange(vectors * frames) + 1) * step
     for instance in network.instances:
         timing = instance.unit.timing(foldings[instance.name])
-        ready = np.max([_wanted(found[s], timing.needs, frames) for s in instance.sources], axis=0) + timing.latency
+        late = [found[s] + _conversion(network, foldings, s, instance) for s in instance.sources]
+        ready = np.max([_wanted(times, timing.needs, frames) for times in late], axis=0) + timing.latency
         pace = np.arange(len(ready)) * timing.cadence
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
+
+
+def _conversion(network: Network, foldings: Mapping[str, Folding], stream: str, reader: Instance) -> int:
+    """Cycles by which a lane converter lets the end of a vector come later."""
+    lanes, wanted = stream_lanes(network, foldings, stream), reader.unit.lanes(foldings[reader.name])[0]
+    if lanes <= wanted:
+        return int(lanes < wanted)
+    kind, maker = network.streams[stream], network.maker(stream)
+    beats = kind.beats(wanted) // kind.vectors
+    span = 1 if maker is None else maker.unit.cycles(foldings[maker.name]) // kind.vectors
+    last = -(-((kind.channels - 1) % lanes + 1) // wanted)  # beats that the last beat of a vector becomes
+    return max(last, beats - span)
 
 
 def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:

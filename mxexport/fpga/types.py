@@ -50,6 +50,10 @@ class Wide:
     def beat_bits(self, lanes: int) -> int:
         return lanes * self.width
 
+    def lane_parameters(self) -> dict[str, int]:
+        """Of an mx_lanes in its way: what a lane holds, and how many of a vector come."""
+        return {"ElemWidth": self.width, "K": self.channels}
+
     def beats(self, lanes: int) -> int:
         """Beats of a frame."""
         return self.vectors * group_count(self.channels, lanes)
@@ -117,6 +121,10 @@ class Blocks:
 
     def beat_bits(self, lanes: int) -> int:
         return 8 + lanes * self.bits
+
+    def lane_parameters(self) -> dict[str, int]:
+        """Of an mx_lanes in its way; the scale goes beside the lanes, since no beat holds two blocks."""
+        return {"ElemWidth": self.bits, "K": self.blocks * self.group_size, "SideWidth": 8}
 
     def beats(self, lanes: int) -> int:
         """Beats of a frame."""

@@ -158,7 +158,9 @@ class Affine:
         lane = registers(4 * self.result.width, 0.15) + Area(
             dsp=-(-self.source.width // 26) * -(-self.gain_width // 27)
         )
-        return Area(lut=30, ff=20) + lane * folding.simd + total(rom(m) for m in self.memories(folding).values())
+        beats = group_count(self.source.channels, folding.simd)
+        memories = total(rom(beats, folding.simd * width) for width in (self.gain_width, self.offset_width))
+        return Area(lut=30, ff=20) + lane * folding.simd + memories
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Gains are rounded to 26 bits with one exponent, the offset and the result once each; float32 rounds, too."""

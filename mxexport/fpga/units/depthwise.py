@@ -151,7 +151,11 @@ class Depthwise:
     def area(self, folding: Folding) -> Area:
         lane = Area(lut=90 + 2.6 * self.width, ff=70 + 2 * self.width)
         lane += product(self.source.element, self.weight.format.element)
-        memories = total(rom(m) for m in self.memories(folding).values())
+        lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
+        widths = self.weight.format.element.bits, 8
+        memories = total(rom(beats * self.weight.codes.shape[1], lanes * width) for width in widths)
+        if self.bias.any():
+            memories += rom(beats, lanes * self.width)
         return Area(lut=200, ff=100) + lane * folding.simd + memories + self.window.lines(self.source, folding.simd)
 
     def bound(self, x: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, product, rom, total
+from mxexport.fpga.area import Area, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -186,7 +186,12 @@ class MatMul:
         pe, simd = folding.pe, folding.simd
         row = Area(lut=70 + 2.2 * self.width, ff=60 + 2.2 * self.width)
         products = product(self.source.element, self.weight.format.element, simd) * (pe * simd)
-        return Area(lut=90, ff=60) + row * pe + products + total(rom(m) for m in self.memories(folding).values())
+        folds, blocks = math.ceil(self.rows / pe), self.source.blocks
+        words = folds * blocks * (self.source.group_size // simd)
+        memories = rom(words, pe * simd * self.weight.format.element.bits) + rom(folds * blocks, 8 * pe)
+        if self.bias.any():
+            memories += rom(folds, pe * self.width)
+        return Area(lut=90, ff=60) + row * pe + products + memories
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far a product in float32 may be off, for inputs x (float64 [N, K]) as the graph dequantizes them:

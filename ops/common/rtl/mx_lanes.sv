@@ -2,7 +2,8 @@
 //
 // Equation:  element k of a vector travels in lane k % InLanes of input beat k / InLanes and in lane
 //            k % OutLanes of output beat k / OutLanes. A vector is ceil(K/InLanes) beats in and
-//            ceil(K/OutLanes) beats out; surplus lanes of its last beat are undefined.
+//            ceil(K/OutLanes) beats out; surplus lanes of its last beat are undefined. SideWidth
+//            bits above the lanes, equal in all beats that meet in one, go along (a block's scale).
 // Latency:   1 cycle; one beat per cycle sustained on the narrow side.
 // Handshake: AXI4-Stream; vectors are counted, s_axis_tlast ends the input frame, m_axis_tlast the
 //            output frame; s_axis_tready depends on m_axis_tready.
@@ -10,23 +11,24 @@ module mx_lanes #(
   parameter int InLanes   = 4,
   parameter int OutLanes  = 2,
   parameter int ElemWidth = 8,
-  parameter int K         = 4
+  parameter int K         = 4,
+  parameter int SideWidth = 0
 ) (
   input  logic                          aclk,
   input  logic                          aresetn,
 
   input  logic                          s_axis_tvalid,
   output logic                          s_axis_tready,
-  input  logic [InLanes*ElemWidth-1:0]  s_axis_tdata,
+  input  logic [SideWidth+InLanes*ElemWidth-1:0] s_axis_tdata,
   input  logic                          s_axis_tlast,
 
   output logic                          m_axis_tvalid,
   input  logic                          m_axis_tready,
-  output logic [OutLanes*ElemWidth-1:0] m_axis_tdata,
+  output logic [SideWidth+OutLanes*ElemWidth-1:0] m_axis_tdata,
   output logic                          m_axis_tlast
 );
 
-  if (InLanes < 1 || OutLanes < 1 || ElemWidth < 1 || K < 1 ||
+  if (InLanes < 1 || OutLanes < 1 || ElemWidth < 1 || K < 1 || SideWidth < 0 ||
       (InLanes % OutLanes != 0 && OutLanes % InLanes != 0)) begin : g_check
     $error("mx_lanes: InLanes = %0d, OutLanes = %0d, ElemWidth = %0d, K = %0d; expected %s",
            InLanes, OutLanes, ElemWidth, K,
@@ -49,6 +51,12 @@ module mx_lanes #(
     else if (take) beat_q <= vector_end ? '0 : beat_q + 1'b1;
   end
 
+  if (SideWidth > 0) begin : g_side
+    logic [SideWidth-1:0] side_q;
+    always_ff @(posedge aclk) if (take) side_q <= s_axis_tdata[InLanes*ElemWidth+:SideWidth];
+    assign m_axis_tdata[OutWidth+:SideWidth] = side_q;
+  end
+
   if (InLanes > OutLanes) begin : g_narrow
     localparam int Ratio    = InLanes / OutLanes;
     // Output beats of the last input beat of a vector.
@@ -61,12 +69,12 @@ module mx_lanes #(
 
     assign final_part    = part_q == PartBits'(tail_q ? Tail - 1 : Ratio - 1);
     assign s_axis_tready = !valid_q || (m_axis_tready && final_part);
-    assign m_axis_tdata  = data_q[OutWidth-1:0];
+    assign m_axis_tdata[OutWidth-1:0] = data_q[OutWidth-1:0];
     assign m_axis_tlast  = last_q && final_part;
 
     always_ff @(posedge aclk) begin
       if (s_axis_tready) begin
-        data_q <= s_axis_tdata;
+        data_q <= s_axis_tdata[InLanes*ElemWidth-1:0];
         last_q <= s_axis_tlast;
         tail_q <= vector_end;
       end else if (m_axis_tready) begin
@@ -96,12 +104,12 @@ module mx_lanes #(
 
     assign s_axis_tready = !valid_q || m_axis_tready;
     assign final_part    = vector_end || part_q == PartBits'(Ratio - 1);
-    assign m_axis_tdata  = data_q;
+    assign m_axis_tdata[OutWidth-1:0] = data_q;
     assign m_axis_tlast  = last_q;
 
     for (genvar i = 0; i < Ratio; i++) begin : g_part
       always_ff @(posedge aclk) begin
-        if (take && part_q == PartBits'(i)) data_q[i] <= s_axis_tdata;
+        if (take && part_q == PartBits'(i)) data_q[i] <= s_axis_tdata[InWidth-1:0];
       end
     end
 
