@@ -3,10 +3,12 @@ by dynamic programming (variable elimination; R. Dechter, Bucket elimination, 19
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Hashable, Mapping
 
 import numpy as np
 
+_Table = tuple[tuple, np.ndarray]  # units, costs of their choices
 _MOST = 1_000_000
 """Entries of the largest table. Networks are chains with a few branches, whose tables have two or three axes; where a
 table would be larger, one of its units takes what is best for itself alone."""
@@ -22,29 +24,44 @@ def least(
         between: (a, b) -> cost of each pair of choices, float64 [n of a, n of b]; each pair of units once at most.
     """
     sizes = {name: len(costs) for name, costs in own.items()}
-    tables = [((name,), np.asarray(costs, np.float64)) for name, costs in own.items()]
-    tables += [(pair, np.asarray(costs, np.float64)) for pair, costs in between.items()]
-    solved = []
-    todo = set(own)
     order = {name: i for i, name in enumerate(own)}
-    while todo:
-        neighbours = {name: {n for names, _ in tables if name in names for n in names} - {name} for name in todo}
-        name = min(todo, key=lambda v: (_entries(neighbours[v], sizes), order[v]))
-        mine, tables = [t for t in tables if name in t[0]], [t for t in tables if name not in t[0]]
-        around = tuple(sorted(neighbours[name], key=order.__getitem__))
-        if _entries(around, sizes) * sizes[name] > _MOST:
-            best = int(own[name].argmin())
+    holds: dict[Hashable, list[_Table]] = {name: [] for name in own}  # unit -> the tables that depend on it
+    around: dict[Hashable, set] = {name: set() for name in own}  # unit -> its neighbours
+
+    def put(table: _Table) -> None:
+        for name in table[0]:
+            holds[name].append(table)
+            around[name].update(n for n in table[0] if n != name)
+
+    for names, costs in [*(((name,), costs) for name, costs in own.items()), *between.items()]:
+        put((names, np.asarray(costs, np.float64)))
+    waiting = [(_entries(around[name], sizes), order[name], name) for name in own]
+    heapq.heapify(waiting)
+    solved: list[tuple[Hashable, tuple, np.ndarray]] = []
+    while waiting:
+        entries, _, name = heapq.heappop(waiting)
+        if name not in holds or entries != _entries(around[name], sizes):
+            continue  # solved, or pushed again since
+        mine, near = holds.pop(name), tuple(sorted(around.pop(name), key=order.__getitem__))
+        for other in near:
+            holds[other] = [t for t in holds[other] if name not in t[0]]
+            around[other].discard(name)
+        if entries * sizes[name] > _MOST:
+            best = int(np.argmin(own[name]))
             solved.append((name, (), np.array(best)))
-            tables += [_fixed(names, costs, name, best) for names, costs in mine if len(names) > 1]
+            for names, costs in mine:
+                if len(names) > 1:
+                    put(_fixed(names, costs, name, best))
         else:
-            joint = sum(_spread(names, costs, (*around, name)) for names, costs in mine)
-            solved.append((name, around, joint.argmin(-1)))
-            if around:
-                tables.append((around, joint.min(-1)))
-        todo.remove(name)
+            joint = sum(_spread(names, costs, (*near, name)) for names, costs in mine)
+            solved.append((name, near, joint.argmin(-1)))
+            if near:
+                put((near, joint.min(-1)))
+        for other in near:
+            heapq.heappush(waiting, (_entries(around[other], sizes), order[other], other))
     chosen: dict[Hashable, int] = {}
-    for name, around, best in reversed(solved):
-        chosen[name] = int(best[tuple(chosen[n] for n in around)])
+    for name, near, best in reversed(solved):
+        chosen[name] = int(best[tuple(chosen[n] for n in near)])
     return chosen
 
 

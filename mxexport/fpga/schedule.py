@@ -12,6 +12,7 @@ from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.types import Stream
 from mxexport.fpga.unit import Folding, Unit
+from mxexport.fpga.windows import Window
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
@@ -128,9 +129,67 @@ def _within(unit: Unit, target: int) -> list[Folding]:
     return [f for f in options if unit.cycles(f) <= max(target, fastest)]
 
 
+def _targets(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, float]:
+    """Instance -> cycles in which it must take a frame, so that the whole network takes `target`.
+
+    A unit keeps up with what comes before it while that works, not on average: a product behind a window rests until
+    the next rows have come. And it feeds windows behind it so fast that they need not wait for rows.
+    """
+    pace: dict[str, float] = {}  # stream -> cycles from one vector to the next, while they come
+    for name in network.inputs:
+        pace[name] = target / network.streams[name].vectors
+    for instance in network.instances:
+        unit, source = instance.unit, network.streams[instance.sources[0]]
+        pace[instance.result] = min(pace[s] for s in instance.sources)
+        if instance.name in products:
+            pace[instance.result] = min(unit.cycles(f) for f in products[instance.name]) / unit.result.vectors
+        else:  # channels that a slice keeps come at once, and so do the vectors that stand for one
+            kept = unit.result.channels / source.channels
+            pace[instance.result] *= min(kept, 1.0) * min(source.vectors / unit.result.vectors, 1.0)
+    wanted = dict.fromkeys(network.streams, float("inf"))  # stream -> the same, at most, for its readers' sake
+    found: dict[str, float] = {}
+    for instance in reversed(network.instances):
+        unit, vectors = instance.unit, network.streams[instance.sources[0]].vectors
+        most = wanted[instance.result] * unit.result.vectors / vectors
+        found[instance.name] = vectors * min(most, *(pace[s] for s in instance.sources))
+        fastest = unit.timing(products.get(instance.name, unit.foldings())[-1])
+        if fastest.window is not None:
+            own = pace[instance.result] if instance.name in products else fastest.cadence
+            behind = [pace[r.result] for r in network.readers(instance.result) if r.name in products]
+            most = _slowest_feed(fastest.window, max(own, *behind, fastest.cadence), target)
+        elif unit.result.vectors > vectors:
+            most = min(most, target / unit.result.vectors * _outputs_per_input(fastest.needs))
+        for source in instance.sources:
+            if len(instance.sources) > 1:  # one after the other: each comes in its part of the time
+                part = min(network.streams[source].channels / unit.result.channels, 1.0)
+                wanted[source] = min(wanted[source], found[instance.name] / vectors * part)
+            elif instance.name not in products or fastest.window is not None:
+                wanted[source] = min(wanted[source], most)
+    return found
+
+
+def _outputs_per_input(needs: np.ndarray) -> float:
+    """Output vectors that stand between two inputs, where they follow each other fastest."""
+    (steps,) = np.nonzero(np.diff(needs) > 0)
+    if len(steps) < 2:
+        return float(len(needs))
+    return float((np.diff(steps) / np.diff(needs)[steps[1:]]).min())
+
+
+def _slowest_feed(window: tuple[Window, tuple[int, ...]], vector: float, target: int) -> float:
+    """Most cycles between input pixels with which windows whose outputs leave `vector` apart keep to `target`."""
+    windows, shape = window
+    most = max(target, windows.fed(shape, 1.0, vector))
+    feed = 1.0
+    while windows.fed(shape, 2 * feed, vector) <= most:
+        feed *= 2
+    return feed
+
+
 def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, Folding]:
     """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others."""
-    options = {i.name: products.get(i.name) or _within(i.unit, target) for i in network.instances}
+    targets = _targets(network, products, target)
+    options = {i.name: products.get(i.name) or _within(i.unit, targets[i.name]) for i in network.instances}
     units = {i.name: i.unit for i in network.instances}
     own = {n: np.array([_luts(units[n].area(f)) if len(fs) > 1 else 0.0 for f in fs]) for n, fs in options.items()}
     between: dict[tuple[str, str], np.ndarray] = {}

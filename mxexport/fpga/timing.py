@@ -38,6 +38,8 @@ def arrivals(
     for instance in network.instances:
         timing = instance.unit.timing(foldings[instance.name])
         late = [found[s] + _conversion(network, foldings, s, instance) for s in instance.sources]
+        if timing.share < 1:
+            late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
         ready = np.max([_wanted(times, timing.needs, frames) for times in late], axis=0) + timing.latency
         pace = np.arange(len(ready)) * timing.cadence
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
@@ -49,11 +51,16 @@ def _conversion(network: Network, foldings: Mapping[str, Folding], stream: str, 
     lanes, wanted = stream_lanes(network, foldings, stream), reader.unit.lanes(foldings[reader.name])[0]
     if lanes <= wanted:
         return int(lanes < wanted)
-    kind, maker = network.streams[stream], network.maker(stream)
-    beats = kind.beats(wanted) // kind.vectors
-    span = 1 if maker is None else maker.unit.cycles(foldings[maker.name]) // kind.vectors
+    kind = network.streams[stream]
+    beats, span = kind.beats(wanted) // kind.vectors, _span(network, foldings, stream)
     last = -(-((kind.channels - 1) % lanes + 1) // wanted)  # beats that the last beat of a vector becomes
     return max(last, beats - span)
+
+
+def _span(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """Cycles in which the beats of a vector come."""
+    maker = network.maker(stream)
+    return 1 if maker is None else maker.unit.cycles(foldings[maker.name]) // network.streams[stream].vectors
 
 
 def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:

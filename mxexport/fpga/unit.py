@@ -15,6 +15,7 @@ from mxexport.ops import Operator
 if TYPE_CHECKING:
     from mxexport.fpga.area import Area
     from mxexport.fpga.lowering import Lowering
+    from mxexport.fpga.windows import Window
 
 
 class Refused(Exception):
@@ -54,6 +55,10 @@ class Timing:
     needs: np.ndarray
     cadence: int
     latency: int
+    window: tuple[Window, tuple[int, ...]] | None = None
+    """The windows that hold input back in a line buffer, and the shape of a frame that comes."""
+    share: float = 1.0
+    """Of the last vector, what must have come."""
 
 
 class Unit(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,29 @@ class Window:
         waiting = ((rows - 1 - room) * shape[1] + columns) * beats if rows > room else 0
         return max(pixels * beats, height * width * taps * beats + waiting)
 
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  frozen, and folding asks again and again
+    def fed(self, shape: tuple[int, ...], pixel: float, vector: float) -> float:
+        """Cycles from frame to frame where input pixels come `pixel` cycles apart and outputs leave `vector` apart, row
+        by row: rows come while there is room for them, also those of the next frame."""
+        height, width = self.output(shape)
+        span = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        stride, pad, rows = self.strides[0], self.pads[0], shape[0]
+        row, first = shape[1] * pixel, min(shape[1], span[1] - self.pads[1]) * pixel  # a row, and its first window
+        freed: list[float] = []  # row (of all frames) -> when it is read no more
+        come: list[float] = []  # row -> when it is there
+        end, ends = 0.0, []
+        for frame in range(3):
+            for y in range(height):
+                last = frame * rows + min(y * stride - pad + span[0] - 1, rows - 1)
+                while len(come) <= last:
+                    k = len(come) - (span[0] + stride)
+                    come.append(max(come[-1] if come else 0.0, freed[k] if k >= 0 else 0.0) + row)
+                end = max(max(end, come[last] - row + first) + width * vector, come[last] + vector)
+                gone = frame * rows + (rows if y == height - 1 else max((y + 1) * stride - pad, 0))
+                freed += [end] * (gone - len(freed))
+            ends.append(end)
+        return ends[2] - ends[1]
+
     def lines(self, source: Stream, lanes: int) -> Area:
         """Area of the memory in mx_line_buffer: the rows that a window spans, and as many as it moves down."""
         span = (self.kernel[0] - 1) * self.dilations[0] + 1
@@ -81,7 +105,7 @@ class Window:
         if self.is_frame(source.shape):
             return Timing(np.array([source.vectors - 1]), beats, latency)
         taps = self.kernel[0] * self.kernel[1] * beats
-        return Timing(self.needs(source.shape), taps, taps + 3 + latency)
+        return Timing(self.needs(source.shape), taps, taps + 3 + latency, (self, source.shape))
 
     def is_frame(self, shape: tuple[int, ...]) -> bool:
         """Whether the one window is the frame."""

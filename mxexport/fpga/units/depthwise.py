@@ -146,7 +146,7 @@ class Depthwise:
     def timing(self, folding: Folding) -> Timing:
         taps = self.window.kernel[0] * self.window.kernel[1]
         beats = taps * self.source.blocks * (self.source.group_size // folding.simd)
-        return Timing(self.window.needs(self.source.shape), beats, beats + 9)
+        return Timing(self.window.needs(self.source.shape), beats, beats + 9, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
         lane = Area(lut=90 + 2.6 * self.width, ff=70 + 2 * self.width)

@@ -116,7 +116,8 @@ class Slice:
     def timing(self, folding: Folding) -> Timing:
         (_, width, _), (top, left, _), (rows, columns, _) = self._image, self.start, self.size
         needs = ((top + np.arange(rows))[:, None] * width + left + np.arange(columns)).ravel()
-        return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0)
+        share = (self.start[2] + self.size[2]) / self._image[2]
+        return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0, share=share)
 
     def area(self, folding: Folding) -> Area:
         return Area(lut=40, ff=20)

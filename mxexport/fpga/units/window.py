@@ -78,7 +78,7 @@ class MXWindow:
 
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.result.vectors
-        return Timing(self.window.needs(self.source.shape), beats, beats + 3)
+        return Timing(self.window.needs(self.source.shape), beats, beats + 3, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
         return Area(lut=215 + 1.2 * self.source.beat_bits(folding.simd), ff=90) + self.window.lines(
