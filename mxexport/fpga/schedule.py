@@ -144,8 +144,10 @@ def _targets(network: Network, products: Mapping[str, list[Folding]], target: in
         if instance.name in products:
             pace[instance.result] = min(unit.cycles(f) for f in products[instance.name]) / unit.result.vectors
         else:  # channels that a slice keeps come at once, and so do the vectors that stand for one
-            kept = unit.result.channels / source.channels
-            pace[instance.result] *= min(kept, 1.0) * min(source.vectors / unit.result.vectors, 1.0)
+            kept = min(unit.result.channels / source.channels, 1.0)
+            steps = np.diff(unit.timing(unit.foldings()[-1]).needs)
+            apart = steps[steps > 0].min(initial=source.vectors) if unit.result.vectors <= source.vectors else 0
+            pace[instance.result] *= kept * (apart or source.vectors / unit.result.vectors)
     wanted = dict.fromkeys(network.streams, float("inf"))  # stream -> the same, at most, for its readers' sake
     found: dict[str, float] = {}
     for instance in reversed(network.instances):
@@ -158,7 +160,7 @@ def _targets(network: Network, products: Mapping[str, list[Folding]], target: in
             behind = [pace[r.result] for r in network.readers(instance.result) if r.name in products]
             most = _slowest_feed(fastest.window, max(own, *behind, fastest.cadence), target)
         elif unit.result.vectors > vectors:
-            most = min(most, target / unit.result.vectors * _outputs_per_input(fastest.needs))
+            most = min(most, target / unit.result.vectors * _outputs_per_input(fastest.needs, vectors))
         for source in instance.sources:
             if len(instance.sources) > 1:  # one after the other: each comes in its part of the time
                 part = min(network.streams[source].channels / unit.result.channels, 1.0)
@@ -168,11 +170,12 @@ def _targets(network: Network, products: Mapping[str, list[Folding]], target: in
     return found
 
 
-def _outputs_per_input(needs: np.ndarray) -> float:
-    """Output vectors that stand between two inputs, where they follow each other fastest."""
-    (steps,) = np.nonzero(np.diff(needs) > 0)
+def _outputs_per_input(needs: np.ndarray, vectors: int) -> float:
+    """Output vectors for each of the `vectors` input vectors that are waited for, where inputs follow each other
+    fastest."""
+    steps = np.flatnonzero(np.diff(needs) > 0)  # outputs behind which another input is waited for
     if len(steps) < 2:
-        return float(len(needs))
+        return len(needs) / vectors
     return float((np.diff(steps) / np.diff(needs)[steps[1:]]).min())
 
 
