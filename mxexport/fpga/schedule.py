@@ -19,6 +19,9 @@ _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
 
 
+_TOO_SLOW = 1e9
+
+
 def fold(
     network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, Folding]:
@@ -109,6 +112,15 @@ def area_of(network: Network, layers: Mapping[str, Folding]) -> Area:
 def converter(kind: Stream, lanes: int, wanted: int) -> dict[str, int]:
     """Parameters of the mx_lanes that brings a stream from `lanes` to `wanted` values a beat."""
     return {"InLanes": lanes, "OutLanes": wanted} | kind.lane_parameters()
+
+
+def handover(kind: Stream, lanes: int, wanted: int, cadence: float) -> float:
+    """Cycles from one vector to the next of a unit that makes one every `cadence` cycles, beat by beat, where an
+    mx_lanes behind it holds one beat until it has given it on."""
+    count = kind.lane_parameters()["K"]
+    beats, full = -(-count // lanes), max(lanes // wanted, 1)
+    last, apart = -(-((count - 1) % lanes + 1) // wanted), cadence / beats
+    return (beats - 1) * max(apart, full) + max(apart, last)
 
 
 def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
@@ -205,6 +217,10 @@ def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: i
                 continue
             made = [maker.unit.lanes(f)[1] for f in options[maker.name]]
             costs = np.array([[_luts(converter_area(kind, a, b)) for b in taken] for a in made])
+            for row, a, f in zip(costs, made, options[maker.name], strict=True):
+                interval = maker.unit.timing(f).cadence
+                most = max(targets[reader.name] / kind.vectors, handover(kind, a, max(taken), interval))
+                row += [_TOO_SLOW * (handover(kind, a, b, interval) > most) for b in taken]
             pair = (maker.name, reader.name)
             between[pair] = between.get(pair, 0) + costs
     chosen = least(own, between)

@@ -6,12 +6,13 @@ this model; frames enter no faster than the slowest unit takes them, which is ho
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import stream_lanes
+from mxexport.fpga.schedule import handover, stream_lanes
 from mxexport.fpga.unit import Folding
 
 _FRAMES = 3
@@ -21,7 +22,18 @@ _SLACK = 8  # beats on top of what the model finds: registers between units, lan
 def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
     """Instance -> cycles that a frame occupies it; the input under its stream's name."""
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
-    return found | {i.name: i.unit.cycles(foldings[i.name]) for i in network.instances}
+    for i in network.instances:
+        handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
+        found[i.name] = max(i.unit.cycles(foldings[i.name]), handed_on)
+    return found
+
+
+def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> float:
+    """Cycles from one vector of a unit to the next, lane converters behind it included."""
+    own, kind = instance.unit.timing(foldings[instance.name]).cadence, instance.unit.result
+    lanes = instance.unit.lanes(foldings[instance.name])[1]
+    taken = [r.unit.lanes(foldings[r.name])[0] for r in network.readers(instance.result)]
+    return max([own, *(handover(kind, lanes, wanted, own) for wanted in taken)])
 
 
 def arrivals(
@@ -37,16 +49,16 @@ def arrivals(
         found[name] = (np.arange(vectors * frames) + 1) * step
     for instance in network.instances:
         timing = instance.unit.timing(foldings[instance.name])
-        late = [found[s] + _conversion(network, foldings, s, instance) for s in instance.sources]
+        late = [found[s] + conversion(network, foldings, s, instance) for s in instance.sources]
         if timing.share < 1:
             late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
         ready = np.max([_wanted(times, timing.needs, frames) for times in late], axis=0) + timing.latency
-        pace = np.arange(len(ready)) * timing.cadence
+        pace = np.arange(len(ready)) * cadence(network, foldings, instance)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
 
 
-def _conversion(network: Network, foldings: Mapping[str, Folding], stream: str, reader: Instance) -> int:
+def conversion(network: Network, foldings: Mapping[str, Folding], stream: str, reader: Instance) -> int:
     """Cycles by which a lane converter lets the end of a vector come later."""
     lanes, wanted = stream_lanes(network, foldings, stream), reader.unit.lanes(foldings[reader.name])[0]
     if lanes <= wanted:
