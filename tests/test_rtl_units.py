@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga import library
 from mxexport.fpga.library import rtl_sources
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.types import Blocks, Wide
@@ -97,6 +100,70 @@ def test_lanes_take_the_scale_of_a_block_along(in_lanes, out_lanes, rng):
         assert np.array_equal(result.beats, wanted)
         assert np.array_equal(result.last, out_last)
     assert simulator.run(beats, len(out_last), last=last).cycles == max(len(last), len(out_last)) + 1
+
+
+@pytest.mark.parametrize("primitives", [False, True], ids=["registers", "DSP48E2"])
+@pytest.mark.parametrize(
+    "simd, a_bits, w_bits", [(1, 8, 8), (2, 8, 4), (4, 8, 8), (8, 9, 8), (16, 8, 8), (16, 9, 8), (32, 8, 8), (8, 5, 7)]
+)
+def test_pairs_of_dot_products_are_exact(simd, a_bits, w_bits, primitives, rng):
+    """Two products per DSP slice, with the extremes in every lane; both ways to write a slice give the same bits."""
+    top, most = 2 ** (w_bits - 1), 2 ** (a_bits - 1)
+    a = rng.integers(-most, most, (300, simd))
+    w = rng.integers(1 - top, top, (300, 2, simd))
+    w[::7, 0] = -top  # the even row may have it
+    a[:4], w[:4] = np.array([-most, most - 1, -most, most - 1])[:, None], np.array([1 - top, top - 1])[:, None]
+    w[2:4], a[4] = np.array([top - 1, 1 - top])[:, None], 0
+    odd = w[:, 1] - (w[:, 0] < 0)
+    fields = [(a, a_bits), (np.stack([w[:, 0], odd], -1).reshape(300, -1), w_bits)]
+    beats = pack_fields([(array & (2**bits - 1), bits) for array, bits in fields])
+    parameters = {"Simd": simd, "ABits": a_bits, "WBits": w_bits}
+    with tempfile.TemporaryDirectory() as directory:
+        wrapper = Path(directory) / "mx_pair_stream.sv"
+        wrapper.write_text(PAIR_STREAM)
+        sources = [*rtl_sources(), wrapper, *(library.primitives() if primitives else [])]
+        defines = ("MX_DSP48E2",) if primitives else ()
+        simulator = verilator.build("mx_pair_stream", sources, parameters, defines=defines)
+        bits = a_bits + w_bits + simd.bit_length() - 1 + 1
+        for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
+            result = simulator.run(beats, len(beats), **stalls)
+            found = unpack_lanes(result.beats, 2, bits)
+            np.testing.assert_array_equal(found, (w * a[:, None]).sum(-1))
+
+
+PAIR_STREAM = """// mx_dot_pair as a stream: sums with what is owed to them.
+module mx_pair_stream #(parameter int Simd = 4, ABits = 8, WBits = 8,
+                        localparam int Bits = ABits + WBits + $clog2(Simd) + 1) (
+  input logic aclk, input logic aresetn,
+  input logic s_axis_tvalid, output logic s_axis_tready,
+  input logic [Simd*(ABits+2*WBits)-1:0] s_axis_tdata, input logic s_axis_tlast,
+  output logic m_axis_tvalid, input logic m_axis_tready, output logic [2*Bits-1:0] m_axis_tdata,
+  output logic m_axis_tlast
+);
+  localparam int Delay = mx_pkg::pair_latency(ABits, WBits, Simd);
+  logic [Delay:1] valid_q;
+  logic en;
+  logic signed [1:0][Bits-2:0] sums;
+  logic [1:0] owed;
+  assign en = !valid_q[Delay] || m_axis_tready;
+  assign s_axis_tready = en;
+  assign m_axis_tvalid = valid_q[Delay];
+  assign m_axis_tlast = 1'b1;
+  logic unused;
+  assign unused = s_axis_tlast;
+  always_ff @(posedge aclk) begin
+    if (!aresetn) valid_q <= '0;
+    else if (en) valid_q <= {valid_q[Delay-1:1], s_axis_tvalid};
+  end
+  mx_dot_pair #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
+    .aclk, .en_i(en), .a_i(s_axis_tdata[Simd*ABits-1:0]), .w_i(s_axis_tdata[Simd*ABits+:2*Simd*WBits]),
+    .sum_o(sums), .carry_o(owed)
+  );
+  for (genvar r = 0; r < 2; r++) begin : g_row
+    assign m_axis_tdata[r*Bits+:Bits] = Bits'($signed(sums[r])) + Bits'(owed[r]);
+  end
+endmodule
+"""
 
 
 def test_relu_is_max_with_zero(rng):

@@ -22,6 +22,11 @@ def rtl_sources() -> list[Path]:
     return sorted(library_dir().glob("*/rtl/*.sv"), key=lambda path: (not path.stem.endswith("_pkg"), str(path)))
 
 
+def primitives() -> list[Path]:
+    """Models of the vendor's cells that RTL instantiates where a macro asks for it; no part of a design."""
+    return sorted(library_dir().glob("*/primitives/*.sv"))
+
+
 def in_order(module: str, parameters: dict) -> dict:
     """`parameters` in the order in which a module declares them.
 

@@ -111,6 +111,7 @@ def build(
     memory_dir: Path | None = None,
     monitors: Sequence[str] = (),
     trace: bool = False,
+    defines: Sequence[str] = (),
 ) -> Simulator:
     """Compile module `top` with the given integer and string parameters (cached) and load it.
 
@@ -119,6 +120,7 @@ def build(
         memory_dir: where the `$readmemh` files of the design lie, read at the start of each run.
         monitors: streams inside `top` to watch, by the start of the names of their wires (`_valid`, `_ready`, `_data`).
         trace: runs may write a VCD file.
+        defines: macros of the preprocessor.
 
     Raises:
         MissingToolError: Verilator or g++ is not installed.
@@ -127,7 +129,8 @@ def build(
     tools, monitors = find_tools(), tuple(monitors)
     generics = [f"-G{name}={parameter_text(value)}" for name, value in (parameters or {}).items()]
     texts = [Path(source).read_bytes() for source in sources]
-    variant = [*monitors, "trace" * trace]
+    variant = [*monitors, "trace" * trace, *defines]
+    generics += [f"+define+{name}" for name in defines]
     key = digest([tools.version, top, *sorted(generics), HARNESS.read_bytes(), *CXX_FLAGS, *WAIVED, *variant, *texts])
 
     def make(directory: Path) -> None:

@@ -19,8 +19,11 @@ from pathlib import Path
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga.library import primitives
 from mxexport.fpga.tools.verilator import parameter_text
 
+DEFINES = ("-D", "MX_DSP48E2=1", "-D", "BLACKBOX=1")
+"""DSP slices as cells: Yosys does not put sums and cascades into them by itself, as the vendor's tools do."""
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
 # LUTs behind one distributed RAM cell, by the start of its name.
 _LUTRAM = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM": 2}
@@ -75,6 +78,7 @@ def synthesize(
         [
             importlib.metadata.version("pyosys"),
             *SYNTH,
+            *DEFINES,
             top,
             *(part for name in sorted(parameters) for part in (name, _content(parameters[name], memory_dir))),
             *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem") if memory_dir else [])),
@@ -104,7 +108,7 @@ def _run_yosys(
     report = directory / "stat.json"
     commands = [
         # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
-        ["read_slang", "--no-implicit-memories", "--top", top, *generics, *(str(Path(s).resolve()) for s in sources)],
+        ["read_slang", "--no-implicit-memories", *DEFINES, "--top", top, *generics, *_paths([*sources, *primitives()])],
         SYNTH,
         ["tee", "-q", "-o", str(report), "stat", "-json", "-tech", "xilinx"],
     ]
@@ -121,6 +125,10 @@ def _run_yosys(
     text = report.read_text()
     design = json.loads(text[text.index("{") :])["design"]
     return design["num_cells_by_type"], design["estimated_num_lc"]
+
+
+def _paths(files: Sequence[Path]) -> list[str]:
+    return [str(Path(file).resolve()) for file in files]
 
 
 def _count(cells: dict[str, int], lc: int, seconds: float) -> SynthResult:

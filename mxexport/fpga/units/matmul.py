@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, product, rom
+from mxexport.fpga.area import Area, exponent_bits, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -153,12 +153,22 @@ class MatMul:
             "Simd": folding.simd,
             "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
             "HasBias": int(self.bias.any()),
+            "Pair": int(self._pairs(folding)),
         }
+
+    def _pairs(self, folding: Folding) -> bool:
+        """Whether rows go in pairs, two products per DSP slice: integers, no weight of -2**(bits - 1)."""
+        x, w = self.source.element, self.weight.format.element
+        if exponent_bits(x) or exponent_bits(w) or x.bits * w.bits < 32 or folding.pe % 2:
+            return False
+        narrow = (self.weight.linear() > -(2 ** (w.bits - 1))).all()
+        return bool(narrow) and folding.simd <= 2 * _field(x.bits, w.bits)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """Row o is computed by processing element o % pe in fold o // pe; missing rows and elements are zero.
 
         weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
+                                    in pairs, field (p*simd + 2*s) + r = row r of the pair from p on; see _packed
         scale   word (fold, block)  field p          = scale code of row fold*pe + p
         bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
         """
@@ -167,7 +177,10 @@ class MatMul:
         folds = groups.group_count(rows, pe)
         more_rows = folds * pe - rows
         codes = np.pad(self.weight.codes, ((0, more_rows), (0, blocks * group_size - length)))
-        codes = codes.reshape(folds, pe, -1, simd).swapaxes(1, 2).reshape(-1, pe * simd)
+        codes = codes.reshape(folds, pe, -1, simd)
+        if self._pairs(folding):
+            codes = _packed(codes, self.weight.format.element.bits)
+        codes = codes.swapaxes(1, 2).reshape(-1, pe * simd)
         scale = np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0)))
         scale = scale.reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
         found = {"weight": Memory(codes, self.weight.format.element.bits), "scale": Memory(scale, 8)}
@@ -180,12 +193,16 @@ class MatMul:
 
     def timing(self, folding: Folding) -> Timing:
         folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
-        return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 10)
+        x, w = self.source.element, self.weight.format.element
+        more = _pair_latency(x.bits, w.bits, folding.simd) if self._pairs(folding) else 3
+        return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 7 + more)
 
     def area(self, folding: Folding) -> Area:
         pe, simd = folding.pe, folding.simd
         row = Area(lut=70 + 2.2 * self.width, ff=60 + 2.2 * self.width)
         products = product(self.source.element, self.weight.format.element, simd) * (pe * simd)
+        if self._pairs(folding):
+            products = (Area(lut=3, ff=28, dsp=1) * simd + Area(lut=41, ff=41) * (simd // 4)) * (pe // 2)
         folds, blocks = math.ceil(self.rows / pe), self.source.blocks
         words = folds * blocks * (self.source.group_size // simd)
         memories = rom(words, pe * simd * self.weight.format.element.bits) + rom(folds * blocks, 8 * pe)
@@ -198,6 +215,27 @@ class MatMul:
         (K + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB of the accumulator, to which the bias is rounded."""
         w, bias = np.abs(self.weight.values()), np.abs(np.ldexp(self.bias.astype(np.float64), self.lsb_exp))
         return (x.shape[-1] + 2) * 2.0**-23 * (np.abs(x) @ w.T + bias) + 2.0 ** (self.lsb_exp - 1)
+
+
+def _field(x_bits: int, w_bits: int) -> int:
+    """mx_pkg::pair_field: products whose sum keeps within 19 bits."""
+    return 16 if x_bits + w_bits <= 16 else 8
+
+
+def _pair_latency(x_bits: int, w_bits: int, simd: int) -> int:
+    """mx_pkg::pair_latency."""
+    most, length = _field(x_bits, w_bits), min(simd, 4)
+    return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
+
+
+def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """[folds, pe, beats, simd] with rows in pairs: elements side by side, the odd row less one where the even row is
+    negative, as the packed factor of mx_dot_pair wants it."""
+    even, odd = codes[:, 0::2].astype(np.int64), codes[:, 1::2].astype(np.int64)
+    odd = (odd - (even >> (bits - 1))) & (2**bits - 1)
+    pairs = np.stack([even, odd], -1)  # [folds, pe / 2, beats, simd, 2]
+    folds, half, beats, simd, _ = pairs.shape
+    return pairs.reshape(folds, half, beats, 2, simd).swapaxes(2, 3).reshape(folds, 2 * half, beats, simd)
 
 
 def _size(f: Folding) -> tuple[int, int]:

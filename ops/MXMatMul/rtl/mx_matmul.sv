@@ -33,6 +33,7 @@ module mx_matmul #(
   parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
   parameter bit HasBias     = 0,
   parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
+  parameter bit Pair        = 0,   // integers: rows go in pairs, two products per DSP block (mx_dot_pair)
   parameter string WeightFile = "",
   parameter string ScaleFile  = "",
   parameter string BiasFile   = "",
@@ -66,6 +67,10 @@ module mx_matmul #(
     $error("mx_matmul: activation e%0dm%0d, weight e%0dm%0d; expected 2 to 8 bits each, %s",
            AExpBits, AManBits, WExpBits, WManBits, "and a mantissa bit in a minifloat");
   end
+  if (Pair && (AExpBits != 0 || WExpBits != 0 || Pe % 2 != 0)) begin : g_check_pair
+    $error("mx_matmul: Pair with %0d and %0d exponent bits, Pe = %0d; expected integers and an even Pe", AExpBits,
+           WExpBits, Pe);
+  end
   if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
     $error("mx_matmul: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
            AccWidth, ShiftMax);
@@ -89,8 +94,8 @@ module mx_matmul #(
   localparam int XBits      = ShiftBits + Simd * ABits;
   localparam bit Dsp        = (UseDsp < 0) ? AExpBits == 0 && WExpBits == 0 : UseDsp != 0;
 
-  localparam int DotDelay   =
-      mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd);
+  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ABits, WBits, Simd)
+      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd);
   localparam int DotBits    =
       mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits) + $clog2(Simd);
   localparam int BlockSum   = DotBits + $clog2(BlockBeats);
@@ -275,6 +280,27 @@ module mx_matmul #(
     end
   end
 
+  logic signed [Pe-1:0][DotBits-1:0] dots;
+  logic [Pe-1:0]                     carries;
+
+  if (Pair) begin : g_pairs
+    for (genvar p = 0; p < Pe; p += 2) begin : g_pair
+      mx_dot_pair #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
+        .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i({w_q[p+1], w_q[p]}), .sum_o(dots[p+:2]),
+        .carry_o(carries[p+:2])
+      );
+    end
+  end else begin : g_rows
+    for (genvar p = 0; p < Pe; p++) begin : g_row
+      mx_dot #(
+        .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
+        .Simd(Simd), .UseDsp(Dsp)
+      ) u_dot (
+        .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i(w_q[p]), .sum_o(dots[p]), .carry_o(carries[p])
+      );
+    end
+  end
+
   for (genvar p = 0; p < Pe; p++) begin : g_pe
     logic signed [DotBits-1:0]  dot;
     logic                       carry;
@@ -283,13 +309,8 @@ module mx_matmul #(
     logic [ShiftBits-1:0]       shift_q;
     logic signed [AccWidth-1:0] term_q, acc_q;
 
-    mx_dot #(
-      .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
-      .Simd(Simd), .UseDsp(Dsp)
-    ) u_dot (
-      .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i(w_q[p]), .sum_o(dot), .carry_o(carry)
-    );
-
+    assign dot   = dots[p];
+    assign carry = carries[p];
     assign sum = $signed({first1_q ? BlockSum'(0) : block_sum_q, 1'b1})
                  + $signed({BlockSum'(dot), carry});
 

@@ -65,6 +65,20 @@ package mx_pkg;
     return mul_latency(a_exp, a_man, w_exp, w_man) + ($clog2(simd) + 1) / 2;
   endfunction
 
+  // Products of integers whose sum mx_dot_pair keeps within 19 bits.
+  function automatic int pair_field(int a_bits, int w_bits);
+    return (a_bits + w_bits <= 16) ? 16 : 8;
+  endfunction
+
+  // Cycles of mx_dot_pair: a cascade of up to four DSP slices, then binary sums, then two packed ones.
+  function automatic int pair_latency(int a_bits, int w_bits, int simd);
+    int most;
+    int length;
+    most   = pair_field(a_bits, w_bits);
+    length = (simd < 4) ? simd : 4;
+    return length + 2 + $clog2(((simd < most) ? simd : most) / length) + ((simd > most) ? 1 : 0);
+  endfunction
+
   // Bits of an index 0..count-1, at least one.
   function automatic int index_bits(int count);
     return (count > 1) ? $clog2(count) : 1;
