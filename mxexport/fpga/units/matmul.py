@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, exponent_bits, product, rom
+from mxexport.fpga.area import Area, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -157,12 +157,12 @@ class MatMul:
         }
 
     def _pairs(self, folding: Folding) -> bool:
-        """Whether rows go in pairs, two products per DSP slice: integers, no weight of -2**(bits - 1)."""
-        x, w = self.source.element, self.weight.format.element
-        if exponent_bits(x) or exponent_bits(w) or x.bits * w.bits < 32 or folding.pe % 2:
+        """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
+        of a LUT, and no weight is -2**(bits - 1)."""
+        x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
+        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or folding.simd > 2 * _field(x, w):
             return False
-        narrow = (self.weight.linear() > -(2 ** (w.bits - 1))).all()
-        return bool(narrow) and folding.simd <= 2 * _field(x.bits, w.bits)
+        return bool((self.weight.linear() > -(2 ** (w - 1))).all())
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """Row o is computed by processing element o % pe in fold o // pe; missing rows and elements are zero.
@@ -176,14 +176,14 @@ class MatMul:
         rows, length = self.weight.codes.shape
         folds = groups.group_count(rows, pe)
         more_rows = folds * pe - rows
-        codes = np.pad(self.weight.codes, ((0, more_rows), (0, blocks * group_size - length)))
-        codes = codes.reshape(folds, pe, -1, simd)
-        if self._pairs(folding):
-            codes = _packed(codes, self.weight.format.element.bits)
-        codes = codes.swapaxes(1, 2).reshape(-1, pe * simd)
+        element, pairs = self.weight.format.element, self._pairs(folding)
+        stored, width = (self.weight.linear(), element.linear_bits) if pairs else (self.weight.codes, element.bits)
+        stored = np.pad(stored, ((0, more_rows), (0, blocks * group_size - length)))
+        stored = stored.reshape(folds, pe, -1, simd)
+        stored = (_packed(stored, width) if pairs else stored).swapaxes(1, 2).reshape(-1, pe * simd)
         scale = np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0)))
         scale = scale.reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
-        found = {"weight": Memory(codes, self.weight.format.element.bits), "scale": Memory(scale, 8)}
+        found = {"weight": Memory(stored, width), "scale": Memory(scale, 8)}
         if self.bias.any():
             found["bias"] = Memory(np.pad(self.bias, (0, more_rows)).reshape(folds, pe), self.width)
         return found
@@ -194,7 +194,7 @@ class MatMul:
     def timing(self, folding: Folding) -> Timing:
         folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
         x, w = self.source.element, self.weight.format.element
-        more = _pair_latency(x.bits, w.bits, folding.simd) if self._pairs(folding) else 3
+        more = _pair_latency(x.linear_bits, w.linear_bits, folding.simd) if self._pairs(folding) else 3
         return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 7 + more)
 
     def area(self, folding: Folding) -> Area:
@@ -205,7 +205,9 @@ class MatMul:
             products = (Area(lut=3, ff=28, dsp=1) * simd + Area(lut=41, ff=41) * (simd // 4)) * (pe // 2)
         folds, blocks = math.ceil(self.rows / pe), self.source.blocks
         words = folds * blocks * (self.source.group_size // simd)
-        memories = rom(words, pe * simd * self.weight.format.element.bits) + rom(folds * blocks, 8 * pe)
+        element = self.weight.format.element
+        width = element.linear_bits if self._pairs(folding) else element.bits
+        memories = rom(words, pe * simd * width) + rom(folds * blocks, 8 * pe)
         if self.bias.any():
             memories += rom(folds, pe * self.width)
         return Area(lut=90, ff=60) + row * pe + products + memories
@@ -228,12 +230,11 @@ def _pair_latency(x_bits: int, w_bits: int, simd: int) -> int:
     return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
 
 
-def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """[folds, pe, beats, simd] with rows in pairs: elements side by side, the odd row less one where the even row is
-    negative, as the packed factor of mx_dot_pair wants it."""
-    even, odd = codes[:, 0::2].astype(np.int64), codes[:, 1::2].astype(np.int64)
-    odd = (odd - (even >> (bits - 1))) & (2**bits - 1)
-    pairs = np.stack([even, odd], -1)  # [folds, pe / 2, beats, simd, 2]
+def _packed(values: np.ndarray, bits: int) -> np.ndarray:
+    """Linear values int64 [folds, pe, beats, simd] with rows in pairs: elements side by side, the odd row less one
+    where the even row is negative, as the packed factor of mx_dot_pair wants it; in two's complement."""
+    even, odd = values[:, 0::2], values[:, 1::2]
+    pairs = np.stack([even, odd - (even < 0)], -1) & (2**bits - 1)  # [folds, pe / 2, beats, simd, 2]
     folds, half, beats, simd, _ = pairs.shape
     return pairs.reshape(folds, half, beats, 2, simd).swapaxes(2, 3).reshape(folds, 2 * half, beats, simd)
 

@@ -33,7 +33,7 @@ module mx_matmul #(
   parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
   parameter bit HasBias     = 0,
   parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
-  parameter bit Pair        = 0,   // integers: rows go in pairs, two products per DSP block (mx_dot_pair)
+  parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter string WeightFile = "",
   parameter string ScaleFile  = "",
   parameter string BiasFile   = "",
@@ -67,9 +67,10 @@ module mx_matmul #(
     $error("mx_matmul: activation e%0dm%0d, weight e%0dm%0d; expected 2 to 8 bits each, %s",
            AExpBits, AManBits, WExpBits, WManBits, "and a mantissa bit in a minifloat");
   end
-  if (Pair && (AExpBits != 0 || WExpBits != 0 || Pe % 2 != 0)) begin : g_check_pair
-    $error("mx_matmul: Pair with %0d and %0d exponent bits, Pe = %0d; expected integers and an even Pe", AExpBits,
-           WExpBits, Pe);
+  if (Pair && (mx_pkg::linear_bits(AExpBits, AManBits) > 9 || mx_pkg::linear_bits(WExpBits, WManBits) > 8 ||
+      Pe % 2 != 0)) begin : g_check_pair
+    $error("mx_matmul: Pair with linear values of %0d and %0d bits, Pe = %0d; expected at most 9 and 8, and an even Pe",
+           mx_pkg::linear_bits(AExpBits, AManBits), mx_pkg::linear_bits(WExpBits, WManBits), Pe);
   end
   if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
     $error("mx_matmul: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
@@ -94,10 +95,15 @@ module mx_matmul #(
   localparam int XBits      = ShiftBits + Simd * ABits;
   localparam bit Dsp        = (UseDsp < 0) ? AExpBits == 0 && WExpBits == 0 : UseDsp != 0;
 
-  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ABits, WBits, Simd)
+  // Pairs multiply linear values, which is how their weights are stored.
+  localparam int ALinear    = mx_pkg::linear_bits(AExpBits, AManBits);
+  localparam int WLinear    = mx_pkg::linear_bits(WExpBits, WManBits);
+  localparam int WStored    = Pair ? WLinear : WBits;
+
+  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ALinear, WLinear, Simd)
       : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd);
-  localparam int DotBits    =
-      mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits) + $clog2(Simd);
+  localparam int DotBits    = $clog2(Simd)
+      + (Pair ? ALinear + WLinear : mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits));
   localparam int BlockSum   = DotBits + $clog2(BlockBeats);
 
   // Every register of the datapath moves with `en`.
@@ -138,7 +144,7 @@ module mx_matmul #(
   // Read the weights.
 
   logic [WAddrBits-1:0]               w_addr_q;
-  logic [Pe-1:0][Simd-1:0][WBits-1:0] w_q;
+  logic [Pe-1:0][Simd-1:0][WStored-1:0] w_q;
   logic [XBits-1:0]                   x_q;
 
   always_ff @(posedge aclk) begin
@@ -151,7 +157,7 @@ module mx_matmul #(
   always_ff @(posedge aclk) if (en) x_q <= x;
 
   mx_rom #(
-    .Width(Pe * Simd * WBits), .Depth(Folds * Beats), .File(WeightFile), .Style(RomStyle)
+    .Width(Pe * Simd * WStored), .Depth(Folds * Beats), .File(WeightFile), .Style(RomStyle)
   ) u_weights (
     .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
   );
@@ -284,9 +290,21 @@ module mx_matmul #(
   logic [Pe-1:0]                     carries;
 
   if (Pair) begin : g_pairs
+    logic [Simd-1:0][ALinear-1:0] linear;
+    for (genvar i = 0; i < Simd; i++) begin : g_linear
+      logic [ABits-1:0] code;
+      assign code = x_q[i*ABits+:ABits];
+      if (AExpBits == 0) begin : g_int
+        assign linear[i] = code;
+      end else begin : g_float
+        logic [ALinear-1:0] magnitude;
+        assign magnitude = ALinear'(mx_pkg::linear_magnitude(AExpBits, AManBits, int'(code[ABits-2:0])));
+        assign linear[i] = code[ABits-1] ? -magnitude : magnitude;
+      end
+    end
     for (genvar p = 0; p < Pe; p += 2) begin : g_pair
-      mx_dot_pair #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
-        .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i({w_q[p+1], w_q[p]}), .sum_o(dots[p+:2]),
+      mx_dot_pair #(.Simd(Simd), .ABits(ALinear), .WBits(WLinear)) u_dot (
+        .aclk, .en_i(en), .a_i(linear), .w_i({w_q[p+1], w_q[p]}), .sum_o(dots[p+:2]),
         .carry_o(carries[p+:2])
       );
     end
