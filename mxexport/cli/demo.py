@@ -14,7 +14,7 @@ from mxexport.cli.hardware import print_area
 
 def demo(
     format: Annotated[str, typer.Option(help="mxint8, mxfp6_e2m3, mxfp6_e3m2, mxfp4_e2m1, …")] = "mxint8",
-    network: Annotated[str, typer.Option(help="cnn, mlp, residual or depthwise.")] = "cnn",
+    network: Annotated[str, typer.Option(help="cnn, mlp, residual, depthwise or large (64 x 64).")] = "cnn",
     out: Annotated[Path, typer.Option(help="Where all files go.")] = Path("build/demo"),
     synth: Annotated[bool, typer.Option(help="Size every unit with Yosys.")] = True,
     as_json: AsJson = False,

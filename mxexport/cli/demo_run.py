@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from mxexport.running import executors, verification
 
 TEST_IMAGES = 1000
 _SEED = 0
-_EPOCHS = {"mlp": 40, "cnn": 16, "residual": 8, "depthwise": 8}
+_EPOCHS = {"mlp": 40, "cnn": 16, "residual": 8, "depthwise": 8, "large": 8}
 _PIXEL_SCALE = 256  # 8-bit pixels as exact fixed point
 
 Progress = Callable[[str], None]
@@ -38,8 +39,13 @@ class Digits:
     y: np.ndarray
 
     def framed(self, frame: tuple[int, ...]) -> Digits:
-        """The same with images of another shape."""
-        return Digits(self.x.reshape(-1, *frame), self.y)
+        """The same with images of another shape, enlarged where it has more pixels."""
+        x = self.x
+        if math.prod(frame) != x[0].size:
+            images = torch.from_numpy(x.reshape(-1, 1, 28, 28))
+            x = nn.functional.interpolate(images, size=frame[-2:], mode="bilinear").numpy()
+            x = np.minimum(np.rint(x * _PIXEL_SCALE), _PIXEL_SCALE - 1) / np.float32(_PIXEL_SCALE)
+        return Digits(x.reshape(-1, *frame), self.y)
 
 
 def load_digits() -> tuple[Digits, Digits]:

@@ -1,6 +1,8 @@
-"""Networks for 28 x 28 digits in the shapes that people put on FPGAs, small enough to train in seconds."""
+"""Networks for digits in the shapes that people put on FPGAs, small enough to train in seconds."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,24 @@ class Depthwise(nn.Module):
         return self.head(self.pool(x + self.three(x)).flatten(1))
 
 
+class Large(nn.Module):
+    """VGG-shaped, for digits enlarged to 64 x 64: five convolutions, three pools, a linear layer."""
+
+    frame = (1, 64, 64)
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+            nn.MaxPool2d(2), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        self.head = nn.Linear(512, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
 def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
@@ -85,10 +105,10 @@ def _inverted(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
-NETWORKS = {"cnn": CNN, "mlp": MLP, "residual": Residual, "depthwise": Depthwise}
+NETWORKS = {"cnn": CNN, "mlp": MLP, "residual": Residual, "depthwise": Depthwise, "large": Large}
 
 
 def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
     """Digits [N, ...], moved by up to two pixels, all alike."""
-    shift = torch.randint(-2, 3, (2,), generator=generator).tolist()
-    return x.reshape(-1, 28, 28).roll(shift, (1, 2)).reshape(x.shape)
+    shift, side = torch.randint(-2, 3, (2,), generator=generator).tolist(), math.isqrt(x[0].numel())
+    return x.reshape(-1, side, side).roll(shift, (1, 2)).reshape(x.shape)

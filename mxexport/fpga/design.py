@@ -105,15 +105,25 @@ class Design:
     def run_dataflow(self, x: Inputs) -> Outputs:
         """Run dataflow.onnx in onnxruntime on float inputs [N, ...]. Raises ShapeError for inputs that do not fit."""
         given = self._named(x)
-        found = executors.run(self.path / "dataflow.onnx", all_fixed(given, self.network))
-        return Outputs(*self._results(found), all_saturated(given, self.network))
+        fixed = all_fixed(given, self.network)
+        return Outputs(*self._results(self._dataflow(fixed)), all_saturated(given, self.network))
+
+    def _dataflow(self, fixed: Mapping[str, np.ndarray], wanted: list[str] | None = None) -> dict[str, np.ndarray]:
+        """What dataflow.onnx computes, some frames at a time: its int64 tensors are large."""
+        parts = [
+            executors.run(self.path / "dataflow.onnx", part, wanted) for part in verify.portions(self.network, fixed)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def compare_stages(self, x: Inputs) -> verify.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
         qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
-        given = self._named(x)
-        fixed = all_fixed(given, self.network)
-        return verify.compare(qonnx, dataflow, self.network, self.report["tensors"], given, fixed)
+        given, tensors = self._named(x), self.report["tensors"]
+        found = []
+        for part in verify.portions(self.network, given):
+            fixed = all_fixed(part, self.network)
+            found.append(verify.compare(qonnx, dataflow, self.network, tensors, part, fixed))
+        return verify.joined(found)
 
     def simulate(
         self,
@@ -150,7 +160,7 @@ class Design:
         difference = None
         if found:
             wanted = [value for words in found.values() for value in words]
-            expected = executors.run(self.path / "dataflow.onnx", fixed, wanted)
+            expected = self._dataflow(fixed, wanted)
             difference = probing.first_difference(found, expected)
         return Simulation(
             *self._results(self._words(run, frames)),

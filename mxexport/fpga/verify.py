@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,36 @@ class StageComparison:
     layers: list[LayerComparison]
     flip_rate: float
     same_predictions: float
+    frames: int
+
+
+def joined(parts: list[StageComparison]) -> StageComparison:
+    """One comparison of all frames."""
+    if len(parts) == 1:
+        return parts[0]
+    layers = [
+        LayerComparison(same[0].layer, sum(c.codes for c in same), sum(c.flipped_codes for c in same),
+                        max(c.error for c in same))
+        for same in zip(*(part.layers for part in parts), strict=True)
+    ]  # fmt: skip
+    frames = sum(part.frames for part in parts)
+    predictions = sum(part.same_predictions * part.frames for part in parts) / frames
+    flips = sum(c.flipped_codes for c in layers) / sum(c.codes for c in layers)
+    return StageComparison(layers, flips, predictions, frames)
+
+
+_AT_A_TIME = 1 << 30
+"""Bytes of all int64 streams together; windows and their shifted products are some times as much."""
+
+
+def portions(network: Network, arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays by name, so many frames at a time that what both graphs compute stays small in memory."""
+    frame = 8 * sum(
+        kind.length if isinstance(kind, Wide) else math.prod(kind.shape) for kind in network.streams.values()
+    )
+    count, frames = max(_AT_A_TIME // (8 * frame), 1), len(next(iter(arrays.values())))
+    for start in range(0, max(frames, 1), count):
+        yield {name: array[start : start + count] for name, array in arrays.items()}
 
 
 def compare(
@@ -65,7 +96,8 @@ def compare(
         compared.append(LayerComparison(instance.layer, ours.size, flips, errors.get(instance.layer, 0.0)))
     same = min(_same_predictions(free[tensors[output]], values.arrays[output]) for output in network.outputs)
     total = sum(c.codes for c in compared)
-    return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same)
+    frames = len(next(iter(x.values())))
+    return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same, frames)
 
 
 def _same_predictions(theirs: np.ndarray, ours: np.ndarray) -> float:
