@@ -17,9 +17,7 @@ from mxexport.fpga.windows import Window
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
-
-
-_TOO_SLOW = 1e9
+_TOO_SLOW = 1e9  # LUTs: taken only where nothing else is left
 
 
 def fold(
