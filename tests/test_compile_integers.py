@@ -7,7 +7,7 @@ import brevitas.nn as qnn
 import numpy as np
 import pytest
 import torch
-from brevitas.quant import Int8WeightPerChannelFloat, Int8WeightPerTensorFloat, Uint8ActPerTensorFloat
+from brevitas.quant import Int8WeightPerChannelFloat, Int8WeightPerTensorFloat, Int16Bias, Uint8ActPerTensorFloat
 from torch import nn
 
 import mxexport as mx
@@ -33,9 +33,9 @@ class Plain(nn.Module):
             qnn.QuantReLU(bit_width=bits),
             nn.MaxPool2d(2),
             qnn.QuantConv2d(8, 40, 3, stride=2, **kind),
-            qnn.QuantReLU(bit_width=max(bits - 1, 2)),
+            qnn.QuantReLU(bit_width=max(bits - 1, 2), return_quant_tensor=True),
             nn.Flatten(),
-            qnn.QuantLinear(360, 10, bias=True, **kind),
+            qnn.QuantLinear(360, 10, bias=True, bias_quant=Int16Bias, **kind),
         )
 
     def forward(self, x):

@@ -16,7 +16,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.model.editing import Editor, sole_user
+from mxexport.model.editing import Editor, add_constant, sole_user
 from mxexport.model.names import Names
 from mxexport.model.rewriting import is_op, is_qonnx_quantizer, values_of
 from mxexport.model.uniform import Uniform, add_quant, is_quantizer, read_activation
@@ -65,6 +65,7 @@ def take_out_scales(model: ir.Model) -> bool:
     quantizers = integer_quantizers(model)
     if not quantizers and not _integer_weights(model):
         return False
+    _store_biases(model)
     _open_products(model)
     for domain, version in ((qonnx_general.DOMAIN, 1), (ops.DOMAIN, ops.VERSION)):
         model.opset_imports.setdefault(domain, version)
@@ -81,6 +82,18 @@ def take_out_scales(model: ir.Model) -> bool:
 
 def _finds_its_scale(node: ir.Node) -> bool:
     return graph.is_ours(node.inputs[1].producer(), graph.SCALES)
+
+
+def _store_biases(model: ir.Model) -> None:
+    """Constants that a quantizer makes, but for weights, become initializers of the same values: hardware holds a bias
+    as wide as its accumulator."""
+    for node in list(model.graph):
+        uses = list(node.outputs[0].uses()) if is_quantizer(node) else []
+        weight = any(is_op(user, "Transpose") or (is_op(user, *_PRODUCTS) and index == 1) for user, index in uses)
+        array = constant_array(node.outputs[0]) if uses and not weight else None
+        if array is not None:
+            node.outputs[0].replace_all_uses_with(add_constant(model.graph, f"{node.name}_value", array))
+            model.graph.remove(node, safe=True)
 
 
 def _open_products(model: ir.Model) -> None:
