@@ -31,8 +31,8 @@ def describe(
     network, foldings = design.network, design.foldings
     products = network.products()
     taken = cycles_per_unit(network, foldings)
-    weighted = {p.name for p in products}
-    slowest = max(taken, key=lambda name: (taken[name], name in weighted))
+    weighted = {p.name: p.layer in folding for p in products}  # of layers equally slow, one whose folding was asked for
+    slowest = max(taken, key=lambda name: (taken[name], name in weighted, weighted.get(name, False)))
     cycles = taken[slowest]
     fps = clock_mhz * 1e6 / cycles
     limit, area = None, total(estimate(design).values())

@@ -184,6 +184,8 @@ def _static(node: ir.Node) -> _Found:
     try:
         uniform = read_activation(node)
     except UnsupportedError as error:
+        if graph.is_ours(node.inputs[1].producer(), graph.SCALES):
+            mx_format(node)  # says more where the format has no hardware at all
         raise Refused(str(error)) from None
     if uniform.grid is None or not 2 <= uniform.bits <= 8:
         found = f"{uniform.bits} bits and the scale {uniform.scale:g}"
