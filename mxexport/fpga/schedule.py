@@ -203,8 +203,10 @@ def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: i
     """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others."""
     targets = _targets(network, products, target)
     options = {i.name: products.get(i.name) or _within(i.unit, targets[i.name]) for i in network.instances}
-    units = {i.name: i.unit for i in network.instances}
-    own = {n: np.array([_luts(units[n].area(f)) if len(fs) > 1 else 0.0 for f in fs]) for n, fs in options.items()}
+    own = {}
+    for i in network.instances:
+        chosen_from = options[i.name]  # where there is no choice, its area makes no difference
+        own[i.name] = np.array([_luts(i.unit.area(f)) if len(chosen_from) > 1 else 0.0 for f in chosen_from])
     between: dict[tuple[str, str], np.ndarray] = {}
     for stream, kind in network.streams.items():
         maker = network.maker(stream)

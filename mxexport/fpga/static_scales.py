@@ -63,7 +63,7 @@ def integer_quantizers(model: ir.Model) -> dict[ir.Node, Uniform]:
 def take_out_scales(model: ir.Model) -> bool:
     """Rewrite `model` in place as the module says; False where it holds nothing of the kind."""
     quantizers = integer_quantizers(model)
-    if not quantizers and not _integer_weights(model):
+    if not quantizers and not any(_parts(node) for node in model.graph if is_op(node, *_PRODUCTS)):
         return False
     _store_biases(model)
     _open_products(model)

@@ -111,7 +111,7 @@ _ALIKE, _TURNED = 1e-4, 0.02
 def check_rewritten(given: ir.Model, rewritten: ir.Model, x: Mapping[str, np.ndarray]) -> None:
     """Raises VerificationError unless the outputs of both graphs agree on `x`: within 1e-4 of the largest value, but
     for 2% of them, behind codes that turned because a value lay on the border of two."""
-    wanted, found = (executors.run(executors.load_proto(model), dict(x)) for model in (given, rewritten))
+    wanted, found = (executors.run(model, x) for model in (given, rewritten))
     for name, a in wanted.items():
         far = np.abs(found[name] - a) > _ALIKE * np.abs(a).max(initial=0)
         if far.mean() > _TURNED:

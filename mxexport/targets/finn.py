@@ -231,5 +231,4 @@ def _channel_steps(node: ir.Node) -> tuple[np.ndarray, int, str]:
     grids = [grid_of(column) for column in np.moveaxis(weight, channel, 0)]
     steps = np.ldexp(np.float32(1), [grid.exponent for grid in grids]).astype(np.float32)
     shape = [-1 if i == channel else 1 for i in range(weight.ndim)]
-    bits = max(grid.width for grid in grids)
-    return steps.reshape(shape), max(bits, 2), "wide fold"
+    return steps.reshape(shape), max(grid.width for grid in grids), "wide fold"

@@ -1,20 +1,11 @@
 // Block quantizer with scales found at run time: wide signed integers -> MX blocks (mx_quantize, Static = 0).
 //
-// Equation:  the input v (Width bits) stands for v * 2**LsbExp. For every block of Group elements:
-//            scale = clip(floor(log2(amax)) + carry + LsbExp + 127 - Emax, CodeMin, CodeMax)
-//            (mx_block_scale; `carry` is the rounding rule's, see RoundBias there),
-//            code  = element nearest to v * 2**(LsbExp + 127 - scale), saturated (mx_encode).
-//            Equals mxexport.numbers.fixedpoint.mx_quantize bit for bit.
-// Frames:    Vectors vectors, each of ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out:
-//            surplus lanes of a vector's last input beat are ignored, and its last short block is
-//            padded with zero codes.
+// Equation:  that of mx_quantize: the scale of a block by mx_block_scale, its codes by mx_encode.
+// Frames:    as mx_quantize.
 // Latency:   9 cycles from the last beat of a block to its first output beat. One beat per cycle
 //            sustained: a block is read from the buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
-// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o is sticky: an
-//            s_axis_tlast came where no frame ends, or was missing where one does (frames are
-//            counted, TLAST is only checked). clamped_o counts blocks whose own scale code lay
-//            outside [CodeMin, CodeMax].
+// Handshake: as mx_quantize; s_axis_tready depends on registers only.
 module mx_quantize_blocks #(
   parameter int Width     = 32,
   parameter int LsbExp    = 0,
