@@ -15,8 +15,7 @@ from mxexport.errors import OptionError
 from mxexport.fpga import devices, library, schedule
 from mxexport.fpga.area import Area, glue
 from mxexport.fpga.tools import yosys
-from mxexport.fpga.unit import Folding
-from tests.test_hardware_units import CASES, written
+from tests.test_hardware_units import CASES, folding_of, written
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 """make test-full: every case of every unit; else a few that Yosys maps in seconds."""
@@ -30,7 +29,7 @@ QUICK = ["quantize-mxint8-short", "dequantize-mxfp8_e4m3-short", "window-mxint8-
 def test_the_estimate_is_within_its_factor_of_yosys(name, tmp_path):
     unit, foldings = CASES[name]
     lanes = foldings[-1]
-    folding = Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
+    folding = folding_of(lanes)
     parameters = written(unit, folding, tmp_path)
     found = yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=tmp_path)
     claimed = unit.area(folding)

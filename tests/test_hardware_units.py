@@ -63,6 +63,16 @@ WINDOWS = {
 }
 
 
+AT_ONCE = {
+    "3x3": Window((3, 3), pads=(1, 1, 1, 1)),
+    "stride": Window((3, 2), (2, 2), (1, 0, 0, 0)),
+    "dilation": Window((2, 3), (1, 1), (0, 2, 1, 2), (2, 2)),
+    "bare": Window((3, 3)),
+    "2x2": Window((2, 2), (2, 2)),
+    "row": Window((1, 5), (1, 1), (0, 2, 0, 2)),
+}
+
+
 def finite_codes(rng: np.random.Generator, element, shape: tuple[int, ...]) -> np.ndarray:
     """Codes that a quantizer makes: no Inf, no NaN, no most negative integer; -0 of minifloats among them."""
     parameters = fixedpoint.element_parameters(element)
@@ -172,6 +182,37 @@ def cases() -> dict[str, tuple]:
         steps, more = ((2, 2), (1, 3), (2, 1))[i % 3], ((0, 0), (1, 2), (1, 0))[i % 3]
         found[f"insert-{name}"] = Insert(Blocks((3, 2, 40), name, 32, 100, 104), steps, more), [4, 32]
     found["add-equal"] = Add(Wide((9,), 13, -4), Wide((9,), 13, -4)), [4]
+    return found | at_once()
+
+
+def at_once() -> dict[str, tuple]:
+    """The same with all taps of windows at once, some pixels side by side, and several blocks a beat."""
+    found = {}
+    for i, name in enumerate(FORMATS):
+        four, three = Blocks((7, 6, 56), name, 16, 100, 104), Blocks((8, 12, 3), name, 4, 100, 104)
+        weights = WEIGHTS.get(name, name)
+        for size, source in (("four", four), ("three", three)):
+            for at, window in list(AT_ONCE.items())[i % 2 :: 2]:
+                found[f"window-{name}-{size}-{at}"] = MXWindow(source, window)
+                if source is three:
+                    found[f"depthwise-{name}-{at}"] = depthwise(source, window, weights)
+        found[f"depthwise-{name}-four"] = depthwise(four, AT_ONCE["3x3"], weights)
+    for name, window in AT_ONCE.items():
+        if window.dilations == (1, 1):
+            found[f"max_pool-at-once-{name}"] = MaxPool(Wide((8, 12, 5), 14, -3), window)
+            found[f"average_pool-at-once-{name}"] = AveragePool(Wide((8, 12, 5), 14, -3), window)
+    found = {name: (unit, [f for f in unit.foldings() if f.taps > 1]) for name, unit in found.items()}
+    for name in FORMATS:
+        four = Blocks((3, 2, 56), name, 16, 100, 102)
+        found |= {
+            f"quantize-{name}-blocks": (quantize(Wide((3, 2, 56), 20, -8), name, 16), [32, 64]),
+            f"dequantize-{name}-blocks": (Dequantize(four), [64, 32]),
+            f"window-{name}-blocks": (MXWindow(Blocks((7, 6, 56), name, 16, 100, 104), WINDOWS["3x3"]), [32, 64]),
+            f"insert-{name}-blocks": (Insert(four, (2, 1), (0, 1)), [64, 32]),
+            f"matmul-{name}-blocks": (matmul(four, WEIGHTS.get(name, name), 5), [(4, 32), (8, 64), (1, 64)]),
+        }
+    static = fixedpoint.BlockQuantizer(0, 6, 0, 128, 0, 0, 118, 118)
+    found["quantize-static-blocks"] = Quantize(Wide((3, 2, 40), 20, -8), static, 8, "int8", static=True), [40]
     return found
 
 
@@ -250,6 +291,12 @@ def written(unit, folding: Folding, directory) -> dict:
     return in_order(unit.module, parameters_of(unit, folding, {kind: f"{kind}.mem" for kind in unit.memory_kinds}))
 
 
+def folding_of(lanes: int | tuple[int, int] | Folding) -> Folding:
+    if isinstance(lanes, Folding):
+        return lanes
+    return Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
+
+
 def build(unit, folding: Folding, directory) -> verilator.Simulator:
     parameters = written(unit, folding, directory)
     sources, top = rtl_sources(), unit.module
@@ -273,7 +320,7 @@ def test_rtl_equals_the_reference_at_every_folding_under_stalls(name, tmp_path):
     expected = golden(unit, arrays)
     turn = list(CASES).index(name) % len(foldings)
     for lanes in foldings if FULL else foldings[turn : turn + 1]:
-        folding = Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
+        folding = folding_of(lanes)
         simulator = build(unit, folding, tmp_path)
         lanes_in, lanes_out = unit.lanes(folding)
         beats, last = pack(unit, arrays, lanes_in)
@@ -325,11 +372,13 @@ def test_every_unit_has_cases_and_says_all_of_the_contract():
             assert unit.cycles(folding) > 0
 
 
-@pytest.mark.parametrize("name", ["window-mxint8", "max_pool-3x3", "average_pool-3x3", "reorder"])
+@pytest.mark.parametrize(
+    "name", ["window-mxint8", "max_pool-3x3", "max_pool-at-once-3x3", "average_pool-3x3", "reorder"]
+)
 @pytest.mark.parametrize("shift", [-1, 1])
 def test_a_misplaced_last_is_flagged(name, shift, tmp_path):
     unit, foldings = CASES[name]
-    folding = Folding(foldings[0], foldings[0])
+    folding = folding_of(foldings[0])
     arrays = [a for s in unit.sources for a in arrays_of(s, np.random.default_rng(0), 2)]
     beats, last = pack(unit, arrays, unit.lanes(folding)[0])
     count = 2 * unit.result.beats(unit.lanes(folding)[1])

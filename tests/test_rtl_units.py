@@ -89,13 +89,14 @@ def test_lanes_keep_the_elements_of_a_frame(in_lanes, out_lanes, k, rng):
     assert smooth.cycles == max(len(last), len(out_last)) + 1
 
 
-@pytest.mark.parametrize("in_lanes, out_lanes", [(1, 4), (8, 2), (2, 8), (4, 1)])
+@pytest.mark.parametrize("in_lanes, out_lanes", [(1, 4), (8, 2), (2, 8), (4, 1), (8, 24), (24, 8), (48, 8), (24, 48)])
 def test_lanes_take_the_scale_of_a_block_along(in_lanes, out_lanes, rng):
     blocks = Blocks((40, 21), "mxint8", 8, 100, 110)
     codes = rng.integers(0, 256, (3, 40, 21)).astype(np.uint8)
     scales = rng.integers(100, 111, (3, 40, 3)).astype(np.uint8)
     (beats, last), (wanted, out_last) = (blocks.pack(codes, scales, lanes) for lanes in (in_lanes, out_lanes))
-    simulator = build("mx_lanes", InLanes=in_lanes, OutLanes=out_lanes, **blocks.lane_parameters())
+    (conversion,) = blocks.conversions(in_lanes, out_lanes)
+    simulator = build("mx_lanes", **conversion.parameters())
     for result in run_under_stalls(simulator, beats, len(out_last), last):
         assert np.array_equal(result.beats, wanted)
         assert np.array_equal(result.last, out_last)

@@ -83,6 +83,12 @@ def registers(bits: float, luts: float = 0.0) -> Area:
     return Area(lut=bits * luts, ff=bits)
 
 
+def _lanes(lanes: int, wanted: int, bits: int, count: int) -> Area:
+    if min(lanes, wanted) >= count:
+        return Area(lut=1)  # wiring
+    return registers(max(lanes, wanted) * bits, 1.0) + Area(lut=15, ff=12)
+
+
 def glue(module: str, parameters: Mapping[str, int | str]) -> Area:
     """Cells that stand between units.
 
@@ -98,7 +104,7 @@ _GLUE: dict[str, Callable[[Mapping], Area]] = {
     "mx_fifo": lambda p: ram(p["Depth"], p["Width"] + 1) + Area(lut=25, ff=20),
     "mx_fork": lambda p: Area(lut=4 * p["Outputs"], ff=2 * p["Outputs"]),
     "mx_skid": lambda p: registers(2 * p["Width"], 0.5),
-    "mx_lanes": lambda p: registers(max(p["InLanes"], p["OutLanes"]) * p["ElemWidth"], 1.0) + Area(lut=15, ff=12),
+    "mx_lanes": lambda p: _lanes(p["InLanes"], p["OutLanes"], p["ElemWidth"], p["K"]),
     "mx_ingress": lambda p: Area(lut=90 + p["Lanes"] * (1.3 * p["Width"] + 3), ff=90),
     "mx_egress": lambda p: Area(lut=60, ff=55),
 }

@@ -81,7 +81,7 @@ def compile(
         saturated = all_saturated(inputs, network)
         report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
         report["tensors"] = lowered.tensors
-        chosen = {layer["name"]: (layer["pe"], layer["simd"]) for layer in report["layers"]}
+        chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
         (staging / "folding.yaml").write_text(options.folding_text(chosen))
         report["calibration"] = {
             "frames": min(map(len, inputs.values())),

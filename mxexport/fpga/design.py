@@ -71,8 +71,8 @@ class Design:
 
     @cached_property
     def foldings(self) -> dict[str, Folding]:
-        """Layer -> folding."""
-        return {layer["name"]: Folding(layer["pe"], layer["simd"]) for layer in self.report["layers"]}
+        """Unit -> folding."""
+        return {name: Folding(**numbers) for name, numbers in self.report["foldings"].items()}
 
     @cached_property
     def _placed(self) -> emit.Design:
@@ -166,11 +166,19 @@ class Design:
             *self._results(self._words(run, frames)),
             saturated_inputs=all_saturated(given, self.network),
             cycles=max((int(out.cycles[-1]) + 1 for out in run.outputs if len(out.cycles)), default=run.cycles),
-            clamped={name: n for name, n in zip(placed.counters, run.clamped, strict=True) if name not in self._static},
+            clamped=self._clamped(run.clamped),
             stalls=probing.stalls(placed, run.seen),
             probes=found,
             difference=difference,
         )
+
+    def _clamped(self, counted: list[int]) -> dict[str, int]:
+        """Layer -> blocks outside of the calibrated range, of all copies of its quantizer."""
+        found: dict[str, int] = {}
+        for name, n in zip(self._placed.counters, counted, strict=True):
+            if name not in self._static:
+                found[name] = found.get(name, 0) + n
+        return found
 
     @cached_property
     def _static(self) -> set[str]:

@@ -10,10 +10,10 @@ from pathlib import Path
 import jinja2
 
 import mxexport
-from mxexport.fpga import library, words
+from mxexport.fpga import copies, library, words
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import converter, fold_all, stream_lanes
+from mxexport.fpga.schedule import port_lanes, stream_lanes
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
 from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.unit import Folding, Memory, parameters_of
@@ -41,7 +41,8 @@ class Cell:
     """One instance in the top level: module, parameters (strings are memory files), the links it joins.
 
     `status`: outputs besides the streams -> bits; `memories`: file name -> content; `verdicts`: links that say of
-    frames whether they are whole, between the borders.
+    frames whether they are whole, between the borders. `copies` side by side take equal parts of every stream, whose
+    bits in one copy are `ports`: those of its sources, then of its sinks.
     """
 
     name: str
@@ -54,6 +55,8 @@ class Cell:
     status: Mapping[str, int] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
     verdicts: tuple[Link, ...] = ()
+    copies: int = 1
+    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,17 +74,17 @@ class Design:
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
-        return stream_lanes(self.network, self.foldings, stream)
+        return port_lanes(self.network, self.foldings, stream)
 
     @property
     def counters(self) -> list[str]:
-        """Layers whose `clamped_o` the top level counts, in order."""
-        return [i.layer for i in self.network.instances if "clamped_o" in i.unit.status]
+        """Layers whose `clamped_o` the top level counts, in order, each as often as it has copies."""
+        counted = [i for i in self.network.instances if "clamped_o" in i.unit.status]
+        return [i.layer for i in counted for _ in range(copies.count(i.unit, self.foldings[i.name]))]
 
 
-def place(network: Network, layers: Mapping[str, Folding]) -> Design:
+def place(network: Network, foldings: Mapping[str, Folding]) -> Design:
     """Cells for every unit, and what stands between them."""
-    foldings = fold_all(network, layers)
     return _Placer(network, foldings, fifo_depths(network, foldings)).design()
 
 
@@ -89,7 +92,7 @@ class _Placer:
     """Cells in stream order. Between a unit and its readers stand, where they are needed: a fork, and for every reader
     a FIFO and a lane converter. A cell at every border turns slots into values and back, and keeps frames whole."""
 
-    def __init__(self, network: Network, foldings: dict[str, Folding], depths: Mapping[tuple[str, str], int]):
+    def __init__(self, network: Network, foldings: Mapping[str, Folding], depths: Mapping[tuple[str, str], int]):
         self._network, self._foldings, self._depths = network, foldings, depths
         self._cells: list[Cell] = []
         self._links: list[Link] = []
@@ -132,7 +135,8 @@ class _Placer:
         kind, lanes = self._network.streams[stream], stream_lanes(self._network, self._foldings, stream)
         name, slot = self._ends[stream], kind.at_border().width
         link, verdict = Link(name, kind.beat_bits(lanes)), Link(self._name(f"{name}_verdict"), 1)
-        parameters = {"Width": kind.width, "Slot": slot, "Lanes": lanes, "K": kind.channels, "Beats": kind.beats(lanes)}
+        held = kind.channels * kind.side_by_side(lanes)
+        parameters = {"Width": kind.width, "Slot": slot, "Lanes": lanes, "K": held, "Beats": kind.beats(lanes)}
         self._append(
             Cell(
                 name,
@@ -159,7 +163,7 @@ class _Placer:
         return max(1 << (frames - 1).bit_length(), 4)
 
     def _leave(self, stream: str, verdicts: tuple[Link, ...]) -> None:
-        kind, lanes = self._network.streams[stream], stream_lanes(self._network, self._foldings, stream)
+        kind, lanes = self._network.streams[stream], port_lanes(self._network, self._foldings, stream)
         slot = kind.at_border().width
         parameters = {"Width": kind.width, "Slot": slot, "Lanes": lanes, "Inputs": len(verdicts)}
         self._append(
@@ -186,16 +190,19 @@ class _Placer:
 
     def _place(self, instance: Instance) -> None:
         unit, folding, name = instance.unit, self._foldings[instance.name], self._names[instance.name]
-        out_lanes = unit.lanes(folding)[1]
+        out_lanes = copies.lanes(unit, folding)[1]
+        one, own = copies.one(unit, folding)
         sources = tuple(self._ready[stream, f"{instance.name}/{i}"] for i, stream in enumerate(instance.sources))
         prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}") if instance in self._products else name
         files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
-        parameters = library.in_order(unit.module, parameters_of(unit, folding, files))
-        memories = {files[kind]: memory for kind, memory in unit.memories(folding).items()}
+        parameters = library.in_order(unit.module, parameters_of(one, own, files))
+        memories = {files[kind]: memory for kind, memory in one.memories(own).items()}
         sink = Link(name, unit.result.beat_bits(out_lanes))
-        comment = unit.comment(instance.layer, folding)
+        comment = one.comment(instance.layer, own)
         made = (unit.module, parameters, sources, (sink,), comment, unit.clocked, unit.status, memories)
-        self._append(Cell(name, *made))
+        lanes = one.lanes(own)
+        ports = (*(s.beat_bits(lanes[0]) for s in one.sources), one.result.beat_bits(lanes[1]))
+        self._append(Cell(name, *made, copies=copies.count(unit, folding), ports=ports))
         self._spread(instance.result, sink, out_lanes)
 
     def _spread(self, stream: str, link: Link, lanes: int) -> None:
@@ -206,10 +213,10 @@ class _Placer:
             for i, source in enumerate(reader.sources)
             if source == stream
         ]
-        keys = [(f"{reader.name}/{i}", reader.unit.lanes(self._foldings[reader.name])[0]) for reader, i in readers]
+        keys = [(f"{r.name}/{i}", copies.lanes(r.unit, self._foldings[r.name])[0]) for r, i in readers]
         layers = [reader.layer for reader, _ in readers]
         if stream in self._network.outputs:
-            keys.append(("", lanes))
+            keys.append(("", port_lanes(self._network, self._foldings, stream)))
             layers.append("output")
         links = [link] if len(keys) == 1 else self._fork(link, len(keys))
         for branch, (key, wanted), layer in zip(links, keys, layers, strict=True):
@@ -236,14 +243,17 @@ class _Placer:
         return sink
 
     def _convert(self, stream: str, link: Link, lanes: int, wanted: int, layer: str) -> Link:
-        kind = self._network.streams[stream]
-        name = self._names.get(f"{layer}.lanes", f"{link.name}_lanes")
-        if any(cell.name == name for cell in self._cells):
-            name = self._name(f"{link.name}_lanes")
-        parameters = library.in_order("mx_lanes", converter(kind, lanes, wanted))
-        sink = Link(name, kind.beat_bits(wanted))
-        self._append(Cell(name, "mx_lanes", parameters, (link,), (sink,), f"{lanes} to {wanted} values per beat"))
-        return sink
+        for conversion in self._network.streams[stream].conversions(lanes, wanted):
+            name = self._names.get(f"{layer}.lanes", f"{link.name}_lanes")
+            if any(cell.name == name for cell in self._cells):
+                name = self._name(f"{link.name}_lanes")
+            parameters = library.in_order("mx_lanes", conversion.parameters())
+            sink = Link(name, conversion.side + conversion.wanted * conversion.bits)
+            called = "values" if conversion.bits <= 64 else "vectors or blocks"
+            comment = f"{conversion.lanes} to {conversion.wanted} {called} per beat"
+            self._append(Cell(name, "mx_lanes", parameters, (link,), (sink,), comment))
+            link = sink
+        return link
 
 
 def top_level(design: Design) -> str:
@@ -281,7 +291,7 @@ def _status_bits(design: Design) -> dict[str, int]:
     found: dict[str, int] = {}
     for cell in design.cells:
         for port, bits in cell.status.items():
-            found[port] = found.get(port, 0) + bits
+            found[port] = found.get(port, 0) + bits * cell.copies
     return {port: bits for port, bits in found.items() if bits}
 
 
@@ -290,21 +300,41 @@ def _with_ports(design: Design) -> list[tuple[Cell, list[tuple[str, str]]]]:
     taken: dict[str, int] = {}
     found = []
     for cell in design.cells:
-        ports = []
-        for i, link in enumerate(cell.sources):
-            prefix = "s_axis" if len(cell.sources) == 1 else f"s{i}_axis"
-            ports += [(f"{prefix}_t{wire}", link.wire(wire)) for wire in _WIRES]
-        for prefix, links in (("m_axis", cell.sinks), ("verdict", cell.verdicts)):
-            for wire in _WIRES if links else ():
-                names = [link.wire(wire) for link in reversed(links)]
-                ports.append((f"{prefix}_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
+        ports = _copied_ports(cell) if cell.copies > 1 else _ports(cell)
         for port, bits in cell.status.items():
-            start = taken.get(port, 0)
-            wires = "errors" if port == "error_o" else port
-            ports.append((port, f"{wires}[{start}]" if port == "error_o" else f"{wires}[{start}+:{bits}]"))
-            taken[port] = start + bits
+            start, wires = taken.get(port, 0), "errors" if port == "error_o" else port
+            at = str(start) if cell.copies == 1 else f"{start} + i * {bits}"
+            ports.append((port, f"{wires}[{at}]" if port == "error_o" else f"{wires}[{at}+:{bits}]"))
+            taken[port] = start + bits * cell.copies
         found.append((cell, ports))
     return found
+
+
+def _prefixes(cell: Cell) -> list[tuple[str, Link]]:
+    """Of the ports of its streams, with what they join."""
+    sources = ["s_axis"] if len(cell.sources) == 1 else [f"s{i}_axis" for i in range(len(cell.sources))]
+    return list(zip(sources, cell.sources, strict=True))
+
+
+def _ports(cell: Cell) -> list[tuple[str, str]]:
+    ports = [(f"{prefix}_t{wire}", link.wire(wire)) for prefix, link in _prefixes(cell) for wire in _WIRES]
+    for prefix, links in (("m_axis", cell.sinks), ("verdict", cell.verdicts)):
+        for wire in _WIRES if links else ():
+            names = [link.wire(wire) for link in reversed(links)]
+            ports.append((f"{prefix}_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
+    return ports
+
+
+def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
+    """Of copy i in a loop over them: each has its part of the data, and only the first says where streams stand."""
+    ports, (sink,) = [], cell.sinks
+    for n, (prefix, link) in enumerate(_prefixes(cell)):
+        part = link.bits // cell.copies
+        data = f"{cell.ports[n]}'({link.wire('data')}[i * {part}+:{part}])"
+        values = {"valid": link.wire("valid"), "ready": f"readies[{n}][i]", "data": data, "last": link.wire("last")}
+        ports += [(f"{prefix}_t{wire}", values[wire]) for wire in _WIRES]
+    values = {"valid": "valids[i]", "ready": sink.wire("ready"), "data": "results[i]", "last": "lasts[i]"}
+    return ports + [(f"m_axis_t{wire}", values[wire]) for wire in _WIRES]
 
 
 def write_memories(design: Design, directory: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from numbers import Integral, Real
 from pathlib import Path
 
 from mxexport.errors import InputFileError, OptionError
 from mxexport.fpga.area import Area
 from mxexport.fpga.devices import known_resources, resources
+from mxexport.fpga.unit import Folding
 
+_NUMBERS = tuple(field.name for field in fields(Folding))
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
 
 
@@ -76,9 +78,9 @@ def probability(name: str, value) -> float:
     return number
 
 
-def foldings(value) -> dict[str, tuple[int, int]]:
-    """`folding`: layer name -> (pe, simd), or the path of a YAML file that holds it: `conv1: {pe: 4, simd: 8}`, as
-    `compile` writes it to folding.yaml.
+def foldings(value) -> dict[str, tuple[int, ...]]:
+    """`folding`: layer name -> (pe, simd), (pe, simd, taps) or (pe, simd, taps, pixels), or the path of a YAML file
+    that holds it: `conv1: {pe: 4, simd: 8}`, as `compile` writes it to folding.yaml.
 
     Raises:
         OptionError: anything else.
@@ -91,10 +93,10 @@ def foldings(value) -> dict[str, tuple[int, int]]:
     if not isinstance(value, Mapping):
         raise OptionError(f"folding is {value!r}; expected a dict of layer name -> (pe, simd)")
     for name, pair in value.items():
-        fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+        fits = isinstance(pair, (tuple, list)) and 2 <= len(pair) <= len(_NUMBERS)
         if not isinstance(name, str) or not fits or not all(_is_whole(n) for n in pair):
             raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
-    return {name: (int(pair[0]), int(pair[1])) for name, pair in value.items()}
+    return {name: tuple(int(n) for n in pair) for name, pair in value.items()}
 
 
 def _read_foldings(path: Path) -> dict:
@@ -108,17 +110,18 @@ def _read_foldings(path: Path) -> dict:
         raise OptionError(f"{path} holds {type(found).__name__}; expected a table of layer: {{pe: …, simd: …}}")
     pairs = {}
     for name, entry in found.items():
-        if not isinstance(entry, dict) or set(entry) != {"pe", "simd"}:
+        if not isinstance(entry, dict) or not {"pe", "simd"} <= set(entry) <= set(_NUMBERS):
             raise OptionError(f"{path}: folding of {name!r} is {entry!r}; expected {{pe: …, simd: …}}")
-        pairs[str(name)] = (entry["pe"], entry["simd"])
+        pairs[str(name)] = tuple(entry.get(number, 1) for number in _NUMBERS)
     return pairs
 
 
-def folding_text(layers: Mapping[str, tuple[int, int]]) -> str:
+def folding_text(layers: Mapping[str, Folding]) -> str:
     """What `foldings` reads."""
     import yaml
 
-    table = {name: {"pe": pe, "simd": simd} for name, (pe, simd) in layers.items()}
+    numbers = {layer: asdict(f) for layer, f in layers.items()}
+    table = {layer: {k: n for k, n in row.items() if k in ("pe", "simd") or n > 1} for layer, row in numbers.items()}
     return yaml.safe_dump(table, sort_keys=False, allow_unicode=True)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from mxexport.errors import OptionError
 from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance
+from mxexport.fpga.schedule import stream_lanes
 from mxexport.fpga.tools.simulator import Seen
 from mxexport.fpga.types import Blocks
 
@@ -30,13 +31,13 @@ def probed(design: Design, names: Iterable[str]) -> list[Instance]:
 
 
 def beats_of(design: Design, instance: Instance, frames: int) -> int:
-    return frames * instance.unit.result.beats(design.lanes(instance.result))
+    return frames * instance.unit.result.beats(stream_lanes(design.network, design.foldings, instance.result))
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:
     """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes."""
     kind = instance.unit.result
-    found = kind.unpack(seen.beats, design.lanes(instance.result))
+    found = kind.unpack(seen.beats, stream_lanes(design.network, design.foldings, instance.result))
     return dict(zip(instance.values, found if isinstance(kind, Blocks) else (found,), strict=True))
 
 

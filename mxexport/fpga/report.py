@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from mxexport.fpga import emit
+from mxexport.fpga import copies, emit
 from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.network import Instance, Network
@@ -53,6 +53,7 @@ def describe(
         "inputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.inputs},
         "outputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.outputs},
         "layers": [_describe(network, p, foldings[p.name]) for p in products],
+        "foldings": {name: asdict(f) for name, f in foldings.items()},
         "fifos": design.fifos,
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
@@ -62,7 +63,7 @@ def describe(
 
 def estimate(design: emit.Design) -> dict[str, Area]:
     """Cell -> area by the coarse model, units and what stands between them."""
-    units = {design.units[i.name]: i.unit.area(design.foldings[i.name]) for i in design.network.instances}
+    units = {design.units[i.name]: copies.area(i.unit, design.foldings[i.name]) for i in design.network.instances}
     return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
 
 
@@ -85,8 +86,7 @@ def _utilization(area: Area, part: str) -> dict[str, float] | None:
 
 
 def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
-    layers = {p.layer: design.foldings[p.name] for p in design.network.products()}
-    found = next_step(design.network, layers, folding)
+    found = next_step(design.network, design.foldings, folding)
     if found is None:
         return None
     cycles, more = found
@@ -117,10 +117,10 @@ def _why_limited(
     if product is None:
         return f"{name!r} takes {cycles} cycles per frame; give the layers around it more lanes"
     chosen, layer = foldings[name], product.layer
-    takes = f"layer {layer!r} takes {cycles} cycles per frame at pe={chosen.pe}, simd={chosen.simd}"
-    fastest = product.unit.foldings()[-1]
-    if layer in folding and cycles > product.unit.cycles(fastest):
-        return f"{takes}, as folding asks; up to pe={fastest.pe}, simd={fastest.simd} can be given"
+    takes = f"layer {layer!r} takes {cycles} cycles per frame at {chosen}"
+    fastest = copies.foldings(product.unit)[-1]
+    if layer in folding and cycles > copies.cycles(product.unit, fastest):
+        return f"{takes}, as folding asks; up to {fastest} can be given"
     return f"{takes}, its largest folding; raise clock_mhz or ask for less"
 
 
@@ -137,6 +137,6 @@ def _describe(network: Network, product: Instance, f: Folding) -> dict:
         "accumulator_bits": unit.result.width,
         "lsb_exp": unit.result.lsb_exp,
         **asdict(f),
-        "cycles": unit.cycles(f),
+        "cycles": copies.cycles(unit, f),
         "padding_percent": round(100 * (1 - x.channels / (x.blocks * x.group_size)), 1),
     }

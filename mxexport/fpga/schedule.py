@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
-from mxexport.errors import OptionError
+from mxexport.errors import MXExportError, OptionError
+from mxexport.fpga import copies
 from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.types import Stream
-from mxexport.fpga.unit import Folding, Unit
+from mxexport.fpga.unit import Folding, Timing, Unit
 from mxexport.fpga.windows import Window
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
-_TOO_SLOW = 1e9  # LUTs: taken only where nothing else is left
+_TOO_SLOW, _IMPOSSIBLE = 1e9, 1e14  # LUTs: taken only where nothing else is left; never
+_MOST_CYCLES = 1 << 62
 
 
 def fold(
-    network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, int]] | None = None
+    network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, Folding]:
-    """Layer -> folding, for every product of the network: with all other units and what stands between them, the least
-    area (`area_of`) that keeps a frame within `target_cycles`; a unit that cannot works as fast as it can.
-    `overrides`: layer name -> (pe, simd).
+    """Instance -> folding: with what stands between the units, the least area (`area_of`) that keeps a frame within
+    `target_cycles`; a unit that cannot works as fast as it can. `overrides`: layer name -> numbers of a Folding.
 
     Raises:
-        OptionError: an override names no layer, or is no power of two within the layer.
+        OptionError: an override names no layer, or is no folding of it.
     """
     overrides, products = dict(overrides or {}), network.products()
     names = [p.layer for p in products]
@@ -37,24 +39,28 @@ def fold(
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
     asked = {p.name: _asked(p, overrides) for p in products}
     # No unit need be faster than the slowest at its fastest.
-    target = max(
-        target, *(min(i.unit.cycles(f) for f in asked.get(i.name) or i.unit.foldings()) for i in network.instances)
-    )
-    options = {p.name: asked[p.name] or _smallest(p.unit, target) for p in products}
-    found = _cheapest(network, options, target)
-    return {p.layer: found[p.name] for p in products}
+    target = max(target, *(_fastest(i.unit, asked.get(i.name)) for i in network.instances))
+    while True:
+        needed = _needed(network, target)
+        options = {p.name: asked[p.name] or _smallest(p.unit, needed[p.name]) for p in products}
+        found = _cheapest(network, options, target)
+        if found is not None:
+            return found
+        target *= 2  # no lanes of that rate meet
+        if target > _MOST_CYCLES:
+            raise MXExportError("folding: no lanes of the units meet")
 
 
 def fold_for_budget(
-    network: Network, budget: Area, overrides: Mapping[str, tuple[int, int]] | None = None
+    network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None
 ) -> dict[str, Folding]:
-    """The fastest foldings that stay within `budget`: by bisection over every number of cycles that a folding gives,
+    """Those of the fastest design within `budget`: by bisection over every number of cycles that a folding gives,
     because a slower target never takes a larger folding.
 
     Raises:
         OptionError: even the smallest design needs more; says of what.
     """
-    targets = sorted({p.unit.cycles(f) for p in network.products() for f in p.unit.foldings()})
+    targets = sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
 
     def too_much(target: int) -> str:
         return area_of(network, fold(network, target, overrides)).beyond(budget)
@@ -72,7 +78,7 @@ def fold_within(
     network: Network,
     target_cycles: int | None,
     budget: Area | None,
-    overrides: Mapping[str, tuple[int, int]] | None = None,
+    overrides: Mapping[str, tuple[int, ...]] | None = None,
 ) -> dict[str, Folding]:
     """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
     if budget is None:
@@ -85,58 +91,92 @@ def fold_within(
     return found
 
 
-def next_step(network: Network, layers: Mapping[str, Folding], folding: Mapping) -> tuple[int, Area] | None:
+def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping) -> tuple[int, Area] | None:
     """(cycles, more area) of the next faster design; None where every layer is at its fastest."""
-    now = max(p.unit.cycles(layers[p.layer]) for p in network.products())
-    faster = {p.unit.cycles(f) for p in network.products() for f in p.unit.foldings()}
+
+    def slowest(found: Mapping[str, Folding]) -> int:
+        return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
+
+    now = slowest(foldings)
+    faster = {copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)}
     for target in sorted((c for c in faster if c < now), reverse=True):
-        found = fold(network, target, folding)
-        reached = max(p.unit.cycles(found[p.layer]) for p in network.products())
-        if reached < now:
-            return reached, area_of(network, found) + area_of(network, layers) * -1
+        found = fold(network, target, asked)
+        if (reached := slowest(found)) < now:
+            return reached, area_of(network, found) + area_of(network, foldings) * -1
     return None
 
 
-def area_of(network: Network, layers: Mapping[str, Folding]) -> Area:
-    """The estimate for all units and for the lane converters between them; layers are products."""
-    foldings = fold_all(network, layers)
-    found = total(i.unit.area(foldings[i.name]) for i in network.instances)
+def area_of(network: Network, foldings: Mapping[str, Folding]) -> Area:
+    """The estimate for all units and for the lane converters between them."""
+    found = total(copies.area(i.unit, foldings[i.name]) for i in network.instances)
     for stream, kind in network.streams.items():
-        lanes = stream_lanes(network, foldings, stream)
-        found += total(converter_area(kind, lanes, r.unit.lanes(foldings[r.name])[0]) for r in network.readers(stream))
+        lanes, readers = stream_lanes(network, foldings, stream), network.readers(stream)
+        found += total(converter_area(kind, lanes, copies.lanes(r.unit, foldings[r.name])[0]) for r in readers)
     return found
 
 
-def converter(kind: Stream, lanes: int, wanted: int) -> dict[str, int]:
-    """Parameters of the mx_lanes that brings a stream from `lanes` to `wanted` values a beat."""
-    return {"InLanes": lanes, "OutLanes": wanted} | kind.lane_parameters()
-
-
 def handover(kind: Stream, lanes: int, wanted: int, cadence: float) -> float:
-    """Cycles from one vector to the next of a unit that makes one every `cadence` cycles, beat by beat, where an
+    """Cycles from one vector to the next of a unit that makes one every `cadence` cycles, beat by beat, where each
     mx_lanes behind it holds one beat until it has given it on."""
-    count = kind.lane_parameters()["K"]
-    beats, full = -(-count // lanes), max(lanes // wanted, 1)
-    last, apart = -(-((count - 1) % lanes + 1) // wanted), cadence / beats
-    return (beats - 1) * max(apart, full) + max(apart, last)
+    for c in kind.conversions(lanes, wanted):
+        beats, full = -(-c.count // c.lanes), max(c.lanes // c.wanted, 1)
+        last, apart = -(-((c.count - 1) % c.lanes + 1) // c.wanted), cadence * c.vectors / beats
+        cadence = ((beats - 1) * max(apart, full) + max(apart, last)) / c.vectors
+    return cadence
+
+
+def meet(kind: Stream, lanes: int, wanted: int) -> bool:
+    """Whether lane converters bring a stream from `lanes` to `wanted`."""
+    return all(c.exists for c in kind.conversions(lanes, wanted))
 
 
 def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
-    return Area() if lanes == wanted else glue("mx_lanes", converter(kind, lanes, wanted))
+    return total(glue("mx_lanes", c.parameters()) for c in kind.conversions(lanes, wanted))
 
 
 def _smallest(unit: Unit, target: int) -> list[Folding]:
     """The foldings that keep a frame within `target` and do no more at once than the smallest of these must, or the
     fastest."""
-    options = [f for f in unit.foldings() if unit.cycles(f) <= target] or unit.foldings()[-1:]
-    least_work = min(f.pe * f.simd for f in options)
-    return [f for f in options if f.pe * f.simd == least_work]
+    options = [f for f in copies.foldings(unit) if copies.cycles(unit, f) <= target] or copies.foldings(unit)[-1:]
+    least_work = min(f.work for f in options)
+    return [f for f in options if f.work < 2 * least_work]
 
 
 def _within(unit: Unit, target: int) -> list[Folding]:
-    options = unit.foldings()
-    fastest = min(unit.cycles(f) for f in options)
-    return [f for f in options if unit.cycles(f) <= max(target, fastest)]
+    options = copies.foldings(unit)
+    return [f for f in options if copies.cycles(unit, f) <= max(target, _fastest(unit))]
+
+
+def _fastest(unit: Unit, options: list[Folding] | None = None) -> int:
+    return min(copies.cycles(unit, f) for f in options or copies.foldings(unit))
+
+
+def _paced(unit: Unit, options: list[Folding], target: float) -> tuple[Folding, Timing]:
+    """The folding that shows how a unit takes and gives vectors at that rate: where one that takes windows tap by tap
+    keeps up, that one, because it holds rows back and gives its windows evenly."""
+    serial = [f for f in options if f.taps == 1 and copies.cycles(unit, f) <= target]
+    chosen = serial[-1] if serial else options[-1]
+    return chosen, copies.timing(unit, chosen)
+
+
+def _needed(network: Network, target: int) -> dict[str, int]:
+    """Product -> cycles in which it must take a frame: it keeps up with what comes while that comes, since nothing but
+    line buffers holds back what comes in bursts, such as the windows of every second row."""
+    pace = {name: target / network.streams[name].vectors for name in network.inputs}
+    found = {}
+    for instance in network.instances:
+        unit, burst = instance.unit, min(pace[s] for s in instance.sources)
+        _, timing = _paced(unit, copies.foldings(unit), target)
+        vectors, average = unit.sources[0].vectors, target / unit.result.vectors
+        if timing.window is not None:
+            pace[instance.result] = average
+        elif unit.result.vectors == vectors:
+            pace[instance.result] = burst
+        else:
+            steps = np.diff(timing.needs)
+            pace[instance.result] = min(average, burst * steps[steps > 0].min(initial=average / burst))
+        found[instance.name] = target if timing.window is not None else max(math.floor(burst * vectors), 1)
+    return {p.name: found[p.name] for p in network.products()}
 
 
 def _targets(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, float]:
@@ -146,16 +186,19 @@ def _targets(network: Network, products: Mapping[str, list[Folding]], target: in
     the next rows have come. And it feeds windows behind it so fast that they need not wait for rows.
     """
     pace: dict[str, float] = {}  # stream -> cycles from one vector to the next, while they come
+    timing: dict[str, Timing] = {}
     for name in network.inputs:
         pace[name] = target / network.streams[name].vectors
     for instance in network.instances:
         unit, source = instance.unit, network.streams[instance.sources[0]]
         pace[instance.result] = min(pace[s] for s in instance.sources)
-        if instance.name in products:
-            pace[instance.result] = min(unit.cycles(f) for f in products[instance.name]) / unit.result.vectors
+        choices = products.get(instance.name) or copies.foldings(unit)
+        folding, timing[instance.name] = _paced(unit, choices, target)
+        if instance.name in products and folding.taps == 1:
+            pace[instance.result] = _fastest(unit, choices) / unit.result.vectors
         else:  # channels that a slice keeps come at once, and so do the vectors that stand for one
             kept = min(unit.result.channels / source.channels, 1.0)
-            steps = np.diff(unit.timing(unit.foldings()[-1]).needs)
+            steps = np.diff(timing[instance.name].needs)
             apart = steps[steps > 0].min(initial=source.vectors) if unit.result.vectors <= source.vectors else 0
             pace[instance.result] *= kept * (apart or source.vectors / unit.result.vectors)
     wanted = dict.fromkeys(network.streams, float("inf"))  # stream -> the same, at most, for its readers' sake
@@ -164,7 +207,7 @@ def _targets(network: Network, products: Mapping[str, list[Folding]], target: in
         unit, vectors = instance.unit, network.streams[instance.sources[0]].vectors
         most = wanted[instance.result] * unit.result.vectors / vectors
         found[instance.name] = vectors * min(most, *(pace[s] for s in instance.sources))
-        fastest = unit.timing(products.get(instance.name, unit.foldings())[-1])
+        fastest = timing[instance.name]
         if fastest.window is not None:
             own = pace[instance.result] if instance.name in products else fastest.cadence
             behind = [pace[r.result] for r in network.readers(instance.result) if r.name in products]
@@ -199,32 +242,47 @@ def _slowest_feed(window: tuple[Window, tuple[int, ...]], vector: float, target:
     return feed
 
 
-def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, Folding]:
-    """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others."""
+def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, Folding] | None:
+    """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others.
+    None: no choice of them has lanes that meet."""
     targets = _targets(network, products, target)
     options = {i.name: products.get(i.name) or _within(i.unit, targets[i.name]) for i in network.instances}
     own = {}
     for i in network.instances:
         chosen_from = options[i.name]  # where there is no choice, its area makes no difference
-        own[i.name] = np.array([_luts(i.unit.area(f)) if len(chosen_from) > 1 else 0.0 for f in chosen_from])
+        own[i.name] = np.array([_luts(copies.area(i.unit, f)) if len(chosen_from) > 1 else 0.0 for f in chosen_from])
+        if i.result in network.outputs:
+            own[i.name] += [_at_border(i.unit.result, copies.lanes(i.unit, f)[1]) for f in chosen_from]
     between: dict[tuple[str, str], np.ndarray] = {}
     for stream, kind in network.streams.items():
         maker = network.maker(stream)
         for reader in network.readers(stream):
-            taken = [reader.unit.lanes(f)[0] for f in options[reader.name]]
+            taken = [copies.lanes(reader.unit, f)[0] for f in options[reader.name]]
             if maker is None:
-                own[reader.name] += [_luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) for n in taken]
+                costs = [
+                    _luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) + _at_border(kind, n) for n in taken
+                ]
+                own[reader.name] += costs
                 continue
-            made = [maker.unit.lanes(f)[1] for f in options[maker.name]]
+            made = [copies.lanes(maker.unit, f)[1] for f in options[maker.name]]
             costs = np.array([[_luts(converter_area(kind, a, b)) for b in taken] for a in made])
             for row, a, f in zip(costs, made, options[maker.name], strict=True):
-                interval = maker.unit.timing(f).cadence
+                interval = copies.timing(maker.unit, f).cadence
                 most = max(targets[reader.name] / kind.vectors, handover(kind, a, max(taken), interval))
                 row += [_TOO_SLOW * (handover(kind, a, b, interval) > most) for b in taken]
+                row += [0.0 if meet(kind, a, b) else _IMPOSSIBLE for b in taken]
             pair = (maker.name, reader.name)
             between[pair] = between.get(pair, 0) + costs
     chosen = least(own, between)
-    return {name: options[name][i] for name, i in chosen.items()}
+    cost = sum(own[name][i] for name, i in chosen.items()) + sum(
+        costs[chosen[a], chosen[b]] for (a, b), costs in between.items()
+    )
+    return None if cost >= _IMPOSSIBLE else {name: options[name][i] for name, i in chosen.items()}
+
+
+def _at_border(kind: Stream, lanes: int) -> float:
+    """Buses outside are powers of two wide; several vectors fill them."""
+    return 0.0 if kind.side_by_side(lanes) == 1 or lanes & (lanes - 1) == 0 else _IMPOSSIBLE
 
 
 def _luts(area: Area) -> float:
@@ -236,32 +294,40 @@ def _slowest(unit: Unit) -> int:
     return unit.cycles(Folding(1, 1))
 
 
-def _asked(product: Instance, overrides: Mapping[str, tuple[int, int]]) -> list[Folding] | None:
+def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[Folding] | None:
     if product.layer not in overrides:
         return None
-    wanted, options = Folding(*overrides[product.layer]), product.unit.foldings()
+    wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
-        most_pe, most_simd = max(f.pe for f in options), max(f.simd for f in options)
-        raise OptionError(
-            f"folding of {product.layer}: pe={wanted.pe}, simd={wanted.simd}; expected powers of two with "
-            f"pe <= {most_pe} and simd <= {most_simd}"
+        known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
+        more = (
+            ""
+            if options[-1].work == options[-1].pe * options[-1].simd
+            else "; taps and pixels: "
+            + ", ".join(
+                f"{f.taps} and {f.pixels} with pe={f.pe}, simd={f.simd}" for f in options if f.taps * f.pixels > 1
+            )
         )
+        raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 
 
-def fold_all(network: Network, layers: Mapping[str, Folding]) -> dict[str, Folding]:
-    """Instance -> folding, where those of the products are given: the least area that keeps up with them."""
-    products = network.products()
-    target = max(p.unit.cycles(layers[p.layer]) for p in products)
-    return _cheapest(network, {p.name: [layers[p.layer]] for p in products}, target)
+def _listed(numbers) -> str:
+    return ", ".join(map(str, sorted(set(numbers))))
 
 
-def input_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
-    """Lanes of an input of the network: what its widest reader takes."""
-    return max(r.unit.lanes(foldings[r.name])[0] for r in network.readers(stream))
+def port_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """Lanes of an input or output of the network: what its widest reader takes, or its unit gives, as a power of two."""
+    if (maker := network.maker(stream)) is not None:
+        most = copies.lanes(maker.unit, foldings[maker.name])[1]
+    else:
+        most = max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream))
+    return 1 << (most - 1).bit_length()
 
 
 def stream_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """Lanes in which a stream comes, from its unit or from outside."""
     maker = network.maker(stream)
-    return input_lanes(network, foldings, stream) if maker is None else maker.unit.lanes(foldings[maker.name])[1]
+    if maker is None:
+        return port_lanes(network, foldings, stream)
+    return copies.lanes(maker.unit, foldings[maker.name])[1]

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mxexport.fpga import copies
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, stream_lanes
 from mxexport.fpga.unit import Folding
@@ -24,15 +25,15 @@ def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[s
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
-        found[i.name] = max(i.unit.cycles(foldings[i.name]), handed_on)
+        found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on)
     return found
 
 
 def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> float:
     """Cycles from one vector of a unit to the next, lane converters behind it included."""
-    own, kind = instance.unit.timing(foldings[instance.name]).cadence, instance.unit.result
-    lanes = instance.unit.lanes(foldings[instance.name])[1]
-    taken = [r.unit.lanes(foldings[r.name])[0] for r in network.readers(instance.result)]
+    own, kind = copies.timing(instance.unit, foldings[instance.name]).cadence, instance.unit.result
+    lanes = copies.lanes(instance.unit, foldings[instance.name])[1]
+    taken = [copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(instance.result)]
     return max([own, *(handover(kind, lanes, wanted, own) for wanted in taken)])
 
 
@@ -48,7 +49,7 @@ def arrivals(
         step = (max(cycles.values()) if paced else cycles[name]) / vectors
         found[name] = (np.arange(vectors * frames) + 1) * step
     for instance in network.instances:
-        timing = instance.unit.timing(foldings[instance.name])
+        timing = copies.timing(instance.unit, foldings[instance.name])
         late = [found[s] + conversion(network, foldings, s, instance) for s in instance.sources]
         if timing.share < 1:
             late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
@@ -60,30 +61,38 @@ def arrivals(
 
 def conversion(network: Network, foldings: Mapping[str, Folding], stream: str, reader: Instance) -> int:
     """Cycles by which a lane converter lets the end of a vector come later."""
-    lanes, wanted = stream_lanes(network, foldings, stream), reader.unit.lanes(foldings[reader.name])[0]
-    if lanes <= wanted:
-        return int(lanes < wanted)
-    kind = network.streams[stream]
-    beats, span = kind.beats(wanted) // kind.vectors, _span(network, foldings, stream)
-    last = -(-((kind.channels - 1) % lanes + 1) // wanted)  # beats that the last beat of a vector becomes
-    return max(last, beats - span)
+    lanes, wanted = stream_lanes(network, foldings, stream), copies.lanes(reader.unit, foldings[reader.name])[0]
+    kind, span, found = network.streams[stream], _span(network, foldings, stream), 0
+    for c in kind.conversions(lanes, wanted):
+        if c.cuts or c.lanes < c.wanted:
+            found += not c.cuts
+            continue
+        beats = -(-c.count // c.wanted)
+        last = -(-((c.count - 1) % c.lanes + 1) // c.wanted)  # beats that the last beat becomes
+        found += max(last, beats - span)
+        span = max(span, beats)
+    return found
 
 
 def _span(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """Cycles in which the beats of a vector come."""
     maker = network.maker(stream)
-    return 1 if maker is None else maker.unit.cycles(foldings[maker.name]) // network.streams[stream].vectors
+    if maker is None:
+        return 1
+    return max(copies.cycles(maker.unit, foldings[maker.name]) // network.streams[stream].vectors, 1)
 
 
 def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:
-    """When the vector that each output vector waits for has come."""
-    return times.reshape(frames, -1)[:, needs].ravel()
+    """When the vector that each output vector waits for has come; behind the last one, a cycle for each."""
+    places = (np.arange(frames)[:, None] * (len(times) // frames) + needs).ravel()
+    beyond = np.maximum(places - (len(times) - 1), 0)
+    return times[places - beyond] + beyond
 
 
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Cycles from the first input beat of the first frame to its last output beat."""
-    times = arrivals(network, foldings, 1, paced=False)
-    return int(np.ceil(max(times[name][-1] for name in network.outputs)))
+    times = arrivals(network, foldings, 2, paced=False)  # the second moves the windows of the first on
+    return int(np.ceil(max(times[name][network.streams[name].vectors - 1] for name in network.outputs)))
 
 
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
@@ -96,8 +105,8 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
         for reader, i in readers:
             if not forks and len(reader.sources) == 1:
                 continue
-            beats = kind.beats(stream_lanes(network, foldings, stream)) // kind.vectors
-            waiting = _most_waiting(times, reader.sources, i) * beats + _SLACK
+            beats = kind.beats(stream_lanes(network, foldings, stream)) / kind.vectors
+            waiting = math.ceil(_most_waiting(times, reader.sources, i) * beats) + _SLACK
             found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
     return found
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.fpga.types import Stream
+from mxexport.fpga.types import Blocks, Stream
 from mxexport.ops import Operator
 
 if TYPE_CHECKING:
@@ -28,15 +28,49 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Folding:
-    """How much of a unit works at once: `simd` lanes come in, `pe` lanes go out per cycle; powers of two."""
+    """How much of a unit works at once: `simd` lanes come in, `pe` lanes go out per cycle, of each of `pixels` vectors
+    side by side. `taps`: of its windows; with several, or several pixels, whole vectors come in."""
 
     pe: int
     simd: int
+    taps: int = 1
+    pixels: int = 1
+
+    def __str__(self) -> str:
+        more = [f"{name}={n}" for name, n in (("taps", self.taps), ("pixels", self.pixels)) if n > 1]
+        return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more])
+
+    @property
+    def work(self) -> int:
+        """What is done at once, to compare foldings of one unit."""
+        return self.pe * self.simd * self.taps * self.pixels
+
+
+_TOGETHER = 32  # lanes to whose multiple vectors are filled up: elements of an MX block
+
+
+def lane_counts(most: int) -> list[int]:
+    """Numbers of lanes for vectors of `most`: powers of two up to the first that holds all; whole blocks that do."""
+    powers = [1 << i for i in range((most - 1).bit_length() + 1)]
+    return sorted({*powers, min(powers[-1], -(-most // _TOGETHER) * _TOGETHER)})
 
 
 def lane_foldings(most: int) -> list[Folding]:
-    """Of a unit whose lanes go in and out alike: powers of two up to the first that is `most` or more."""
-    return [Folding(1 << i, 1 << i) for i in range((most - 1).bit_length() + 1)]
+    """Of a unit whose lanes go in and out alike."""
+    return [Folding(n, n) for n in lane_counts(most)]
+
+
+def block_foldings(source: Blocks) -> list[Folding]:
+    """The same of one that takes blocks: parts of one, or so many whole ones that all beats of a vector are full."""
+    across = [n for n in range(2, source.blocks + 1) if source.blocks % n == 0]
+    return [f for f in lane_foldings(source.group_size) if f.simd <= source.group_size] + [
+        Folding(n * source.group_size, n * source.group_size) for n in across
+    ]
+
+
+def sum_latency(terms: int) -> int:
+    """Cycles of an mx_sum (mx_pkg::sum_latency)."""
+    return ((terms - 1).bit_length() + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -50,10 +84,11 @@ class Memory:
 @dataclass(frozen=True)
 class Timing:
     """When vectors come out, where nothing stalls: vector j at the later of `latency` cycles behind the arrival of
-    input vector `needs[j]` (of every input, counted inside a frame) and `cadence` cycles behind vector j - 1."""
+    input vector `needs[j]` (of every input, counted inside a frame; those beyond it are of the next one) and `cadence`
+    cycles behind vector j - 1."""
 
     needs: np.ndarray
-    cadence: int
+    cadence: float
     latency: int
     window: tuple[Window, tuple[int, ...]] | None = None
     """The windows that hold input back in a line buffer, and the shape of a frame that comes."""
@@ -69,6 +104,7 @@ class Unit(Protocol):
         module: its SystemVerilog module.
         clocked: whether the module has `aclk` and `aresetn`.
         status: outputs besides the streams -> bits: `error_o` (sticky), counters.
+        vectorwise: whether an output vector depends on the input vectors at its place alone, and takes as long as any.
         memory_kinds: the ROMs it may have; the module reads `weight` from the file that its parameter WeightFile names.
         lowers: operators of QONNX graphs that `lower` is asked about, as (domain, op_type).
     """
@@ -78,6 +114,7 @@ class Unit(Protocol):
     clocked: ClassVar[bool]
     status: ClassVar[Mapping[str, int]]
     memory_kinds: ClassVar[tuple[str, ...]]
+    vectorwise: ClassVar[bool]
     lowers: ClassVar[tuple[tuple[str, str], ...]]
 
     @classmethod
@@ -113,7 +150,8 @@ class Unit(Protocol):
         """Above its instance, in words."""
 
     def foldings(self) -> list[Folding]:
-        """Every legal one, slowest first; among equals the one with less logic around the multipliers."""
+        """Every legal one, slowest first; among equals the one with less logic around the multipliers. Copies side by
+        side (`fpga/copies.py`) come on top where it is `vectorwise`; others state what they make of several pixels."""
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         """Lanes of its input streams and of its output stream."""

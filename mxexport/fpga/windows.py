@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport.fpga.area import Area, ram
 from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Stream, Wide
-from mxexport.fpga.unit import Refused, Timing
+from mxexport.fpga.unit import Folding, Refused, Timing, lane_foldings
 from mxexport.model.rewriting import constant
 from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
@@ -99,9 +99,76 @@ class Window:
         ]
         return (last[0][:, None] * shape[1] + last[1]).ravel()
 
-    def pooled(self, source: Wide, lanes: int, latency: int) -> Timing:
+    def made_at_once(self, pixels: int) -> int:
+        """Windows that mx_taps makes of so many pixels."""
+        return max(pixels // self.strides[1], 1)
+
+    def pixels_at_once(self, shape: tuple[int, ...]) -> list[int]:
+        """How many pixels of a frame mx_taps can take at once; none where windows begin behind the frame."""
+        (height, width), (rows, columns) = self.output(shape), shape[:2]
+        inside = (height - 1) * self.strides[0] < rows and (width - 1) * self.strides[1] < columns
+        if self.kernel == (1, 1) or not inside or self._lag(columns, 1) >= rows * columns:
+            return []
+        stride = self.strides[1]
+        return [
+            n
+            for n in (1 << i for i in range(columns.bit_length()))
+            if columns % n == 0 and width % self.made_at_once(n) == 0 and (n % stride == 0 or stride % n == 0)
+        ]
+
+    def _lag(self, columns: int, pixels: int) -> int:
+        """mx_pkg::taps_lag."""
+        down, right = ((k - 1) * d - p for k, d, p in zip(self.kernel, self.dilations, self.pads[:2], strict=True))
+        return -(-(down * columns + right) // pixels)
+
+    def at_once(self, shape: tuple[int, ...], pixels: int, latency: int) -> Timing:
+        """Of mx_taps, with `latency` cycles from it on."""
+        (height, width), columns = self.output(shape), shape[1]
+        first = np.arange(height)[:, None] * self.strides[0] * columns + np.arange(width) * self.strides[1]
+        beat = first.ravel() // pixels + self._lag(columns, pixels)
+        return Timing((beat + 1) * pixels - 1, 1 / self.made_at_once(pixels), latency)
+
+    def taps_area(self, shape: tuple[int, ...], bits: int, pixels: int) -> Area:
+        """Of mx_taps over pixels of `bits` bits: rows in a memory, columns in registers."""
+        beats = self.dilations[0] * shape[1] // pixels
+        held = self.kernel[0] * ((self.kernel[1] - 1) * self.dilations[1] + 2 * pixels - 1) * bits
+        rows = ram(beats, (self.kernel[0] - 1) * pixels * bits) if self.kernel[0] > 1 else Area()
+        return Area(lut=90 + 0.2 * held, ff=80 + held) + rows
+
+    def pool_foldings(self, source: Wide) -> list[Folding]:
+        """Of a pool: some channels of one tap after the other, or all taps of some pixels."""
+        plain = lane_foldings(source.channels)
+        if self.is_frame(source.shape):
+            return plain
+        most, taps = plain[-1].simd, self.kernel[0] * self.kernel[1]
+        widths = {f.simd for f in plain if f.simd >= source.channels}
+        at_once = [
+            Folding(n, n, taps, pixels)
+            for pixels in self.pixels_at_once(source.shape)
+            for n in sorted(widths if pixels == 1 else {source.channels})
+            if n <= most
+        ]
+        return plain + at_once
+
+    def pool_lanes(self, folding: Folding) -> tuple[int, int]:
+        return folding.simd * folding.pixels, folding.pe * self.made_at_once(folding.pixels)
+
+    def pool_parameters(self, source: Wide, folding: Folding) -> dict[str, int]:
+        pixels = folding.pixels if folding.taps > 1 else 0
+        return self.sizes(source.shape) | {"K": source.channels, "Lanes": folding.simd, "Pixels": pixels}
+
+    def pool_cycles(self, source: Wide, folding: Folding) -> int:
+        if folding.taps > 1:
+            return source.vectors // folding.pixels
+        if self.is_frame(source.shape):
+            return source.beats(folding.simd)
+        return self.cycles(source.shape, group_count(source.channels, folding.simd))
+
+    def pooled(self, source: Wide, folding: Folding, latency: int) -> Timing:
         """Of a pool: `latency` cycles behind the last tap."""
-        beats = group_count(source.channels, lanes)
+        if folding.taps > 1:
+            return self.at_once(source.shape, folding.pixels, 1 + latency)
+        beats = group_count(source.channels, folding.simd)
         if self.is_frame(source.shape):
             return Timing(np.array([source.vectors - 1]), beats, latency)
         taps = self.kernel[0] * self.kernel[1] * beats

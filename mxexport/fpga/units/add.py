@@ -25,6 +25,7 @@ class Add:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "Add"), ("", "Sub"))
 
     a: Wide

@@ -37,6 +37,7 @@ class Affine:
     clocked = True
     status = {}
     memory_kinds = ("gain", "offset")
+    vectorwise = True
     lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "BatchNormalization"))
 
     source: Wide

@@ -23,6 +23,7 @@ class ArgMax:
     clocked = True
     status = {}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "ArgMax"),)
 
     source: Wide

@@ -11,11 +11,10 @@ from mxexport import ops
 from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, sum_latency
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.numbers import spatial
-from mxexport.numbers.groups import group_count
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class AveragePool:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"))
 
     source: Wide
@@ -90,33 +90,30 @@ class AveragePool:
         return f"{layer}: average of windows of {self.window} over {list(self.source.shape)}"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.channels)
+        return self.window.pool_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return folding.simd, folding.simd
+        return self.window.pool_lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return self.window.sizes(self.source.shape) | {
-            "Width": self.source.width,
-            "K": self.source.channels,
-            "Lanes": folding.simd,
-        }
+        return self.window.pool_parameters(self.source, folding) | {"Width": self.source.width}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
     def cycles(self, folding: Folding) -> int:
-        x = self.source
-        if self.window.is_frame(x.shape):
-            return x.beats(folding.simd)
-        return self.window.cycles(x.shape, group_count(x.channels, folding.simd))
+        return self.window.pool_cycles(self.source, folding)
 
     def timing(self, folding: Folding) -> Timing:
-        return self.window.pooled(self.source, folding.simd, 5)
+        return self.window.pooled(self.source, folding, 5 + (sum_latency(self.divisor) if folding.taps > 1 else 0))
 
     def area(self, folding: Folding) -> Area:
         x, bits = self.source, self.result.width
         lane = Area(lut=9 * bits, ff=7 * bits, dsp=-(-bits // 17) * -(-bits // 26))
+        if folding.taps > 1:
+            made = folding.simd * self.window.made_at_once(folding.pixels)
+            sums = Area(lut=x.width + 4, ff=2 * x.width) * folding.taps
+            return self.window.taps_area(x.shape, x.beat_bits(folding.simd), folding.pixels) + (lane + sums) * made
         return Area(lut=200, ff=100) + lane * folding.simd + self.window.pool_lines(x, folding.simd)
 
     def bound(self, x: np.ndarray) -> np.ndarray:

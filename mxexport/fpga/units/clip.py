@@ -24,6 +24,7 @@ class Clip:
     clocked = False
     status = {}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "Clip"),)
 
     source: Wide

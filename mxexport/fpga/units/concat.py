@@ -23,6 +23,7 @@ class Concat:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "Concat"),)
 
     a: Wide

@@ -13,7 +13,7 @@ from mxexport.fpga.area import Area, product, rom, total
 from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings, sum_latency
 from mxexport.fpga.weights import Weight, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
@@ -32,6 +32,7 @@ class Depthwise:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ("weight", "scale", "bias")
+    vectorwise = False
     lowers = (("", "Conv"),)
 
     source: Blocks
@@ -113,20 +114,27 @@ class Depthwise:
         return f"{layer}: {windows}, {self.weight.format.name} weights, {self.cycles(folding)} cycles per frame"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.group_size)
+        x, taps = self.source, self.weight.codes.shape[1]
+        pixel = x.blocks * x.group_size
+        at_once = [
+            Folding(pixel if n == 1 else x.channels, pixel, taps, n) for n in self.window.pixels_at_once(x.shape)
+        ]
+        return lane_foldings(x.group_size) + at_once
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return folding.simd, folding.simd
+        return folding.simd * folding.pixels, folding.pe * self.window.made_at_once(folding.pixels)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         x = self.source
         shift = x.code_max + int(self.weight.scale_codes.max()) - self.scale_offset
-        numbers = {"Lanes": folding.simd, "K": x.channels, "ShiftMax": shift, "HasBias": int(self.bias.any())}
-        return self.window.sizes(x.shape) | numbers
+        numbers = {"Lanes": folding.pe, "K": x.channels, "ShiftMax": shift, "HasBias": int(self.bias.any())}
+        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.pixels if folding.taps > 1 else 0}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """weight and scale  word (beat, tap)  field l = channel beat*lanes + l; bias  word (beat)  field l."""
-        lanes, channels = folding.simd, self.source.channels
+        """weight and scale  word (beat, tap)  field l = channel beat*lanes + l; bias  word (beat)  field l.
+        With several taps at once one word, field tap*channels + l."""
+        channels = self.source.channels
+        lanes = channels if folding.taps > 1 else folding.simd
         beats = group_count(channels, lanes)
 
         def words(array: np.ndarray) -> np.ndarray:
@@ -134,6 +142,8 @@ class Depthwise:
             return padded.reshape(beats, lanes, -1).swapaxes(1, 2).reshape(-1, lanes)
 
         codes, scale = words(self.weight.codes), words(self.weight.scale_codes)
+        if folding.taps > 1:
+            codes, scale = codes.reshape(1, -1), scale.reshape(1, -1)
         found = {"weight": Memory(codes, self.weight.format.element.bits), "scale": Memory(scale, 8)}
         if self.bias.any():
             found["bias"] = Memory(words(self.bias[:, None]), self.width)
@@ -141,14 +151,24 @@ class Depthwise:
 
     def cycles(self, folding: Folding) -> int:
         x = self.source
+        if folding.taps > 1:
+            return x.vectors // folding.pixels
         return self.window.cycles(x.shape, x.blocks * (x.group_size // folding.simd))
 
     def timing(self, folding: Folding) -> Timing:
+        if folding.taps > 1:
+            terms = folding.taps + bool(self.bias.any())
+            return self.window.at_once(self.source.shape, folding.pixels, 5 + sum_latency(terms))
         taps = self.window.kernel[0] * self.window.kernel[1]
         beats = taps * self.source.blocks * (self.source.group_size // folding.simd)
         return Timing(self.window.needs(self.source.shape), beats, beats + 9, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
+        if folding.taps > 1:
+            tap = product(self.source.element, self.weight.format.element) + Area(lut=3 * self.width, ff=2 * self.width)
+            made = self.source.channels * folding.taps * self.window.made_at_once(folding.pixels)
+            bits = self.source.beat_bits(folding.simd)
+            return self.window.taps_area(self.source.shape, bits, folding.pixels) + tap * made
         lane = Area(lut=90 + 2.6 * self.width, ff=70 + 2 * self.width)
         lane += product(self.source.element, self.weight.format.element)
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)

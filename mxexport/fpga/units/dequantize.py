@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.area import Area, exponent_bits
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import E8M0_BIAS
 
@@ -22,6 +22,7 @@ class Dequantize:
     clocked = True
     status = {}
     memory_kinds = ()
+    vectorwise = True
     lowers = ()  # put in wherever a unit takes wide integers
 
     source: Blocks
@@ -66,7 +67,7 @@ class Dequantize:
         return f"{layer}: {self.source.format} blocks to wide integers"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.group_size)
+        return block_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd

@@ -26,6 +26,7 @@ class HardSwish:
     clocked = True
     status = {}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "HardSwish"),)
 
     source: Wide

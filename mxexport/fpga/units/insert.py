@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.area import Area
 from mxexport.fpga.types import Blocks
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.model import graph
 
 
@@ -21,6 +21,7 @@ class Insert:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = ()  # part of a transposed convolution, see MatMul
 
     source: Blocks
@@ -59,7 +60,7 @@ class Insert:
         return f"{layer}: pixels of {list(self.source.shape)} {list(self.steps)} apart, zeros between them"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.group_size)
+        return block_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd
@@ -67,7 +68,8 @@ class Insert:
     def parameters(self, folding: Folding) -> dict[str, int]:
         x, (out_height, out_width, _) = self.source, self.result.shape
         sizes = {"H": x.shape[0], "W": x.shape[1], "OutH": out_height, "OutW": out_width}
-        return sizes | {"Bits": x.bits, "Simd": folding.simd, "Beats": x.blocks * (x.group_size // folding.simd)}
+        beats = x.beats(folding.simd) // x.vectors
+        return sizes | {"Bits": x.bits, "Simd": folding.simd, "Group": x.group_size, "Beats": beats}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}

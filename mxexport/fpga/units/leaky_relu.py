@@ -24,6 +24,7 @@ class LeakyRelu:
     clocked = True
     status = {}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "LeakyRelu"),)
 
     source: Wide

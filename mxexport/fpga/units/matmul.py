@@ -15,7 +15,7 @@ from mxexport.fpga.area import Area, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts, sum_latency
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
@@ -39,6 +39,7 @@ class MatMul:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ("weight", "scale", "bias")
+    vectorwise = True
     lowers = (("", "MatMul"), ("", "Gemm"), ("", "Conv"), ("", "ConvTranspose"))
 
     source: Blocks
@@ -137,9 +138,8 @@ class MatMul:
         return f"{layer}: {shape} {self.weight.format.name} weights, {self.cycles(folding)} cycles per frame"
 
     def foldings(self) -> list[Folding]:
-        rows = [1 << i for i in range((self.rows - 1).bit_length() + 1)]
-        lanes = [1 << i for i in range(self.source.group_size.bit_length())]
-        return sorted((Folding(pe, simd) for pe in rows for simd in lanes), key=_size)
+        lanes = [f.simd for f in block_foldings(self.source)]
+        return sorted((Folding(pe, simd) for pe in lane_counts(self.rows) for simd in lanes), key=_size)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.pe
@@ -160,7 +160,8 @@ class MatMul:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
         of a LUT, and no weight is -2**(bits - 1)."""
         x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
-        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or folding.simd > 2 * _field(x, w):
+        part = min(folding.simd, self.source.group_size)
+        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * _field(x, w):
             return False
         return bool((self.weight.linear() > -(2 ** (w - 1))).all())
 
@@ -170,6 +171,7 @@ class MatMul:
         weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
                                     in pairs, field (p*simd + 2*s) + r = row r of the pair from p on; see _packed
         scale   word (fold, block)  field p          = scale code of row fold*pe + p
+                                    of n blocks a beat, field p*n + b = the same of block b of the beat
         bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
         """
         pe, simd, group_size, blocks = folding.pe, folding.simd, self.source.group_size, self.source.blocks
@@ -182,7 +184,8 @@ class MatMul:
         stored = stored.reshape(folds, pe, -1, simd)
         stored = (_packed(stored, width) if pairs else stored).swapaxes(1, 2).reshape(-1, pe * simd)
         scale = np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0)))
-        scale = scale.reshape(folds, pe, blocks).swapaxes(1, 2).reshape(-1, pe)
+        across = self.source.across(simd)
+        scale = scale.reshape(folds, pe, -1, across).swapaxes(1, 2).reshape(-1, pe * across)
         found = {"weight": Memory(stored, width), "scale": Memory(scale, 8)}
         if self.bias.any():
             found["bias"] = Memory(np.pad(self.bias, (0, more_rows)).reshape(folds, pe), self.width)
@@ -194,20 +197,24 @@ class MatMul:
     def timing(self, folding: Folding) -> Timing:
         folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
         x, w = self.source.element, self.weight.format.element
-        more = _pair_latency(x.linear_bits, w.linear_bits, folding.simd) if self._pairs(folding) else 3
+        part, across = min(folding.simd, self.source.group_size), self.source.across(folding.simd)
+        more = _pair_latency(x.linear_bits, w.linear_bits, part) if self._pairs(folding) else 3
+        more += sum_latency(across)
         return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 7 + more)
 
     def area(self, folding: Folding) -> Area:
-        pe, simd = folding.pe, folding.simd
+        pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)
+        part = simd // across
         row = Area(lut=70 + 2.2 * self.width, ff=60 + 2.2 * self.width)
-        products = product(self.source.element, self.weight.format.element, simd) * (pe * simd)
+        row += Area(lut=2.2 * self.width, ff=1.6 * self.width) * (across - 1)
+        products = product(self.source.element, self.weight.format.element, part) * (pe * simd)
         if self._pairs(folding):
             products = (Area(lut=3, ff=28, dsp=1) * simd + Area(lut=41, ff=41) * (simd // 4)) * (pe // 2)
-        folds, blocks = math.ceil(self.rows / pe), self.source.blocks
-        words = folds * blocks * (self.source.group_size // simd)
+        folds, blocks = math.ceil(self.rows / pe), self.source.blocks // across
+        words = folds * blocks * (self.source.group_size // part)
         element = self.weight.format.element
         width = element.linear_bits if self._pairs(folding) else element.bits
-        memories = rom(words, pe * simd * width) + rom(folds * blocks, 8 * pe)
+        memories = rom(words, pe * simd * width, 128) + rom(folds * blocks, 8 * pe * across)
         if self.bias.any():
             memories += rom(folds, pe * self.width)
         return Area(lut=90, ff=60) + row * pe + products + memories

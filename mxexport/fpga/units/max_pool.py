@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +12,9 @@ from mxexport import ops
 from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
-from mxexport.numbers.groups import group_count
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class MaxPool:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "MaxPool"), ("", "GlobalMaxPool"), ("", "ReduceMax"))
 
     source: Wide
@@ -76,29 +77,30 @@ class MaxPool:
         return f"{layer}: largest of windows of {self.window} over {list(self.source.shape)}"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.channels)
+        return self.window.pool_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return folding.simd, folding.simd
+        return self.window.pool_lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return self.window.sizes(self.source.shape) | {"K": self.source.channels, "Lanes": folding.simd}
+        return self.window.pool_parameters(self.source, folding)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
     def cycles(self, folding: Folding) -> int:
-        x = self.source
-        if self.window.is_frame(x.shape):
-            return x.beats(folding.simd)
-        return self.window.cycles(x.shape, group_count(x.channels, folding.simd))
+        return self.window.pool_cycles(self.source, folding)
 
     def timing(self, folding: Folding) -> Timing:
-        return self.window.pooled(self.source, folding.simd, 1)
+        levels = (math.prod(self.window.kernel) - 1).bit_length()
+        return self.window.pooled(self.source, folding, max(levels, 1) if folding.taps > 1 else 1)
 
     def area(self, folding: Folding) -> Area:
         x = self.source
         lane = Area(lut=2.5 * x.width, ff=x.width)
+        if folding.taps > 1:
+            made = folding.simd * folding.taps * self.window.made_at_once(folding.pixels)
+            return self.window.taps_area(x.shape, x.beat_bits(folding.simd), folding.pixels) + lane * made
         base = Area(lut=60, ff=40) if self.window.is_frame(x.shape) else Area(lut=200, ff=100)
         return base + lane * folding.simd + self.window.pool_lines(x, folding.simd)
 

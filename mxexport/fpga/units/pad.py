@@ -23,6 +23,7 @@ class Pad:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "Pad"),)
 
     source: Wide

@@ -13,7 +13,7 @@ from mxexport.fpga.area import Area, exponent_bits, ram
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings
 from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
@@ -33,6 +33,7 @@ class Quantize:
     clocked = True
     status = {"clamped_o": 32, "error_o": 1}
     memory_kinds = ()
+    vectorwise = True
     lowers = (*((ops.DOMAIN, name) for name in graph.QUANTIZERS), (ops.qonnx_general.DOMAIN, "Quant"))
 
     source: Wide
@@ -114,7 +115,7 @@ class Quantize:
         return f"{layer}: {self.source.channels} wide integers to {self.result.blocks} {self.format} blocks"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.group_size)
+        return block_foldings(self.result)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd
@@ -136,7 +137,7 @@ class Quantize:
 
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
-        latency = 2 if self._rounds_only else 9 + self.group_size // folding.simd
+        latency = 2 if self._rounds_only else 9 + max(self.group_size // folding.simd, 1)
         return Timing(np.arange(self.source.vectors), beats, latency)
 
     def area(self, folding: Folding) -> Area:
@@ -145,7 +146,10 @@ class Quantize:
             return Area(lut=25 + lanes * 1.1 * width, ff=20 + lanes * (width + self.result.bits))
         depth = 2 * max(self.group_size // lanes, 1)
         per_lane = width * {0: 5.8, 2: 5.2, 3: 6.0, 4: 8.6}.get(exponent_bits(self.result.element), 8.8)
-        return Area(lut=130 + lanes * per_lane, ff=130 + lanes * 3 * width) + ram(depth, lanes * width)
+        across = self.result.across(lanes)
+        return Area(lut=130 * across + lanes * per_lane, ff=130 * across + lanes * 3 * width) + ram(
+            depth, lanes * width
+        )
 
     def bound(self, x: np.ndarray) -> None:
         return None

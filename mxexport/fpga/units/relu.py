@@ -21,6 +21,7 @@ class Relu:
     clocked = False
     status = {}
     memory_kinds = ()
+    vectorwise = True
     lowers = (("", "Relu"),)
 
     source: Wide

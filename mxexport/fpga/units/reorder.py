@@ -21,6 +21,7 @@ class Reorder:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = ()  # part of Flatten and Reshape, see Lowering
 
     source: Wide

@@ -26,6 +26,7 @@ class Slice:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "Slice"), ("", "Split"))
 
     source: Wide

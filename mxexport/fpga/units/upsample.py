@@ -24,6 +24,7 @@ class Upsample:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = (("", "Resize"), ("", "Upsample"))
 
     source: Wide

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.area import Area
 from mxexport.fpga.types import Blocks
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
 
@@ -23,6 +23,7 @@ class MXWindow:
     clocked = True
     status = {"error_o": 1}
     memory_kinds = ()
+    vectorwise = False
     lowers = ()  # part of a convolution, see MatMul
 
     source: Blocks
@@ -59,31 +60,44 @@ class MXWindow:
         return f"{layer}: windows of {self.window} over {list(self.source.shape)}"
 
     def foldings(self) -> list[Folding]:
-        return lane_foldings(self.source.group_size)
+        x, taps = self.source, math.prod(self.window.kernel)
+        pixel = x.blocks * x.group_size
+        at_once = [Folding(taps * pixel, pixel, taps, n) for n in self.window.pixels_at_once(x.shape)]
+        return block_foldings(x) + at_once
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return folding.simd, folding.simd
+        windows = self.window.made_at_once(folding.pixels)
+        return folding.simd * folding.pixels, folding.pe * windows
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         x = self.source
-        beats = x.blocks * (x.group_size // folding.simd)
-        return self.window.sizes(x.shape) | {"Bits": x.bits, "Simd": folding.simd, "Beats": beats}
+        numbers = {"Bits": x.bits, "Simd": folding.simd, "Group": x.group_size, "Beats": self._beats(folding)}
+        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.pixels if folding.taps > 1 else 0}
+
+    def _beats(self, folding: Folding) -> int:
+        """Of a pixel."""
+        return self.source.beats(folding.simd) // self.source.vectors
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
     def cycles(self, folding: Folding) -> int:
         x = self.source
-        return self.window.cycles(x.shape, x.blocks * (x.group_size // folding.simd))
+        if folding.taps > 1:
+            return x.vectors // folding.pixels
+        return self.window.cycles(x.shape, self._beats(folding))
 
     def timing(self, folding: Folding) -> Timing:
+        if folding.taps > 1:
+            return self.window.at_once(self.source.shape, folding.pixels, 1)
         beats = self.result.beats(folding.simd) // self.result.vectors
         return Timing(self.window.needs(self.source.shape), beats, beats + 3, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=215 + 1.2 * self.source.beat_bits(folding.simd), ff=90) + self.window.lines(
-            self.source, folding.simd
-        )
+        bits = self.source.beat_bits(folding.simd)
+        if folding.taps > 1:
+            return self.window.taps_area(self.source.shape, bits, folding.pixels) + Area(lut=bits * folding.taps)
+        return Area(lut=215 + 1.2 * bits, ff=90) + self.window.lines(self.source, folding.simd)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -2,8 +2,9 @@
 //
 // Equation:  y = linear(code) << (scale - ScaleOffset) in every lane, with linear the whole number of
 //            smallest element steps; exact (OutWidth must hold the result).
-// Frames:    Vectors vectors of ceil(K/Group) * (Group/Lanes) beats {scale, Lanes elements} in,
-//            ceil(K/Lanes) beats out: beats of padding are dropped.
+// Frames:    vectors of ceil(K/Group) * (Group/Lanes) beats {scale, Lanes elements} in, or of
+//            ceil(K/Group) / (Lanes/Group) beats of as many whole blocks; ceil(K/Lanes) beats out:
+//            beats of padding are dropped.
 // Latency:   2 cycles; one beat per cycle sustained.
 // Rounding:  none.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
@@ -16,14 +17,16 @@ module mx_dequantize #(
   parameter int ScaleOffset = 0,
   parameter int ShiftMax    = 0,   // largest scale - ScaleOffset
   parameter int OutWidth    = 16,
-  localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
+  localparam int Bits   = mx_pkg::element_bits(ExpBits, ManBits),
+  localparam int Across = (Lanes > Group) ? Lanes / Group : 1,  // blocks of a beat
+  localparam int Part   = Lanes / Across                        // elements of each
 ) (
   input  logic                      aclk,
   input  logic                      aresetn,
 
   input  logic                      s_axis_tvalid,
   output logic                      s_axis_tready,
-  input  logic [8+Lanes*Bits-1:0]   s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  input  logic [Across-1:0][8+Part*Bits-1:0] s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
   input  logic                      s_axis_tlast,
 
   output logic                      m_axis_tvalid,
@@ -32,13 +35,13 @@ module mx_dequantize #(
   output logic                      m_axis_tlast
 );
 
-  if (K < 1 || Group < 1 || Lanes < 1 || Group % Lanes != 0 || OutWidth < 2 || ShiftMax < 0 ||
+  if (K < 1 || Group < 1 || Lanes < 1 || Group % Part != 0 || Lanes != Across * Part || mx_pkg::ceil_div(K, Group) % Across != 0 || OutWidth < 2 || ShiftMax < 0 ||
       ShiftMax > 254) begin : g_check
     $error("mx_dequantize: K = %0d, Group = %0d, Lanes = %0d, OutWidth = %0d, ShiftMax = %0d; %s",
-           K, Group, Lanes, OutWidth, ShiftMax, "expected Lanes a divisor of Group, ShiftMax <= 254");
+           K, Group, Lanes, OutWidth, ShiftMax, "expected Lanes a divisor of Group or whole groups that divide K's, ShiftMax <= 254");
   end
 
-  localparam int InBeats   = mx_pkg::ceil_div(K, Group) * (Group / Lanes);  // of a vector
+  localparam int InBeats   = mx_pkg::ceil_div(K, Group) / Across * (Group / Part);  // of a vector
   localparam int OutBeats  = mx_pkg::ceil_div(K, Lanes);
   localparam int BeatBits  = mx_pkg::index_bits(InBeats);
   localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
@@ -86,11 +89,11 @@ module mx_dequantize #(
     end
   end
 
-  logic [ShiftBits-1:0] shift1_q;
+  logic [Across-1:0][ShiftBits-1:0] shift1_q;
 
   always_ff @(posedge aclk) begin
-    if (take && keep) begin
-      shift1_q <= ShiftBits'(s_axis_tdata[Lanes*Bits+:8]) - ShiftBits'(ScaleOffset);
+    for (int b = 0; b < Across; b++) begin
+      if (take && keep) shift1_q[b] <= ShiftBits'(s_axis_tdata[b][Part*Bits+:8]) - ShiftBits'(ScaleOffset);
     end
   end
 
@@ -99,7 +102,7 @@ module mx_dequantize #(
     logic signed [Linear-1:0]   linear1_q;
     logic signed [OutWidth-1:0] wide2_q;
 
-    assign code = s_axis_tdata[i*Bits+:Bits];
+    assign code = s_axis_tdata[i/Part][(i%Part)*Bits+:Bits];
 
     if (ExpBits == 0) begin : g_int
       always_ff @(posedge aclk) if (take && keep) linear1_q <= Linear'($signed(code));
@@ -116,7 +119,7 @@ module mx_dequantize #(
       end
     end
 
-    always_ff @(posedge aclk) if (en) wide2_q <= OutWidth'(linear1_q) <<< shift1_q;
+    always_ff @(posedge aclk) if (en) wide2_q <= OutWidth'(linear1_q) <<< shift1_q[i/Part];
     assign m_axis_tdata[i*OutWidth+:OutWidth] = wide2_q;
   end
 

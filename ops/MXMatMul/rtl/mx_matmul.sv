@@ -6,11 +6,12 @@
 //            the result), so neither order nor folding matters. Equals
 //            mxexport.numbers.fixedpoint.mx_matmul bit for bit.
 // Frames:    Vectors vectors, each of ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in,
-//            each with the scale of its block; ceil(Rows/Pe) beats of Pe accumulators out, surplus
-//            rows undefined.
-// Latency:   mx_pkg::dot_latency + 6 cycles (4 if ceil(Rows/Pe) = 1) from the last beat of a vector
-//            to the first output beat, if that beat was waited for. A vector takes ceil(Rows/Pe) *
-//            ceil(K/Group) * (Group/Simd) cycles, back to back: the next one is received meanwhile.
+//            each with the scale of its block; or of ceil(K/Group) / (Simd/Group) beats of as many
+//            whole blocks. ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
+// Latency:   mx_pkg::dot_latency + mx_pkg::sum_latency(blocks of a beat) + 6 cycles (4 if
+//            ceil(Rows/Pe) = 1) from the last beat of a vector to the first output beat, if that beat
+//            was waited for. A vector takes ceil(Rows/Pe) times its beats in cycles, back to back:
+//            the next one is received meanwhile.
 // Rounding:  none.
 // Handshake: AXI4-Stream. error_o is sticky: an s_axis_tlast came where no frame ends, or was
 //            missing where one does (frames are counted, TLAST is only checked). A stalled output
@@ -23,7 +24,7 @@ module mx_matmul #(
   parameter int Rows        = 4,
   parameter int Group       = 32,  // elements that share a scale, power of two
   parameter int Pe          = 1,
-  parameter int Simd        = 8,   // divides Group
+  parameter int Simd        = 8,   // divides Group, or is whole groups: a divisor of a row's
   parameter int AExpBits    = 2,   // activation element; 0: integer
   parameter int AManBits    = 1,
   parameter int WExpBits    = 2,   // weight element
@@ -38,15 +39,17 @@ module mx_matmul #(
   parameter string ScaleFile  = "",
   parameter string BiasFile   = "",
   parameter string RomStyle   = "auto",  // of the weights
-  localparam int ABits = mx_pkg::element_bits(AExpBits, AManBits),
-  localparam int WBits = mx_pkg::element_bits(WExpBits, WManBits)
+  localparam int ABits  = mx_pkg::element_bits(AExpBits, AManBits),
+  localparam int WBits  = mx_pkg::element_bits(WExpBits, WManBits),
+  localparam int Across = (Simd > Group) ? Simd / Group : 1,  // blocks of a beat
+  localparam int Part   = Simd / Across                       // elements of each
 ) (
   input  logic                    aclk,
   input  logic                    aresetn,
 
   input  logic                    s_axis_tvalid,
   output logic                    s_axis_tready,
-  input  logic [8+Simd*ABits-1:0] s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  input  logic [Across-1:0][8+Part*ABits-1:0] s_axis_tdata,  // {scale, elements}, lane 0 in the low bits
   input  logic                    s_axis_tlast,
 
   output logic                    m_axis_tvalid,
@@ -58,9 +61,9 @@ module mx_matmul #(
 );
 
   if (K < 1 || Vectors < 1 || Rows < 1 || Pe < 1 || Simd < 1 || Group < 1 || (Group & (Group - 1)) != 0 ||
-      Group % Simd != 0) begin : g_check_shape
-    $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K,
-           Rows, Group, Pe, Simd, "K, Vectors, Rows, Pe >= 1, Group a power of two, Simd its divisor");
+      Group % Part != 0 || Simd != Across * Part || mx_pkg::ceil_div(K, Group) % Across != 0) begin : g_check_shape
+    $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K, Rows, Group, Pe, Simd,
+           "K, Vectors, Rows, Pe >= 1, Group a power of two, Simd its divisor or whole groups that divide a row");
   end
   if (ABits < 2 || ABits > 8 + int'(AExpBits == 0) || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
       (WExpBits != 0 && WManBits < 1)) begin : g_check_element
@@ -78,21 +81,23 @@ module mx_matmul #(
   end
 
   localparam int Blocks     = mx_pkg::ceil_div(K, Group);
-  localparam int BlockBeats = Group / Simd;
-  localparam int Beats      = Blocks * BlockBeats;         // of a vector
+  localparam int BlockBeats = Group / Part;
+  localparam int Places     = Blocks / Across;             // of blocks one after the other, in a vector
+  localparam int Beats      = Places * BlockBeats;         // of a vector
   localparam int Folds      = mx_pkg::ceil_div(Rows, Pe);
 
   localparam int BeatBits   = mx_pkg::index_bits(Beats);
   localparam int PartBits   = mx_pkg::index_bits(BlockBeats);
-  localparam int BlockBits  = mx_pkg::index_bits(Blocks);
+  localparam int BlockBits  = mx_pkg::index_bits(Places);
   localparam int FoldBits   = mx_pkg::index_bits(Folds);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
   localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
-  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Blocks);
+  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Places);
 
   // The shift lies in 0..ShiftMax, so its low bits are computed from the low bits of the scales.
   localparam int ShiftBits  = mx_pkg::index_bits(ShiftMax + 1);
-  localparam int XBits      = ShiftBits + Simd * ABits;
+  localparam int PartBeat   = ShiftBits + Part * ABits;
+  localparam int XBits      = Across * PartBeat;
   localparam bit Dsp        = (UseDsp < 0) ? AExpBits == 0 && WExpBits == 0 : UseDsp != 0;
 
   // Pairs multiply linear values, which is how their weights are stored.
@@ -100,9 +105,10 @@ module mx_matmul #(
   localparam int WLinear    = mx_pkg::linear_bits(WExpBits, WManBits);
   localparam int WStored    = Pair ? WLinear : WBits;
 
-  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ALinear, WLinear, Simd)
-      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd);
-  localparam int DotBits    = $clog2(Simd)
+  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
+      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part);
+  localparam int SumDelay   = mx_pkg::sum_latency(Across);
+  localparam int DotBits    = $clog2(Part)
       + (Pair ? ALinear + WLinear : mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits));
   localparam int BlockSum   = DotBits + $clog2(BlockBeats);
 
@@ -131,13 +137,17 @@ module mx_matmul #(
     end
   end
 
-  logic             x_valid;
-  logic [XBits-1:0] x;
+  logic                            x_valid;
+  logic [Across-1:0][PartBeat-1:0] x, x_in;
+
+  for (genvar b = 0; b < Across; b++) begin : g_in
+    assign x_in[b] = {ShiftBits'(s_axis_tdata[b][Part*ABits+:8]), s_axis_tdata[b][Part*ABits-1:0]};
+  end
 
   mx_replay #(.Width(XBits), .Beats(Beats), .Times(Folds)) u_replay (
     .aclk, .aresetn,
     .s_axis_tvalid, .s_axis_tready,
-    .s_axis_tdata({ShiftBits'(s_axis_tdata[Simd*ABits+:8]), s_axis_tdata[Simd*ABits-1:0]}),
+    .s_axis_tdata(x_in),
     .m_axis_tvalid(x_valid), .m_axis_tready(en), .m_axis_tdata(x)
   );
 
@@ -145,7 +155,7 @@ module mx_matmul #(
 
   logic [WAddrBits-1:0]               w_addr_q;
   logic [Pe-1:0][Simd-1:0][WStored-1:0] w_q;
-  logic [XBits-1:0]                   x_q;
+  logic [Across-1:0][PartBeat-1:0]    x_q;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) w_addr_q <= '0;
@@ -157,21 +167,24 @@ module mx_matmul #(
   always_ff @(posedge aclk) if (en) x_q <= x;
 
   mx_rom #(
-    .Width(Pe * Simd * WStored), .Depth(Folds * Beats), .File(WeightFile), .Style(RomStyle)
+    .Width(Pe * Simd * WStored), .Depth(Folds * Beats), .BlockDepth(128), .File(WeightFile), .Style(RomStyle)
   ) u_weights (
     .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
   );
 
   // Delay of the dot product, for the valid flag and the activation scale.
 
-  logic [DotDelay:0]                valid_d;
-  logic [DotDelay:0][ShiftBits-1:0] x_scale_d;
-  logic [DotDelay:1]                valid_d_q;
-  logic [DotDelay:1][ShiftBits-1:0] x_scale_d_q;
-  logic                             valid_q;
+  logic [DotDelay:0]                            valid_d;
+  logic [DotDelay:0][Across-1:0][ShiftBits-1:0] x_scale_d;
+  logic [DotDelay:1]                            valid_d_q;
+  logic [DotDelay:1][Across-1:0][ShiftBits-1:0] x_scale_d_q;
+  logic                                         valid_q;
 
-  assign valid_d   = {valid_d_q, valid_q};
-  assign x_scale_d = {x_scale_d_q, x_q[Simd*ABits+:ShiftBits]};
+  assign valid_d               = {valid_d_q, valid_q};
+  assign x_scale_d[DotDelay:1] = x_scale_d_q;
+  for (genvar b = 0; b < Across; b++) begin : g_scale
+    assign x_scale_d[0][b] = x_q[b][Part*ABits+:ShiftBits];
+  end
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
@@ -197,7 +210,7 @@ module mx_matmul #(
 
   assign beat      = valid_d[DotDelay-1];
   assign part_end  = part_q == PartBits'(BlockBeats - 1);
-  assign block_end = part_end && block_q == BlockBits'(Blocks - 1);
+  assign block_end = part_end && block_q == BlockBits'(Places - 1);
   assign fold_end  = block_end && fold_q == FoldBits'(Folds - 1);
   assign frame_end = fold_end && vector_q == VectorBits'(Vectors - 1);
 
@@ -219,10 +232,10 @@ module mx_matmul #(
     end
   end
 
-  logic [Pe-1:0][7:0]  w_scale_q;
+  logic [Pe-1:0][Across-1:0][7:0] w_scale_q;
 
   mx_rom #(
-    .Width(8 * Pe), .Depth(Folds * Blocks), .BlockDepth(256), .File(ScaleFile)
+    .Width(8 * Pe * Across), .Depth(Folds * Places), .BlockDepth(256), .File(ScaleFile)
   ) u_scales (
     .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
   );
@@ -230,26 +243,29 @@ module mx_matmul #(
   logic [Pe-1:0][AccWidth-1:0] bias_q;
 
   if (HasBias) begin : g_bias
-    logic [FoldBits-1:0] fold1_q, fold2_q;
+    logic [SumDelay+2:1][FoldBits-1:0] fold_d_q;
 
     always_ff @(posedge aclk) begin
       if (en) begin
-        fold1_q <= fold_q;
-        fold2_q <= fold1_q;
+        fold_d_q[1] <= fold_q;
+        for (int i = 2; i <= SumDelay + 2; i++) fold_d_q[i] <= fold_d_q[i-1];
       end
     end
 
     mx_rom #(
       .Width(AccWidth * Pe), .Depth(Folds), .BlockDepth(256), .File(BiasFile)
     ) u_bias (
-      .aclk, .en_i(en), .addr_i(fold2_q), .data_o(bias_q)
+      .aclk, .en_i(en), .addr_i(fold_d_q[SumDelay+2]), .data_o(bias_q)
     );
   end else begin : g_no_bias
     assign bias_q = '0;
   end
 
-  // Stages behind the dot product: 1 its sum, 2 block sum and shift, 3 shifted block sum and bias,
-  // 4 accumulator. `done` marks the end of a block.
+  // Stages behind the dot product: 1 its sum, 2 block sum and shift, 3 shifted block sum, then the sum
+  // over the blocks of a beat; Summed is the last of these, with the bias beside it; the accumulator
+  // comes behind. `done` marks the end of a block.
+
+  localparam int Summed = 3 + SumDelay;
 
   typedef struct packed {
     logic block_start;  // first block of the fold
@@ -257,94 +273,105 @@ module mx_matmul #(
     logic fold_end;     // last fold of the frame's last vector
   } place_t;
 
-  logic                 first1_q, done1_q;
-  logic [3:2]           done_q;
-  place_t               place1_q, place2_q, place3_q;
-  logic                 last4_q, out4_q;
-  logic [ShiftBits-1:0] x_shift_q;
+  logic                             first1_q;
+  logic [Summed:1]                  done_q;
+  place_t [Summed:1]                place_q;
+  place_t                           place_summed;
+  logic                             last_q, out_q;
+  logic [Across-1:0][ShiftBits-1:0] x_shift_q;
+
+  assign place_summed = place_q[Summed];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      done1_q <= 1'b0;
-      done_q  <= '0;
-      out4_q  <= 1'b0;
+      done_q <= '0;
+      out_q  <= 1'b0;
     end else if (en) begin
-      done1_q <= beat && part_end;
-      done_q  <= {done_q[2], done1_q};
-      out4_q  <= done_q[3] && place3_q.block_end;
+      done_q <= {done_q[Summed-1:1], beat && part_end};
+      out_q  <= done_q[Summed] && place_summed.block_end;
     end
   end
 
   always_ff @(posedge aclk) begin
     if (en) begin
-      first1_q    <= part_q == '0;
-      place1_q    <= '{block_start: block_q == '0, block_end: block_end, fold_end: frame_end};
-      place2_q    <= place1_q;
-      place3_q    <= place2_q;
-      last4_q     <= place3_q.fold_end;
-      x_shift_q   <= x_scale_d[DotDelay-1] - ShiftBits'(ScaleOffset);
+      first1_q   <= part_q == '0;
+      place_q[1] <= '{block_start: block_q == '0, block_end: block_end, fold_end: frame_end};
+      for (int i = 2; i <= Summed; i++) place_q[i] <= place_q[i-1];
+      last_q     <= place_summed.fold_end;
+      for (int b = 0; b < Across; b++) x_shift_q[b] <= x_scale_d[DotDelay-1][b] - ShiftBits'(ScaleOffset);
     end
   end
 
-  logic signed [Pe-1:0][DotBits-1:0] dots;
-  logic [Pe-1:0]                     carries;
+  logic signed [Across-1:0][Pe-1:0][DotBits-1:0] dots;
+  logic [Across-1:0][Pe-1:0]                     carries;
 
-  if (Pair) begin : g_pairs
-    logic [Simd-1:0][ALinear-1:0] linear;
-    for (genvar i = 0; i < Simd; i++) begin : g_linear
-      logic [ABits-1:0] code;
-      assign code = x_q[i*ABits+:ABits];
-      if (AExpBits == 0) begin : g_int
-        assign linear[i] = code;
-      end else begin : g_float
-        logic [ALinear-1:0] magnitude;
-        assign magnitude = ALinear'(mx_pkg::linear_magnitude(AExpBits, AManBits, int'(code[ABits-2:0])));
-        assign linear[i] = code[ABits-1] ? -magnitude : magnitude;
+  for (genvar b = 0; b < Across; b++) begin : g_block
+    if (Pair) begin : g_pairs
+      logic [Part-1:0][ALinear-1:0] linear;
+      for (genvar i = 0; i < Part; i++) begin : g_linear
+        logic [ABits-1:0] code;
+        assign code = x_q[b][i*ABits+:ABits];
+        if (AExpBits == 0) begin : g_int
+          assign linear[i] = code;
+        end else begin : g_float
+          logic [ALinear-1:0] magnitude;
+          assign magnitude = ALinear'(mx_pkg::linear_magnitude(AExpBits, AManBits, int'(code[ABits-2:0])));
+          assign linear[i] = code[ABits-1] ? -magnitude : magnitude;
+        end
       end
-    end
-    for (genvar p = 0; p < Pe; p += 2) begin : g_pair
-      mx_dot_pair #(.Simd(Simd), .ABits(ALinear), .WBits(WLinear)) u_dot (
-        .aclk, .en_i(en), .a_i(linear), .w_i({w_q[p+1], w_q[p]}), .sum_o(dots[p+:2]),
-        .carry_o(carries[p+:2])
-      );
-    end
-  end else begin : g_rows
-    for (genvar p = 0; p < Pe; p++) begin : g_row
-      mx_dot #(
-        .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
-        .Simd(Simd), .UseDsp(Dsp)
-      ) u_dot (
-        .aclk, .en_i(en), .a_i(x_q[Simd*ABits-1:0]), .w_i(w_q[p]), .sum_o(dots[p]), .carry_o(carries[p])
-      );
+      for (genvar p = 0; p < Pe; p += 2) begin : g_pair
+        logic [Across-1:0][2*Part*WStored-1:0] pair;
+        assign pair = {w_q[p+1], w_q[p]};
+        mx_dot_pair #(.Simd(Part), .ABits(ALinear), .WBits(WLinear)) u_dot (
+          .aclk, .en_i(en), .a_i(linear), .w_i(pair[b]), .sum_o(dots[b][p+:2]), .carry_o(carries[b][p+:2])
+        );
+      end
+    end else begin : g_rows
+      for (genvar p = 0; p < Pe; p++) begin : g_row
+        mx_dot #(
+          .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
+          .Simd(Part), .UseDsp(Dsp)
+        ) u_dot (
+          .aclk, .en_i(en), .a_i(x_q[b][Part*ABits-1:0]), .w_i(w_q[p][b*Part+:Part]), .sum_o(dots[b][p]),
+          .carry_o(carries[b][p])
+        );
+      end
     end
   end
 
   for (genvar p = 0; p < Pe; p++) begin : g_pe
-    logic signed [DotBits-1:0]  dot;
-    logic                       carry;
-    logic signed [BlockSum:0]   sum;      // with the carry position below the point
-    logic signed [BlockSum-1:0] block_sum_q;
-    logic [ShiftBits-1:0]       shift_q;
-    logic signed [AccWidth-1:0] term_q, acc_q;
+    logic [Across-1:0][AccWidth-1:0] terms_q;
+    logic signed [AccWidth-1:0]      sum, acc_q;
 
-    assign dot   = dots[p];
-    assign carry = carries[p];
-    assign sum = $signed({first1_q ? BlockSum'(0) : block_sum_q, 1'b1})
-                 + $signed({BlockSum'(dot), carry});
+    for (genvar b = 0; b < Across; b++) begin : g_term
+      logic signed [DotBits-1:0]  dot;
+      logic signed [BlockSum:0]   block_sum;  // with the carry position below the point
+      logic signed [BlockSum-1:0] block_sum_q;
+      logic [ShiftBits-1:0]       shift_q;
+
+      assign dot       = dots[b][p];
+      assign block_sum = $signed({first1_q ? BlockSum'(0) : block_sum_q, 1'b1})
+                         + $signed({BlockSum'(dot), carries[b][p]});
+
+      always_ff @(posedge aclk) begin
+        if (en) begin
+          if (valid_d[DotDelay]) block_sum_q <= block_sum[BlockSum:1];
+          shift_q    <= w_scale_q[p][b][ShiftBits-1:0] + x_shift_q[b];
+          terms_q[b] <= AccWidth'(block_sum_q) <<< shift_q;
+        end
+      end
+    end
+
+    mx_sum #(.Terms(Across), .Width(AccWidth)) u_sum (.aclk, .en_i(en), .terms_i(terms_q), .sum_o(sum));
 
     always_ff @(posedge aclk) begin
-      if (en) begin
-        if (valid_d[DotDelay]) block_sum_q <= sum[BlockSum:1];
-        shift_q <= w_scale_q[p][ShiftBits-1:0] + x_shift_q;
-        term_q  <= AccWidth'(block_sum_q) <<< shift_q;
-        if (done_q[3]) acc_q <= (place3_q.block_start ? bias_q[p] : acc_q) + term_q;
-      end
+      if (en && done_q[Summed]) acc_q <= (place_summed.block_start ? bias_q[p] : acc_q) + sum;
     end
 
     assign m_axis_tdata[p*AccWidth+:AccWidth] = acc_q;
   end
 
-  assign m_axis_tvalid = out4_q;
-  assign m_axis_tlast  = last4_q;
+  assign m_axis_tvalid = out_q;
+  assign m_axis_tlast  = last_q;
 
 endmodule

@@ -5,9 +5,9 @@
 //            (mx_block_scale; `carry` is the rounding rule's, see RoundBias there),
 //            code  = element nearest to v * 2**(LsbExp + 127 - scale), saturated (mx_encode).
 //            Equals mxexport.numbers.fixedpoint.mx_quantize bit for bit.
-// Frames:    Vectors vectors, each of ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out:
-//            surplus lanes of a vector's last input beat are ignored, and its last short block is
-//            padded with zero codes.
+// Frames:    Vectors vectors, each of ceil(K/Lanes) beats in, ceil(K/Group) * (Group/Lanes) beats out
+//            (as many as in where Lanes is several groups: whole blocks side by side): surplus lanes of
+//            a vector's last input beat are ignored, and its last short block is padded with zero codes.
 // Static:    an integer element with one scale code needs no scale found: mx_quantize_static.
 // Latency:   9 cycles from the last beat of a block to its first output beat (2 if Static). One beat
 //            per cycle sustained: a block is read from the buffer while the next ones are written.
@@ -22,7 +22,7 @@ module mx_quantize #(
   parameter int K         = 32,   // elements of a vector
   parameter int Vectors   = 1,    // vectors of a frame (pixels, tokens)
   parameter int Group     = 32,   // elements that share a scale, power of two
-  parameter int Lanes     = 1,    // elements per beat, divides Group
+  parameter int Lanes     = 1,    // elements per beat, divides Group, or is whole groups: a divisor of a vector's
   parameter int ExpBits   = 2,    // 0: integer element
   parameter int ManBits   = 1,    // fraction bits of an integer element
   parameter int Bias      = 1,
@@ -32,19 +32,21 @@ module mx_quantize #(
   parameter int CodeMin   = 0,
   parameter int CodeMax   = 254,
   parameter bit Static    = 0,    // an integer element and one scale code: rounds only
-  localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
+  localparam int Bits   = mx_pkg::element_bits(ExpBits, ManBits),
+  localparam int Across = (Lanes > Group) ? Lanes / Group : 1,  // blocks of a beat
+  localparam int Part   = Lanes / Across                        // elements of each
 ) (
   input  logic                     aclk,
   input  logic                     aresetn,
 
   input  logic                     s_axis_tvalid,
   output logic                     s_axis_tready,
-  input  logic [Lanes*Width-1:0]   s_axis_tdata,
+  input  logic [Across-1:0][Part*Width-1:0]  s_axis_tdata,
   input  logic                     s_axis_tlast,
 
   output logic                     m_axis_tvalid,
   input  logic                     m_axis_tready,
-  output logic [8+Lanes*Bits-1:0]  m_axis_tdata,  // {scale, elements}, lane 0 in the low bits
+  output logic [Across-1:0][8+Part*Bits-1:0] m_axis_tdata,  // {scale, elements}, lane 0 in the low bits
   output logic                     m_axis_tlast,
 
   output logic [31:0]              clamped_o,
@@ -56,9 +58,9 @@ module mx_quantize #(
   localparam int Binades = (ExpBits == 0) ? 0 : Emax - Emin;
 
   if (Width < 2 || Width > 64 || K < 1 || Vectors < 1 || Group < 1 || (Group & (Group - 1)) != 0 || Lanes < 1 ||
-      Group % Lanes != 0) begin : g_check_shape
-    $error("mx_quantize: Width = %0d, K = %0d, Group = %0d, Lanes = %0d; expected %s", Width, K,
-           Group, Lanes, "Width in 2..64, K, Vectors >= 1, Group a power of two, Lanes a divisor of it");
+      Group % Part != 0 || Lanes != Across * Part || mx_pkg::ceil_div(K, Group) % Across != 0) begin : g_check_shape
+    $error("mx_quantize: Width = %0d, K = %0d, Group = %0d, Lanes = %0d; expected %s", Width, K, Group, Lanes,
+           "Width in 2..64, K, Vectors >= 1, Group a power of two, Lanes its divisor or whole groups that divide K's");
   end
   if (Bits < 2 || Bits > 8 + Static || MaxCode < 1 || MaxCode >= (1 << (Bits - 1)) + Static || Binades < 0 ||
       (ExpBits == 0 && Emax != 0) ||
@@ -73,28 +75,57 @@ module mx_quantize #(
            CodeMax, RoundBias, "0 <= CodeMin <= CodeMax <= 254 (one code if Static), RoundBias in 0..0x7FFFFF");
   end
 
-  if (Static) begin : g_static
-    mx_quantize_static #(
-      .Width(Width), .K(K), .Vectors(Vectors), .Group(Group), .Lanes(Lanes), .Bits(Bits),
-      .Shift(CodeMin - ManBits - (LsbExp + 127)), .MaxCode(MaxCode), .ScaleCode(CodeMin)
-    ) u_static (
-      .aclk, .aresetn,
-      .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
-      .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast,
-      .error_o
-    );
-    assign clamped_o = '0;
-  end else begin : g_blocks
-    mx_quantize_blocks #(
-      .Width(Width), .LsbExp(LsbExp), .K(K), .Vectors(Vectors), .Group(Group), .Lanes(Lanes), .ExpBits(ExpBits),
-      .ManBits(ManBits), .Bias(Bias), .MaxCode(MaxCode), .Emax(Emax), .RoundBias(RoundBias), .CodeMin(CodeMin),
-      .CodeMax(CodeMax)
-    ) u_blocks (
-      .aclk, .aresetn,
-      .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
-      .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast,
-      .clamped_o, .error_o
-    );
+  // Copies side by side take the blocks of a beat; all move as the first does.
+
+  localparam int Blocks = mx_pkg::ceil_div(K, Group);
+
+  logic [Across-1:0]       ready, valid, last, error;
+  logic [Across-1:0][31:0] clamped;
+
+  for (genvar b = 0; b < Across; b++) begin : g_block
+    localparam int Own = (b == Across - 1) ? K - (Blocks - Blocks / Across) * Group : Blocks / Across * Group;
+
+    if (Static) begin : g_static
+      mx_quantize_static #(
+        .Width(Width), .K(Own), .Vectors(Vectors), .Group(Group), .Lanes(Part), .Bits(Bits),
+        .Shift(CodeMin - ManBits - (LsbExp + 127)), .MaxCode(MaxCode), .ScaleCode(CodeMin)
+      ) u_static (
+        .aclk, .aresetn,
+        .s_axis_tvalid, .s_axis_tready(ready[b]), .s_axis_tdata(s_axis_tdata[b]), .s_axis_tlast,
+        .m_axis_tvalid(valid[b]), .m_axis_tready, .m_axis_tdata(m_axis_tdata[b]), .m_axis_tlast(last[b]),
+        .error_o(error[b])
+      );
+      assign clamped[b] = '0;
+    end else begin : g_dynamic
+      mx_quantize_blocks #(
+        .Width(Width), .LsbExp(LsbExp), .K(Own), .Vectors(Vectors), .Group(Group), .Lanes(Part), .ExpBits(ExpBits),
+        .ManBits(ManBits), .Bias(Bias), .MaxCode(MaxCode), .Emax(Emax), .RoundBias(RoundBias), .CodeMin(CodeMin),
+        .CodeMax(CodeMax)
+      ) u_blocks (
+        .aclk, .aresetn,
+        .s_axis_tvalid, .s_axis_tready(ready[b]), .s_axis_tdata(s_axis_tdata[b]), .s_axis_tlast,
+        .m_axis_tvalid(valid[b]), .m_axis_tready, .m_axis_tdata(m_axis_tdata[b]), .m_axis_tlast(last[b]),
+        .clamped_o(clamped[b]), .error_o(error[b])
+      );
+    end
+  end
+
+  assign s_axis_tready = ready[0];
+  assign m_axis_tvalid = valid[0];
+  assign m_axis_tlast  = last[0];
+  assign error_o       = error[0];
+
+  if (Across == 1) begin : g_one
+    assign clamped_o = clamped[0];
+  end else begin : g_several
+    logic [39:0] sum;
+    logic        unused;
+    always_comb begin
+      sum = '0;
+      for (int b = 0; b < Across; b++) sum += 40'(clamped[b]);
+    end
+    assign clamped_o = (sum[39:32] != '0) ? '1 : sum[31:0];
+    assign unused    = ^{ready, valid, last, error};
   end
 
 endmodule

@@ -2,10 +2,13 @@
 //
 // Equation:  y = sum of the taps * 2**Shift / Divisor, rounded once, in every lane; taps outside the
 //            frame count as zeros.
-// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out.
-// Latency:   that of mx_line_buffer, and KernelH*KernelW + 4 cycles.
+// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out. With Pixels > 0,
+//            Pixels vectors a beat in, max(Pixels/StrideW, 1) a beat out.
+// Latency:   that of mx_line_buffer, and KernelH*KernelW + 4 cycles; with Pixels > 0 that of mx_taps, and
+//            mx_pkg::sum_latency(taps) + 5.
 // Rounding:  nearest, ties to even.
-// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o as in mx_line_buffer.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only (on m_axis_tready with Pixels > 0).
+//            error_o as in mx_line_buffer.
 module mx_average_pool #(
   parameter int Width     = 16,
   parameter int OutWidth  = 16,
@@ -22,19 +25,22 @@ module mx_average_pool #(
   parameter int PadTop    = 0,
   parameter int PadLeft   = 0,
   parameter int Divisor   = 4,
-  parameter int Shift     = 0   // of the sum, before it is divided
+  parameter int Shift     = 0,  // of the sum, before it is divided
+  parameter int Pixels    = 0,  // at once, with all their taps and channels; 0: Lanes channels of one tap
+  localparam int Windows  = (Pixels > StrideW) ? Pixels / StrideW : 1,
+  localparam int InBits   = (Pixels > 0 ? Pixels : 1) * Lanes * Width
 ) (
   input  logic                      aclk,
   input  logic                      aresetn,
 
   input  logic                      s_axis_tvalid,
   output logic                      s_axis_tready,
-  input  logic [Lanes*Width-1:0]    s_axis_tdata,
+  input  logic [InBits-1:0]                 s_axis_tdata,
   input  logic                      s_axis_tlast,
 
   output logic                      m_axis_tvalid,
   input  logic                      m_axis_tready,
-  output logic [Lanes*OutWidth-1:0] m_axis_tdata,
+  output logic [Windows*Lanes*OutWidth-1:0] m_axis_tdata,
   output logic                      m_axis_tlast,
 
   output logic                      error_o
@@ -42,17 +48,61 @@ module mx_average_pool #(
 
   localparam int SumWidth = Width + $clog2(KernelH * KernelW);
 
-  if (Width < 2 || OutWidth < 2 || Lanes < 1 || K < 1) begin : g_check
-    $error("mx_average_pool: Width = %0d, OutWidth = %0d, Lanes = %0d, K = %0d; expected %s",
-           Width, OutWidth, Lanes, K, "widths >= 2, others positive");
+  if (Width < 2 || OutWidth < 2 || Lanes < 1 || K < 1 || Pixels < 0 || (Pixels > 0 && Lanes < K)) begin : g_check
+    $error("mx_average_pool: Width = %0d, OutWidth = %0d, Lanes = %0d, K = %0d, Pixels = %0d; expected %s", Width,
+           OutWidth, Lanes, K, Pixels, "widths >= 2, others positive, all channels where several taps go at once");
   end
 
   localparam int Beats = mx_pkg::ceil_div(K, Lanes);
 
-  logic [Lanes-1:0][SumWidth-1:0] sum_q;
-  logic                           done_q, last_q, divide_ready;
+  logic [Windows*Lanes-1:0][SumWidth-1:0] sum_q;
+  logic                                   done_q, last_q, divide_ready;
 
-  if (KernelH == H && KernelW == W && OutH == 1 && OutW == 1) begin : g_whole
+  if (Pixels > 0) begin : g_taps
+    localparam int Taps   = KernelH * KernelW;
+    localparam int Stages = mx_pkg::sum_latency(Taps) + 1;
+
+    logic                                               valid, en, last;
+    logic [Windows-1:0][Taps-1:0][Lanes-1:0][Width-1:0] data;
+    logic [Windows-1:0][Taps-1:0]                       pad;
+    logic [Stages:0]                                    valid_d, last_d;
+    logic [Stages:1]                                    valid_q, lasts_q;
+
+    mx_taps #(
+      .Width(Lanes * Width), .Pixels(Pixels), .H(H), .W(W), .OutH(OutH), .OutW(OutW), .KernelH(KernelH),
+      .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW), .PadTop(PadTop), .PadLeft(PadLeft)
+    ) u_taps (
+      .aclk, .aresetn,
+      .s_axis_tvalid, .s_axis_tready, .s_axis_tdata, .s_axis_tlast,
+      .m_axis_tvalid(valid), .m_axis_tready(en), .m_axis_tdata(data), .m_axis_tlast(last), .pad_o(pad), .error_o
+    );
+
+    assign valid_d = {valid_q, valid};
+    assign last_d  = {lasts_q, last};
+    assign done_q  = valid_q[Stages];
+    assign last_q  = lasts_q[Stages];
+    assign en      = !done_q || divide_ready;
+
+    always_ff @(posedge aclk) begin
+      if (!aresetn) valid_q <= '0;
+      else if (en) valid_q <= valid_d[Stages-1:0];
+      if (en) lasts_q <= last_d[Stages-1:0];
+    end
+
+    for (genvar v = 0; v < Windows; v++) begin : g_window
+      for (genvar i = 0; i < Lanes; i++) begin : g_lane
+        logic [Taps-1:0][SumWidth-1:0] terms_q;
+        for (genvar t = 0; t < Taps; t++) begin : g_tap
+          always_ff @(posedge aclk) begin
+            if (en) terms_q[t] <= pad[v][t] ? '0 : SumWidth'($signed(data[v][t][i]));
+          end
+        end
+        mx_sum #(.Terms(Taps), .Width(SumWidth)) u_sum (
+          .aclk, .en_i(en), .terms_i(terms_q), .sum_o(sum_q[v*Lanes+i])
+        );
+      end
+    end
+  end else if (KernelH == H && KernelW == W && OutH == 1 && OutW == 1) begin : g_whole
     // One window, the frame: the sum so far of every beat of a pixel.
     (* ram_style = "distributed" *) logic [Lanes-1:0][SumWidth-1:0] sums [Beats];
 
@@ -114,7 +164,7 @@ module mx_average_pool #(
   end
 
   mx_divide #(
-    .Width(SumWidth), .OutWidth(OutWidth), .Lanes(Lanes), .Divisor(Divisor), .Shift(Shift)
+    .Width(SumWidth), .OutWidth(OutWidth), .Lanes(Windows * Lanes), .Divisor(Divisor), .Shift(Shift)
   ) u_divide (
     .aclk, .aresetn,
     .s_axis_tvalid(done_q), .s_axis_tready(divide_ready), .s_axis_tdata(sum_q), .s_axis_tlast(last_q),

@@ -1,10 +1,13 @@
 // Largest of each window of wide integers (operator WideMaxPool).
 //
 // Equation:  y = max of the taps inside the frame, in every lane.
-// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out.
-// Latency:   that of mx_line_buffer, and KernelH*KernelW cycles; 1 cycle if the window is the frame.
+// Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out. With Pixels > 0,
+//            Pixels vectors a beat in, max(Pixels/StrideW, 1) a beat out.
+// Latency:   that of mx_line_buffer, and KernelH*KernelW cycles; 1 cycle if the window is the frame; that
+//            of mx_max_taps with Pixels > 0.
 // Rounding:  none.
-// Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o as in mx_line_buffer.
+// Handshake: AXI4-Stream; s_axis_tready depends on registers only (on m_axis_tready with Pixels > 0).
+//            error_o as in mx_line_buffer.
 module mx_max_pool #(
   parameter int Width     = 16,
   parameter int Lanes     = 1,
@@ -18,32 +21,40 @@ module mx_max_pool #(
   parameter int StrideH   = 2,
   parameter int StrideW   = 2,
   parameter int PadTop    = 0,
-  parameter int PadLeft   = 0
+  parameter int PadLeft   = 0,
+  parameter int Pixels    = 0,  // at once, with all their taps and channels; 0: Lanes channels of one tap
+  localparam int InBits   = (Pixels > 0 ? Pixels : 1) * Lanes * Width,
+  localparam int OutBits  = (Pixels > StrideW ? Pixels / StrideW : 1) * Lanes * Width
 ) (
   input  logic                      aclk,
   input  logic                      aresetn,
 
   input  logic                      s_axis_tvalid,
   output logic                      s_axis_tready,
-  input  logic [Lanes*Width-1:0]    s_axis_tdata,
+  input  logic [InBits-1:0]         s_axis_tdata,
   input  logic                      s_axis_tlast,
 
   output logic                      m_axis_tvalid,
   input  logic                      m_axis_tready,
-  output logic [Lanes*Width-1:0]    m_axis_tdata,
+  output logic [OutBits-1:0]        m_axis_tdata,
   output logic                      m_axis_tlast,
 
   output logic                      error_o
 );
 
-  if (Width < 2 || Lanes < 1 || K < 1) begin : g_check
-    $error("mx_max_pool: Width = %0d, Lanes = %0d, K = %0d; expected Width >= 2, others positive",
-           Width, Lanes, K);
+  if (Width < 2 || Lanes < 1 || K < 1 || Pixels < 0 || (Pixels > 0 && Lanes < K)) begin : g_check
+    $error("mx_max_pool: Width = %0d, Lanes = %0d, K = %0d, Pixels = %0d; expected Width >= 2, others positive, %s",
+           Width, Lanes, K, Pixels, "all channels in the lanes where several taps go at once");
   end
 
   localparam int Beats = mx_pkg::ceil_div(K, Lanes);
 
-  if (KernelH == H && KernelW == W && OutH == 1 && OutW == 1) begin : g_whole
+  if (Pixels > 0) begin : g_taps
+    mx_max_taps #(
+      .Width(Width), .Lanes(Lanes), .Pixels(Pixels), .H(H), .W(W), .OutH(OutH), .OutW(OutW), .KernelH(KernelH),
+      .KernelW(KernelW), .StrideH(StrideH), .StrideW(StrideW), .PadTop(PadTop), .PadLeft(PadLeft)
+    ) u_taps (.*);
+  end else if (KernelH == H && KernelW == W && OutH == 1 && OutW == 1) begin : g_whole
     // One window, the frame: the largest so far of every beat of a pixel.
     (* ram_style = "distributed" *) logic [Lanes-1:0][Width-1:0] best [Beats];
 

@@ -4,7 +4,9 @@
 //            k % OutLanes of output beat k / OutLanes. A vector is ceil(K/InLanes) beats in and
 //            ceil(K/OutLanes) beats out; surplus lanes of its last beat are undefined. SideWidth
 //            bits above the lanes, equal in all beats that meet in one, go along (a block's scale).
-// Latency:   1 cycle; one beat per cycle sustained on the narrow side.
+//            Where both hold a whole vector, surplus lanes are cut off or added.
+// Latency:   1 cycle; one beat per cycle sustained on the narrow side. Combinational where both hold a
+//            whole vector.
 // Handshake: AXI4-Stream; vectors are counted, s_axis_tlast ends the input frame, m_axis_tlast the
 //            output frame; s_axis_tready depends on m_axis_tready.
 module mx_lanes #(
@@ -29,100 +31,26 @@ module mx_lanes #(
 );
 
   if (InLanes < 1 || OutLanes < 1 || ElemWidth < 1 || K < 1 || SideWidth < 0 ||
-      (InLanes % OutLanes != 0 && OutLanes % InLanes != 0)) begin : g_check
+      (InLanes % OutLanes != 0 && OutLanes % InLanes != 0 && (InLanes < K || OutLanes < K))) begin : g_check
     $error("mx_lanes: InLanes = %0d, OutLanes = %0d, ElemWidth = %0d, K = %0d; expected %s",
            InLanes, OutLanes, ElemWidth, K,
-           "positive numbers and one lane count a multiple of the other");
+           "positive numbers and one lane count a multiple of the other, or both K or more");
   end
 
-  localparam int OutWidth = OutLanes * ElemWidth;
-  localparam int InBeats  = mx_pkg::ceil_div(K, InLanes);  // of a vector
-  localparam int BeatBits = mx_pkg::index_bits(InBeats);
-
-  logic                valid_q, last_q, take, vector_end;
-  logic [BeatBits-1:0] beat_q;
-
-  assign m_axis_tvalid = valid_q;
-  assign take          = s_axis_tvalid && s_axis_tready;
-  assign vector_end    = beat_q == BeatBits'(InBeats - 1);
-
-  always_ff @(posedge aclk) begin
-    if (!aresetn) beat_q <= '0;
-    else if (take) beat_q <= vector_end ? '0 : beat_q + 1'b1;
-  end
-
-  if (SideWidth > 0) begin : g_side
-    logic [SideWidth-1:0] side_q;
-    always_ff @(posedge aclk) if (take) side_q <= s_axis_tdata[InLanes*ElemWidth+:SideWidth];
-    assign m_axis_tdata[OutWidth+:SideWidth] = side_q;
-  end
-
-  if (InLanes > OutLanes) begin : g_narrow
-    localparam int Ratio    = InLanes / OutLanes;
-    // Output beats of the last input beat of a vector.
-    localparam int Tail     = mx_pkg::ceil_div((K - 1) % InLanes + 1, OutLanes);
-    localparam int PartBits = $clog2(Ratio);
-
-    logic [InLanes*ElemWidth-1:0] data_q;
-    logic [PartBits-1:0]          part_q;
-    logic                         tail_q, final_part;
-
-    assign final_part    = part_q == PartBits'(tail_q ? Tail - 1 : Ratio - 1);
-    assign s_axis_tready = !valid_q || (m_axis_tready && final_part);
-    assign m_axis_tdata[OutWidth-1:0] = data_q[OutWidth-1:0];
-    assign m_axis_tlast  = last_q && final_part;
-
-    always_ff @(posedge aclk) begin
-      if (s_axis_tready) begin
-        data_q <= s_axis_tdata[InLanes*ElemWidth-1:0];
-        last_q <= s_axis_tlast;
-        tail_q <= vector_end;
-      end else if (m_axis_tready) begin
-        data_q <= data_q >> OutWidth;
-      end
+  if (InLanes >= K && OutLanes >= K) begin : g_cut
+    logic unused;
+    assign unused        = ^{aclk, aresetn};
+    assign s_axis_tready = m_axis_tready;
+    assign m_axis_tvalid = s_axis_tvalid;
+    assign m_axis_tlast  = s_axis_tlast;
+    assign m_axis_tdata[OutLanes*ElemWidth-1:0] = (OutLanes * ElemWidth)'(s_axis_tdata[InLanes*ElemWidth-1:0]);
+    if (SideWidth > 0) begin : g_side
+      assign m_axis_tdata[OutLanes*ElemWidth+:SideWidth] = s_axis_tdata[InLanes*ElemWidth+:SideWidth];
     end
-
-    always_ff @(posedge aclk) begin
-      if (!aresetn) begin
-        valid_q <= 1'b0;
-        part_q  <= '0;
-      end else if (s_axis_tready) begin
-        valid_q <= s_axis_tvalid;
-        part_q  <= '0;
-      end else if (m_axis_tready) begin
-        part_q  <= part_q + 1'b1;
-      end
-    end
-  end else begin : g_widen
-    localparam int Ratio    = OutLanes / InLanes;
-    localparam int InWidth  = InLanes * ElemWidth;
-    localparam int PartBits = mx_pkg::index_bits(Ratio);
-
-    logic [Ratio-1:0][InWidth-1:0] data_q;
-    logic [PartBits-1:0]           part_q;
-    logic                          final_part;
-
-    assign s_axis_tready = !valid_q || m_axis_tready;
-    assign final_part    = vector_end || part_q == PartBits'(Ratio - 1);
-    assign m_axis_tdata[OutWidth-1:0] = data_q;
-    assign m_axis_tlast  = last_q;
-
-    for (genvar i = 0; i < Ratio; i++) begin : g_part
-      always_ff @(posedge aclk) begin
-        if (take && part_q == PartBits'(i)) data_q[i] <= s_axis_tdata[InWidth-1:0];
-      end
-    end
-
-    always_ff @(posedge aclk) begin
-      if (take) last_q <= s_axis_tlast;
-      if (!aresetn) begin
-        valid_q <= 1'b0;
-        part_q  <= '0;
-      end else if (s_axis_tready) begin
-        valid_q <= s_axis_tvalid && final_part;
-        if (s_axis_tvalid) part_q <= final_part ? '0 : part_q + 1'b1;
-      end
-    end
+  end else begin : g_turn
+    mx_turn_lanes #(
+      .InLanes(InLanes), .OutLanes(OutLanes), .ElemWidth(ElemWidth), .K(K), .SideWidth(SideWidth)
+    ) u_turn (.*);
   end
 
 endmodule

@@ -79,6 +79,16 @@ package mx_pkg;
     return length + 2 + $clog2(((simd < most) ? simd : most) / length) + ((simd > most) ? 1 : 0);
   endfunction
 
+  // Cycles of mx_sum: one register for every two levels of its tree.
+  function automatic int sum_latency(int terms);
+    return ($clog2(terms) + 1) / 2;
+  endfunction
+
+  // Beats of `pixels` pixels from the first tap of a window, shifted by the padding, to its last one.
+  function automatic int taps_lag(int w, int span_h, int span_w, int pad_top, int pad_left, int pixels);
+    return ceil_div((span_h - 1 - pad_top) * w + span_w - 1 - pad_left, pixels);
+  endfunction
+
   // Bits of an index 0..count-1, at least one.
   function automatic int index_bits(int count);
     return (count > 1) ? $clog2(count) : 1;
