@@ -150,6 +150,8 @@ def cases() -> dict[str, tuple]:
             found[f"average_pool-{name}"] = AveragePool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
     found["relu"] = Relu(Wide((3, 2, 5), 13, 0)), [1, 2, 8]
     found["reorder"] = Reorder(Wide((3, 2, 5), 13, 0)), [1]
+    found["reorder-lanes"] = Reorder(Wide((7, 7, 20), 13, 0)), [2, 4, 16, 8]
+    found["reorder-few"] = Reorder(Wide((2, 3, 9), 13, 0)), [4, 2]
     found["reorder-1"] = Reorder(Wide((1, 3, 1), 13, 0)), [1]
     found["add"] = Add(Wide((3, 2, 5), 13, -4), Wide((3, 2, 5), 17, -7)), [1, 2, 8]
     for low, high in ((0, 900), (-(2**40), 2**35), (-7, -7), (-300, 2**39)):
@@ -401,6 +403,7 @@ def test_every_module_checks_its_parameters():
         ("mx_divide", {"Divisor": 0}, "Divisor = 0"),
         ("mx_dequantize", {"Lanes": 3}, "Lanes = 3"),
         ("mx_reorder", {"K": 0}, "K = 0"),
+        ("mx_reorder", {"Lanes": 5}, "Lanes = 5"),
         ("mx_clip", {"Lanes": 0}, "Lanes = 0"),
         ("mx_leaky_relu", {"Shift": -1}, "Shift = -1"),
         ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),

@@ -317,7 +317,7 @@ def _listed(numbers) -> str:
 
 
 def port_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
-    """Lanes of an input or output of the network: what its widest reader takes, or its unit gives, as a power of two."""
+    """Lanes of an input or output of the network, a power of two that holds what its reader takes or its unit gives."""
     if (maker := network.maker(stream)) is not None:
         most = copies.lanes(maker.unit, foldings[maker.name])[1]
     else:

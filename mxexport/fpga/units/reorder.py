@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from mxexport import ops
 from mxexport.fpga.area import Area, ram
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing
+from mxexport.numbers.groups import group_count
 
 
 @dataclass(frozen=True)
@@ -54,25 +54,31 @@ class Reorder:
         return f"{layer}: {list(self.source.shape)} channel by channel"
 
     def foldings(self) -> list[Folding]:
-        return [Folding(1, 1)]
+        most = min(self.source.vectors, self.source.channels)
+        return [Folding(n, n) for n in (1 << i for i in range(most.bit_length()))]
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return 1, 1
+        return folding.simd, folding.simd
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return {"K": self.source.channels, "Pixels": math.prod(self.source.shape[:-1])}
+        return {"K": self.source.channels, "Pixels": self.source.vectors, "Lanes": folding.simd}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
     def cycles(self, folding: Folding) -> int:
-        return self.source.length
+        return max(self.source.beats(folding.simd), self.result.beats(folding.simd))
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.array([self.source.vectors - 1]), self.source.length, self.source.length + 2)
+        out = self.result.beats(folding.simd)
+        return Timing(np.array([self.source.vectors - 1]), out, out + 3)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=120, ff=70) + ram(2 * self.source.length, self.source.width)
+        lanes, width = folding.simd, self.source.width
+        segments = self.source.vectors // lanes
+        banks = -(-self.source.vectors // segments)
+        memory = ram(2 * segments * group_count(self.source.channels, lanes), lanes * width)
+        return Area(lut=120 + lanes * width * 0.4 * (lanes - 1), ff=70 + lanes * width) + memory * banks
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -1,107 +1,210 @@
 // Frames of pixels to frames channel by channel (operator WideReorder): what Flatten makes of an image.
 //
 // Equation:  channel c of pixel p goes from place p*K + c to place c*Pixels + p.
-// Frames:    Pixels*K beats in, as many out, one element each.
-// Latency:   2 cycles from the last beat of a frame to the first output beat. Two frames are held,
+// Frames:    Pixels vectors of ceil(K/Lanes) beats in, one vector of ceil(K*Pixels/Lanes) beats out.
+// Latency:   3 cycles from the last beat of a frame to the first output beat. Two frames are held,
 //            so one is received while the other is sent.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o is sticky: an
 //            s_axis_tlast came where no frame ends, or was missing where one does.
 module mx_reorder #(
   parameter int Width    = 16,
+  parameter int Lanes    = 1,  // at most Pixels
   parameter int K        = 2,
   parameter int Pixels   = 4
 ) (
-  input  logic             aclk,
-  input  logic             aresetn,
+  input  logic                   aclk,
+  input  logic                   aresetn,
 
-  input  logic             s_axis_tvalid,
-  output logic             s_axis_tready,
-  input  logic [Width-1:0] s_axis_tdata,
-  input  logic             s_axis_tlast,
+  input  logic                   s_axis_tvalid,
+  output logic                   s_axis_tready,
+  input  logic [Lanes*Width-1:0] s_axis_tdata,
+  input  logic                   s_axis_tlast,
 
-  output logic             m_axis_tvalid,
-  input  logic             m_axis_tready,
-  output logic [Width-1:0] m_axis_tdata,
-  output logic             m_axis_tlast,
+  output logic                   m_axis_tvalid,
+  input  logic                   m_axis_tready,
+  output logic [Lanes*Width-1:0] m_axis_tdata,
+  output logic                   m_axis_tlast,
 
-  output logic             error_o
+  output logic                   error_o
 );
 
-  if (Width < 1 || K < 1 || Pixels < 1) begin : g_check
-    $error("mx_reorder: Width = %0d, K = %0d, Pixels = %0d; expected at least 1 each",
-           Width, K, Pixels);
+  if (Width < 1 || K < 1 || Pixels < 1 || Lanes < 1 || Lanes > Pixels) begin : g_check
+    $error("mx_reorder: Width = %0d, Lanes = %0d, K = %0d, Pixels = %0d; expected at least 1 each, Lanes <= Pixels",
+           Width, Lanes, K, Pixels);
   end
 
-  localparam int Frame     = K * Pixels;
-  localparam int AddrBits  = mx_pkg::index_bits(2 * Frame);
-  localparam int PixelBits = mx_pkg::index_bits(Pixels);
-  localparam int KBits     = mx_pkg::index_bits(K);
-  localparam int FrameBits = mx_pkg::index_bits(Frame);
-  localparam StyleName = (2 * Frame > 64 && 2 * Frame * Width > 4096) ? "block" : "distributed";
+  // Pixels lie in segments of Lanes or a few more, and pixel `column` of every segment in memory
+  // `column`: Lanes pixels that follow each other, also from the last one to the first of the next
+  // channel, lie in different memories.
+  localparam int Segments  = Pixels / Lanes;
+  localparam int Rest      = Pixels % Lanes;
+  localparam int Shortest  = Lanes + Rest / Segments;
+  localparam int Longer    = Rest % Segments;              // segments that are one longer
+  localparam int Banks     = Shortest + int'(Longer != 0);
+  localparam int Beats     = mx_pkg::ceil_div(K, Lanes);   // of a pixel
+  localparam int OutBeats  = mx_pkg::ceil_div(K * Pixels, Lanes);
+  localparam int Frame     = Beats * Segments;             // words of a frame in a memory
 
-  (* ram_style = StyleName *) logic [Width-1:0] mem [2*Frame];
+  localparam int AddrBits    = mx_pkg::index_bits(2 * Frame);
+  localparam int ColumnBits  = mx_pkg::index_bits(2 * Banks);
+  localparam int SegmentBits = mx_pkg::index_bits(Segments);
+  localparam int BeatBits    = mx_pkg::index_bits(Beats);
+  localparam int OutBits     = mx_pkg::index_bits(OutBeats);
+  localparam int LaneBits    = mx_pkg::index_bits(Lanes);
+  localparam StyleName = (2 * Frame > 64 && 2 * Frame * Lanes * Width > 4096) ? "block" : "distributed";
 
-  logic [FrameBits-1:0] write_q, read_q;
-  logic [PixelBits-1:0] pixel_q;
-  logic [KBits-1:0]     channel_q;
-  logic                 write_bank_q, read_bank_q;
-  logic [1:0]           full_q;
-  logic                 put, put_end, get, get_end, pixel_end, valid_q, last_q;
-  logic [Width-1:0]     data_q;
+  typedef logic [AddrBits-1:0]    addr_t;
+  typedef logic [ColumnBits-1:0]  column_t;
+  typedef logic [SegmentBits-1:0] segment_t;
 
-  assign s_axis_tready = !full_q[write_bank_q];
+  function automatic column_t segment_length(segment_t segment);
+    return column_t'(Shortest) + column_t'(int'(segment) < Longer);
+  endfunction
+
+  // Write.
+
+  logic                put, put_end, beat_end, column_end, segment_end;
+  logic                write_half_q, read_half_q;
+  logic [1:0]          full_q;
+  logic [BeatBits-1:0] beat_q;
+  column_t             column_q;
+  segment_t            segment_q;
+  addr_t               beat_addr_q, write_addr;
+
+  assign s_axis_tready = !full_q[write_half_q];
   assign put           = s_axis_tvalid && s_axis_tready;
-  assign put_end       = write_q == FrameBits'(Frame - 1);
-  assign get           = full_q[read_bank_q] && (!valid_q || m_axis_tready);
-  assign pixel_end     = pixel_q == PixelBits'(Pixels - 1);
-  assign get_end       = pixel_end && channel_q == KBits'(K - 1);
+  assign beat_end      = beat_q == BeatBits'(Beats - 1);
+  assign column_end    = column_q == segment_length(segment_q) - 1'b1;
+  assign segment_end   = segment_q == segment_t'(Segments - 1);
+  assign put_end       = beat_end && column_end && segment_end;
+  assign write_addr    = (write_half_q ? addr_t'(Frame) : '0) + beat_addr_q + addr_t'(segment_q);
 
   always_ff @(posedge aclk) begin
-    if (put) mem[AddrBits'(write_q) + (write_bank_q ? AddrBits'(Frame) : '0)] <= s_axis_tdata;
-    if (get) begin
-      data_q <= mem[AddrBits'(read_q) + (read_bank_q ? AddrBits'(Frame) : '0)];
-      last_q <= get_end;
+    if (!aresetn) begin
+      write_half_q <= 1'b0;
+      beat_q       <= '0;
+      beat_addr_q  <= '0;
+      column_q     <= '0;
+      segment_q    <= '0;
+      error_o      <= 1'b0;
+    end else if (put) begin
+      beat_q      <= beat_end ? '0 : beat_q + 1'b1;
+      beat_addr_q <= beat_end ? '0 : beat_addr_q + addr_t'(Segments);
+      if (beat_end) column_q <= column_end ? '0 : column_q + 1'b1;
+      if (beat_end && column_end) segment_q <= segment_end ? '0 : segment_q + 1'b1;
+      if (put_end) write_half_q <= !write_half_q;
+      if (s_axis_tlast != put_end) error_o <= 1'b1;
+    end
+  end
+
+  // Read: from a place to the end of its segment, the rest from the next segment.
+
+  typedef struct packed {
+    column_t             column;
+    segment_t            segment;
+    logic [LaneBits-1:0] channel;    // of its beat
+    addr_t               beat_addr;
+  } place_t;
+
+  logic               en, get, get_end, steps;
+  logic [OutBits-1:0] out_q;
+  place_t             here_q, behind;  // behind: where the next segment begins
+  addr_t              half, here_addr, behind_addr;
+  column_t            here_length;
+
+  assign get         = full_q[read_half_q] && en;
+  assign get_end     = out_q == OutBits'(OutBeats - 1);
+  assign here_length = segment_length(here_q.segment);
+  assign half        = read_half_q ? addr_t'(Frame) : '0;
+  assign here_addr   = half + here_q.beat_addr + addr_t'(here_q.segment);
+  assign behind_addr = half + behind.beat_addr + addr_t'(behind.segment);
+  assign steps       = here_q.column + column_t'(Lanes) >= here_length;
+
+  always_comb begin
+    behind        = here_q;
+    behind.column = '0;
+    if (here_q.segment != segment_t'(Segments - 1)) begin
+      behind.segment = here_q.segment + 1'b1;
+    end else begin
+      behind.segment = '0;
+      if (here_q.channel != LaneBits'(Lanes - 1)) begin
+        behind.channel = here_q.channel + 1'b1;
+      end else begin
+        behind.channel   = '0;
+        // Behind the last channel nothing is read that counts.
+        behind.beat_addr = (here_q.beat_addr == addr_t'(Frame - Segments)) ? '0 : here_q.beat_addr + addr_t'(Segments);
+      end
     end
   end
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      write_q      <= '0;
-      read_q       <= '0;
-      pixel_q      <= '0;
-      channel_q    <= '0;
-      write_bank_q <= 1'b0;
-      read_bank_q  <= 1'b0;
-      full_q       <= '0;
-      valid_q      <= 1'b0;
-      error_o      <= 1'b0;
+      here_q      <= '0;
+      out_q       <= '0;
+      read_half_q <= 1'b0;
+      full_q      <= '0;
     end else begin
-      if (put) begin
-        write_q <= put_end ? '0 : write_q + 1'b1;
-        if (put_end) begin
-          write_bank_q         <= !write_bank_q;
-          full_q[write_bank_q] <= 1'b1;
-        end
-        if (s_axis_tlast != put_end) error_o <= 1'b1;
-      end
+      if (put && put_end) full_q[write_half_q] <= 1'b1;
       if (get) begin
-        // The next pixel of the channel, or the first of the next channel.
-        read_q    <= get_end ? '0
-                     : pixel_end ? FrameBits'(channel_q) + 1'b1 : read_q + FrameBits'(K);
-        pixel_q   <= pixel_end ? '0 : pixel_q + 1'b1;
-        if (pixel_end) channel_q <= get_end ? '0 : channel_q + 1'b1;
+        out_q <= get_end ? '0 : out_q + 1'b1;
         if (get_end) begin
-          read_bank_q         <= !read_bank_q;
-          full_q[read_bank_q] <= 1'b0;
+          here_q              <= '0;
+          read_half_q         <= !read_half_q;
+          full_q[read_half_q] <= 1'b0;
+        end else if (steps) begin
+          here_q        <= behind;
+          here_q.column <= here_q.column + column_t'(Lanes) - here_length;
+        end else begin
+          here_q.column <= here_q.column + column_t'(Lanes);
         end
       end
-      if (get) valid_q <= 1'b1;
-      else if (m_axis_tready) valid_q <= 1'b0;
     end
   end
 
-  assign m_axis_tvalid = valid_q;
-  assign m_axis_tdata  = data_q;
-  assign m_axis_tlast  = last_q;
+  // Stages: 1 memory output, 2 lanes in order.
+
+  logic [2:1]                              valid_q, last_q;
+  column_t                                 column1_q, length1_q;
+  logic [LaneBits-1:0]                     channel1_q, behind1_q;
+  logic [Banks-1:0][Lanes-1:0][Width-1:0]  word1_q;
+
+  assign en            = !valid_q[2] || m_axis_tready;
+  assign m_axis_tvalid = valid_q[2];
+  assign m_axis_tlast  = last_q[2];
+
+  for (genvar b = 0; b < Banks; b++) begin : g_bank
+    (* ram_style = StyleName *) logic [Lanes*Width-1:0] mem [2*Frame];
+    always_ff @(posedge aclk) begin
+      if (put && column_q == column_t'(b)) mem[write_addr] <= s_axis_tdata;
+      if (en) word1_q[b] <= mem[column_t'(b) >= here_q.column ? here_addr : behind_addr];
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) valid_q <= '0;
+    else if (en) valid_q <= {valid_q[1], get};
+    if (en) begin
+      last_q     <= {last_q[1], get_end};
+      column1_q  <= here_q.column;
+      length1_q  <= here_length;
+      channel1_q <= here_q.channel;
+      behind1_q  <= behind.channel;
+    end
+  end
+
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    column_t          place;
+    logic             over;
+    logic [Width-1:0] value_q;
+
+    assign place = column1_q + column_t'(i);
+    assign over  = place >= length1_q;
+
+    always_ff @(posedge aclk) begin
+      if (en) value_q <= over ? word1_q[place-length1_q][behind1_q] : word1_q[place][channel1_q];
+    end
+
+    assign m_axis_tdata[i*Width+:Width] = value_q;
+  end
 
 endmodule
