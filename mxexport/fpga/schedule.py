@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
 
 from mxexport.errors import MXExportError, OptionError
-from mxexport.fpga import copies
+from mxexport.fpga import copies, pace
 from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.pace import Choices
 from mxexport.fpga.types import Stream
-from mxexport.fpga.unit import Folding, Timing, Unit
-from mxexport.fpga.windows import Window
+from mxexport.fpga.unit import Folding, Unit
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
@@ -37,18 +36,44 @@ def fold(
     if unknown := sorted(set(overrides) - set(names)):
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    asked = {p.name: _asked(p, overrides) for p in products}
+    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))})
     # No unit need be faster than the slowest at its fastest.
-    target = max(target, *(_fastest(i.unit, asked.get(i.name)) for i in network.instances))
-    while True:
-        needed = _needed(network, target)
-        options = {p.name: asked[p.name] or _smallest(p.unit, needed[p.name]) for p in products}
-        found = _cheapest(network, options, target)
-        if found is not None:
-            return found
+    target = max(target, _least_cycles(network, legal))
+    while (found := _fold_at(network, legal, target)) is None:
         target *= 2  # no lanes of that rate meet
         if target > _MOST_CYCLES:
             raise MXExportError("folding: no lanes of the units meet")
+    return found
+
+
+def _legal(network: Network, asked: Choices) -> dict[str, list[Folding]]:
+    """Instance -> its foldings: those asked for, or all, but for those whose lanes fit no bus outside."""
+    found = {}
+    for i in network.instances:
+        outside = [(0, s) for s in i.sources if s in network.inputs] + [(1, i.result)] * (i.result in network.outputs)
+        found[i.name] = [
+            f
+            for f in asked.get(i.name) or copies.foldings(i.unit)
+            if all(_fits_bus(network.streams[stream], copies.lanes(i.unit, f)[side]) for side, stream in outside)
+        ]
+    return found
+
+
+def _fits_bus(kind: Stream, lanes: int) -> bool:
+    """Buses outside are powers of two wide; several vectors fill them."""
+    return kind.side_by_side(lanes) == 1 or lanes & (lanes - 1) == 0
+
+
+def _least_cycles(network: Network, legal: Choices) -> int:
+    """Those of the slowest unit at its fastest."""
+    return max(min(copies.cycles(i.unit, f) for f in legal[i.name]) for i in network.instances)
+
+
+def _fold_at(network: Network, legal: Choices, target: int) -> dict[str, Folding] | None:
+    """Instance -> folding of the smallest design at that rate; None where no lanes of that rate meet."""
+    needed = pace.of_products(network, legal, target)
+    products = {p.name: _smallest(p.unit, legal[p.name], needed[p.name]) for p in network.products()}
+    return _cheapest(network, legal, products, target)
 
 
 def fold_for_budget(
@@ -97,11 +122,15 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
 
-    now = slowest(foldings)
-    faster = {copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)}
-    for target in sorted((c for c in faster if c < now), reverse=True):
-        found = fold(network, target, asked)
-        if (reached := slowest(found)) < now:
+    now, legal = (
+        slowest(foldings),
+        _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}),
+    )
+    least = _least_cycles(network, legal)
+    faster = {copies.cycles(p.unit, f) for p in network.products() for f in legal[p.name]}
+    for target in sorted((c for c in faster if least <= c < now), reverse=True):
+        found = _fold_at(network, legal, target)
+        if found is not None and (reached := slowest(found)) < now:
             return reached, area_of(network, found) + area_of(network, foldings) * -1
     return None
 
@@ -134,134 +163,37 @@ def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
     return total(glue("mx_lanes", c.parameters()) for c in kind.conversions(lanes, wanted))
 
 
-def _smallest(unit: Unit, target: int) -> list[Folding]:
-    """The foldings that keep a frame within `target` and do no more at once than the smallest of these must, or the
-    fastest."""
-    options = [f for f in copies.foldings(unit) if copies.cycles(unit, f) <= target] or copies.foldings(unit)[-1:]
+def _smallest(unit: Unit, legal: list[Folding], target: int) -> list[Folding]:
+    """The foldings that keep a frame within `target` and do less than twice as much at once as the smallest of these
+    must, or the fastest."""
+    options = [f for f in legal if copies.cycles(unit, f) <= target] or legal[-1:]
     least_work = min(f.work for f in options)
     return [f for f in options if f.work < 2 * least_work]
 
 
-def _within(unit: Unit, target: int) -> list[Folding]:
-    options = copies.foldings(unit)
-    return [f for f in options if copies.cycles(unit, f) <= max(target, _fastest(unit))]
+def _within(unit: Unit, legal: list[Folding], target: float) -> list[Folding]:
+    fastest = min(copies.cycles(unit, f) for f in legal)
+    return [f for f in legal if copies.cycles(unit, f) <= max(target, fastest)]
 
 
-def _fastest(unit: Unit, options: list[Folding] | None = None) -> int:
-    return min(copies.cycles(unit, f) for f in options or copies.foldings(unit))
-
-
-def _paced(unit: Unit, options: list[Folding], target: float) -> tuple[Folding, Timing]:
-    """The folding that shows how a unit takes and gives vectors at that rate: where one that takes windows tap by tap
-    keeps up, that one, because it holds rows back and gives its windows evenly."""
-    serial = [f for f in options if f.taps == 1 and copies.cycles(unit, f) <= target]
-    chosen = serial[-1] if serial else options[-1]
-    return chosen, copies.timing(unit, chosen)
-
-
-def _needed(network: Network, target: int) -> dict[str, int]:
-    """Product -> cycles in which it must take a frame: it keeps up with what comes while that comes, since nothing but
-    line buffers holds back what comes in bursts, such as the windows of every second row."""
-    pace = {name: target / network.streams[name].vectors for name in network.inputs}
-    found = {}
-    for instance in network.instances:
-        unit, burst = instance.unit, min(pace[s] for s in instance.sources)
-        _, timing = _paced(unit, copies.foldings(unit), target)
-        vectors, average = unit.sources[0].vectors, target / unit.result.vectors
-        if timing.window is not None:
-            pace[instance.result] = average
-        elif unit.result.vectors == vectors:
-            pace[instance.result] = burst
-        else:
-            steps = np.diff(timing.needs)
-            pace[instance.result] = min(average, burst * steps[steps > 0].min(initial=average / burst))
-        found[instance.name] = target if timing.window is not None else max(math.floor(burst * vectors), 1)
-    return {p.name: found[p.name] for p in network.products()}
-
-
-def _targets(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, float]:
-    """Instance -> cycles in which it must take a frame, so that the whole network takes `target`.
-
-    A unit keeps up with what comes before it while that works, not on average: a product behind a window rests until
-    the next rows have come. And it feeds windows behind it so fast that they need not wait for rows.
-    """
-    pace: dict[str, float] = {}  # stream -> cycles from one vector to the next, while they come
-    timing: dict[str, Timing] = {}
-    for name in network.inputs:
-        pace[name] = target / network.streams[name].vectors
-    for instance in network.instances:
-        unit, source = instance.unit, network.streams[instance.sources[0]]
-        pace[instance.result] = min(pace[s] for s in instance.sources)
-        choices = products.get(instance.name) or copies.foldings(unit)
-        folding, timing[instance.name] = _paced(unit, choices, target)
-        if instance.name in products and folding.taps == 1:
-            pace[instance.result] = _fastest(unit, choices) / unit.result.vectors
-        else:  # channels that a slice keeps come at once, and so do the vectors that stand for one
-            kept = min(unit.result.channels / source.channels, 1.0)
-            steps = np.diff(timing[instance.name].needs)
-            apart = steps[steps > 0].min(initial=source.vectors) if unit.result.vectors <= source.vectors else 0
-            pace[instance.result] *= kept * (apart or source.vectors / unit.result.vectors)
-    wanted = dict.fromkeys(network.streams, float("inf"))  # stream -> the same, at most, for its readers' sake
-    found: dict[str, float] = {}
-    for instance in reversed(network.instances):
-        unit, vectors = instance.unit, network.streams[instance.sources[0]].vectors
-        most = wanted[instance.result] * unit.result.vectors / vectors
-        found[instance.name] = vectors * min(most, *(pace[s] for s in instance.sources))
-        fastest = timing[instance.name]
-        if fastest.window is not None:
-            own = pace[instance.result] if instance.name in products else fastest.cadence
-            behind = [pace[r.result] for r in network.readers(instance.result) if r.name in products]
-            most = _slowest_feed(fastest.window, max(own, *behind, fastest.cadence), target)
-        elif unit.result.vectors > vectors:
-            most = min(most, target / unit.result.vectors * _outputs_per_input(fastest.needs, vectors))
-        for source in instance.sources:
-            if len(instance.sources) > 1:  # one after the other: each comes in its part of the time
-                part = min(network.streams[source].channels / unit.result.channels, 1.0)
-                wanted[source] = min(wanted[source], found[instance.name] / vectors * part)
-            elif instance.name not in products or fastest.window is not None:
-                wanted[source] = min(wanted[source], most)
-    return found
-
-
-def _outputs_per_input(needs: np.ndarray, vectors: int) -> float:
-    """Output vectors for each of the `vectors` input vectors that are waited for, where inputs follow each other
-    fastest."""
-    steps = np.flatnonzero(np.diff(needs) > 0)  # outputs behind which another input is waited for
-    if len(steps) < 2:
-        return len(needs) / vectors
-    return float((np.diff(steps) / np.diff(needs)[steps[1:]]).min())
-
-
-def _slowest_feed(window: tuple[Window, tuple[int, ...]], vector: float, target: int) -> float:
-    """Most cycles between input pixels with which windows whose outputs leave `vector` apart keep to `target`."""
-    windows, shape = window
-    most = max(target, windows.fed(shape, 1.0, vector))
-    feed = 1.0
-    while windows.fed(shape, 2 * feed, vector) <= most:
-        feed *= 2
-    return feed
-
-
-def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: int) -> dict[str, Folding] | None:
+def _cheapest(network: Network, legal: Choices, products: Choices, target: int) -> dict[str, Folding] | None:
     """Instance -> the folding of least area in all, among the `products` given and what keeps to `target` of others.
     None: no choice of them has lanes that meet."""
-    targets = _targets(network, products, target)
-    options = {i.name: products.get(i.name) or _within(i.unit, targets[i.name]) for i in network.instances}
+    targets = pace.of_all(network, legal, products, target)
+    options = {
+        i.name: products.get(i.name) or _within(i.unit, legal[i.name], targets[i.name]) for i in network.instances
+    }
     own = {}
     for i in network.instances:
         chosen_from = options[i.name]  # where there is no choice, its area makes no difference
         own[i.name] = np.array([_luts(copies.area(i.unit, f)) if len(chosen_from) > 1 else 0.0 for f in chosen_from])
-        if i.result in network.outputs:
-            own[i.name] += [_at_border(i.unit.result, copies.lanes(i.unit, f)[1]) for f in chosen_from]
     between: dict[tuple[str, str], np.ndarray] = {}
     for stream, kind in network.streams.items():
         maker = network.maker(stream)
         for reader in network.readers(stream):
             taken = [copies.lanes(reader.unit, f)[0] for f in options[reader.name]]
             if maker is None:
-                costs = [
-                    _luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) + _at_border(kind, n) for n in taken
-                ]
+                costs = [_luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) for n in taken]
                 own[reader.name] += costs
                 continue
             made = [copies.lanes(maker.unit, f)[1] for f in options[maker.name]]
@@ -278,11 +210,6 @@ def _cheapest(network: Network, products: Mapping[str, list[Folding]], target: i
         costs[chosen[a], chosen[b]] for (a, b), costs in between.items()
     )
     return None if cost >= _IMPOSSIBLE else {name: options[name][i] for name, i in chosen.items()}
-
-
-def _at_border(kind: Stream, lanes: int) -> float:
-    """Buses outside are powers of two wide; several vectors fill them."""
-    return 0.0 if kind.side_by_side(lanes) == 1 or lanes & (lanes - 1) == 0 else _IMPOSSIBLE
 
 
 def _luts(area: Area) -> float:
