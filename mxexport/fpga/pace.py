@@ -17,6 +17,13 @@ Choices = Mapping[str, list[Folding]]
 """Instance -> foldings, slowest first."""
 
 
+def even(unit: Unit, legal: list[Folding], target: int) -> list[Folding]:
+    """Foldings that give windows evenly, because they hold rows back, where such keep a frame within `target`; else
+    all."""
+    serial = [f for f in legal if f.taps == 1]
+    return serial if any(copies.cycles(unit, f) <= target for f in serial) else legal
+
+
 def of_products(network: Network, legal: Choices, target: int) -> dict[str, int]:
     """Product -> cycles in which it must take a frame: it keeps up with what comes while that comes, since nothing but
     line buffers holds back what comes in bursts, such as the windows of every second row."""
@@ -82,11 +89,9 @@ def of_all(network: Network, legal: Choices, products: Choices, target: int) -> 
 
 
 def _paced(unit: Unit, options: list[Folding], target: float) -> Timing:
-    """How a unit takes and gives vectors, one by one, at that rate: where a folding that takes windows tap by tap keeps
-    up, that one's, because it holds rows back and gives its windows evenly."""
+    """How a unit takes and gives vectors, one by one, at that rate."""
     one_by_one = [f for f in options if f.pixels == 1] or options
-    serial = [f for f in one_by_one if f.taps == 1 and copies.cycles(unit, f) <= target]
-    return unit.timing(replace((serial or one_by_one)[-1], pixels=1))
+    return unit.timing(replace(even(unit, one_by_one, target)[-1], pixels=1))
 
 
 def _outputs_per_input(needs: np.ndarray, vectors: int) -> float:

@@ -71,6 +71,7 @@ def _least_cycles(network: Network, legal: Choices) -> int:
 
 def _fold_at(network: Network, legal: Choices, target: int) -> dict[str, Folding] | None:
     """Instance -> folding of the smallest design at that rate; None where no lanes of that rate meet."""
+    legal = {i.name: pace.even(i.unit, legal[i.name], target) for i in network.instances}
     needed = pace.of_products(network, legal, target)
     products = {p.name: _smallest(p.unit, legal[p.name], needed[p.name]) for p in network.products()}
     return _cheapest(network, legal, products, target)
