@@ -191,6 +191,39 @@ NETWORKS = {
 }
 
 
+def digits() -> nn.Module:
+    """Two convolutions with pools, and a classifier."""
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10),
+    )  # fmt: skip
+
+
+class Branches(nn.Module):
+    """A sum around a convolution, behind one with a stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.inner = nn.Conv2d(2, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, padding=1)
+        self.pool, self.head = nn.AvgPool2d(3, 2, 1), nn.Linear(64, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x))
+        return self.head(self.pool(torch.relu(x + self.inner(x))).flatten(1))
+
+
+def separable() -> nn.Module:
+    """Depthwise and pointwise."""
+    return nn.Sequential(
+        nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.ReLU6(), nn.Conv2d(4, 8, 1), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.LeakyReLU(0.25), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+FAST = {"digits": (digits, (1, 16, 16)), "branches": (Branches, (2, 16, 16)), "separable": (separable, (4, 16, 16))}
+"""Made to take one pixel a cycle, and several."""
+
+
 class Random(nn.Module):
     """A chain of layers drawn from a seed, some of them around a sum."""
 

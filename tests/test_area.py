@@ -51,7 +51,16 @@ def test_cells_between_units_have_an_area():
     cells = [p.stem for p in (library.library_dir() / "common" / "rtl").glob("*.sv")]
     placed = {"mx_fifo", "mx_fork", "mx_skid", "mx_lanes", "mx_ingress", "mx_egress"}
     assert placed <= set(cells)
-    parameters = {"Depth": 64, "Width": 8, "Outputs": 2, "InLanes": 4, "OutLanes": 1, "ElemWidth": 8, "Lanes": 2}
+    parameters = {
+        "Depth": 64,
+        "Width": 8,
+        "Outputs": 2,
+        "InLanes": 4,
+        "OutLanes": 1,
+        "ElemWidth": 8,
+        "Lanes": 2,
+        "K": 8,
+    }
     assert all(glue(cell, parameters).lut > 0 for cell in placed)
 
 

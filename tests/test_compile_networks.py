@@ -3,6 +3,7 @@ cycles and latency are as reported."""
 
 from __future__ import annotations
 
+import math
 import os
 
 import numpy as np
@@ -16,7 +17,8 @@ from tests import hardware_networks as networks
 pytestmark = pytest.mark.filterwarnings("ignore:.*depthwise layer")
 FORMATS = [("mxint8", "mxint8"), ("mxfp6_e2m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "mxint8"), ("mxfp6_e3m2", "mxfp6_e2m3"),
            ("mxint4", "mxfp4_e2m1"), ("mxfp8_e4m3", "mxint8")]  # fmt: skip
-RANDOM = 200 if os.environ.get("MXEXPORT_FULL") else 6
+FULL = bool(os.environ.get("MXEXPORT_FULL"))
+RANDOM = 200 if FULL else 6
 """make test-full: at least 200."""
 _FRAMES = 12
 
@@ -61,6 +63,27 @@ def test_the_file_says_everything(built):
     assert again.network.streams == design.network.streams
     np.testing.assert_array_equal(again.simulate(x[:2]).raw, design.run_dataflow(x[:2]).raw)
     assert design.compare_stages(x).flip_rate <= 1e-3
+
+
+_QUICK = [("digits", 1, 0), ("branches", 2, 0), ("separable", 2, 2)]
+_ALL = [(name, pixels, n) for name in networks.FAST for pixels in (1, 2, 4) for n in (0, 2, 5)]
+
+
+@pytest.mark.parametrize("name, pixels, formats", _ALL if FULL else _QUICK)
+def test_pixels_a_cycle(name, pixels, formats, tmp_path):
+    """One pixel of the input a cycle, or several: equal words, and cycles and latency as reported."""
+    make, frame = networks.FAST[name]
+    torch.manual_seed(0)
+    cycles = math.prod(frame[1:]) // pixels
+    design, _, x = networks.compiled(make(), frame, FORMATS[formats], tmp_path, target_fps=200e6 / cycles)
+    raw = design.run_dataflow(x[:_FRAMES]).raw
+    assert design.report["cycles_per_frame"] <= cycles
+    one, many = design.simulate(x[:1]), design.simulate(x[:_FRAMES])
+    np.testing.assert_array_equal(many.raw, raw)
+    np.testing.assert_array_equal(design.simulate(x[:_FRAMES], stall_in=0.3, stall_out=0.3, seed=5).raw, raw)
+    assert abs((many.cycles - one.cycles) / (_FRAMES - 1) - cycles) <= 0.01 * cycles
+    assert abs(one.cycles - design.report["latency_cycles"]) <= 0.02 * one.cycles + 2
+    assert sum(many.clamped.values()) >= 0 and not any(many.stalls.values())
 
 
 @pytest.mark.parametrize("seed", range(RANDOM))

@@ -192,9 +192,9 @@ def at_once() -> dict[str, tuple]:
     found = {}
     for i, name in enumerate(FORMATS):
         four, three = Blocks((7, 6, 56), name, 16, 100, 104), Blocks((8, 12, 3), name, 4, 100, 104)
-        weights = WEIGHTS.get(name, name)
+        weights, windows = WEIGHTS.get(name, name), list(AT_ONCE.items())
         for size, source in (("four", four), ("three", three)):
-            for at, window in list(AT_ONCE.items())[i % 2 :: 2]:
+            for at, window in windows[i % 2 :: 2] if FULL else windows[i % 6 : i % 6 + 1]:
                 found[f"window-{name}-{size}-{at}"] = MXWindow(source, window)
                 if source is three:
                     found[f"depthwise-{name}-{at}"] = depthwise(source, window, weights)

@@ -39,7 +39,8 @@ def of_products(network: Network, legal: Choices, target: int) -> dict[str, int]
             pace[instance.result] = burst
         else:
             steps = np.diff(timing.needs)
-            pace[instance.result] = min(average, burst * steps[steps > 0].min(initial=average / burst))
+            apart = min(steps[steps > 0], default=vectors)  # of those that are waited for
+            pace[instance.result] = average if unit.result.vectors > vectors else min(average, burst * apart)
         found[instance.name] = target if timing.window is not None else max(math.floor(burst * vectors), 1)
     return {p.name: found[p.name] for p in network.products()}
 

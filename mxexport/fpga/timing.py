@@ -14,7 +14,7 @@ import numpy as np
 from mxexport.fpga import copies
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, stream_lanes
-from mxexport.fpga.unit import Folding
+from mxexport.fpga.unit import Folding, Timing
 
 _FRAMES = 3
 _SLACK = 8  # beats on top of what the model finds: registers between units, lane converters
@@ -53,7 +53,7 @@ def arrivals(
         late = [found[s] + conversion(network, foldings, s, instance) for s in instance.sources]
         if timing.share < 1:
             late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
-        ready = np.max([_wanted(times, timing.needs, frames) for times in late], axis=0) + timing.latency
+        ready = np.max([_wanted(times, timing, frames) for times in late], axis=0) + timing.latency
         pace = np.arange(len(ready)) * cadence(network, foldings, instance)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
@@ -82,17 +82,17 @@ def _span(network: Network, foldings: Mapping[str, Folding], stream: str) -> int
     return max(copies.cycles(maker.unit, foldings[maker.name]) // network.streams[stream].vectors, 1)
 
 
-def _wanted(times: np.ndarray, needs: np.ndarray, frames: int) -> np.ndarray:
-    """When the vector that each output vector waits for has come; behind the last one, a cycle for each."""
-    places = (np.arange(frames)[:, None] * (len(times) // frames) + needs).ravel()
+def _wanted(times: np.ndarray, timing: Timing, frames: int) -> np.ndarray:
+    """When the vector that each output vector waits for has come, or would have: none comes behind the last frame."""
+    places = (np.arange(frames)[:, None] * (len(times) // frames) + timing.needs).ravel()
     beyond = np.maximum(places - (len(times) - 1), 0)
-    return times[places - beyond] + beyond
+    return times[places - beyond] + beyond * timing.beyond
 
 
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Cycles from the first input beat of the first frame to its last output beat."""
-    times = arrivals(network, foldings, 2, paced=False)  # the second moves the windows of the first on
-    return int(np.ceil(max(times[name][network.streams[name].vectors - 1] for name in network.outputs)))
+    times = arrivals(network, foldings, 1, paced=False)
+    return int(np.ceil(max(times[name][-1] for name in network.outputs)))
 
 
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:

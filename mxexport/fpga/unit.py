@@ -68,11 +68,6 @@ def block_foldings(source: Blocks) -> list[Folding]:
     ]
 
 
-def sum_latency(terms: int) -> int:
-    """Cycles of an mx_sum (mx_pkg::sum_latency)."""
-    return ((terms - 1).bit_length() + 1) // 2
-
-
 @dataclass(frozen=True)
 class Memory:
     """Content of one ROM: integers [words, fields], `width` bits a field."""
@@ -94,6 +89,8 @@ class Timing:
     """The windows that hold input back in a line buffer, and the shape of a frame that comes."""
     share: float = 1.0
     """Of the last vector, what must have come."""
+    beyond: float = 1.0
+    """Cycles for each input vector that is waited for behind the last frame, where none comes."""
 
 
 class Unit(Protocol):

@@ -126,7 +126,7 @@ class Window:
         (height, width), columns = self.output(shape), shape[1]
         first = np.arange(height)[:, None] * self.strides[0] * columns + np.arange(width) * self.strides[1]
         beat = first.ravel() // pixels + self._lag(columns, pixels)
-        return Timing((beat + 1) * pixels - 1, 1 / self.made_at_once(pixels), latency)
+        return Timing((beat + 1) * pixels - 1, 1 / self.made_at_once(pixels), latency, beyond=1 / pixels)
 
     def taps_area(self, shape: tuple[int, ...], bits: int, pixels: int) -> Area:
         """Of mx_taps over pixels of `bits` bits: rows in a memory, columns in registers."""
@@ -172,7 +172,7 @@ class Window:
         if self.is_frame(source.shape):
             return Timing(np.array([source.vectors - 1]), beats, latency)
         taps = self.kernel[0] * self.kernel[1] * beats
-        return Timing(self.needs(source.shape), taps, taps + 3 + latency, (self, source.shape))
+        return Timing(self.needs(source.shape), taps, taps + 2 + latency, (self, source.shape))
 
     def is_frame(self, shape: tuple[int, ...]) -> bool:
         """Whether the one window is the frame."""

@@ -8,10 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga import latencies
 from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, sum_latency
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.numbers import spatial
@@ -105,7 +106,9 @@ class AveragePool:
         return self.window.pool_cycles(self.source, folding)
 
     def timing(self, folding: Folding) -> Timing:
-        return self.window.pooled(self.source, folding, 5 + (sum_latency(self.divisor) if folding.taps > 1 else 0))
+        return self.window.pooled(
+            self.source, folding, 5 + (latencies.sum_latency(self.divisor) if folding.taps > 1 else 0)
+        )
 
     def area(self, folding: Folding) -> Area:
         x, bits = self.source, self.result.width

@@ -8,12 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga import latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.area import Area, product, rom, total
 from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings, sum_latency
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.weights import Weight, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
 from mxexport.model import graph
@@ -156,12 +157,15 @@ class Depthwise:
         return self.window.cycles(x.shape, x.blocks * (x.group_size // folding.simd))
 
     def timing(self, folding: Folding) -> Timing:
+        product_latency = latencies.mul_latency(self.source.element, self.weight.format.element)
         if folding.taps > 1:
             terms = folding.taps + bool(self.bias.any())
-            return self.window.at_once(self.source.shape, folding.pixels, 5 + sum_latency(terms))
+            latency = product_latency + 3 + latencies.sum_latency(terms)
+            return self.window.at_once(self.source.shape, folding.pixels, latency)
         taps = self.window.kernel[0] * self.window.kernel[1]
         beats = taps * self.source.blocks * (self.source.group_size // folding.simd)
-        return Timing(self.window.needs(self.source.shape), beats, beats + 9, (self.window, self.source.shape))
+        latency = taps * group_count(self.source.channels, folding.simd) + product_latency + 6
+        return Timing(self.window.needs(self.source.shape), beats, latency, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
         if folding.taps > 1:

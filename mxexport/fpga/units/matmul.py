@@ -10,12 +10,13 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.fpga import latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.area import Area, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts, sum_latency
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
@@ -161,7 +162,7 @@ class MatMul:
         of a LUT, and no weight is -2**(bits - 1)."""
         x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
         part = min(folding.simd, self.source.group_size)
-        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * _field(x, w):
+        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * latencies.pair_field(x, w):
             return False
         return bool((self.weight.linear() > -(2 ** (w - 1))).all())
 
@@ -198,9 +199,13 @@ class MatMul:
         folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
         x, w = self.source.element, self.weight.format.element
         part, across = min(folding.simd, self.source.group_size), self.source.across(folding.simd)
-        more = _pair_latency(x.linear_bits, w.linear_bits, part) if self._pairs(folding) else 3
-        more += sum_latency(across)
-        return Timing(np.arange(self.source.vectors), folds * beats, (folds - 1) * beats + 7 + more)
+        if self._pairs(folding):
+            dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
+        else:
+            dot = latencies.dot_latency(x, w, part)
+        joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
+        latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across)
+        return Timing(np.arange(self.source.vectors), folds * beats, latency)
 
     def area(self, folding: Folding) -> Area:
         pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)
@@ -224,17 +229,6 @@ class MatMul:
         (K + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB of the accumulator, to which the bias is rounded."""
         w, bias = np.abs(self.weight.values()), np.abs(np.ldexp(self.bias.astype(np.float64), self.lsb_exp))
         return (x.shape[-1] + 2) * 2.0**-23 * (np.abs(x) @ w.T + bias) + 2.0 ** (self.lsb_exp - 1)
-
-
-def _field(x_bits: int, w_bits: int) -> int:
-    """mx_pkg::pair_field: products whose sum keeps within 19 bits."""
-    return 16 if x_bits + w_bits <= 16 else 8
-
-
-def _pair_latency(x_bits: int, w_bits: int, simd: int) -> int:
-    """mx_pkg::pair_latency."""
-    most, length = _field(x_bits, w_bits), min(simd, 4)
-    return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
 
 
 def _packed(values: np.ndarray, bits: int) -> np.ndarray:

@@ -137,7 +137,7 @@ class Quantize:
 
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
-        latency = 2 if self._rounds_only else 9 + max(self.group_size // folding.simd, 1)
+        latency = 2 if self._rounds_only else 8 + max(self.group_size // folding.simd, 1)
         return Timing(np.arange(self.source.vectors), beats, latency)
 
     def area(self, folding: Folding) -> Area:

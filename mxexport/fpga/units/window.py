@@ -91,7 +91,7 @@ class MXWindow:
         if folding.taps > 1:
             return self.window.at_once(self.source.shape, folding.pixels, 1)
         beats = self.result.beats(folding.simd) // self.result.vectors
-        return Timing(self.window.needs(self.source.shape), beats, beats + 3, (self.window, self.source.shape))
+        return Timing(self.window.needs(self.source.shape), beats, beats + 2, (self.window, self.source.shape))
 
     def area(self, folding: Folding) -> Area:
         bits = self.source.beat_bits(folding.simd)
