@@ -75,6 +75,22 @@ def test_fifos_say_how_long_they_were_full(design):
     assert all(count == 0 for count in free.stalls.values()) and slow.cycles > free.cycles
 
 
+def test_the_deepest_fifo_could_not_be_half_as_deep(design, tmp_path, monkeypatch):
+    depths = emit.fifo_depths(design.network, design.foldings)
+    deepest = max(depths, key=depths.get)
+
+    def rate(built) -> int:
+        return built.simulate(images(8, 3)).cycles - built.simulate(images(1, 3)).cycles
+
+    monkeypatch.setattr(emit, "fifo_depths", lambda network, foldings: depths | {deepest: depths[deepest] // 2})
+    try:
+        slower = rate(compiled(tmp_path))
+    except VerificationError as error:  # it stands still
+        assert "mx_fifo of" in str(error)
+    else:
+        assert slower > 1.01 * rate(design)
+
+
 def test_a_trace_is_written(design, tmp_path):
     result = design.simulate(images(1, 4), trace=tmp_path / "wave.vcd")
     text = (tmp_path / "wave.vcd").read_text()

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,18 +164,44 @@ def _verilate(
 def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...], trace: bool) -> None:
     headers = [(directory / name).read_text() for name in ("Vtop.h", "Vtop___024root.h")]
     (directory / "ports.h").write_text(_ports_header(top, *headers, monitors, trace))
-    # One translation unit: the headers take longer to read than the model to compile.
-    parts = [HARNESS, *sorted(directory.glob("Vtop*.cpp"))]
-    (directory / "model.cpp").write_text("".join(f'#include "{part}"\n' for part in parts))
     include = tools.root / "include"
-    flags = [*CXX_FLAGS, "-shared", *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
+    flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
     objects = [str(_runtime(tools) / f"{name}.o") for name in RUNTIME]
-    objects += [str(include / "verilated_vcd_c.cpp")] * trace
-    output = str(directory / "model.so")
-    _call(f"compiling {top!r}", [tools.cxx, *flags, str(directory / "model.cpp"), *objects, "-o", output, "-pthread"])
+    units = _translation_units(directory)
+
+    def compiled(unit: Path) -> str:
+        made = str(directory / f"{unit.stem}.o")
+        _call(f"compiling {top!r}", [tools.cxx, *flags, "-c", str(unit), "-o", made])
+        return made
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects += pool.map(compiled, [*units, *[include / "verilated_vcd_c.cpp"] * trace])
+    _call(
+        f"linking {top!r}", [tools.cxx, *CXX_FLAGS, "-shared", *objects, "-o", str(directory / "model.so"), "-pthread"]
+    )
     for path in directory.iterdir():
         if path.name not in ("model.so", "ports.h"):
             path.unlink()
+
+
+_PART = 300_000  # bytes of C++ that are worth a compiler of their own: the headers take seconds to read
+
+
+def _translation_units(directory: Path) -> list[Path]:
+    """Files that include the model and the harness: one, or as many as there are processors for a large model."""
+    sources = sorted(directory.glob("Vtop*.cpp"), key=lambda path: (-path.stat().st_size, path.name))
+    size = sum(path.stat().st_size for path in sources)
+    parts: list[list[Path]] = [[] for _ in range(max(min(os.cpu_count() or 1, size // _PART), 1))]
+    held = [0] * len(parts)
+    for path in sources:  # the largest first, each to the smallest part
+        smallest = held.index(min(held))
+        held[smallest] += path.stat().st_size
+        parts[smallest].append(path)
+    parts[-1].append(HARNESS)
+    units = [directory / f"model_{i}.cpp" for i in range(len(parts))]
+    for unit, files in zip(units, parts, strict=True):
+        unit.write_text("".join(f'#include "{file}"\n' for file in files))
+    return units
 
 
 def _ports_header(top: str, header: str, root: str, monitors: tuple[str, ...], trace: bool) -> str:
