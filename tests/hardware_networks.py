@@ -238,7 +238,8 @@ class Random(nn.Module):
             step, channels = _step(rng, channels, x.shape[2:])
             self.steps.append(step)
             x = step.eval()(x)
-        self.last = nn.Linear(x[0].numel(), int(rng.integers(2, 7))) if rng.random() < 0.7 else None
+        plain = not any(hasattr(m, "weight") and m.weight.dim() > 1 for m in self.modules())  # nothing to quantize
+        self.last = nn.Linear(x[0].numel(), int(rng.integers(2, 7))) if rng.random() < 0.7 or plain else None
 
     def forward(self, x):
         for step in self.steps:
