@@ -32,16 +32,17 @@ def compile(
     target_fps: float | None = None,
     clock_mhz: float = 200.0,
     budget: Mapping[str, float] | float | None = None,
-    folding: Mapping[str, tuple[int, int]] | str | os.PathLike | None = None,
+    folding: Mapping[str, tuple[int, ...]] | str | os.PathLike | None = None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
     `calibration`: typical inputs [N, ...] as the graph takes them (several: a dict by name, or a tuple in order); they
     set each layer's range of shared scales, widened by `margin` codes, and the inputs' fixed-point types. `target_fps`
     at `clock_mhz` chooses the folding (default: 64 multiply-accumulates per cycle in the largest layer); `folding`
-    overrides it per layer: (pe, simd), a dict or a YAML file. `budget` asks for the fastest design within so many
-    `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse `design.estimate()`), or within a share of `part`, such as
-    0.7; beside `target_fps` it is what the design must not pass.
+    overrides it per layer: (pe, simd), then taps and pixels at once where there are several, a dict or a YAML file.
+    `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse
+    `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
+    pass.
     A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer
     that limits it. `part` names an AMD device, with or without package and speed grade.
 

@@ -72,6 +72,8 @@ class Design:
     @cached_property
     def foldings(self) -> dict[str, Folding]:
         """Unit -> folding."""
+        if "foldings" not in self.report:
+            raise InputFileError(f"{self.path}: {REPORT} does not say how units are folded; compile it again")
         return {name: Folding(**numbers) for name, numbers in self.report["foldings"].items()}
 
     @cached_property
@@ -242,7 +244,7 @@ class Design:
         """
         sources = library.rtl_sources()
         return {
-            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
+            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories) * cell.copies
             for cell in self._placed.cells
         }
 

@@ -19,7 +19,7 @@ def describe(
     design: emit.Design,
     clock_mhz: float,
     target_fps: float | None,
-    folding: Mapping[str, tuple[int, int]],
+    folding: Mapping[str, tuple[int, ...]],
     part: str,
 ) -> dict:
     """Numbers of the whole design and of every layer.
@@ -111,7 +111,7 @@ def _end(stream: Wide, lanes: int) -> dict:
 
 
 def _why_limited(
-    network: Network, name: str, cycles: int, foldings: Mapping[str, Folding], folding: Mapping[str, tuple[int, int]]
+    network: Network, name: str, cycles: int, foldings: Mapping[str, Folding], folding: Mapping[str, tuple[int, ...]]
 ) -> str:
     product = next((p for p in network.products() if p.name == name), None)
     if product is None:

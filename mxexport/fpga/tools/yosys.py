@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from mxexport.cache import cached, digest
@@ -55,6 +55,11 @@ class SynthResult:
     @property
     def total_lut(self) -> int:
         return self.lut + self.lutram + self.srl
+
+    def __mul__(self, copies: int) -> SynthResult:
+        """Of so many copies, synthesized once."""
+        counted = {f.name: getattr(self, f.name) * copies for f in fields(self) if f.name != "seconds"}
+        return SynthResult(**counted, seconds=self.seconds)
 
 
 def synthesize(
