@@ -213,8 +213,6 @@ def at_once() -> dict[str, tuple]:
             f"insert-{name}-blocks": (Insert(four, (2, 1), (0, 1)), [64, 32]),
             f"matmul-{name}-blocks": (matmul(four, WEIGHTS.get(name, name), 5), [(4, 32), (8, 64), (1, 64)]),
         }
-    deep = Blocks((800,), "mxint8", 32, 100, 102)  # weights in three memories: 1,024, 512 and 64 words
-    found["matmul-deep"] = matmul(deep, "mxint4", 64), [(1, 32)]
     static = fixedpoint.BlockQuantizer(0, 6, 0, 128, 0, 0, 118, 118)
     found["quantize-static-blocks"] = Quantize(Wide((3, 2, 40), 20, -8), static, 8, "int8", static=True), [40]
     return found

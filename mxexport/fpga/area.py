@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 
 from mxexport.errors import MXExportError
-from mxexport.fpga.words import rom_piece
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
@@ -47,13 +46,8 @@ def total(areas: Iterable[Area]) -> Area:
 
 
 def rom(depth: int, width: int, block_depth: int = 256) -> Area:
-    """A ROM of so many words, in block RAM from `block_depth` on, in pieces where it is deep."""
-    if depth < block_depth:
-        return Area(lut=max(depth / _IN_LUTS, 0.25) * width, ff=width)
-    piece = rom_piece(depth)
-    if piece == depth:
-        return ram(depth, width)
-    return rom(piece, width, _IN_LUTS + 1) + rom(depth - piece, width, _IN_LUTS + 1) + Area(lut=width, ff=1)
+    """A ROM of so many words, in block RAM from `block_depth` on."""
+    return ram(depth, width) if depth >= block_depth else Area(lut=max(depth / _IN_LUTS, 0.25) * width, ff=width)
 
 
 def ram(depth: int, width: int) -> Area:

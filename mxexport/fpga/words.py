@@ -52,22 +52,9 @@ def unpack_frames(beats: np.ndarray, length: int, lanes: int, width: int, *, sig
 
 
 def write_mem(path: Path, fields: np.ndarray, width: int) -> None:
-    """Write integers [words, fields] as a `$readmemh` file, one word per line; beside it, as `.0` and `.1` behind its
-    name, the pieces in which mx_rom holds a deep one."""
+    """Write integers [words, fields] as a `$readmemh` file, one word per line."""
     fields = np.asarray(fields)
     digits = -(-fields.shape[1] * width // 4)
     lines = (word[::-1].tobytes().hex()[-digits:] for word in pack_lanes(fields, width))
     # Verilator drops the last word of a file that does not end with a newline.
     Path(path).write_text("".join(f"{line}\n" for line in lines))
-    piece = rom_piece(len(fields))
-    if piece < len(fields):
-        for i, part in enumerate((fields[:piece], fields[piece:])):
-            write_mem(path.with_name(f"{path.name}.{i}"), part, width)
-
-
-def rom_piece(depth: int) -> int:
-    """mx_pkg::rom_piece: words in the first piece of a ROM."""
-    piece = 1 << (depth.bit_length() - 1)
-    rest = depth - piece
-    few = 0 < rest <= 64 and piece >= 512
-    return piece if few or (piece >= 1024 and 0 < rest <= piece // 2 + 64) else depth

@@ -86,7 +86,7 @@ def synthesize(
             *DEFINES,
             top,
             *(part for name in sorted(parameters) for part in (name, _content(parameters[name], memory_dir))),
-            *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem*") if memory_dir else [])),
+            *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem") if memory_dir else [])),
             *(Path(source).read_bytes() for source in sources),
         ]
     )
