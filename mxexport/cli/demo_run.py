@@ -156,7 +156,7 @@ def run_demo(
         "clamped_blocks": simulated.clamped,
         "cycles_per_image": round(simulated.cycles / len(test.x), 1),
         "latency_cycles": design.report["latency_cycles"],
-        "folding": {layer: asdict(f) for layer, f in design.foldings.items()},
+        "folding": {unit: asdict(f) for unit, f in design.foldings.items()},
         "area": area,
         "files": {"qonnx": str(qonnx_path)} | design.files(),
     }
