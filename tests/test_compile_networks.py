@@ -11,6 +11,7 @@ import onnx
 import pytest
 import torch
 
+from mxexport.errors import OptionError
 from mxexport.fpga import open_design
 from tests import hardware_networks as networks
 
@@ -84,6 +85,16 @@ def test_pixels_a_cycle(name, pixels, formats, tmp_path):
     assert abs((many.cycles - one.cycles) / (_FRAMES - 1) - cycles) <= 0.01 * cycles
     assert abs(one.cycles - design.report["latency_cycles"]) <= 0.02 * one.cycles + 2
     assert sum(many.clamped.values()) >= 0 and not any(many.stalls.values())
+
+
+def test_a_folding_by_hand_that_no_bus_fits_is_refused(tmp_path):
+    torch.manual_seed(0)
+    model, formats = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 1)), ("mxint8", "mxint8")
+    networks.compiled(model, (1, 4, 4), formats, tmp_path, folding={"0": (4, 1)})
+    with pytest.raises(OptionError, match="folding of 0: pe=4, simd=1, pixels=2 makes a bus outside that is no power"):
+        networks.compiled(model, (1, 4, 4), formats, tmp_path, folding={"0": (4, 1, 1, 2)})
+    with pytest.raises(OptionError, match="expected pe of 1, 2, 4, simd of 1; or pe=4, simd=1, pixels=2; or"):
+        networks.compiled(model, (1, 4, 4), formats, tmp_path, folding={"0": (4, 1, 1, 3)})
 
 
 @pytest.mark.parametrize("seed", range(RANDOM))

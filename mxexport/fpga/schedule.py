@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mxexport.errors import MXExportError, OptionError
+from mxexport.errors import OptionError
 from mxexport.fpga import copies, pace
 from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.elimination import least
@@ -42,12 +42,16 @@ def fold(
     while (found := _fold_at(network, legal, target)) is None:
         target *= 2  # no lanes of that rate meet
         if target > _MOST_CYCLES:
-            raise MXExportError("folding: no lanes of the units meet")
+            raise OptionError("folding: no unit beside what is asked for has lanes that meet it; ask for powers of two")
     return found
 
 
 def _legal(network: Network, asked: Choices) -> dict[str, list[Folding]]:
-    """Instance -> its foldings: those asked for, or all, but for those whose lanes fit no bus outside."""
+    """Instance -> its foldings: those asked for, or all, but for those whose lanes fit no bus outside.
+
+    Raises:
+        OptionError: what is asked for fits none.
+    """
     found = {}
     for i in network.instances:
         outside = [(0, s) for s in i.sources if s in network.inputs] + [(1, i.result)] * (i.result in network.outputs)
@@ -56,6 +60,9 @@ def _legal(network: Network, asked: Choices) -> dict[str, list[Folding]]:
             for f in asked.get(i.name) or copies.foldings(i.unit)
             if all(_fits_bus(network.streams[stream], copies.lanes(i.unit, f)[side]) for side, stream in outside)
         ]
+        if not found[i.name]:
+            fault, wanted = "makes a bus outside that is no power of two", asked[i.name][0]
+            raise OptionError(f"folding of {i.layer}: {wanted} {fault}; ask for fewer pixels")
     return found
 
 
@@ -123,11 +130,8 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
 
-    now, legal = (
-        slowest(foldings),
-        _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}),
-    )
-    least = _least_cycles(network, legal)
+    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked})
+    now, least = slowest(foldings), _least_cycles(network, legal)
     faster = {copies.cycles(p.unit, f) for p in network.products() for f in legal[p.name]}
     for target in sorted((c for c in faster if least <= c < now), reverse=True):
         found = _fold_at(network, legal, target)
@@ -228,14 +232,7 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[
     wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
         known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
-        more = (
-            ""
-            if options[-1].work == options[-1].pe * options[-1].simd
-            else "; taps and pixels: "
-            + ", ".join(
-                f"{f.taps} and {f.pixels} with pe={f.pe}, simd={f.simd}" for f in options if f.taps * f.pixels > 1
-            )
-        )
+        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1)
         raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 

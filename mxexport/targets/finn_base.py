@@ -127,7 +127,7 @@ def device_budget(part: str, *, usable: bool = False) -> dict[str, int]:
 def hex_words(values: np.ndarray, bits: int, *, signed: bool = True) -> list[str]:
     """Integers [words, fields] -> one hex word per row, field 0 in the low bits, packed by finn-base (up to 32 bits).
 
-    An independent check of `fpga.memory.write_mem`, which writes the same words.
+    An independent check of `fpga.words.write_mem`, which writes the same words.
     """
     _register()
     from finn.core.datatype import DataType

@@ -17,7 +17,7 @@
 //            missing where one does (frames are counted, TLAST is only checked). A stalled output
 //            stalls the whole unit; s_axis_tready depends on registers only, or on m_axis_tready
 //            too when ceil(Rows/Pe) = 1.
-// Memories:  $readmemh files laid out by mxexport.fpga.memory.matmul_memories.
+// Memories:  $readmemh files laid out by MatMul.memories in mxexport/fpga/units/matmul.py.
 module mx_matmul #(
   parameter int K           = 32,  // elements of a row
   parameter int Vectors     = 1,   // vectors of a frame (pixels, tokens)
