@@ -189,8 +189,8 @@ def cases() -> dict[str, tuple]:
 
 def at_once() -> dict[str, tuple]:
     """The same with all taps of windows at once, some pixels side by side, and several blocks a beat."""
-    found = {}
-    for i, name in enumerate(FORMATS):
+    found, formats = {}, FORMATS if FULL else FORMATS[::3]
+    for i, name in enumerate(formats):
         four, three = Blocks((7, 6, 56), name, 16, 100, 104), Blocks((8, 12, 3), name, 4, 100, 104)
         weights, windows = WEIGHTS.get(name, name), list(AT_ONCE.items())
         for size, source in (("four", four), ("three", three)):
@@ -204,7 +204,7 @@ def at_once() -> dict[str, tuple]:
             found[f"max_pool-at-once-{name}"] = MaxPool(Wide((8, 12, 5), 14, -3), window)
             found[f"average_pool-at-once-{name}"] = AveragePool(Wide((8, 12, 5), 14, -3), window)
     found = {name: (unit, [f for f in unit.foldings() if f.taps > 1]) for name, unit in found.items()}
-    for name in FORMATS:
+    for name in formats:
         four = Blocks((3, 2, 56), name, 16, 100, 102)
         found |= {
             f"quantize-{name}-blocks": (quantize(Wide((3, 2, 56), 20, -8), name, 16), [32, 64]),
