@@ -7,7 +7,7 @@ import dataclasses
 
 from mxexport.fpga.area import Area
 from mxexport.fpga.types import Stream
-from mxexport.fpga.unit import Folding, Timing, Unit
+from mxexport.fpga.unit import Folding, Timing, Unit, equal_parts
 
 
 def count(unit: Unit, folding: Folding) -> int:
@@ -24,8 +24,7 @@ def foldings(unit: Unit) -> list[Folding]:
     if not whole:
         return plain
     least = min(whole, key=lambda f: f.work)
-    several = [n for n in (1 << i for i in range(1, shape[1].bit_length())) if shape[1] % n == 0]
-    return plain + [dataclasses.replace(least, pixels=n) for n in several]
+    return plain + [dataclasses.replace(least, pixels=n) for n in equal_parts(shape[1]) if n > 1]
 
 
 def one(unit: Unit, folding: Folding) -> tuple[Unit, Folding]:

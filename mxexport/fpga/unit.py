@@ -41,6 +41,11 @@ class Folding:
         return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more])
 
     @property
+    def at_once(self) -> int:
+        """Pixels that windows take with all of their taps (parameter Pixels); 0: one tap after the other."""
+        return self.pixels if self.taps > 1 else 0
+
+    @property
     def work(self) -> int:
         """What is done at once, to compare foldings of one unit."""
         return self.pe * self.simd * self.taps * self.pixels
@@ -53,6 +58,11 @@ def lane_counts(most: int) -> list[int]:
     """Numbers of lanes for vectors of `most`: powers of two up to the first that holds all; whole blocks that do."""
     powers = [1 << i for i in range((most - 1).bit_length() + 1)]
     return sorted({*powers, min(powers[-1], -(-most // _TOGETHER) * _TOGETHER)})
+
+
+def equal_parts(length: int) -> list[int]:
+    """Powers of two that divide a row of `length` vectors: how many may go side by side."""
+    return [n for n in (1 << i for i in range(length.bit_length())) if length % n == 0]
 
 
 def lane_foldings(most: int) -> list[Folding]:

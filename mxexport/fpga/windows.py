@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport.fpga.area import Area, ram
 from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Stream, Wide
-from mxexport.fpga.unit import Folding, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Refused, Timing, equal_parts, lane_foldings
 from mxexport.model.rewriting import constant
 from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
@@ -112,8 +112,8 @@ class Window:
         stride = self.strides[1]
         return [
             n
-            for n in (1 << i for i in range(columns.bit_length()))
-            if columns % n == 0 and width % self.made_at_once(n) == 0 and (n % stride == 0 or stride % n == 0)
+            for n in equal_parts(columns)
+            if width % self.made_at_once(n) == 0 and (n % stride == 0 or stride % n == 0)
         ]
 
     def _lag(self, columns: int, pixels: int) -> int:
@@ -140,22 +140,21 @@ class Window:
         plain = lane_foldings(source.channels)
         if self.is_frame(source.shape):
             return plain
-        most, taps = plain[-1].simd, self.kernel[0] * self.kernel[1]
+        taps = self.kernel[0] * self.kernel[1]
         widths = {f.simd for f in plain if f.simd >= source.channels}
         at_once = [
             Folding(n, n, taps, pixels)
             for pixels in self.pixels_at_once(source.shape)
             for n in sorted(widths if pixels == 1 else {source.channels})
-            if n <= most
         ]
         return plain + at_once
 
-    def pool_lanes(self, folding: Folding) -> tuple[int, int]:
+    def lanes(self, folding: Folding) -> tuple[int, int]:
+        """Of the input and output streams of a unit whose windows these are."""
         return folding.simd * folding.pixels, folding.pe * self.made_at_once(folding.pixels)
 
     def pool_parameters(self, source: Wide, folding: Folding) -> dict[str, int]:
-        pixels = folding.pixels if folding.taps > 1 else 0
-        return self.sizes(source.shape) | {"K": source.channels, "Lanes": folding.simd, "Pixels": pixels}
+        return self.sizes(source.shape) | {"K": source.channels, "Lanes": folding.simd, "Pixels": folding.at_once}
 
     def pool_cycles(self, source: Wide, folding: Folding) -> int:
         if folding.taps > 1:

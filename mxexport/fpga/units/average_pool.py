@@ -94,7 +94,7 @@ class AveragePool:
         return self.window.pool_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return self.window.pool_lanes(folding)
+        return self.window.lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         return self.window.pool_parameters(self.source, folding) | {"Width": self.source.width}

@@ -116,20 +116,20 @@ class Depthwise:
 
     def foldings(self) -> list[Folding]:
         x, taps = self.source, self.weight.codes.shape[1]
-        pixel = x.blocks * x.group_size
+        pixel = x.vector_lanes
         at_once = [
             Folding(pixel if n == 1 else x.channels, pixel, taps, n) for n in self.window.pixels_at_once(x.shape)
         ]
         return lane_foldings(x.group_size) + at_once
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return folding.simd * folding.pixels, folding.pe * self.window.made_at_once(folding.pixels)
+        return self.window.lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         x = self.source
         shift = x.code_max + int(self.weight.scale_codes.max()) - self.scale_offset
         numbers = {"Lanes": folding.pe, "K": x.channels, "ShiftMax": shift, "HasBias": int(self.bias.any())}
-        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.pixels if folding.taps > 1 else 0}
+        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.at_once}
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """weight and scale  word (beat, tap)  field l = channel beat*lanes + l; bias  word (beat)  field l.

@@ -80,7 +80,7 @@ class MaxPool:
         return self.window.pool_foldings(self.source)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        return self.window.pool_lanes(folding)
+        return self.window.lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         return self.window.pool_parameters(self.source, folding)

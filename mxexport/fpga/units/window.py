@@ -61,18 +61,17 @@ class MXWindow:
 
     def foldings(self) -> list[Folding]:
         x, taps = self.source, math.prod(self.window.kernel)
-        pixel = x.blocks * x.group_size
+        pixel = x.vector_lanes
         at_once = [Folding(taps * pixel, pixel, taps, n) for n in self.window.pixels_at_once(x.shape)]
         return block_foldings(x) + at_once
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
-        windows = self.window.made_at_once(folding.pixels)
-        return folding.simd * folding.pixels, folding.pe * windows
+        return self.window.lanes(folding)
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         x = self.source
         numbers = {"Bits": x.bits, "Simd": folding.simd, "Group": x.group_size, "Beats": self._beats(folding)}
-        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.pixels if folding.taps > 1 else 0}
+        return self.window.sizes(x.shape) | numbers | {"Pixels": folding.at_once}
 
     def _beats(self, folding: Folding) -> int:
         """Of a pixel."""
