@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
@@ -12,17 +14,45 @@ def sum_latency(terms: int) -> int:
 
 
 def mul_latency(a: Element, w: Element) -> int:
-    """mx_mul: a mantissa product that is shifted far is registered before the shift."""
-    (a_exp, a_man), (w_exp, w_man) = (_bits(e) for e in (a, w))
-    if a_exp and w_exp and a_exp + a_man + w_exp + w_man <= 6:
+    """mx_mul: a mantissa product that is shifted far is registered before the shift, and one by more than 31 in it."""
+    (a_exp, _), (w_exp, _) = (_bits(e) for e in (a, w))
+    if _fits_table(a, w):
         return 1
+    if min(a_exp, w_exp) >= 2 and 2**a_exp + 2**w_exp - 2 > 31:
+        return 3
     span = sum(2**exponent - 2 for exponent in (a_exp, w_exp) if exponent)
     return 2 if span > 3 else 1
 
 
-def dot_latency(a: Element, w: Element, simd: int) -> int:
-    """mx_dot: the product, then one register for every two levels of the adder tree."""
-    return mul_latency(a, w) + sum_latency(simd)
+def sign_pending(a: Element, w: Element) -> bool:
+    """Whether mx_mul leaves the sign to the adders behind it."""
+    (a_exp, a_man), (w_exp, w_man) = (_bits(e) for e in (a, w))
+    if min(a_exp, w_exp) < 2 or _fits_table(a, w):
+        return True
+    sum_bits = (2**a_exp + 2**w_exp - 2).bit_length()
+    return a_exp + w_exp > 4 and sum_bits == 5 and a_man + w_man + 5 > 8
+
+
+def tree_levels(terms: int, pending: bool = False) -> int:
+    """mx_tree: by threes, the first level by twos where signs are pending; a register behind each level."""
+    levels = 0
+    while terms > 1:
+        terms = math.ceil(terms / (2 if pending and not levels else 3))
+        levels += 1
+    return levels
+
+
+def booth_latency(w_bits: int, simd: int) -> int:
+    """mx_dot_booth: two lanes a cycle in a chain of up to four, the chains, the digits."""
+    length, digits = min(simd, 4), math.ceil(w_bits / 2)
+    return (2 if length > 2 else 1) + tree_levels(simd // length) + (digits > 1) + (digits > 3)
+
+
+def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
+    """mx_dot: the product and the adder tree, or the Booth rows of integers in LUTs."""
+    if not (use_dsp or _bits(a)[0] or _bits(w)[0]):
+        return booth_latency(w.bits, simd)
+    return mul_latency(a, w) + tree_levels(simd, sign_pending(a, w))
 
 
 def pair_field(a_bits: int, w_bits: int) -> int:
@@ -34,6 +64,11 @@ def pair_latency(a_bits: int, w_bits: int, simd: int) -> int:
     """mx_dot_pair: a cascade of up to four DSP slices, then binary sums, then two packed ones."""
     most, length = pair_field(a_bits, w_bits), min(simd, 4)
     return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
+
+
+def _fits_table(a: Element, w: Element) -> bool:
+    (a_exp, a_man), (w_exp, w_man) = (_bits(e) for e in (a, w))
+    return bool(a_exp and w_exp) and a_exp + a_man + w_exp + w_man <= 6
 
 
 def _bits(element: Element) -> tuple[int, int]:

@@ -22,8 +22,9 @@ from mxexport.errors import MissingToolError, MXExportError
 from mxexport.fpga.library import primitives
 from mxexport.fpga.tools.verilator import parameter_text
 
-DEFINES = ("-D", "MX_DSP48E2=1", "-D", "BLACKBOX=1")
-"""DSP slices as cells: Yosys does not put sums and cascades into them by itself, as the vendor's tools do."""
+DEFINES = ("-D", "MX_DSP48E2=1", "-D", "MX_LUT6_2=1", "-D", "BLACKBOX=1")
+"""DSP slices and adders as cells: Yosys puts no sums and cascades into slices by itself and finds no adders of three
+words, as the vendor's tools do."""
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
 # LUTs behind one distributed RAM cell, by the start of its name.
 _LUTRAM = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM": 2}
@@ -44,12 +45,12 @@ class SynthResult:
     lutram: int  # LUTs as distributed RAM
     srl: int  # LUTs as shift registers
     ff: int
-    carry: int  # carry cells of four bits
+    carry: int  # carry cells of four bits; one of eight counts as two
     dsp: int
     bram18: int
     bram36: int
     uram: int
-    lc: int  # Yosys's own estimate of logic cells (packed LUTs), without memories and shift registers
+    lc: int  # Yosys's own estimate of logic cells (packed LUTs, a LUT6_2 is one), without memories and shift registers
     seconds: float
 
     @property
@@ -149,11 +150,11 @@ def _count(cells: dict[str, int], lc: int, seconds: float) -> SynthResult:
         lutram=lutram,
         srl=named("SRL"),
         ff=named("FD"),
-        carry=named("CARRY"),
+        carry=named("CARRY4") + 2 * named("CARRY8"),
         dsp=named("DSP48"),
         bram18=named("RAMB18"),
         bram36=named("RAMB36"),
         uram=named("URAM"),
-        lc=lc,
+        lc=lc + named("LUT6_2"),
         seconds=round(seconds, 1),
     )

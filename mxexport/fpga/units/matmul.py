@@ -202,7 +202,7 @@ class MatMul:
         if self._pairs(folding):
             dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
         else:
-            dot = latencies.dot_latency(x, w, part)
+            dot = latencies.dot_latency(x, w, part, use_dsp=True)
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)

@@ -74,6 +74,7 @@ module mx_depthwise_serial #(
   localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
   localparam int MulDelay  = mx_pkg::mul_latency(AExpBits, AManBits, WExpBits, WManBits);
   localparam int ProdBits  = mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits);
+  localparam bit Pending   = mx_pkg::sign_pending(AExpBits, AManBits, WExpBits, WManBits);
 
   logic                     valid, en, last, pad, first_tap, last_tap;
   logic [8+Lanes*ABits-1:0] data;
@@ -213,7 +214,7 @@ module mx_depthwise_serial #(
       if (en) begin
         shift_q[1] <= ShiftBits'(x_scale1_q) + ShiftBits'(w_scale[i]) - ShiftBits'(ScaleOffset);
         for (int j = 2; j <= MulDelay + 1; j++) shift_q[j] <= shift_q[j-1];
-        signed2_q <= negate ? -product : product;
+        signed2_q <= (product ^ {ProdBits{negate && Pending}}) + ProdBits'(negate);
         term_q    <= AccWidth'(signed2_q) <<< shift_q[MulDelay+1];
         if (place_q[Stages].valid) begin
           acc_q <= (place_q[Stages].first ? $signed(bias[i]) : acc_q) + term_q;

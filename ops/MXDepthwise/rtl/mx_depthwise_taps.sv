@@ -68,6 +68,7 @@ module mx_depthwise_taps #(
   localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
   localparam int MulDelay  = mx_pkg::mul_latency(AExpBits, AManBits, WExpBits, WManBits);
   localparam int ProdBits  = mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits);
+  localparam bit Pending   = mx_pkg::sign_pending(AExpBits, AManBits, WExpBits, WManBits);
   // Stages behind the windows: product, sign, shift, sum.
   localparam int Stages    = MulDelay + 2 + mx_pkg::sum_latency(Terms);
 
@@ -146,7 +147,7 @@ module mx_depthwise_taps #(
           if (en) begin
             shift_q[1] <= ShiftBits'(scale) + ShiftBits'(w_scale[t][i]) - ShiftBits'(ScaleOffset);
             for (int j = 2; j <= MulDelay + 1; j++) shift_q[j] <= shift_q[j-1];
-            signed_q   <= negate ? -product : product;
+            signed_q   <= (product ^ {ProdBits{negate && Pending}}) + ProdBits'(negate);
             terms_q[t] <= AccWidth'(signed_q) <<< shift_q[MulDelay+1];
           end
         end

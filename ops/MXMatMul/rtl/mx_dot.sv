@@ -1,9 +1,10 @@
 // Dot product of Simd element pairs.
 //
 // Equation:  sum over i of linear(a_i[i]) * linear(w_i[i]) = sum_o + carry_o, exact.
-//            Negations are one's complements; the +1 each of them owes enters the tree through the
-//            unused carry input of an adder. Every adder pays one, and one is left: carry_o.
-// Latency:   mx_pkg::dot_latency cycles while en_i is high (a register behind every second level).
+//            Negations are one's complements; the +1 each of them owes enters the adders through their
+//            unused carry inputs, and one is left: carry_o.
+// Latency:   mx_pkg::dot_latency cycles while en_i is high.
+// Styles:    integers without DSP blocks go to mx_dot_booth, all else through mx_mul and mx_tree.
 module mx_dot #(
   parameter int AExpBits = 2,
   parameter int AManBits = 1,
@@ -14,8 +15,7 @@ module mx_dot #(
   localparam int ABits    = mx_pkg::element_bits(AExpBits, AManBits),
   localparam int WBits    = mx_pkg::element_bits(WExpBits, WManBits),
   localparam int ProdBits = mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits),
-  localparam int Levels   = $clog2(Simd),
-  localparam int SumBits  = ProdBits + Levels
+  localparam int SumBits  = ProdBits + $clog2(Simd)
 ) (
   input  logic                       aclk,
   input  logic                       en_i,
@@ -29,45 +29,25 @@ module mx_dot #(
     $error("mx_dot: Simd = %0d; expected a power of two", Simd);
   end
 
-  // Level 0 holds the products, level l their sums over 2**l pairs: Simd >> l terms and as many
-  // owed ones.
-  for (genvar l = 0; l <= Levels; l++) begin : g_level
-    localparam int Bits  = ProdBits + l;
-    localparam int Terms = Simd >> l;
-    logic signed [Bits-1:0] term  [Terms];
-    logic                   carry [Terms];
+  if (AExpBits == 0 && WExpBits == 0 && !UseDsp) begin : g_booth
+    mx_dot_booth #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (.aclk, .en_i, .a_i, .w_i, .sum_o, .carry_o);
+  end else begin : g_tree
+    logic [Simd-1:0][ProdBits-1:0] product;
+    logic [Simd-1:0]               negative;
 
-    for (genvar i = 0; i < Terms; i++) begin : g_term
-      if (l == 0) begin : g_mul
-        logic signed [ProdBits-1:0] prod;
-        mx_mul #(
-          .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
-          .UseDsp(UseDsp)
-        ) u_mul (
-          .aclk, .en_i, .a_i(a_i[i]), .w_i(w_i[i]), .prod_o(prod), .neg_o(carry[i])
-        );
-        assign term[i] = prod ^ {ProdBits{carry[i]}};
-      end else begin : g_add
-        // {x, 1} + {y, carry} is an adder with a carry input in every tool.
-        logic signed [Bits:0] sum;
-        assign sum = $signed({g_level[l-1].term[2*i], 1'b1})
-                     + $signed({g_level[l-1].term[2*i+1], g_level[l-1].carry[2*i]});
-        if (l % 2 == 0 || l == Levels) begin : g_reg
-          always_ff @(posedge aclk) begin
-            if (en_i) begin
-              term[i]  <= sum[Bits:1];
-              carry[i] <= g_level[l-1].carry[2*i+1];
-            end
-          end
-        end else begin : g_wire
-          assign term[i]  = sum[Bits:1];
-          assign carry[i] = g_level[l-1].carry[2*i+1];
-        end
-      end
+    for (genvar i = 0; i < Simd; i++) begin : g_mul
+      mx_mul #(
+        .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .UseDsp(UseDsp)
+      ) u_mul (
+        .aclk, .en_i, .a_i(a_i[i]), .w_i(w_i[i]), .prod_o(product[i]), .neg_o(negative[i])
+      );
     end
-  end
 
-  assign sum_o   = g_level[Levels].term[0];
-  assign carry_o = g_level[Levels].carry[0];
+    mx_tree #(
+      .Terms(Simd), .Width(ProdBits), .Pending(mx_pkg::sign_pending(AExpBits, AManBits, WExpBits, WManBits))
+    ) u_tree (
+      .aclk, .en_i, .terms_i(product), .carry_i(negative), .sum_o, .carry_o
+    );
+  end
 
 endmodule

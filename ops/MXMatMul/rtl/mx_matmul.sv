@@ -106,7 +106,7 @@ module mx_matmul #(
   localparam int WStored    = Pair ? WLinear : WBits;
 
   localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
-      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part);
+      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part, Dsp);
   localparam int SumDelay   = mx_pkg::sum_latency(Across);
   localparam int DotBits    = $clog2(Part)
       + (Pair ? ALinear + WLinear : mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits));

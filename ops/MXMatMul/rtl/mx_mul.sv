@@ -1,13 +1,14 @@
 // Product of two MX elements as a signed integer and a negation still owed.
 //
-// Equation:  linear(a_i) * linear(w_i) = neg_o ? -prod_o : prod_o, exact, in units of the product
-//            of the smallest element steps. The caller negates as (~prod_o) + 1 in its adder tree,
-//            where both the inversion and the +1 are free.
+// Equation:  linear(a_i) * linear(w_i) = (prod_o ^ inverted) + neg_o, exact, in units of the product of the
+//            smallest element steps; inverted is neg_o in every bit where mx_pkg::sign_pending holds: the
+//            caller's adders invert for free. Elsewhere prod_o is inverted already. The +1 is a carry of theirs.
 // Latency:   mx_pkg::mul_latency cycles while en_i is high.
 // Styles, chosen by format:
 //   table    two minifloats with six magnitude bits in all (e2m1 x e2m1): one LUT6 per product bit;
-//   product  of the mantissas, then a shift by the sum of the exponents (7 times smaller for e4m3
-//            than a product of linear values). An integer is a signed mantissa without exponent.
+//   steps    product of the mantissas, then a shift by the sum of the exponents, its low two bits first: each
+//            level has at most three bits to choose from, one LUT6 (mx_minifloat_mul);
+//   product  a product with an integer, a signed mantissa without exponent, then any shift.
 // UseDsp:    1: the mantissa product is written as `*` for a DSP block; 0: as gated rows, for LUTs.
 module mx_mul #(
   parameter int AExpBits = 2,
@@ -43,6 +44,12 @@ module mx_mul #(
         neg_o  <= a_i[ABits-1] ^ w_i[WBits-1];
       end
     end
+  end else if (mx_pkg::shifts_in_steps(AExpBits, AManBits, WExpBits, WManBits)) begin : g_steps
+    mx_minifloat_mul #(
+      .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .UseDsp(UseDsp)
+    ) u_mul (
+      .aclk, .en_i, .a_i, .w_i, .prod_o, .neg_o
+    );
   end else begin : g_product
     localparam int AMant = (AExpBits == 0) ? ABits : AManBits + 1;
     localparam int WMant = (WExpBits == 0) ? WBits : WManBits + 1;

@@ -54,15 +54,73 @@ package mx_pkg;
     return entries;
   endfunction
 
-  // Cycles of mx_mul: a mantissa product that is shifted far is registered before the shift.
+  // Whether mx_mul shifts the product of two minifloats in steps, the exponents in binary.
+  function automatic bit shifts_in_steps(int a_exp, int a_man, int w_exp, int w_man);
+    return a_exp >= 2 && w_exp >= 2 && !fits_table(a_exp, a_man, w_exp, w_man);
+  endfunction
+
+  // Bits of the sum of two exponents that count from 1.
+  function automatic int exponent_sum_bits(int a_exp, int w_exp);
+    return $clog2((1 << a_exp) + (1 << w_exp) - 1);
+  endfunction
+
+  // Whether mx_mul leaves the sign to the adders behind it: where its last level of LUTs has no input free.
+  function automatic bit sign_pending(int a_exp, int a_man, int w_exp, int w_man);
+    int sum_bits;
+    if (!shifts_in_steps(a_exp, a_man, w_exp, w_man)) return 1;
+    if (a_exp == 2 && w_exp == 2) return 0;
+    sum_bits = exponent_sum_bits(a_exp, w_exp);
+    return sum_bits == 5 && ceil_div(a_man + w_man + 5, 4) > 2;
+  endfunction
+
+  // Cycles of mx_mul: a mantissa product that is shifted far is registered before the shift, and one by more
+  // than 31 within it.
   function automatic int mul_latency(int a_exp, int a_man, int w_exp, int w_man);
     if (fits_table(a_exp, a_man, w_exp, w_man)) return 1;
+    if (shifts_in_steps(a_exp, a_man, w_exp, w_man) && exponent_sum_bits(a_exp, w_exp) == 6) return 3;
     return (exponent_span(a_exp) + exponent_span(w_exp) > 3) ? 2 : 1;
   endfunction
 
-  // Cycles of mx_dot: the product, then one register for every two levels of the adder tree.
-  function automatic int dot_latency(int a_exp, int a_man, int w_exp, int w_man, int simd);
-    return mul_latency(a_exp, a_man, w_exp, w_man) + ($clog2(simd) + 1) / 2;
+  // Terms that an adder of mx_tree takes, at level 1 and on; what a level has of them, its number of levels,
+  // and the bits of a term.
+  function automatic int tree_step(bit pending, int level);
+    return (pending && level == 1) ? 2 : 3;
+  endfunction
+
+  function automatic int tree_terms(int terms, bit pending, int level);
+    int left;
+    left = terms;
+    for (int l = 1; l <= level; l++) left = ceil_div(left, tree_step(pending, l));
+    return left;
+  endfunction
+
+  function automatic int tree_levels(int terms, bit pending);
+    int level;
+    level = 0;
+    while (tree_terms(terms, pending, level) > 1) level++;
+    return level;
+  endfunction
+
+  function automatic int tree_bits(int terms, int width, bit pending, int level);
+    int added;
+    added = 1;
+    for (int l = 1; l <= level; l++) added = added * tree_step(pending, l);
+    return width + $clog2((added < terms) ? added : terms);
+  endfunction
+
+  // Cycles of mx_dot_booth: two lanes a cycle in a chain of up to four, the chains, the digits.
+  function automatic int booth_latency(int w_bits, int simd);
+    int length;
+    int digits;
+    length = (simd < 4) ? simd : 4;
+    digits = ceil_div(w_bits, 2);
+    return ((length > 2) ? 2 : 1) + tree_levels(simd / length, 0) + int'(digits > 1) + int'(digits > 3);
+  endfunction
+
+  // Cycles of mx_dot: the product and the adder tree, or the Booth rows of integers in LUTs.
+  function automatic int dot_latency(int a_exp, int a_man, int w_exp, int w_man, int simd, bit use_dsp);
+    if (a_exp == 0 && w_exp == 0 && !use_dsp) return booth_latency(element_bits(w_exp, w_man), simd);
+    return mul_latency(a_exp, a_man, w_exp, w_man) + tree_levels(simd, sign_pending(a_exp, a_man, w_exp, w_man));
   endfunction
 
   // Products of integers whose sum mx_dot_pair keeps within 19 bits.
