@@ -1,4 +1,4 @@
-"""Dot products in LUTs, as logic and as cells of the vendor by name: every pair of codes, the extremes in every lane."""
+"""Dot products in LUTs, as logic and as cells by name: every pair of codes, the extremes in every lane."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ module mx_dot_stream #(parameter int AExpBits = 0, AManBits = 6, WExpBits = 0, W
     else if (en) valid_q <= Delay'({valid_q, s_axis_tvalid});
   end
   mx_dot #(
-    .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .Simd(Simd), .UseDsp(UseDsp != 0)
+    .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .Simd(Simd),
+    .UseDsp(UseDsp != 0)
   ) u_dot (
     .aclk, .en_i(en), .a_i(s_axis_tdata[Simd*ABits-1:0]), .w_i(s_axis_tdata[Simd*ABits+:Simd*WBits]),
     .sum_o(sum), .carry_o(owed)

@@ -55,6 +55,11 @@ def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
     return mul_latency(a, w) + tree_levels(simd, sign_pending(a, w))
 
 
+def rows_in_turn(pe: int, block_beats: int) -> int:
+    """mx_matmul: rows that take turns at one shifter and accumulator; a block sum lasts for `block_beats` cycles."""
+    return math.ceil(pe / math.ceil(pe / min(block_beats, 8)))
+
+
 def pair_field(a_bits: int, w_bits: int) -> int:
     """Products of linear values whose sum mx_dot_pair keeps within 19 bits."""
     return 16 if a_bits + w_bits <= 16 else 8

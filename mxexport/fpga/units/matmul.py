@@ -171,9 +171,9 @@ class MatMul:
 
         weight  word (fold, beat)   field p*simd + s = code of row fold*pe + p, element beat*simd + s
                                     in pairs, field (p*simd + 2*s) + r = row r of the pair from p on; see _packed
-        scale   word (fold, block)  field p          = scale code of row fold*pe + p
-                                    of n blocks a beat, field p*n + b = the same of block b of the beat
-        bias    word (fold)         field p          = bias of row fold*pe + p (absent without bias)
+        scale   word (fold, block, turn)  field g    = scale code of row fold*pe + g*turns + turn
+                                    of n blocks a beat, where turns = 1, field g*n + b = the same of block b of it
+        bias    word (fold, turn)   field g          = bias of row fold*pe + g*turns + turn (absent without bias)
         """
         pe, simd, group_size, blocks = folding.pe, folding.simd, self.source.group_size, self.source.blocks
         rows, length = self.weight.codes.shape
@@ -184,13 +184,25 @@ class MatMul:
         stored = np.pad(stored, ((0, more_rows), (0, blocks * group_size - length)))
         stored = stored.reshape(folds, pe, -1, simd)
         stored = (_packed(stored, width) if pairs else stored).swapaxes(1, 2).reshape(-1, pe * simd)
-        scale = np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0)))
-        across = self.source.across(simd)
-        scale = scale.reshape(folds, pe, -1, across).swapaxes(1, 2).reshape(-1, pe * across)
-        found = {"weight": Memory(stored, width), "scale": Memory(scale, 8)}
+        across, turns = self.source.across(simd), self._turns(folding)
+        scale = self._in_turns(np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0))), folding)
+        scale = scale.reshape(folds, -1, turns, blocks // across, across).transpose(0, 3, 2, 1, 4)
+        found = {"weight": Memory(stored, width), "scale": Memory(scale.reshape(scale[:, :, :, 0, 0].size, -1), 8)}
         if self.bias.any():
-            found["bias"] = Memory(np.pad(self.bias, (0, more_rows)).reshape(folds, pe), self.width)
+            bias = self._in_turns(np.pad(self.bias, (0, more_rows)), folding)
+            bias = bias.reshape(folds, -1, turns).swapaxes(1, 2).reshape(folds * turns, -1)
+            found["bias"] = Memory(bias, self.width)
         return found
+
+    def _turns(self, folding: Folding) -> int:
+        """Rows that share a shifter and an accumulator."""
+        return latencies.rows_in_turn(folding.pe, self.source.group_size // min(folding.simd, self.source.group_size))
+
+    def _in_turns(self, rows: np.ndarray, folding: Folding) -> np.ndarray:
+        """[folds * pe, ...] -> [folds, groups * turns, ...]: zeros where a fold's last group has fewer rows."""
+        turns, folded = self._turns(folding), rows.reshape(-1, folding.pe, *rows.shape[1:])
+        missing = -folding.pe % turns
+        return np.pad(folded, [(0, 0), (0, missing), *[(0, 0)] * (rows.ndim - 1)])
 
     def cycles(self, folding: Folding) -> int:
         return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd)
@@ -204,7 +216,7 @@ class MatMul:
         else:
             dot = latencies.dot_latency(x, w, part, use_dsp=True)
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
-        latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across)
+        latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
 
     def area(self, folding: Folding) -> Area:

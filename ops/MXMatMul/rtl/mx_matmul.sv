@@ -8,7 +8,7 @@
 // Frames:    Vectors vectors, each of ceil(K/Group) * (Group/Simd) beats {scale, Simd elements} in,
 //            each with the scale of its block; or of ceil(K/Group) / (Simd/Group) beats of as many
 //            whole blocks. ceil(Rows/Pe) beats of Pe accumulators out, surplus rows undefined.
-// Latency:   mx_pkg::dot_latency + mx_pkg::sum_latency(blocks of a beat) + 6 cycles (4 if
+// Latency:   mx_pkg::dot_latency + mx_pkg::sum_latency(blocks of a beat) + rows_in_turn + 6 cycles (4 if
 //            ceil(Rows/Pe) = 1) from the last beat of a vector to the first output beat, if that beat
 //            was waited for. A vector takes ceil(Rows/Pe) times its beats in cycles, back to back:
 //            the next one is received meanwhile.
@@ -92,7 +92,6 @@ module mx_matmul #(
   localparam int FoldBits   = mx_pkg::index_bits(Folds);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
   localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
-  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Places);
 
   // The shift lies in 0..ShiftMax, so its low bits are computed from the low bits of the scales.
   localparam int ShiftBits  = mx_pkg::index_bits(ShiftMax + 1);
@@ -197,16 +196,21 @@ module mx_matmul #(
     if (en) x_scale_d_q <= x_scale_d[DotDelay-1:0];
   end
 
-  // Place of a beat: counted one cycle before its dot product comes out, where its weight scales
-  // are read.
+  // Place of a beat: counted one cycle before its dot product comes out.
 
-  logic                 beat, part_end, block_end, fold_end;
-  logic [PartBits-1:0]  part_q;
-  logic [BlockBits-1:0] block_q;
-  logic [FoldBits-1:0]  fold_q;
+  typedef struct packed {
+    logic block_start;  // first block of the fold
+    logic block_end;    // last block of the fold
+    logic frame_end;    // last block of the frame's last vector
+  } place_t;
+
+  logic                  beat, part_end, block_end, fold_end, frame_end;
+  logic [PartBits-1:0]   part_q;
+  logic [BlockBits-1:0]  block_q;
+  logic [FoldBits-1:0]   fold_q;
   logic [VectorBits-1:0] vector_q;
-  logic                 frame_end;
-  logic [SAddrBits-1:0] s_addr_q;
+  logic                  first_q, done_q;  // first beat of a block, last one
+  place_t                place_q;
 
   assign beat      = valid_d[DotDelay-1];
   assign part_end  = part_q == PartBits'(BlockBeats - 1);
@@ -220,86 +224,105 @@ module mx_matmul #(
       block_q  <= '0;
       fold_q   <= '0;
       vector_q <= '0;
-      s_addr_q <= '0;
-    end else if (en && beat) begin
-      part_q <= part_end ? '0 : part_q + 1'b1;
-      if (part_end) begin
-        block_q  <= block_end ? '0 : block_q + 1'b1;
-        s_addr_q <= fold_end ? '0 : s_addr_q + 1'b1;
+      done_q   <= 1'b0;
+    end else if (en) begin
+      done_q <= beat && part_end;
+      if (beat) begin
+        part_q <= part_end ? '0 : part_q + 1'b1;
+        if (part_end) block_q <= block_end ? '0 : block_q + 1'b1;
+        if (block_end) fold_q <= fold_end ? '0 : fold_q + 1'b1;
+        if (fold_end) vector_q <= frame_end ? '0 : vector_q + 1'b1;
       end
-      if (block_end) fold_q <= fold_end ? '0 : fold_q + 1'b1;
-      if (fold_end) vector_q <= frame_end ? '0 : vector_q + 1'b1;
+    end
+    if (en) begin
+      first_q <= part_q == '0;
+      place_q <= '{block_start: block_q == '0, block_end: block_end, frame_end: frame_end};
     end
   end
 
-  logic [Pe-1:0][Across-1:0][7:0] w_scale_q;
+  // Behind a block, its rows take turns: Turns of them share a shifter and an accumulator. Stages: 0 a row's
+  // block sum is chosen, 1 it is shifted, then the sum over the blocks of a beat, Summed its accumulation.
 
-  mx_rom #(
-    .Width(8 * Pe * Across), .Depth(Folds * Places), .BlockDepth(256), .File(ScaleFile)
-  ) u_scales (
-    .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
-  );
+  localparam int Turns  = mx_pkg::rows_in_turn(Pe, BlockBeats);
+  localparam int Groups = mx_pkg::ceil_div(Pe, Turns);  // of rows; missing rows are zero
+  localparam int Summed = 2 + SumDelay;
+  localparam int TurnBits = mx_pkg::index_bits(Turns);
+  localparam int SAddrBits = mx_pkg::index_bits(Folds * Places * Turns);
+  localparam int BAddrBits = mx_pkg::index_bits(Folds * Turns);
 
-  logic [Pe-1:0][AccWidth-1:0] bias_q;
-
-  if (HasBias) begin : g_bias
-    logic [SumDelay+2:1][FoldBits-1:0] fold_d_q;
-
-    always_ff @(posedge aclk) begin
-      if (en) begin
-        fold_d_q[1] <= fold_q;
-        for (int i = 2; i <= SumDelay + 2; i++) fold_d_q[i] <= fold_d_q[i-1];
-      end
-    end
-
-    mx_rom #(
-      .Width(AccWidth * Pe), .Depth(Folds), .BlockDepth(256), .File(BiasFile)
-    ) u_bias (
-      .aclk, .en_i(en), .addr_i(fold_d_q[SumDelay+2]), .data_o(bias_q)
-    );
-  end else begin : g_no_bias
-    assign bias_q = '0;
-  end
-
-  // Stages behind the dot product: 1 its sum, 2 block sum and shift, 3 shifted block sum, then the sum
-  // over the blocks of a beat; Summed is the last of these, with the bias beside it; the accumulator
-  // comes behind. `done` marks the end of a block.
-
-  localparam int Summed = 3 + SumDelay;
-
-  typedef struct packed {
-    logic block_start;  // first block of the fold
-    logic block_end;    // last block of the fold
-    logic fold_end;     // last fold of the frame's last vector
-  } place_t;
-
-  logic                             first1_q;
-  logic [Summed:1]                  done_q;
-  place_t [Summed:1]                place_q;
+  logic [TurnBits-1:0]              turn_q;
+  logic                             turn_end, last_q, out_q;
+  place_t                           now_q;           // of the block whose rows take turns
+  logic [Summed:1]                  valid_s_q;
+  logic [Summed:1]                  end_q;           // of the turns
+  place_t [Summed:1]                place_s_q;
   place_t                           place_summed;
-  logic                             last_q, out_q;
+  logic                             turn_valid_q;
   logic [Across-1:0][ShiftBits-1:0] x_shift_q;
+  logic [SAddrBits-1:0]             s_addr_q;
 
-  assign place_summed = place_q[Summed];
+  assign turn_end     = turn_q == TurnBits'(Turns - 1);
+  assign place_summed = place_s_q[Summed];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      done_q <= '0;
-      out_q  <= 1'b0;
+      turn_valid_q <= 1'b0;
+      turn_q       <= '0;
+      s_addr_q     <= '0;
+      valid_s_q    <= '0;
+      out_q        <= 1'b0;
     end else if (en) begin
-      done_q <= {done_q[Summed-1:1], beat && part_end};
-      out_q  <= done_q[Summed] && place_summed.block_end;
+      if (done_q) turn_valid_q <= 1'b1;
+      else if (turn_end) turn_valid_q <= 1'b0;
+      turn_q <= (done_q || turn_end) ? '0 : turn_q + 1'b1;
+      // The scales of the next turn are read: of the first one while its block ends.
+      if (done_q || turn_valid_q && !turn_end) begin
+        s_addr_q <= (s_addr_q == SAddrBits'(Folds * Places * Turns - 1)) ? '0 : s_addr_q + 1'b1;
+      end
+      valid_s_q <= {valid_s_q[Summed-1:1], turn_valid_q};
+      out_q     <= valid_s_q[Summed] && end_q[Summed] && place_summed.block_end;
     end
   end
 
   always_ff @(posedge aclk) begin
     if (en) begin
-      first1_q   <= part_q == '0;
-      place_q[1] <= '{block_start: block_q == '0, block_end: block_end, fold_end: frame_end};
-      for (int i = 2; i <= Summed; i++) place_q[i] <= place_q[i-1];
-      last_q     <= place_summed.fold_end;
-      for (int b = 0; b < Across; b++) x_shift_q[b] <= x_scale_d[DotDelay-1][b] - ShiftBits'(ScaleOffset);
+      if (done_q) begin
+        now_q <= place_q;
+        for (int b = 0; b < Across; b++) x_shift_q[b] <= x_scale_d[DotDelay][b] - ShiftBits'(ScaleOffset);
+      end
+      place_s_q <= {place_s_q[Summed-1:1], now_q};
+      end_q     <= {end_q[Summed-1:1], turn_end};
+      last_q    <= place_summed.frame_end;
     end
+  end
+
+  logic [Groups-1:0][Across-1:0][7:0] w_scale_q;
+
+  mx_rom #(
+    .Width(8 * Groups * Across), .Depth(Folds * Places * Turns), .BlockDepth(256), .File(ScaleFile)
+  ) u_scales (
+    .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
+  );
+
+  logic [Groups-1:0][AccWidth-1:0] bias_q;
+
+  if (HasBias) begin : g_bias
+    logic [BAddrBits-1:0] b_addr_q;
+
+    always_ff @(posedge aclk) begin
+      if (!aresetn) b_addr_q <= '0;
+      else if (en && valid_s_q[Summed-1] && place_s_q[Summed-1].block_start) begin
+        b_addr_q <= (b_addr_q == BAddrBits'(Folds * Turns - 1)) ? '0 : b_addr_q + 1'b1;
+      end
+    end
+
+    mx_rom #(
+      .Width(AccWidth * Groups), .Depth(Folds * Turns), .BlockDepth(256), .File(BiasFile)
+    ) u_bias (
+      .aclk, .en_i(en), .addr_i(b_addr_q), .data_o(bias_q)
+    );
+  end else begin : g_no_bias
+    assign bias_q = '0;
   end
 
   logic signed [Across-1:0][Pe-1:0][DotBits-1:0] dots;
@@ -339,25 +362,43 @@ module mx_matmul #(
     end
   end
 
-  for (genvar p = 0; p < Pe; p++) begin : g_pe
+  // Block sums, kept while their rows take turns.
+  logic signed [Across-1:0][Groups*Turns-1:0][BlockSum-1:0] block_sums_q;
+
+  for (genvar b = 0; b < Across; b++) begin : g_sums
+    for (genvar p = 0; p < Groups * Turns; p++) begin : g_row
+      if (p < Pe) begin : g_used
+        logic signed [DotBits-1:0]  dot;
+        logic signed [BlockSum:0]   sum;  // with the carry position below the point
+        logic signed [BlockSum-1:0] sum_q;
+
+        assign dot = dots[b][p];
+        assign sum = $signed({first_q ? BlockSum'(0) : sum_q, 1'b1}) + $signed({BlockSum'(dot), carries[b][p]});
+
+        always_ff @(posedge aclk) begin
+          if (en && valid_d[DotDelay]) sum_q <= sum[BlockSum:1];
+          if (en && done_q) block_sums_q[b][p] <= sum[BlockSum:1];
+        end
+      end else begin : g_surplus
+        assign block_sums_q[b][p] = '0;
+      end
+    end
+  end
+
+  for (genvar g = 0; g < Groups; g++) begin : g_group
     logic [Across-1:0][AccWidth-1:0] terms_q;
-    logic signed [AccWidth-1:0]      sum, acc_q;
+    logic signed [AccWidth-1:0]      sum;
+    logic [Turns-1:0][AccWidth-1:0]  acc_q;  // those of the turns, the last one in front
 
     for (genvar b = 0; b < Across; b++) begin : g_term
-      logic signed [DotBits-1:0]  dot;
-      logic signed [BlockSum:0]   block_sum;  // with the carry position below the point
       logic signed [BlockSum-1:0] block_sum_q;
       logic [ShiftBits-1:0]       shift_q;
 
-      assign dot       = dots[b][p];
-      assign block_sum = $signed({first1_q ? BlockSum'(0) : block_sum_q, 1'b1})
-                         + $signed({BlockSum'(dot), carries[b][p]});
-
       always_ff @(posedge aclk) begin
         if (en) begin
-          if (valid_d[DotDelay]) block_sum_q <= block_sum[BlockSum:1];
-          shift_q    <= w_scale_q[p][b][ShiftBits-1:0] + x_shift_q[b];
-          terms_q[b] <= AccWidth'(block_sum_q) <<< shift_q;
+          block_sum_q <= block_sums_q[b][g*Turns+int'(turn_q)];
+          shift_q     <= w_scale_q[g][b][ShiftBits-1:0] + x_shift_q[b];
+          terms_q[b]  <= AccWidth'(block_sum_q) <<< shift_q;
         end
       end
     end
@@ -365,10 +406,17 @@ module mx_matmul #(
     mx_sum #(.Terms(Across), .Width(AccWidth)) u_sum (.aclk, .en_i(en), .terms_i(terms_q), .sum_o(sum));
 
     always_ff @(posedge aclk) begin
-      if (en && done_q[Summed]) acc_q <= (place_summed.block_start ? bias_q[p] : acc_q) + sum;
+      if (en && valid_s_q[Summed]) begin
+        acc_q[0] <= (place_summed.block_start ? bias_q[g] : acc_q[Turns-1]) + sum;
+        for (int t = 1; t < Turns; t++) acc_q[t] <= acc_q[t-1];
+      end
     end
 
-    assign m_axis_tdata[p*AccWidth+:AccWidth] = acc_q;
+    for (genvar t = 0; t < Turns; t++) begin : g_out
+      if (g * Turns + t < Pe) begin : g_used
+        assign m_axis_tdata[(g*Turns+t)*AccWidth+:AccWidth] = acc_q[Turns-1-t];
+      end
+    end
   end
 
   assign m_axis_tvalid = out_q;

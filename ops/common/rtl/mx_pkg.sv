@@ -123,6 +123,11 @@ package mx_pkg;
     return mul_latency(a_exp, a_man, w_exp, w_man) + tree_levels(simd, sign_pending(a_exp, a_man, w_exp, w_man));
   endfunction
 
+  // Rows that take turns at one shifter and accumulator of mx_matmul: a block sum lasts for block_beats cycles.
+  function automatic int rows_in_turn(int pe, int block_beats);
+    return ceil_div(pe, ceil_div(pe, (block_beats < 8) ? block_beats : 8));
+  endfunction
+
   // Products of integers whose sum mx_dot_pair keeps within 19 bits.
   function automatic int pair_field(int a_bits, int w_bits);
     return (a_bits + w_bits <= 16) ? 16 : 8;
