@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga import library
+from mxexport.fpga import latencies, library
 from mxexport.fpga.library import rtl_sources
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.types import Blocks, Wide
@@ -293,7 +293,7 @@ def test_quantizer_takes_one_beat_per_cycle(lanes, rng):
     beats, last = pack_frames(v, lanes, 24)
     result = build_quantizer(quantizer("mxfp4_e2m1"), 24, 128, lanes).run(beats, len(beats), last=last)
     assert np.array_equal(np.diff(result.in_cycles), np.ones(len(beats) - 1))
-    assert result.out_cycles[0] - result.in_cycles[32 // lanes - 1] == 9
+    assert result.out_cycles[0] - result.in_cycles[32 // lanes - 1] == latencies.quantize_latency(lanes, 0, 2)
 
 
 @pytest.mark.parametrize("frame", [9, 11])

@@ -55,6 +55,11 @@ def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
     return mul_latency(a, w) + tree_levels(simd, sign_pending(a, w))
 
 
+def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:
+    """mx_quantize_blocks, from the last beat of a block to the first of its codes."""
+    return 9 + (binades > 6) - (round_bias == 0 and lanes <= 4)
+
+
 def rows_in_turn(pe: int, block_beats: int) -> int:
     """mx_matmul: rows that take turns at one shifter and accumulator; a block sum lasts for `block_beats` cycles."""
     return math.ceil(pe / math.ceil(pe / min(block_beats, 8)))

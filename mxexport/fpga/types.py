@@ -46,12 +46,14 @@ class Wide:
     """Frames of wide integers of `width` bits (sign included), each worth value * 2**lsb_exp.
 
     `shape`: one frame, channels last: (K,) or (H, W, C). A frame travels vector by vector (pixel by pixel), and each
-    vector starts a beat. Lanes for two vectors or more hold as many whole ones, side by side.
+    vector starts a beat. Lanes for two vectors or more hold as many whole ones, side by side. `nonnegative`: whatever
+    comes into the network, none of them is below zero.
     """
 
     shape: tuple[int, ...]
     width: int
     lsb_exp: int
+    nonnegative: bool = False
 
     @property
     def channels(self) -> int:

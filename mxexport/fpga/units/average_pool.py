@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -70,7 +70,8 @@ class AveragePool:
     @property
     def result(self) -> Wide:
         x = self.source
-        return Wide.holding(x.grid.at(x.lsb_exp - self.shift), (*self.window.output(x.shape), x.channels))
+        held = Wide.holding(x.grid.at(x.lsb_exp - self.shift), (*self.window.output(x.shape), x.channels))
+        return replace(held, nonnegative=x.nonnegative)
 
     def attributes(self) -> dict:
         window = self.window.attributes()

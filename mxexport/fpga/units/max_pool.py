@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -57,7 +57,7 @@ class MaxPool:
     @property
     def result(self) -> Wide:
         x = self.source
-        return Wide((*self.window.output(x.shape), x.channels), x.width, x.lsb_exp)
+        return replace(x, shape=(*self.window.output(x.shape), x.channels))
 
     def attributes(self) -> dict:
         window = self.window.attributes()

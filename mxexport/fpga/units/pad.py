@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -65,8 +65,7 @@ class Pad:
     @property
     def result(self) -> Wide:
         (height, width, channels), (top, left, bottom, right) = self.source.shape, self.pads
-        shape = (height + top + bottom, width + left + right, channels)
-        return Wide(shape, self.source.width, self.source.lsb_exp)
+        return replace(self.source, shape=(height + top + bottom, width + left + right, channels))
 
     def attributes(self) -> dict:
         return {"pads": list(self.pads), "width": self.source.width, "lsb_exp": self.source.lsb_exp}

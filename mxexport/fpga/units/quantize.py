@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, exponent_bits, ram
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.static_scales import GROUP
@@ -122,7 +123,7 @@ class Quantize:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         counts = {"K": self.source.channels, "Vectors": self.source.vectors, "Lanes": folding.simd}
-        return counts | {"Static": int(self._rounds_only)}
+        return counts | {"Static": int(self._rounds_only), "Signed": int(not self.source.nonnegative)}
 
     @property
     def _rounds_only(self) -> bool:
@@ -137,7 +138,10 @@ class Quantize:
 
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
-        latency = 2 if self._rounds_only else 8 + max(self.group_size // folding.simd, 1)
+        part, q = min(folding.simd, self.group_size), self.quantizer
+        binades = q.emax - q.emin if q.is_float else 0
+        found = latencies.quantize_latency(part, q.round_bias, binades) + self.group_size // part - 1
+        latency = 2 if self._rounds_only else found
         return Timing(np.arange(self.source.vectors), beats, latency)
 
     def area(self, folding: Folding) -> Area:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -18,7 +18,7 @@ from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 class Relu:
     operator = ops.Eltwise
     module = "mx_relu"
-    clocked = False
+    clocked = True
     status = {}
     memory_kinds = ()
     vectorwise = True
@@ -43,7 +43,7 @@ class Relu:
 
     @property
     def result(self) -> Wide:
-        return self.source
+        return replace(self.source, nonnegative=True)
 
     def attributes(self) -> dict:
         return {"relu": 1, "width": self.source.width, "lsb_exp": self.source.lsb_exp}
@@ -76,10 +76,10 @@ class Relu:
         return self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 1)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=folding.simd * self.source.width * 0.6)
+        return Area(lut=3, ff=folding.simd * self.source.width + 2)
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +36,7 @@ class Reorder:
 
     @property
     def result(self) -> Wide:
-        return Wide((self.source.length,), self.source.width, self.source.lsb_exp)
+        return replace(self.source, shape=(self.source.length,))
 
     def attributes(self) -> dict:
         return {"width": self.source.width, "lsb_exp": self.source.lsb_exp}

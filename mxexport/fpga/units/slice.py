@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -75,8 +75,7 @@ class Slice:
 
     @property
     def result(self) -> Wide:
-        shape = self.size[-len(self.source.shape) :]
-        return Wide(shape, self.source.width, self.source.lsb_exp)
+        return replace(self.source, shape=self.size[-len(self.source.shape) :])
 
     def attributes(self) -> dict:
         numbers = {"start": list(self.start), "size": list(self.size)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -71,7 +71,7 @@ class Upsample:
     @property
     def result(self) -> Wide:
         (height, width, channels), x = self.source.shape, self.source
-        return Wide((height * self.scales[0], width * self.scales[1], channels), x.width, x.lsb_exp)
+        return replace(x, shape=(height * self.scales[0], width * self.scales[1], channels))
 
     def attributes(self) -> dict:
         return {"scales": list(self.scales), "width": self.source.width, "lsb_exp": self.source.lsb_exp}

@@ -5,7 +5,7 @@
 //            own  = top + carry + LsbExp + 127 - Emax,  carry = (F + RoundBias) >> 23,
 //            scale = clip(own, CodeMin, CodeMax); an all-zero block has scale = CodeMin.
 //            shift = scale - ScaleBase, the steps by which mx_encode moves the block to the right.
-// Latency:   4 cycles from the last beat (valid_i && last_i) to valid_o.
+// Latency:   4 cycles from the last beat (valid_i && last_i) to valid_o; 3 with RoundBias = 0 and up to four lanes.
 // Rounding:  with RoundBias = 0 only the position of the leading one matters, so the magnitudes are
 //            or-ed instead of compared and F is not built at all.
 // Handshake: none (valid only): the caller keeps room for the result.
@@ -42,7 +42,10 @@ module mx_block_scale #(
   localparam int TopBits = mx_pkg::index_bits(Width);
   localparam int Base    = LsbExp + 127 - Emax;  // own code of a block whose amax is 1
 
-  // 1: largest magnitude of the beat (or a word with the same leading one).
+  // 1: largest magnitude of the beat (or a word with the same leading one). Words of four lanes are or-ed together
+  // with the largest so far, one LUT per bit, and need no cycle of their own.
+  localparam bit Direct = RoundBias == 0 && Lanes <= 4;
+
   logic [Width-1:0] beat, beat_q;
   logic             valid1_q, last1_q;
 
@@ -54,10 +57,16 @@ module mx_block_scale #(
     end
   end
 
-  always_ff @(posedge aclk) begin
-    beat_q   <= beat;
-    last1_q  <= last_i;
-    valid1_q <= aresetn && valid_i;
+  if (Direct) begin : g_direct
+    assign beat_q   = beat;
+    assign last1_q  = last_i;
+    assign valid1_q = valid_i;
+  end else begin : g_beat
+    always_ff @(posedge aclk) begin
+      beat_q   <= beat;
+      last1_q  <= last_i;
+      valid1_q <= aresetn && valid_i;
+    end
   end
 
   // 2: largest magnitude so far.
@@ -78,18 +87,13 @@ module mx_block_scale #(
 
   // 3: position of the leading one, and the carry of the rounding rule into it.
   logic [TopBits-1:0] top, top_q;
-  logic               zero_q, valid3_q, carry_q;
+  logic               zero, zero_q, valid3_q, carry_q;
 
-  always_comb begin
-    top = '0;
-    for (int i = 1; i < Width; i++) begin
-      if (amax_q[i]) top = TopBits'(i);
-    end
-  end
+  mx_leading_one #(.Width(Width)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
 
   always_ff @(posedge aclk) begin
     top_q    <= top;
-    zero_q   <= amax_q == '0;
+    zero_q   <= zero;
     valid3_q <= aresetn && valid2_q;
   end
 

@@ -13,8 +13,7 @@ module mx_encode #(
   parameter int Binades   = 2,  // binades above the lowest normal one (0 for integers)
   parameter int Shift0    = 0,  // may be negative
   parameter int ShiftBits = 6,
-  parameter int ShiftMax  = 40,
-  parameter bit Saturate  = 1,  // magnitudes above the largest binade can occur
+  parameter int ShiftMax  = 40,  // the shift of blocks whose scale is clamped from above
   localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
 ) (
   input  logic                 aclk,
@@ -35,78 +34,86 @@ module mx_encode #(
   localparam int Window = ManBits + 1 + Binades;
   localparam int Left   = (Shift0 < 1) ? 1 - Shift0 : 0;   // constant part of the shift
   localparam int Right  = (Shift0 > 1) ? Shift0 - 1 : 0;
-  localparam int Full   = mx_pkg::clip(Width + Left - Right, Window + 1, Width + Left + Window);
+  localparam int Full   = Width + Left + Window;
+  localparam int Moved  = mx_pkg::clip(Width + Left - Right, Window + 1, Full);
+  // Magnitudes from here on are beyond the window at every shift: smaller ones set the scale by themselves.
+  localparam int Beyond = mx_pkg::clip(Window + Shift0 + ShiftMax, 0, Width);
 
-  logic [Width+Left+Window-1:0] start;
-  logic [Full-1:0]              aligned;
-  logic                         sticky, overflow;
+  logic [Full-1:0] start;
+  logic [Window:0] aligned;
+  logic            moved_sticky, sticky, overflow;
 
-  assign start = (Width + Left + Window)'(magnitude_i) << Left;
+  assign start = Full'(magnitude_i) << Left;
 
-  always_comb begin
-    aligned = Full'(start >> Right);
-    sticky  = 1'b0;
-    if (Right > 0) sticky = (start & ~({(Width + Left + Window){1'b1}} << Right)) != '0;
-    // Large steps first: each leaves fewer bits for the next.
-    for (int step = ShiftBits - 1; step >= 0; step--) begin
-      if (shift_i[step] && (1 << step) <= ShiftMax) begin
-        sticky  = sticky || (aligned & ~({Full{1'b1}} << (1 << step))) != '0;
-        aligned = aligned >> (1 << step);
-      end
-    end
+  mx_shift_right #(.Width(Moved), .Kept(Window + 1), .ShiftBits(ShiftBits)) u_align (
+    .data_i(Moved'(start >> Right)), .shift_i, .data_o(aligned), .sticky_o(moved_sticky)
+  );
+
+  if (Right > 0) begin : g_right
+    assign sticky = moved_sticky || (start & ~({Full{1'b1}} << Right)) != '0;
+  end else begin : g_left
+    assign sticky = moved_sticky;
   end
-
-  if (Saturate && Full > Window + 1) begin : g_overflow
-    assign overflow = aligned[Full-1:Window+1] != '0;
+  if (Beyond < Width) begin : g_overflow
+    assign overflow = magnitude_i[Width-1:Beyond] != '0;
   end else begin : g_no_overflow
     assign overflow = 1'b0;
   end
 
+  // What lies beyond the window becomes all ones: it rounds up and saturates.
   logic [Window:0] aligned_q;
-  logic            sticky_q, overflow_q, sign_q;
+  logic            sticky_q, sign_q;
 
   always_ff @(posedge aclk) begin
     if (en_i) begin
-      aligned_q  <= aligned[Window:0];
-      sticky_q   <= sticky;
-      overflow_q <= overflow;
-      sign_q     <= sign_i;
+      aligned_q <= overflow ? '1 : aligned;
+      sticky_q  <= overflow || sticky;
+      sign_q    <= sign_i;
     end
   end
 
-  // Move the leading one to the top, but no further than the lowest normal binade goes: what
-  // follows is rounded away. `kept` holds the hidden bit too, so adding it to binade << ManBits
-  // makes the exponent field.
+  // Down to the mantissa's bits and one below: by the binade of the leading one, 0 for the lowest normal one and
+  // subnormals. `kept` holds the hidden bit too, so adding it to binade << ManBits makes the exponent field.
   localparam int SumBits  = ((ExpBits == 0) ? ManBits + 1 : ExpBits + ManBits) + 1;
   localparam int LeadBits = mx_pkg::index_bits(Binades + 1);
 
-  logic [LeadBits-1:0] zeros;  // above the leading one
-  logic [Window:0]     normal;
+  logic [LeadBits-1:0] binade;
   logic [ManBits:0]    kept;
-  logic                guard, rest, up, huge;
-  logic [SumBits-1:0]  binade, sum;
-  logic [SumBits-2:0]  code;
+  logic                guard, lost, up;
 
-  always_comb begin
-    zeros = LeadBits'(Binades);
-    for (int j = 1; j <= Binades; j++) begin
-      if (aligned_q[ManBits+1+j]) zeros = LeadBits'(Binades - j);
-    end
-    binade = SumBits'(LeadBits'(Binades) - zeros) << ManBits;
-    normal = aligned_q << zeros;
-    kept   = normal[Window-:ManBits+1];
-    guard  = normal[Binades];
-    rest   = sticky_q || (normal & ~({(Window + 1) {1'b1}} << Binades)) != '0;
-    up     = guard && (rest || kept[0]);
-    sum    = binade + SumBits'(kept) + SumBits'(up);
-    huge   = overflow_q || sum > SumBits'(MaxCode);
-    code   = huge ? (SumBits - 1)'(MaxCode) : sum[SumBits-2:0];
+  if (Binades == 0) begin : g_integer
+    assign binade        = '0;
+    assign {kept, guard} = aligned_q;
+    assign lost          = 1'b0;
+  end else begin : g_minifloat
+    mx_leading_one #(.Width(Binades + 1)) u_lead (
+      .data_i({aligned_q[Window:ManBits+2], 1'b1}), .top_o(binade), .zero_o()
+    );
+    mx_shift_right #(.Width(Window + 1), .Kept(ManBits + 2), .ShiftBits(LeadBits)) u_normal (
+      .data_i(aligned_q), .shift_i(binade), .data_o({kept, guard}), .sticky_o(lost)
+    );
   end
 
-  always_ff @(posedge aclk) begin
-    if (en_i) begin
-      if (ExpBits == 0) code_o <= sign_q ? -{1'b0, code} : {1'b0, code};
-      else code_o <= {sign_q, code};
+  assign up = guard && (sticky_q || lost || kept[0]);
+
+  if (ExpBits == 0 && MaxCode == (1 << (ManBits + 1)) - 1) begin : g_twos_complement
+    // -(kept + up) = ~kept + !up: one adder. The largest code does not round up.
+    logic rounds;
+    assign rounds = up && kept != '1;
+    always_ff @(posedge aclk) begin
+      if (en_i) code_o <= (Bits'(kept) ^ {Bits{sign_q}}) + Bits'(rounds ^ sign_q);
+    end
+  end else begin : g_sum
+    logic [SumBits-1:0] sum;
+    logic [SumBits-2:0] code;
+
+    assign sum  = (SumBits'(binade) << ManBits) + SumBits'(kept) + SumBits'(up);
+    assign code = (sum > SumBits'(MaxCode)) ? (SumBits - 1)'(MaxCode) : sum[SumBits-2:0];
+    always_ff @(posedge aclk) begin
+      if (en_i) begin
+        if (ExpBits == 0) code_o <= sign_q ? -{1'b0, code} : {1'b0, code};
+        else code_o <= {sign_q, code};
+      end
     end
   end
 

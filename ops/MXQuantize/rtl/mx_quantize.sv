@@ -9,13 +9,13 @@
 //            (as many as in where Lanes is several groups: whole blocks side by side): surplus lanes of
 //            a vector's last input beat are ignored, and its last short block is padded with zero codes.
 // Static:    an integer element with one scale code needs no scale found: mx_quantize_static.
-// Latency:   9 cycles from the last beat of a block to its first output beat (2 if Static). One beat
-//            per cycle sustained: a block is read from the buffer while the next ones are written.
+// Latency:   8 to 10 cycles from the last beat of a block to its first output beat (mx_quantize_blocks; 2 if
+//            Static). One beat per cycle sustained: a block is read from the buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only (on m_axis_tready if Static).
 //            error_o is sticky: an s_axis_tlast came where no frame ends, or was missing where one
 //            does (frames are counted, TLAST is only checked). clamped_o counts blocks whose own
-//            scale code lay outside [CodeMin, CodeMax].
+//            scale code lay outside [CodeMin, CodeMax], up to 65,535 for each block of a beat.
 module mx_quantize #(
   parameter int Width     = 32,
   parameter int LsbExp    = 0,
@@ -32,6 +32,7 @@ module mx_quantize #(
   parameter int CodeMin   = 0,
   parameter int CodeMax   = 254,
   parameter bit Static    = 0,    // an integer element and one scale code: rounds only
+  parameter bit Signed    = 1,    // 0: no input is negative
   localparam int Bits   = mx_pkg::element_bits(ExpBits, ManBits),
   localparam int Across = (Lanes > Group) ? Lanes / Group : 1,  // blocks of a beat
   localparam int Part   = Lanes / Across                        // elements of each
@@ -100,7 +101,7 @@ module mx_quantize #(
       mx_quantize_blocks #(
         .Width(Width), .LsbExp(LsbExp), .K(Own), .Vectors(Vectors), .Group(Group), .Lanes(Part), .ExpBits(ExpBits),
         .ManBits(ManBits), .Bias(Bias), .MaxCode(MaxCode), .Emax(Emax), .RoundBias(RoundBias), .CodeMin(CodeMin),
-        .CodeMax(CodeMax)
+        .CodeMax(CodeMax), .Signed(Signed)
       ) u_blocks (
         .aclk, .aresetn,
         .s_axis_tvalid, .s_axis_tready(ready[b]), .s_axis_tdata(s_axis_tdata[b]), .s_axis_tlast,

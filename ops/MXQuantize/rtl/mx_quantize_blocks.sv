@@ -2,8 +2,9 @@
 //
 // Equation:  that of mx_quantize: the scale of a block by mx_block_scale, its codes by mx_encode.
 // Frames:    as mx_quantize.
-// Latency:   9 cycles from the last beat of a block to its first output beat. One beat per cycle
-//            sustained: a block is read from the buffer while the next ones are written.
+// Latency:   9 cycles from the last beat of a block to its first output beat, one more where mx_encode_wide encodes,
+//            one less with RoundBias = 0 and up to four lanes. One beat per cycle sustained: a block is read from the
+//            buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
 // Handshake: as mx_quantize; s_axis_tready depends on registers only.
 module mx_quantize_blocks #(
@@ -21,6 +22,7 @@ module mx_quantize_blocks #(
   parameter int RoundBias = 0,    // rounding rule of the scale (R in mxexport.numbers.formats.round_bias)
   parameter int CodeMin   = 0,
   parameter int CodeMax   = 254,
+  parameter bit Signed    = 1,    // 0: no input is negative
   localparam int Bits = mx_pkg::element_bits(ExpBits, ManBits)
 ) (
   input  logic                     aclk,
@@ -49,6 +51,7 @@ module mx_quantize_blocks #(
            K, Lanes, MaxCode, CodeMin, CodeMax, "what mx_quantize checks, and elements that hold MaxCode");
   end
 
+  localparam int Bound      = Signed ? Width : Width - 1;           // bits of a magnitude
   localparam int BlockBeats = Group / Lanes;
   localparam int Blocks     = mx_pkg::ceil_div(K, Group);
   localparam int InBeats    = mx_pkg::ceil_div(K, Lanes);
@@ -63,10 +66,10 @@ module mx_quantize_blocks #(
   localparam int Depth     = 1 << PtrBits;
   localparam int BeatMask  = BlockBeats - 1;
 
-  // Scale codes that can occur: own codes of amax = 1 .. 2**(Width-1), clamped.
+  // Scale codes that can occur: own codes of amax = 1 .. 2**(Bound-1), clamped.
   localparam int OwnMin    = LsbExp + 127 - Emax;
   localparam int ScaleLow  = mx_pkg::clip(OwnMin, CodeMin, CodeMax);
-  localparam int ScaleHigh = mx_pkg::clip(OwnMin + Width - 1, CodeMin, CodeMax);
+  localparam int ScaleHigh = mx_pkg::clip(OwnMin + Bound - 1, CodeMin, CodeMax);
   localparam int ShiftMax  = ScaleHigh - ScaleLow;
   localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
   // Right shift at scale = ScaleLow that makes the smallest element step the unit.
@@ -74,14 +77,15 @@ module mx_quantize_blocks #(
 
   // Accept: magnitude and sign, surplus lanes cleared.
 
-  logic [PtrBits:0]            write_q, read_q, level, in_beat;
+  logic [PtrBits:0]            write_q, level, in_beat;
   logic [BlockBits-1:0]        in_block_q;
   logic [VectorBits-1:0]       in_vector_q;
   logic                        take, in_tail, block_end, vector_end, frame_end;
   logic                        valid_q, last_q;
   logic [PtrBits-1:0]          addr_q;
-  logic [Lanes-1:0][Width-1:0] magnitude_q;
-  logic [Lanes-1:0]            sign_q;
+  logic [Lanes-1:0][Bound-1:0] magnitude_q, magnitude;  // as it came, as it is read
+  logic [Lanes-1:0]            sign_q, sign;
+  logic [PtrBits:0]            read_q;
 
   assign level         = write_q - read_q;
   assign s_axis_tready = !level[PtrBits];
@@ -118,24 +122,38 @@ module mx_quantize_blocks #(
 
   for (genvar i = 0; i < Lanes; i++) begin : g_magnitude
     logic [Width-1:0] value;
-    assign value = s_axis_tdata[i*Width+:Width];
+    logic             negative;
+    assign value    = s_axis_tdata[i*Width+:Width];
+    assign negative = Signed && value[Width-1];
     always_ff @(posedge aclk) begin
       if (i >= TailLanes && vector_end) begin
         magnitude_q[i] <= '0;
         sign_q[i]      <= 1'b0;
       end else begin
-        magnitude_q[i] <= value[Width-1] ? -value : value;
-        sign_q[i]      <= value[Width-1];
+        magnitude_q[i] <= (Bound'(value) ^ {Bound{negative}}) + Bound'(negative);  // one LUT per bit
+        sign_q[i]      <= negative;
       end
     end
   end
 
   // Buffer of beats.
 
-  (* ram_style = "distributed" *) logic [Lanes*(Width+1)-1:0] mem [Depth];
+  (* ram_style = "distributed" *) logic [Lanes*Bound-1:0] mem [Depth];
 
   always_ff @(posedge aclk) begin
-    if (valid_q) mem[addr_q] <= {sign_q, magnitude_q};
+    if (valid_q) mem[addr_q] <= magnitude_q;
+  end
+  assign magnitude = mem[read_q[PtrBits-1:0]];
+
+  if (Signed) begin : g_signs
+    (* ram_style = "distributed" *) logic [Lanes-1:0] sign_mem [Depth];
+
+    always_ff @(posedge aclk) begin
+      if (valid_q) sign_mem[addr_q] <= sign_q;
+    end
+    assign sign = sign_mem[read_q[PtrBits-1:0]];
+  end else begin : g_no_signs
+    assign sign = '0;
   end
 
   // Scale of every block, queued until the block is read.
@@ -145,7 +163,7 @@ module mx_quantize_blocks #(
   logic [ShiftBits-1:0] new_shift, shift;
 
   mx_block_scale #(
-    .Width(Width), .Lanes(Lanes), .LsbExp(LsbExp), .Emax(Emax), .RoundBias(RoundBias),
+    .Width(Bound), .Lanes(Lanes), .LsbExp(LsbExp), .Emax(Emax), .RoundBias(RoundBias),
     .CodeMin(CodeMin), .CodeMax(CodeMax), .ShiftBits(ShiftBits), .ScaleBase(ScaleLow)
   ) u_scale (
     .aclk, .aresetn,
@@ -164,10 +182,13 @@ module mx_quantize_blocks #(
     .m_axis_tlast()
   );
 
+  logic [15:0] clamped_q;
+
   always_ff @(posedge aclk) begin
-    if (!aresetn) clamped_o <= '0;
-    else if (new_valid && new_clamped && clamped_o != '1) clamped_o <= clamped_o + 1'b1;
+    if (!aresetn) clamped_q <= '0;
+    else if (new_valid && new_clamped && clamped_q != '1) clamped_q <= clamped_q + 1'b1;
   end
+  assign clamped_o = 32'(clamped_q);
 
   // Read: one beat per cycle while the scale of its block is known and the output moves.
 
@@ -198,46 +219,62 @@ module mx_quantize_blocks #(
     end
   end
 
-  // Stages: 1 buffer output, 2 aligned (in mx_encode), 3 code (in mx_encode, the output register).
+  // Stages: 1 buffer output, then those of mx_encode or mx_encode_wide, whose last is the output register.
+  localparam bit Wide      = mx_pkg::encodes_wide(Binades);
+  localparam int Stages    = Wide ? 4 : 3;
+  localparam int FloorMin  = Shift0 + ManBits;
+  localparam int FloorMax  = FloorMin + ShiftMax;
+  localparam int FloorBits = 1 + mx_pkg::index_bits(1 + ((-FloorMin > FloorMax) ? -FloorMin : FloorMax));
 
-  logic [Lanes-1:0][Width-1:0] magnitude, magnitude1_q;
-  logic [Lanes-1:0]            sign, sign1_q;
-  logic [ShiftBits-1:0]        shift1_q;
-  logic [7:0]                  scale1_q, scale2_q, scale3_q;
-  logic [3:1]                  valid_s_q, last_s_q;
-
-  assign {sign, magnitude} = mem[read_q[PtrBits-1:0]];
+  logic [Lanes-1:0][Bound-1:0] magnitude1_q;
+  logic [Lanes-1:0]            sign1_q;
+  logic [Stages:1][7:0]        scale_q;
+  logic [Stages:1]             valid_s_q, last_s_q;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_s_q <= '0;
-    else if (en) valid_s_q <= {valid_s_q[2:1], get};
+    else if (en) valid_s_q <= {valid_s_q[Stages-1:1], get};
   end
 
   always_ff @(posedge aclk) begin
     if (en) begin
       magnitude1_q <= pad ? '0 : magnitude;
       sign1_q      <= pad ? '0 : sign;
-      shift1_q     <= shift;
-      scale1_q     <= scale;
-      scale2_q     <= scale1_q;
-      scale3_q     <= scale2_q;
-      last_s_q     <= {last_s_q[2:1], out_last};
+      scale_q      <= {scale_q[Stages-1:1], scale};
+      last_s_q     <= {last_s_q[Stages-1:1], out_last};
     end
   end
 
-  for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    mx_encode #(
-      .Width(Width), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
-      .Shift0(Shift0), .ShiftBits(ShiftBits), .ShiftMax(ShiftMax),
-      .Saturate(CodeMax < OwnMin + Width - 1)
-    ) u_encode (
-      .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .shift_i(shift1_q),
-      .code_o(m_axis_tdata[i*Bits+:Bits])
-    );
+  if (Wide) begin : g_wide
+    logic signed [FloorBits-1:0] floor1_q;
+    always_ff @(posedge aclk) if (en) floor1_q <= FloorBits'(FloorMin) + FloorBits'(shift);
+
+    for (genvar i = 0; i < Lanes; i++) begin : g_lane
+      mx_encode_wide #(
+        .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
+        .FloorBits(FloorBits), .FloorMax(FloorMax)
+      ) u_encode (
+        .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .floor_i(floor1_q),
+        .code_o(m_axis_tdata[i*Bits+:Bits])
+      );
+    end
+  end else begin : g_narrow
+    logic [ShiftBits-1:0] shift1_q;
+    always_ff @(posedge aclk) if (en) shift1_q <= shift;
+
+    for (genvar i = 0; i < Lanes; i++) begin : g_lane
+      mx_encode #(
+        .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
+        .Shift0(Shift0), .ShiftBits(ShiftBits), .ShiftMax(ShiftMax)
+      ) u_encode (
+        .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .shift_i(shift1_q),
+        .code_o(m_axis_tdata[i*Bits+:Bits])
+      );
+    end
   end
 
-  assign m_axis_tdata[Lanes*Bits+:8] = scale3_q;
-  assign m_axis_tvalid               = valid_s_q[3];
-  assign m_axis_tlast                = last_s_q[3];
+  assign m_axis_tdata[Lanes*Bits+:8] = scale_q[Stages];
+  assign m_axis_tvalid               = valid_s_q[Stages];
+  assign m_axis_tlast                = last_s_q[Stages];
 
 endmodule

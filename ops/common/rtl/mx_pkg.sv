@@ -123,6 +123,11 @@ package mx_pkg;
     return mul_latency(a_exp, a_man, w_exp, w_man) + tree_levels(simd, sign_pending(a_exp, a_man, w_exp, w_man));
   endfunction
 
+  // Whether elements of so many binades are encoded by mx_encode_wide.
+  function automatic bit encodes_wide(int binades);
+    return binades > 6;
+  endfunction
+
   // Rows that take turns at one shifter and accumulator of mx_matmul: a block sum lasts for block_beats cycles.
   function automatic int rows_in_turn(int pe, int block_beats);
     return ceil_div(pe, ceil_div(pe, (block_beats < 8) ? block_beats : 8));
