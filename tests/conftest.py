@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,3 +11,8 @@ import torch
 def same_numbers_in_any_order():
     """Weights that a test does not care about are the same whichever tests ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)

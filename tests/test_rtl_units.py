@@ -451,8 +451,3 @@ def test_missing_compiler_is_one_clear_line(monkeypatch):
     monkeypatch.setattr(verilator.shutil, "which", lambda name: None)
     with pytest.raises(MissingToolError, match=r"needs the C\+\+ compiler g\+\+"):
         build("mx_relu")
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(7)

@@ -52,9 +52,30 @@ def unpack_frames(beats: np.ndarray, length: int, lanes: int, width: int, *, sig
 
 
 def write_mem(path: Path, fields: np.ndarray, width: int) -> None:
-    """Write integers [words, fields] as a `$readmemh` file, one word per line."""
+    """Write integers [words, fields] as a `$readmemh` file, one word per line; beside it, as `.0`, `.1` and `.2` behind
+    its name, the pieces in which mx_rom holds a deep one."""
     fields = np.asarray(fields)
     digits = -(-fields.shape[1] * width // 4)
     lines = (word[::-1].tobytes().hex()[-digits:] for word in pack_lanes(fields, width))
     # Verilator drops the last word of a file that does not end with a newline.
     Path(path).write_text("".join(f"{line}\n" for line in lines))
+    pieces = rom_pieces(len(fields))
+    for i, part in enumerate(np.split(fields, np.cumsum(pieces)[:-1]) if len(pieces) > 1 else []):
+        write_mem(path.with_name(f"{path.name}.{i}"), part, width)
+
+
+def rom_pieces(depth: int) -> list[int]:
+    """Words in each memory of mx_rom, if it holds them in block RAM."""
+    pieces = []
+    while depth and len(pieces) < 2:
+        pieces.append(_rom_piece(depth))
+        depth -= pieces[-1]
+    return pieces + [depth] * (depth > 0)
+
+
+def _rom_piece(depth: int) -> int:
+    """mx_pkg::rom_piece."""
+    piece = 1 << (depth.bit_length() - 1)
+    rest = depth - piece
+    few = 0 < rest <= 64 and piece >= 512
+    return piece if few or (piece >= 1024 and 0 < rest <= piece // 2 + 64) else depth

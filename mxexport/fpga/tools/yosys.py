@@ -25,6 +25,8 @@ from mxexport.fpga.tools.verilator import parameter_text
 DEFINES = ("-D", "MX_DSP48E2=1", "-D", "MX_LUT6_2=1", "-D", "BLACKBOX=1")
 """DSP slices and adders as cells: Yosys puts no sums and cascades into slices by itself and finds no adders of three
 words, as the vendor's tools do."""
+READ = ("read_slang", "--no-implicit-memories", "--keep-hierarchy")
+"""The hierarchy stays until `-flatten`, which heeds keep_hierarchy."""
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
 # LUTs behind one distributed RAM cell, by the start of its name.
 _LUTRAM = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM": 2}
@@ -83,11 +85,12 @@ def synthesize(
     key = digest(
         [
             importlib.metadata.version("pyosys"),
+            *READ,
             *SYNTH,
             *DEFINES,
             top,
             *(part for name in sorted(parameters) for part in (name, _content(parameters[name], memory_dir))),
-            *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem") if memory_dir else [])),
+            *(path.read_bytes() for path in sorted(Path(memory_dir).glob("*.mem*") if memory_dir else [])),
             *(Path(source).read_bytes() for source in sources),
         ]
     )
@@ -114,7 +117,8 @@ def _run_yosys(
     report = directory / "stat.json"
     commands = [
         # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
-        ["read_slang", "--no-implicit-memories", *DEFINES, "--top", top, *generics, *_paths([*sources, *primitives()])],
+        [*READ, *DEFINES, "--top", top, *generics, *_paths([*sources, *primitives()])],
+        ["hierarchy", "-check", "-top", top],
         SYNTH,
         ["tee", "-q", "-o", str(report), "stat", "-json", "-tech", "xilinx"],
     ]

@@ -55,12 +55,17 @@ module mx_dot_pair #(
     end else if (Chains == 2) begin : g_two
       always_ff @(posedge aclk) if (en_i) total[f] <= Packed'(word[0]) + Packed'(word[1]);
     end else begin : g_four
-      logic signed [1:0][Packed-1:0] half_q;
+      logic [Packed-1:0]        three;
+      logic signed [Packed-1:0] three_q, fourth_q;
+
+      mx_add_three #(.Width(Packed)) u_add (
+        .x_i(Packed'(word[0])), .y_i(Packed'(word[1])), .z_i(Packed'(word[2])), .carry_i(2'b00), .sum_o(three)
+      );
       always_ff @(posedge aclk) begin
         if (en_i) begin
-          half_q[0] <= Packed'(word[0]) + Packed'(word[1]);
-          half_q[1] <= Packed'(word[2]) + Packed'(word[3]);
-          total[f]  <= half_q[0] + half_q[1];
+          three_q  <= three;
+          fourth_q <= Packed'(word[3]);
+          total[f] <= three_q + fourth_q;
         end
       end
     end

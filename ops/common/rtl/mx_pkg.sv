@@ -157,6 +157,17 @@ package mx_pkg;
     return ceil_div((span_h - 1 - pad_top) * w + span_w - 1 - pad_left, pixels);
   endfunction
 
+  // Words of a ROM that go into its first piece: all of them, or the largest power of two where the rest is so
+  // small that memories of its own save block RAMs.
+  function automatic int rom_piece(int depth);
+    int piece;
+    int rest;
+    piece = 1 << ($clog2(depth + 1) - 1);
+    rest  = depth - piece;
+    if (rest > 0 && (piece >= 512 && rest <= 64 || piece >= 1024 && rest <= piece / 2 + 64)) return piece;
+    return depth;
+  endfunction
+
   // Bits of an index 0..count-1, at least one.
   function automatic int index_bits(int count);
     return (count > 1) ? $clog2(count) : 1;
