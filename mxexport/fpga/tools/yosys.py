@@ -1,4 +1,4 @@
-"""Yosys estimate of one unit, out of context (no vendor tool, no place and route, no timing).
+"""Yosys estimate of one unit, out of context (no vendor tool, no place and route), and its longest path (`sta`).
 
 Yosys (`pyosys`) runs in a child process. Results are cached by the hash of sources, parameters, memory contents and
 tool version.
@@ -14,12 +14,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
 from mxexport.fpga.library import primitives
+from mxexport.fpga.tools import sta
 from mxexport.fpga.tools.verilator import parameter_text
 
 DEFINES = ("-D", "MX_DSP48E2=1", "-D", "MX_LUT6_2=1", "-D", "BLACKBOX=1")
@@ -54,6 +55,11 @@ class SynthResult:
     uram: int
     lc: int  # Yosys's own estimate of logic cells (packed LUTs, a LUT6_2 is one), without memories and shift registers
     seconds: float
+    path: sta.Path  # the longest, by the delays of `sta`
+
+    @property
+    def fmax_mhz(self) -> float:
+        return self.path.fmax_mhz
 
     @property
     def total_lut(self) -> int:
@@ -61,8 +67,8 @@ class SynthResult:
 
     def __mul__(self, copies: int) -> SynthResult:
         """Of so many copies, synthesized once."""
-        counted = {f.name: getattr(self, f.name) * copies for f in fields(self) if f.name != "seconds"}
-        return SynthResult(**counted, seconds=self.seconds)
+        counted = {f.name: getattr(self, f.name) * copies for f in fields(self) if f.type == "int"}
+        return replace(self, **counted)
 
 
 def synthesize(
@@ -85,6 +91,7 @@ def synthesize(
     key = digest(
         [
             importlib.metadata.version("pyosys"),
+            Path(sta.__file__).read_bytes(),
             *READ,
             *SYNTH,
             *DEFINES,
@@ -98,10 +105,14 @@ def synthesize(
     def make(directory: Path) -> None:
         start = time.monotonic()
         cells, lc = _run_yosys(top, sources, generics, memory_dir, directory)
-        result = _count(cells, lc, time.monotonic() - start)
-        (directory / "result.json").write_text(json.dumps(asdict(result)))
+        seconds = time.monotonic() - start
+        netlist = directory / "netlist.json"
+        path = sta.longest_path(json.loads(netlist.read_text()))
+        netlist.unlink()
+        (directory / "result.json").write_text(json.dumps(asdict(_count(cells, lc, seconds, path))))
 
-    return SynthResult(**json.loads((cached("synthesis", key, make) / "result.json").read_text()))
+    found = json.loads((cached("synthesis", key, make) / "result.json").read_text())
+    return SynthResult(**found | {"path": sta.Path(**found["path"])})
 
 
 def _content(value: object, memory_dir: Path | None) -> str | bytes:
@@ -121,6 +132,10 @@ def _run_yosys(
         ["hierarchy", "-check", "-top", top],
         SYNTH,
         ["tee", "-q", "-o", str(report), "stat", "-json", "-tech", "xilinx"],
+        ["setattr", "-mod", "-unset", "keep_hierarchy"],
+        ["setattr", "-unset", "keep_hierarchy"],
+        ["flatten"],
+        ["write_json", str(directory / "netlist.json")],
     ]
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
@@ -141,7 +156,7 @@ def _paths(files: Sequence[Path]) -> list[str]:
     return [str(Path(file).resolve()) for file in files]
 
 
-def _count(cells: dict[str, int], lc: int, seconds: float) -> SynthResult:
+def _count(cells: dict[str, int], lc: int, seconds: float, path: sta.Path) -> SynthResult:
     def named(*starts: str) -> int:
         return sum(count for cell, count in cells.items() if cell.startswith(starts))
 
@@ -161,4 +176,5 @@ def _count(cells: dict[str, int], lc: int, seconds: float) -> SynthResult:
         uram=named("URAM"),
         lc=lc + named("LUT6_2"),
         seconds=round(seconds, 1),
+        path=path,
     )

@@ -43,7 +43,10 @@ module mx_replay #(
 
     (* ram_style = RamStyle *) logic [Width-1:0] mem [Depth];
 
+    localparam int BeatBits  = mx_pkg::index_bits(Beats);
+
     logic [AddrBits-1:0]  write_q, read_q, start_q;  // start_q: first beat of the frame being sent
+    logic [BeatBits-1:0]  beat_q;                    // beat of the frame that is read
     logic [PassBits-1:0]  pass_q;
     logic [CountBits-1:0] free_q;                    // places that may be written
     logic [CountBits-1:0] fresh_q;                   // beats that were never sent
@@ -54,7 +57,7 @@ module mx_replay #(
 
     assign first_pass = pass_q == '0;
     assign last_pass  = pass_q == PassBits'(Times - 1);
-    assign last_beat  = read_q == start_q + AddrBits'(Beats - 1);
+    assign last_beat  = beat_q == BeatBits'(Beats - 1);
     assign next_read  = (read_q == AddrBits'(Depth - 1)) ? '0 : read_q + 1'b1;
 
     assign s_axis_tready = free_q != '0;
@@ -71,6 +74,7 @@ module mx_replay #(
         write_q <= '0;
         read_q  <= '0;
         start_q <= '0;
+        beat_q  <= '0;
         pass_q  <= '0;
         free_q  <= CountBits'(Depth);
         fresh_q <= '0;
@@ -79,6 +83,7 @@ module mx_replay #(
         if (put) write_q <= (write_q == AddrBits'(Depth - 1)) ? '0 : write_q + 1'b1;
         if (get) begin
           read_q <= (last_beat && !last_pass) ? start_q : next_read;
+          beat_q <= last_beat ? '0 : beat_q + 1'b1;
           if (last_beat) pass_q <= last_pass ? '0 : pass_q + 1'b1;
           if (last_beat && last_pass) start_q <= next_read;
         end
