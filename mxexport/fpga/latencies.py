@@ -14,14 +14,15 @@ def sum_latency(terms: int) -> int:
 
 
 def mul_latency(a: Element, w: Element) -> int:
-    """mx_mul: a mantissa product that is shifted far is registered before the shift, and one by more than 31 in it."""
-    (a_exp, _), (w_exp, _) = (_bits(e) for e in (a, w))
-    if _fits_table(a, w):
+    """mx_mul: product of the mantissas and shift, each in one cycle or two."""
+    a_exp, w_exp = (_bits(e)[0] for e in (a, w))
+    if _fits_table(a, w) or not (a_exp or w_exp):
         return 1
-    if min(a_exp, w_exp) >= 2 and 2**a_exp + 2**w_exp - 2 > 31:
-        return 3
-    span = sum(2**exponent - 2 for exponent in (a_exp, w_exp) if exponent)
-    return 2 if span > 3 else 1
+    if not (a_exp and w_exp):
+        return 3 if max(a_exp, w_exp) > 2 else 2
+    if min(a_exp, w_exp) >= 2:
+        return 3 if 2**a_exp + 2**w_exp - 2 > 31 else 2
+    return 2 if sum(2**exponent - 2 for exponent in (a_exp, w_exp)) > 3 else 1
 
 
 def sign_pending(a: Element, w: Element) -> bool:
@@ -57,7 +58,7 @@ def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
 
 def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:
     """mx_quantize_blocks, from the last beat of a block to the first of its codes."""
-    return 9 + (binades > 6) - (round_bias == 0 and lanes <= 4)
+    return 9 + 2 * (binades > 6) + (1 if round_bias else -(lanes <= 4))
 
 
 def rows_in_turn(pe: int, block_beats: int) -> int:

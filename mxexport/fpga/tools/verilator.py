@@ -83,7 +83,9 @@ def _output(command: list[str], verilator_root: Path | None = None) -> str:
 def _call(what: str, command: list[str], env: dict[str, str] | None = None) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     if done.returncode:
-        raise MXExportError(f"{what} failed:\n{(done.stderr or done.stdout)[:4000]}")
+        text = done.stderr or done.stdout
+        own = [line for line in text.splitlines() if "USERERROR" in line]  # what our modules say of their parameters
+        raise MXExportError("\n".join([f"{what} failed:", *own, text[:4000]]))
 
 
 def _runtime(tools: Tools) -> Path:

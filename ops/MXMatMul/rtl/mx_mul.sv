@@ -8,7 +8,8 @@
 //   table    two minifloats with six magnitude bits in all (e2m1 x e2m1): one LUT6 per product bit;
 //   steps    product of the mantissas, then a shift by the sum of the exponents, its low two bits first: each
 //            level has at most three bits to choose from, one LUT6 (mx_minifloat_mul);
-//   product  a product with an integer, a signed mantissa without exponent, then any shift.
+//   mixed    an integer and a minifloat (mx_mixed_mul);
+//   product  a product of signed mantissas, for a DSP block or two integers, then any shift.
 // UseDsp:    1: the mantissa product is written as `*` for a DSP block; 0: as gated rows, for LUTs.
 module mx_mul #(
   parameter int AExpBits = 2,
@@ -50,6 +51,16 @@ module mx_mul #(
     ) u_mul (
       .aclk, .en_i, .a_i, .w_i, .prod_o, .neg_o
     );
+  end else if ((AExpBits == 0) != (WExpBits == 0) && !UseDsp) begin : g_mixed
+    if (AExpBits == 0) begin : g_int_a
+      mx_mixed_mul #(.IntBits(ABits), .ExpBits(WExpBits), .ManBits(WManBits)) u_mul (
+        .aclk, .en_i, .int_i(a_i), .float_i(w_i), .prod_o, .neg_o
+      );
+    end else begin : g_int_w
+      mx_mixed_mul #(.IntBits(WBits), .ExpBits(AExpBits), .ManBits(AManBits)) u_mul (
+        .aclk, .en_i, .int_i(w_i), .float_i(a_i), .prod_o, .neg_o
+      );
+    end
   end else begin : g_product
     localparam int AMant = (AExpBits == 0) ? ABits : AManBits + 1;
     localparam int WMant = (WExpBits == 0) ? WBits : WManBits + 1;
@@ -108,26 +119,28 @@ module mx_mul #(
       end
     end
 
-    if (mx_pkg::mul_latency(AExpBits, AManBits, WExpBits, WManBits) == 1) begin : g_shift
+    localparam int Delay = mx_pkg::mul_latency(AExpBits, AManBits, WExpBits, WManBits) - 1;  // before the shift
+
+    logic signed [Delay:0][Mant-1:0] mant_d;
+    logic [Delay:0][ShiftBits-1:0]   shift_d;
+    logic [Delay:0]                  neg_d;
+
+    assign mant_d[0]  = mant;
+    assign shift_d[0] = a_exp + w_exp;
+    assign neg_d[0]   = a_neg ^ w_neg;
+    for (genvar d = 1; d <= Delay; d++) begin : g_delay
       always_ff @(posedge aclk) begin
         if (en_i) begin
-          prod_o <= ProdBits'(mant) <<< (a_exp + w_exp);
-          neg_o  <= a_neg ^ w_neg;
+          mant_d[d]  <= mant_d[d-1];
+          shift_d[d] <= shift_d[d-1];
+          neg_d[d]   <= neg_d[d-1];
         end
       end
-    end else begin : g_late_shift
-      logic signed [Mant-1:0] mant_q;
-      logic [ShiftBits-1:0]   shift_q;
-      logic                   neg_q;
-
-      always_ff @(posedge aclk) begin
-        if (en_i) begin
-          mant_q  <= mant;
-          shift_q <= a_exp + w_exp;
-          neg_q   <= a_neg ^ w_neg;
-          prod_o  <= ProdBits'(mant_q) <<< shift_q;
-          neg_o   <= neg_q;
-        end
+    end
+    always_ff @(posedge aclk) begin
+      if (en_i) begin
+        prod_o <= ProdBits'($signed(mant_d[Delay])) <<< shift_d[Delay];
+        neg_o  <= neg_d[Delay];
       end
     end
   end

@@ -5,7 +5,8 @@
 //            own  = top + carry + LsbExp + 127 - Emax,  carry = (F + RoundBias) >> 23,
 //            scale = clip(own, CodeMin, CodeMax); an all-zero block has scale = CodeMin.
 //            shift = scale - ScaleBase, the steps by which mx_encode moves the block to the right.
-// Latency:   4 cycles from the last beat (valid_i && last_i) to valid_o; 3 with RoundBias = 0 and up to four lanes.
+// Latency:   4 cycles from the last beat (valid_i && last_i) to valid_o; 3 with RoundBias = 0 and up to four lanes,
+//            5 with another RoundBias.
 // Rounding:  with RoundBias = 0 only the position of the leading one matters, so the magnitudes are
 //            or-ed instead of compared and F is not built at all.
 // Handshake: none (valid only): the caller keeps room for the result.
@@ -85,30 +86,39 @@ module mx_block_scale #(
     valid2_q <= aresetn && valid1_q && last1_q;
   end
 
-  // 3: position of the leading one, and the carry of the rounding rule into it.
+  // 3: position of the leading one, and the carry of the rounding rule into it, a cycle later.
   logic [TopBits-1:0] top, top_q;
   logic               zero, zero_q, valid3_q, carry_q;
 
   mx_leading_one #(.Width(Width)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
 
-  always_ff @(posedge aclk) begin
-    top_q    <= top;
-    zero_q   <= zero;
-    valid3_q <= aresetn && valid2_q;
-  end
-
   if (RoundBias == 0) begin : g_floor
     assign carry_q = 1'b0;
+
+    always_ff @(posedge aclk) begin
+      top_q    <= top;
+      zero_q   <= zero;
+      valid3_q <= aresetn && valid2_q;
+    end
   end else begin : g_round
     // The leading one moves to the top; 23 bits or more follow.
     localparam int NormalBits = (Width < 24) ? 24 : Width;
     logic [NormalBits-1:0] normal;
     logic [22:0]           fraction;
-    logic                  sticky;
+    logic                  sticky, zero_found_q, found_q;
+    logic [Width-1:0]      found_amax_q;
+    logic [TopBits-1:0]    found_top_q;
+
+    always_ff @(posedge aclk) begin
+      found_amax_q <= amax_q;
+      found_top_q  <= top;
+      zero_found_q <= zero;
+      found_q      <= aresetn && valid2_q;
+    end
 
     always_comb begin
-      normal   = NormalBits'(amax_q) << (NormalBits - Width);
-      normal   = normal << (TopBits'(Width - 1) - top);
+      normal   = NormalBits'(found_amax_q) << (NormalBits - Width);
+      normal   = normal << (TopBits'(Width - 1) - found_top_q);
       fraction = normal[NormalBits-2-:23];
     end
     if (Width > 24) begin : g_sticky
@@ -118,7 +128,10 @@ module mx_block_scale #(
     end
 
     always_ff @(posedge aclk) begin
-      carry_q <= {1'b0, fraction[22:1], fraction[0] | sticky} + 24'(RoundBias) >= 24'h80_0000;
+      carry_q  <= {1'b0, fraction[22:1], fraction[0] | sticky} + 24'(RoundBias) >= 24'h80_0000;
+      top_q    <= found_top_q;
+      zero_q   <= zero_found_q;
+      valid3_q <= aresetn && found_q;
     end
   end
 

@@ -3,7 +3,7 @@
 // Equation:  that of mx_encode, with floor_i = Shift0 + ManBits + shift, the position in the magnitude of the
 //            lowest normal binade. One shift, by the position of the leading one or floor_i if that is higher; a
 //            window of all binades and a second shift (mx_encode) would be wider.
-// Latency:   3 cycles while en_i is high: position, shift, rounding.
+// Latency:   4 cycles while en_i is high: leading one, position, shift, rounding.
 // Rounding:  nearest even; subnormals kept; the sign of what rounds to zero is kept.
 module mx_encode_wide #(
   parameter int Width     = 32,
@@ -37,17 +37,14 @@ module mx_encode_wide #(
   // Magnitudes from here on are beyond the largest binade at every shift: smaller ones set the scale by themselves.
   localparam int Beyond   = mx_pkg::clip(Binades + 1 + FloorMax, 0, Width);
 
-  // 1: the position of what becomes the mantissa's highest bit, and the binade it belongs to.
-  logic [TopBits-1:0]  top;
-  logic                zero, above, overflow, overflow1_q, overflow2_q, sign1_q, sign2_q;
-  logic [MoveBits-1:0] move, move_q;
-  logic [LeadBits-1:0] binade1_q, binade2_q;
-  logic [Width-1:0]    magnitude_q;
+  // 1: the leading one.
+  logic [TopBits-1:0]          top, top_q;
+  logic                        zero, zero_q, overflow, overflow0_q, sign0_q;
+  logic signed [FloorBits-1:0] floor_q;
+  logic [Width-1:0]            magnitude0_q;
 
   mx_leading_one #(.Width(Width)) u_top (.data_i(magnitude_i), .top_o(top), .zero_o(zero));
 
-  assign above = int'(floor_i) > int'(top);
-  assign move  = above ? MoveBits'(floor_i) : MoveBits'(top);
   if (Beyond < Width) begin : g_overflow
     assign overflow = magnitude_i[Width-1:Beyond] != '0;
   end else begin : g_no_overflow
@@ -56,15 +53,34 @@ module mx_encode_wide #(
 
   always_ff @(posedge aclk) begin
     if (en_i) begin
-      magnitude_q <= magnitude_i;
-      move_q      <= move;
-      binade1_q   <= (above || zero) ? '0 : LeadBits'(top) - LeadBits'(floor_i);
-      sign1_q     <= sign_i;
-      overflow1_q <= overflow;
+      top_q        <= top;
+      zero_q       <= zero;
+      floor_q      <= floor_i;
+      overflow0_q  <= overflow;
+      sign0_q      <= sign_i;
+      magnitude0_q <= magnitude_i;
     end
   end
 
-  // 2: the mantissa with its hidden bit and the bit below.
+  // 2: the position of what becomes the mantissa's highest bit, and the binade it belongs to.
+  logic                above, overflow1_q, overflow2_q, sign1_q, sign2_q;
+  logic [MoveBits-1:0] move_q;
+  logic [LeadBits-1:0] binade1_q, binade2_q;
+  logic [Width-1:0]    magnitude_q;
+
+  assign above = int'(floor_q) > int'(top_q);
+
+  always_ff @(posedge aclk) begin
+    if (en_i) begin
+      magnitude_q <= magnitude0_q;
+      move_q      <= above ? MoveBits'(floor_q) : MoveBits'(top_q);
+      binade1_q   <= (above || zero_q) ? '0 : LeadBits'(top_q) - LeadBits'(floor_q);
+      sign1_q     <= sign0_q;
+      overflow1_q <= overflow0_q;
+    end
+  end
+
+  // 3: the mantissa with its hidden bit and the bit below.
   logic [ManBits:0] kept, kept_q;
   logic             guard, guard_q, lost, rest_q;
 
@@ -83,7 +99,7 @@ module mx_encode_wide #(
     end
   end
 
-  // 3: adding the hidden bit to the binade makes the exponent field.
+  // 4: adding the hidden bit to the binade makes the exponent field.
   logic [SumBits-1:0] sum;
 
   assign sum = SumBits'({binade2_q, {ManBits{1'b0}}}) + SumBits'(kept_q) + SumBits'(guard_q && (rest_q || kept_q[0]));

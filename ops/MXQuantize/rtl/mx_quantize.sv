@@ -9,7 +9,7 @@
 //            (as many as in where Lanes is several groups: whole blocks side by side): surplus lanes of
 //            a vector's last input beat are ignored, and its last short block is padded with zero codes.
 // Static:    an integer element with one scale code needs no scale found: mx_quantize_static.
-// Latency:   8 to 10 cycles from the last beat of a block to its first output beat (mx_quantize_blocks; 2 if
+// Latency:   8 to 12 cycles from the last beat of a block to its first output beat (mx_quantize_blocks; 2 if
 //            Static). One beat per cycle sustained: a block is read from the buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only (on m_axis_tready if Static).

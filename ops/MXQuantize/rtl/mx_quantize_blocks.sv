@@ -2,8 +2,8 @@
 //
 // Equation:  that of mx_quantize: the scale of a block by mx_block_scale, its codes by mx_encode.
 // Frames:    as mx_quantize.
-// Latency:   9 cycles from the last beat of a block to its first output beat, one more where mx_encode_wide encodes,
-//            one less with RoundBias = 0 and up to four lanes. One beat per cycle sustained: a block is read from the
+// Latency:   9 cycles from the last beat of a block to its first output beat, two more where mx_encode_wide encodes,
+//            one more with a RoundBias, one less without and up to four lanes. One beat per cycle sustained: a block is read from the
 //            buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
 // Handshake: as mx_quantize; s_axis_tready depends on registers only.
@@ -60,9 +60,9 @@ module mx_quantize_blocks #(
   localparam int BlockBits  = mx_pkg::index_bits(Blocks);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
 
-  // The buffer holds a block that is being read, and what arrives during the 6 cycles in which the
+  // The buffer holds a block that is being read, and what arrives during the cycles in which the
   // scale of the next block is not yet known.
-  localparam int PtrBits   = $clog2(BlockBeats + 6);
+  localparam int PtrBits   = $clog2(BlockBeats + ((RoundBias == 0) ? 6 : 7));
   localparam int Depth     = 1 << PtrBits;
   localparam int BeatMask  = BlockBeats - 1;
 
@@ -221,7 +221,7 @@ module mx_quantize_blocks #(
 
   // Stages: 1 buffer output, then those of mx_encode or mx_encode_wide, whose last is the output register.
   localparam bit Wide      = mx_pkg::encodes_wide(Binades);
-  localparam int Stages    = Wide ? 4 : 3;
+  localparam int Stages    = Wide ? 5 : 3;
   localparam int FloorMin  = Shift0 + ManBits;
   localparam int FloorMax  = FloorMin + ShiftMax;
   localparam int FloorBits = 1 + mx_pkg::index_bits(1 + ((-FloorMin > FloorMax) ? -FloorMin : FloorMax));

@@ -91,13 +91,51 @@ module mx_line_buffer #(
     return slot_t'(sum >= Rows ? sum - Rows : sum);
   endfunction
 
-  // Beats from the first row held to the last one that an output pixel at `row`, `col` reads.
-  function automatic count_t beats_needed(row_t row, col_t col);
-    int first, last, width;
-    first = (int'(row) < 0) ? 0 : int'(row);
-    last  = (int'(row) + SpanH > H) ? H - 1 : int'(row) + SpanH - 1;
-    width = (int'(col) + SpanW > W) ? W : int'(col) + SpanW;
-    return count_t'((last - first) * RowBeats + width * Beats);
+  // Pixel `index` of a frame, counted on into the next frames: its first row and column.
+  function automatic row_t row_of(int index);
+    return row_t'((index / OutW) % OutH * StrideH - PadTop);
+  endfunction
+
+  function automatic col_t col_of(int index);
+    return col_t'(index % OutW * StrideW - PadLeft);
+  endfunction
+
+  // What an output pixel needs, in three steps: which rows and columns, how many beats these are, their sum.
+  typedef struct packed {
+    row_t rows;      // above its last one, from the first one held on
+    col_t cols;      // of the last row
+    row_t released;  // behind the last pixel of its row
+  } reach_t;
+
+  typedef struct packed {
+    count_t rows;
+    count_t cols;
+    count_t released;
+  } beats_t;
+
+  function automatic reach_t reach_of(row_t row, col_t col, logic last_row);
+    int first, last, width, behind;
+    first  = (int'(row) < 0) ? 0 : int'(row);
+    last   = (int'(row) + SpanH > H) ? H - 1 : int'(row) + SpanH - 1;
+    width  = (int'(col) + SpanW > W) ? W : int'(col) + SpanW;
+    behind = (last_row || int'(row) + StrideH > H) ? H : (int'(row) + StrideH < 0) ? 0 : int'(row) + StrideH;
+    return '{rows: row_t'(last - first), cols: col_t'(width), released: row_t'(behind - first)};
+  endfunction
+
+  function automatic beats_t beats_of(reach_t reach);
+    return '{
+      rows: count_t'(int'(reach.rows) * RowBeats),
+      cols: count_t'(int'(reach.cols) * Beats),
+      released: count_t'(int'(reach.released) * RowBeats)
+    };
+  endfunction
+
+  function automatic logic last_row_of(int index);
+    return (index / OutW) % OutH == OutH - 1;
+  endfunction
+
+  function automatic beats_t beats_of_pixel(int index);
+    return beats_of(reach_of(row_of(index), col_of(index), last_row_of(index)));
   endfunction
 
   // Write.
@@ -108,8 +146,7 @@ module mx_line_buffer #(
   logic [AddrBits-1:0]  write_q;
   logic [FrameBits-1:0] in_beat_q;
   count_t               held_q;     // beats in the buffer
-  count_t               pending_q;  // of them, or still to come, given up by the reader
-  count_t               free_q;     // of those, read out of the memory: their places may be written
+  count_t               free_q;     // of them, given up and read out of the memory: their places may be written
   logic                 put, drop, in_end;
 
   assign s_axis_tready = held_q < count_t'(Depth);
@@ -148,14 +185,14 @@ module mx_line_buffer #(
   row_t                row_q, tap_row_q;   // first row of the output pixel, row of the tap
   col_t                col_q, tap_col_q;
   slot_t               slot_q, tap_slot_q;
-  count_t              need_q;
+  count_t              need_q, released_q;
+  logic signed [CountBits:0] fresh_q;  // beats that came less those given up, some of which are still to come
   logic                beat_end, kw_end, kh_end, taps_end, pixel_end, row_end, frame_end;
   row_t                next_row;
   col_t                next_col;
   slot_t               next_row_slot;
-  count_t              released;
 
-  assign get       = en && held_q >= pending_q + need_q;
+  assign get       = en && fresh_q >= $signed({1'b0, need_q});
   assign beat_end  = beat_q == BeatBits'(Beats - 1);
   assign kw_end    = kw_q == KwBits'(KernelW - 1);
   assign kh_end    = kh_q == KhBits'(KernelH - 1);
@@ -169,12 +206,40 @@ module mx_line_buffer #(
   assign next_row_slot = frame_end ? next_slot(slot_q, FrameStep)
                          : row_end ? next_slot(slot_q, StrideH % Rows) : slot_q;
 
-  always_comb begin
-    int first, last;
-    first    = (int'(row_q) < 0) ? 0 : int'(row_q);
-    last     = (frame_end || int'(row_q) + StrideH > H) ? H
-               : (int'(row_q) + StrideH < 0) ? 0 : int'(row_q) + StrideH;
-    released = count_t'((last - first) * RowBeats);
+  // What the next pixels need, step by step: reach_q of the second one from here, beats_q of the next one.
+  reach_t           reach_q;
+  beats_t           beats_q;
+  logic [YBits-1:0] ahead_y_q;    // the third one from here
+  logic [XBits-1:0] ahead_x_q;
+  row_t             ahead_row_q;
+  col_t             ahead_col_q;
+  logic             ahead_row_end, ahead_last_row;
+
+  assign ahead_row_end  = ahead_x_q == XBits'(OutW - 1);
+  assign ahead_last_row = ahead_y_q == YBits'(OutH - 1);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      need_q      <= beats_of_pixel(0).rows + beats_of_pixel(0).cols;
+      released_q  <= beats_of_pixel(0).released;
+      beats_q     <= beats_of_pixel(1);
+      reach_q     <= reach_of(row_of(2), col_of(2), last_row_of(2));
+      ahead_row_q <= row_of(3);
+      ahead_col_q <= col_of(3);
+      ahead_x_q   <= XBits'(3 % OutW);
+      ahead_y_q   <= YBits'((3 / OutW) % OutH);
+    end else if (get && pixel_end) begin
+      need_q      <= beats_q.rows + beats_q.cols;
+      released_q  <= beats_q.released;
+      beats_q     <= beats_of(reach_q);
+      reach_q     <= reach_of(ahead_row_q, ahead_col_q, ahead_last_row);
+      ahead_x_q   <= ahead_row_end ? '0 : ahead_x_q + 1'b1;
+      ahead_col_q <= ahead_row_end ? col_t'(-PadLeft) : ahead_col_q + col_t'(StrideW);
+      if (ahead_row_end) begin
+        ahead_y_q   <= ahead_last_row ? '0 : ahead_y_q + 1'b1;
+        ahead_row_q <= ahead_last_row ? row_t'(-PadTop) : ahead_row_q + row_t'(StrideH);
+      end
+    end
   end
 
   always_ff @(posedge aclk) begin
@@ -190,11 +255,10 @@ module mx_line_buffer #(
       tap_col_q  <= col_t'(-PadLeft);
       slot_q     <= slot_t'(FirstSlot);
       tap_slot_q <= slot_t'(FirstSlot);
-      need_q     <= beats_needed(row_t'(-PadTop), col_t'(-PadLeft));
-      pending_q  <= '0;
+      fresh_q    <= '0;
     end else begin
-      pending_q <= pending_q - count_t'(drop)
-                   + ((get && pixel_end && row_end) ? released : count_t'(0));
+      fresh_q <= fresh_q + $signed({1'b0, count_t'(put)})
+                 - $signed({1'b0, (get && pixel_end && row_end) ? released_q : count_t'(0)});
       if (get) begin
         if (TapsInner ? taps_end : 1'b1) beat_q <= beat_end ? '0 : beat_q + 1'b1;
         if (TapsInner ? 1'b1 : beat_end) begin
@@ -215,7 +279,6 @@ module mx_line_buffer #(
           tap_row_q  <= next_row;
           slot_q     <= next_row_slot;
           tap_slot_q <= next_row_slot;
-          need_q     <= beats_needed(next_row, next_col);
         end
       end
     end
@@ -256,7 +319,7 @@ module mx_line_buffer #(
 
   always_ff @(posedge aclk) begin
     if (en) begin
-      released1_q <= (get && pixel_end && row_end) ? released : '0;
+      released1_q <= (get && pixel_end && row_end) ? released_q : '0;
       addr1_q  <= AddrBits'(int'(tap_slot_q) * RowBeats + int'(tap_col_q) * Beats + int'(beat_q));
       place1_q <= '{
         pad: int'(tap_row_q) < 0 || int'(tap_row_q) >= H || int'(tap_col_q) < 0 || int'(tap_col_q) >= W,

@@ -73,11 +73,13 @@ package mx_pkg;
     return sum_bits == 5 && ceil_div(a_man + w_man + 5, 4) > 2;
   endfunction
 
-  // Cycles of mx_mul: a mantissa product that is shifted far is registered before the shift, and one by more
-  // than 31 within it.
+  // Cycles of mx_mul: product of the mantissas and shift, each in one or two.
   function automatic int mul_latency(int a_exp, int a_man, int w_exp, int w_man);
-    if (fits_table(a_exp, a_man, w_exp, w_man)) return 1;
-    if (shifts_in_steps(a_exp, a_man, w_exp, w_man) && exponent_sum_bits(a_exp, w_exp) == 6) return 3;
+    int exp;
+    exp = (a_exp > w_exp) ? a_exp : w_exp;
+    if (fits_table(a_exp, a_man, w_exp, w_man) || exp == 0) return 1;
+    if (a_exp == 0 || w_exp == 0) return (exp > 2) ? 3 : 2;
+    if (shifts_in_steps(a_exp, a_man, w_exp, w_man)) return (exponent_sum_bits(a_exp, w_exp) == 6) ? 3 : 2;
     return (exponent_span(a_exp) + exponent_span(w_exp) > 3) ? 2 : 1;
   endfunction
 
