@@ -44,8 +44,7 @@ module mx_dequantize #(
   localparam int InBeats   = mx_pkg::ceil_div(K, Group) / Across * (Group / Part);  // of a vector
   localparam int OutBeats  = mx_pkg::ceil_div(K, Lanes);
   localparam int BeatBits  = mx_pkg::index_bits(InBeats);
-  localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
-  localparam int Linear    = mx_pkg::linear_bits(ExpBits, ManBits);
+  localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + mx_pkg::exponent_span(ExpBits) + 1);
 
   logic                en, take, keep, vector_end;
   logic [BeatBits-1:0] beat_q;
@@ -89,37 +88,38 @@ module mx_dequantize #(
     end
   end
 
-  logic [Across-1:0][ShiftBits-1:0] shift1_q;
-
-  always_ff @(posedge aclk) begin
-    for (int b = 0; b < Across; b++) begin
-      if (take && keep) shift1_q[b] <= ShiftBits'(s_axis_tdata[b][Part*Bits+:8]) - ShiftBits'(ScaleOffset);
-    end
-  end
-
+  // A mantissa with its sign, and one shift for its exponent and the scale of its block.
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    localparam int MantBits = (ExpBits == 0) ? Bits : ManBits + 2;
     logic [Bits-1:0]            code;
-    logic signed [Linear-1:0]   linear1_q;
+    logic [7:0]                 scale;
+    logic signed [MantBits-1:0] mantissa, mantissa1_q;
+    logic [ShiftBits-1:0]       shift, shift1_q;
     logic signed [OutWidth-1:0] wide2_q;
 
-    assign code = s_axis_tdata[i/Part][(i%Part)*Bits+:Bits];
+    assign code  = s_axis_tdata[i/Part][(i%Part)*Bits+:Bits];
+    assign scale = s_axis_tdata[i/Part][Part*Bits+:8];
 
     if (ExpBits == 0) begin : g_int
-      always_ff @(posedge aclk) if (take && keep) linear1_q <= Linear'($signed(code));
+      assign mantissa = code;
+      assign shift    = ShiftBits'(scale) - ShiftBits'(ScaleOffset);
     end else begin : g_float
-      localparam int MagnitudeBits = ExpBits + ManBits;
-      logic [ExpBits-1:0]       field;
-      logic [ManBits:0]         mantissa;
-      logic signed [Linear-1:0] magnitude;
+      logic [ExpBits-1:0]  field;
+      logic [MantBits-1:0] magnitude;
       assign field     = code[ManBits+:ExpBits];
-      assign mantissa  = {field != '0, code[ManBits-1:0]};
-      assign magnitude = Linear'(mantissa) << ((field == '0) ? '0 : field - 1'b1);
-      always_ff @(posedge aclk) begin
-        if (take && keep) linear1_q <= code[MagnitudeBits] ? -magnitude : magnitude;
-      end
+      assign magnitude = MantBits'({field != '0, code[ManBits-1:0]});
+      assign mantissa  = (magnitude ^ {MantBits{code[Bits-1]}}) + MantBits'(code[Bits-1]);
+      // Exponents 0 and 1 shift by nothing.
+      assign shift     = ShiftBits'(scale) - ShiftBits'(ScaleOffset + 1) + ShiftBits'(field | ExpBits'(field == '0));
     end
 
-    always_ff @(posedge aclk) if (en) wide2_q <= OutWidth'(linear1_q) <<< shift1_q[i/Part];
+    always_ff @(posedge aclk) begin
+      if (take && keep) begin
+        mantissa1_q <= mantissa;
+        shift1_q    <= shift;
+      end
+      if (en) wide2_q <= OutWidth'(mantissa1_q) <<< shift1_q;
+    end
     assign m_axis_tdata[i*OutWidth+:OutWidth] = wide2_q;
   end
 

@@ -100,33 +100,46 @@ module mx_line_buffer #(
     return col_t'(index % OutW * StrideW - PadLeft);
   endfunction
 
-  // What an output pixel needs, in three steps: which rows and columns, how many beats these are, their sum.
+  // What an output pixel needs, step by step: which rows and columns within the frame, how many these are, how many
+  // beats, and in the end their sum.
   typedef struct packed {
-    row_t rows;      // above its last one, from the first one held on
-    col_t cols;      // of the last row
-    row_t released;  // behind the last pixel of its row
+    row_t first;
+    row_t last;
+    row_t behind;  // first row held behind the last pixel of its row
+    col_t cols;    // of the last row
   } reach_t;
 
   typedef struct packed {
+    row_t rows;      // above the last one, from the first one held on
+    row_t released;  // behind the last pixel of its row
+    col_t cols;
+  } span_t;
+
+  typedef struct packed {
     count_t rows;
-    count_t cols;
     count_t released;
+    count_t cols;
   } beats_t;
 
   function automatic reach_t reach_of(row_t row, col_t col, logic last_row);
-    int first, last, width, behind;
-    first  = (int'(row) < 0) ? 0 : int'(row);
-    last   = (int'(row) + SpanH > H) ? H - 1 : int'(row) + SpanH - 1;
-    width  = (int'(col) + SpanW > W) ? W : int'(col) + SpanW;
-    behind = (last_row || int'(row) + StrideH > H) ? H : (int'(row) + StrideH < 0) ? 0 : int'(row) + StrideH;
-    return '{rows: row_t'(last - first), cols: col_t'(width), released: row_t'(behind - first)};
+    return '{
+      first: (int'(row) < 0) ? '0 : row,
+      last: (int'(row) > H - SpanH) ? row_t'(H - 1) : row + row_t'(SpanH - 1),
+      behind: (last_row || int'(row) > H - StrideH) ? row_t'(H)
+              : (int'(row) < -StrideH) ? '0 : row + row_t'(StrideH),
+      cols: (int'(col) > W - SpanW) ? col_t'(W) : col + col_t'(SpanW)
+    };
   endfunction
 
-  function automatic beats_t beats_of(reach_t reach);
+  function automatic span_t span_of(reach_t reach);
+    return '{rows: reach.last - reach.first, released: reach.behind - reach.first, cols: reach.cols};
+  endfunction
+
+  function automatic beats_t beats_of(span_t span);
     return '{
-      rows: count_t'(int'(reach.rows) * RowBeats),
-      cols: count_t'(int'(reach.cols) * Beats),
-      released: count_t'(int'(reach.released) * RowBeats)
+      rows: count_t'(int'(span.rows) * RowBeats),
+      released: count_t'(int'(span.released) * RowBeats),
+      cols: count_t'(int'(span.cols) * Beats)
     };
   endfunction
 
@@ -135,7 +148,7 @@ module mx_line_buffer #(
   endfunction
 
   function automatic beats_t beats_of_pixel(int index);
-    return beats_of(reach_of(row_of(index), col_of(index), last_row_of(index)));
+    return beats_of(span_of(reach_of(row_of(index), col_of(index), last_row_of(index))));
   endfunction
 
   // Write.
@@ -206,10 +219,11 @@ module mx_line_buffer #(
   assign next_row_slot = frame_end ? next_slot(slot_q, FrameStep)
                          : row_end ? next_slot(slot_q, StrideH % Rows) : slot_q;
 
-  // What the next pixels need, step by step: reach_q of the second one from here, beats_q of the next one.
+  // What the next pixels need: beats_q of the next one, span_q of the one behind it, and so on.
   reach_t           reach_q;
+  span_t            span_q;
   beats_t           beats_q;
-  logic [YBits-1:0] ahead_y_q;    // the third one from here
+  logic [YBits-1:0] ahead_y_q;    // the fourth one from here
   logic [XBits-1:0] ahead_x_q;
   row_t             ahead_row_q;
   col_t             ahead_col_q;
@@ -223,15 +237,17 @@ module mx_line_buffer #(
       need_q      <= beats_of_pixel(0).rows + beats_of_pixel(0).cols;
       released_q  <= beats_of_pixel(0).released;
       beats_q     <= beats_of_pixel(1);
-      reach_q     <= reach_of(row_of(2), col_of(2), last_row_of(2));
-      ahead_row_q <= row_of(3);
-      ahead_col_q <= col_of(3);
-      ahead_x_q   <= XBits'(3 % OutW);
-      ahead_y_q   <= YBits'((3 / OutW) % OutH);
+      span_q      <= span_of(reach_of(row_of(2), col_of(2), last_row_of(2)));
+      reach_q     <= reach_of(row_of(3), col_of(3), last_row_of(3));
+      ahead_row_q <= row_of(4);
+      ahead_col_q <= col_of(4);
+      ahead_x_q   <= XBits'(4 % OutW);
+      ahead_y_q   <= YBits'((4 / OutW) % OutH);
     end else if (get && pixel_end) begin
       need_q      <= beats_q.rows + beats_q.cols;
       released_q  <= beats_q.released;
-      beats_q     <= beats_of(reach_q);
+      beats_q     <= beats_of(span_q);
+      span_q      <= span_of(reach_q);
       reach_q     <= reach_of(ahead_row_q, ahead_col_q, ahead_last_row);
       ahead_x_q   <= ahead_row_end ? '0 : ahead_x_q + 1'b1;
       ahead_col_q <= ahead_row_end ? col_t'(-PadLeft) : ahead_col_q + col_t'(StrideW);
