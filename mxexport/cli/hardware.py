@@ -38,10 +38,18 @@ def compile(
     budget: Annotated[
         str | None, typer.Option(help="The fastest design within a share of the part (0.7), or lut=20000,dsp=100.")
     ] = None,
+    resources: Annotated[str, typer.Option(help="Products in DSP slices or LUTs: auto, dsp or lut.")] = "auto",
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Also list the designs that no other beats in area and rate.")
+    ] = False,
+    against: Annotated[
+        list[Path] | None, typer.Option(help="With --explore: other compiled designs to draw beside it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Lower an exported network to SystemVerilog."""
     from mxexport.fpga import compile as compile_design
+    from mxexport.fpga import open_design
 
     design = compile_design(
         model,
@@ -53,11 +61,27 @@ def compile(
         clock_mhz=clock_mhz,
         folding=folding,
         budget=_budget(budget),
+        resources=resources,
     )
+    points = design.explore([open_design(path) for path in against or []]) if explore else []
     if as_json:
-        print_json(design.report)
+        print_json(design.report | ({"explore": [p.table() for p in points]} if explore else {}))
         return
     _print_layers(design.report)
+    if explore:
+        _print_points(points)
+        console.print(f"drawn in {design.path / 'explore.svg'}", highlight=False, markup=False)
+
+
+def _print_points(points: list) -> None:
+    table = Table(title="designs that no other beats (estimates)", title_justify="left")
+    for label in ("frames/s", "cycles", "products", *_AREA.values()):
+        table.add_column(label, justify="right")
+    for p in points:
+        area = p.area.table()
+        figures = (f"{p.frames_per_second:,.0f}", f"{p.cycles_per_frame:,}", p.resources.upper())
+        table.add_row(*figures, *(f"{area[key]:,.0f}" for key in _AREA))
+    console.print(table)
 
 
 def _budget(text: str | None) -> dict[str, float] | float | None:

@@ -65,10 +65,13 @@ def exponent_bits(element: Element) -> int:
     return fixedpoint.element_parameters(element)["exponent_bits"]
 
 
-def product(a: Element, b: Element, lanes: int = 1) -> Area:
-    """One product inside a dot product of `lanes`, its part of the adder tree included; long trees share more."""
+def product(a: Element, b: Element, lanes: int = 1, luts: bool = False) -> Area:
+    """One product inside a dot product of `lanes`, its part of the adder tree included; long trees share more. `luts`:
+    no DSP slice."""
     bits = [(1 + e.mantissa_bits if exponent_bits(e) else e.bits, exponent_bits(e)) for e in (a, b)]
     (m, x), (n, y) = bits
+    if luts and not (x or y):  # Booth rows
+        return Area(lut=(m + 3) * n / 2 + 5, ff=m + n + 20)
     if m * n >= 32 and not (x or y):  # Yosys gives a DSP slice to products of 4 x 8 bits and more
         return Area(lut=16, ff=14, dsp=1)
     if m * n <= 4:  # two E2M1: a table

@@ -33,6 +33,7 @@ def compile(
     clock_mhz: float = 200.0,
     budget: Mapping[str, float] | float | None = None,
     folding: Mapping[str, tuple[int, ...]] | str | os.PathLike | None = None,
+    resources: str = "auto",
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
@@ -40,6 +41,8 @@ def compile(
     set each layer's range of shared scales, widened by `margin` codes, and the inputs' fixed-point types. `target_fps`
     at `clock_mhz` chooses the folding (default: 64 multiply-accumulates per cycle in the largest layer); `folding`
     overrides it per layer: (pe, simd), then taps and pixels at once where there are several, a dict or a YAML file.
+    `resources`: products that DSP slices can make are made by them ("dsp"), by LUTs ("lut"), or by LUTs only where a
+    budget has too few slices ("auto").
     `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
@@ -56,7 +59,7 @@ def compile(
     """
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
     target_cycles, limits = options.cycles_per_frame(target_fps, clock_mhz), options.limits(budget, part)
-    folding = options.foldings(folding)
+    folding, kinds = options.foldings(folding), options.kinds(resources)
     qonnx = graph.load(model)
     given = qonnx.clone()
     rewritten = take_out_scales(qonnx)
@@ -66,7 +69,7 @@ def compile(
     sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
-    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding))
+    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:
         verify.check_rewritten(given, qonnx, sample)

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, VerificationError
-from mxexport.fpga import emit, library, options, probing, verify
+from mxexport.fpga import emit, explore, library, options, probing, verify
 from mxexport.fpga.area import total
+from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import estimate
@@ -236,6 +237,23 @@ class Design:
         areas["total"] = total(areas.values())
         return {name: area.table() for name, area in areas.items()}
 
+    def explore(self, against: Iterable[Design] = ()) -> list[explore.Point]:
+        """The designs of this network that fit its part and that no other beats in rate and area, by the estimates,
+        slowest first; written to explore.json, and drawn in explore.svg together with those of `against` (other
+        formats, say). What explore.json calls `folding` can be given to `compile` as it stands."""
+        most = resources(self.report["part"])
+        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most) for d in (self, *against)}
+        own = fronts[self.path.name]
+        texts = {
+            "explore.json": json.dumps([p.table() for p in own], indent=1) + "\n",
+            "explore.svg": explore.svg(fronts),
+        }
+        for name, text in texts.items():
+            part = self.path / f".{name}.part"
+            part.write_text(text)
+            os.replace(part, self.path / name)
+        return own
+
     def synthesize(self) -> dict[str, yosys.SynthResult]:
         """Size every unit out of context with Yosys; unit name -> estimated area.
 
@@ -249,13 +267,25 @@ class Design:
         }
 
     def area(self) -> dict[str, dict[str, float]]:
-        """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total."""
-        table = {
-            name: {"lut": r.total_lut, "ff": r.ff, "dsp": r.dsp, "bram36": r.bram36 + r.bram18 / 2}
-            for name, r in self.synthesize().items()
+        """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock
+        in MHz that its longest path allows (`mxexport.fpga.tools.sta`); in total, of the slowest unit."""
+        return area_table(self.synthesize())
+
+
+def area_table(results: Mapping[str, yosys.SynthResult]) -> dict[str, dict[str, float]]:
+    """Unit -> area and clock, with a row for all."""
+    table = {
+        name: {
+            "lut": r.total_lut,
+            "ff": r.ff,
+            "dsp": r.dsp,
+            "bram36": r.bram36 + r.bram18 / 2,
+            "fmax_mhz": r.fmax_mhz,
         }
-        totals = {key: sum(row[key] for row in table.values()) for key in ("lut", "ff", "dsp", "bram36")}
-        return table | {"total": totals}
+        for name, r in results.items()
+    }
+    totals = {key: sum(row[key] for row in table.values()) for key in ("lut", "ff", "dsp", "bram36")}
+    return table | {"total": totals | {"fmax_mhz": min(row["fmax_mhz"] for row in table.values())}}
 
 
 def open_design(path: str | os.PathLike) -> Design:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from mxexport.errors import InputFileError, OptionError
+from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.devices import known_resources, resources
 from mxexport.fpga.unit import Folding
@@ -70,6 +71,14 @@ def limits(budget, part: str) -> Area | None:
     return held * share
 
 
+def kinds(resources) -> schedule.Kinds:
+    """`resources`: what products are made of, in the order in which it is tried. Raises OptionError."""
+    known = {"auto": schedule.AUTO, "dsp": schedule.DSP, "lut": schedule.LUTS}
+    if resources not in known:
+        raise OptionError(f"resources is {resources!r}; expected one of {', '.join(known)}")
+    return known[resources]
+
+
 def probability(name: str, value) -> float:
     """A number from 0 up to, not including, 1. Raises OptionError for anything else."""
     number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
@@ -79,7 +88,7 @@ def probability(name: str, value) -> float:
 
 
 def foldings(value) -> dict[str, tuple[int, ...]]:
-    """`folding`: layer name -> (pe, simd), (pe, simd, taps) or (pe, simd, taps, pixels), or the path of a YAML file
+    """`folding`: layer name -> (pe, simd), then taps, pixels and luts (1: no DSP slices), or the path of a YAML file
     that holds it: `conv1: {pe: 4, simd: 8}`, as `compile` writes it to folding.yaml.
 
     Raises:
@@ -93,8 +102,14 @@ def foldings(value) -> dict[str, tuple[int, ...]]:
     if not isinstance(value, Mapping):
         raise OptionError(f"folding is {value!r}; expected a dict of layer name -> (pe, simd)")
     for name, pair in value.items():
+        pair = tuple(pair) if isinstance(pair, list) else pair
         fits = isinstance(pair, (tuple, list)) and 2 <= len(pair) <= len(_NUMBERS)
-        if not isinstance(name, str) or not fits or not all(_is_whole(n) for n in pair):
+        if (
+            not isinstance(name, str)
+            or not fits
+            or not all(map(_is_whole, pair[:4]))
+            or pair[4:] not in ((), (0,), (1,))
+        ):
             raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
     return {name: tuple(int(n) for n in pair) for name, pair in value.items()}
 
@@ -112,7 +127,7 @@ def _read_foldings(path: Path) -> dict:
     for name, entry in found.items():
         if not isinstance(entry, dict) or not {"pe", "simd"} <= set(entry) <= set(_NUMBERS):
             raise OptionError(f"{path}: folding of {name!r} is {entry!r}; expected {{pe: …, simd: …}}")
-        pairs[str(name)] = tuple(entry.get(number, 1) for number in _NUMBERS)
+        pairs[str(name)] = tuple(entry.get(number, int(number != "luts")) for number in _NUMBERS)
     return pairs
 
 
@@ -121,7 +136,10 @@ def folding_text(layers: Mapping[str, Folding]) -> str:
     import yaml
 
     numbers = {layer: asdict(f) for layer, f in layers.items()}
-    table = {layer: {k: n for k, n in row.items() if k in ("pe", "simd") or n > 1} for layer, row in numbers.items()}
+    table = {
+        layer: {k: n for k, n in row.items() if k in ("pe", "simd") or n > (k != "luts")}
+        for layer, row in numbers.items()
+    }
     return yaml.safe_dump(table, sort_keys=False, allow_unicode=True)
 
 

@@ -18,15 +18,22 @@ from mxexport.fpga.unit import Folding, Unit
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
+Kinds = tuple[bool, ...]
+"""Whether products are made of LUTs: what is tried, in order."""
+DSP, LUTS, AUTO = (False,), (True,), (False, True)
 _TOO_SLOW, _IMPOSSIBLE = 1e9, 1e14  # LUTs: taken only where nothing else is left; never
 _MOST_CYCLES = 1 << 62
 
 
 def fold(
-    network: Network, target_cycles: int | None, overrides: Mapping[str, tuple[int, ...]] | None = None
+    network: Network,
+    target_cycles: int | None,
+    overrides: Mapping[str, tuple[int, ...]] | None = None,
+    luts: bool = False,
 ) -> dict[str, Folding]:
     """Instance -> folding: with what stands between the units, the least area (`area_of`) that keeps a frame within
     `target_cycles`; a unit that cannot works as fast as it can. `overrides`: layer name -> numbers of a Folding.
+    `luts`: no DSP slice where products can do without.
 
     Raises:
         OptionError: an override names no layer, or is no folding of it.
@@ -36,7 +43,7 @@ def fold(
     if unknown := sorted(set(overrides) - set(names)):
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))})
+    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, luts)
     # No unit need be faster than the slowest at its fastest.
     target = max(target, _least_cycles(network, legal))
     while (found := _fold_at(network, legal, target)) is None:
@@ -46,8 +53,9 @@ def fold(
     return found
 
 
-def _legal(network: Network, asked: Choices) -> dict[str, list[Folding]]:
-    """Instance -> its foldings: those asked for, or all, but for those whose lanes fit no bus outside.
+def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, list[Folding]]:
+    """Instance -> its foldings: those asked for, or all with their products in LUTs or not, but for those whose lanes
+    fit no bus outside.
 
     Raises:
         OptionError: what is asked for fits none.
@@ -57,13 +65,18 @@ def _legal(network: Network, asked: Choices) -> dict[str, list[Folding]]:
         outside = [(0, s) for s in i.sources if s in network.inputs] + [(1, i.result)] * (i.result in network.outputs)
         found[i.name] = [
             f
-            for f in asked.get(i.name) or copies.foldings(i.unit)
+            for f in asked.get(i.name) or _of_kind(copies.foldings(i.unit), luts)
             if all(_fits_bus(network.streams[stream], copies.lanes(i.unit, f)[side]) for side, stream in outside)
         ]
         if not found[i.name]:
             fault, wanted = "makes a bus outside that is no power of two", asked[i.name][0]
             raise OptionError(f"folding of {i.layer}: {wanted} {fault}; ask for fewer pixels")
     return found
+
+
+def _of_kind(foldings: list[Folding], luts: bool) -> list[Folding]:
+    """Those in LUTs where there are such, or those that are not."""
+    return [f for f in foldings if f.luts == luts] or foldings
 
 
 def _fits_bus(kind: Stream, lanes: int) -> bool:
@@ -85,26 +98,36 @@ def _fold_at(network: Network, legal: Choices, target: int) -> dict[str, Folding
 
 
 def fold_for_budget(
-    network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None
+    network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None, kinds: Kinds = DSP
 ) -> dict[str, Folding]:
     """Those of the fastest design within `budget`: by bisection over every number of cycles that a folding gives,
-    because a slower target never takes a larger folding.
+    because a slower target never takes a larger folding. The first of `kinds` that fits is taken.
 
     Raises:
         OptionError: even the smallest design needs more; says of what.
     """
     targets = sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
 
-    def too_much(target: int) -> str:
-        return area_of(network, fold(network, target, overrides)).beyond(budget)
+    def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
+        beyond = ""
+        for luts in kinds:
+            found = fold(network, target, overrides, luts)
+            if not (beyond := area_of(network, found).beyond(budget)):
+                return found, ""
+        return None, beyond
 
-    if found := too_much(targets[-1]):
-        raise OptionError(f"budget: the smallest design needs {found}; allow more, or make the network smaller")
+    found, beyond = fitting(targets[-1])
+    if found is None:
+        raise OptionError(f"budget: the smallest design needs {beyond}; allow more, or make the network smaller")
     low, high = 0, len(targets) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if not too_much(targets[middle]) else (middle + 1, high)
-    return fold(network, targets[high], overrides)
+        faster, _ = fitting(targets[middle])
+        if faster is None:
+            low = middle + 1
+        else:
+            found, high = faster, middle
+    return found
 
 
 def fold_within(
@@ -112,16 +135,18 @@ def fold_within(
     target_cycles: int | None,
     budget: Area | None,
     overrides: Mapping[str, tuple[int, ...]] | None = None,
+    kinds: Kinds = DSP,
 ) -> dict[str, Folding]:
     """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
     if budget is None:
-        return fold(network, target_cycles, overrides)
+        return fold(network, target_cycles, overrides, kinds[0])
     if target_cycles is None:
-        return fold_for_budget(network, budget, overrides)
-    found = fold(network, target_cycles, overrides)
-    if over := area_of(network, found).beyond(budget):
-        raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
-    return found
+        return fold_for_budget(network, budget, overrides, kinds)
+    for luts in kinds:
+        found = fold(network, target_cycles, overrides, luts)
+        if not (over := area_of(network, found).beyond(budget)):
+            return found
+    raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
 
 
 def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping) -> tuple[int, Area] | None:
@@ -130,7 +155,8 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
 
-    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked})
+    luts = any(f.luts for f in foldings.values())
+    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}, luts)
     now, least = slowest(foldings), _least_cycles(network, legal)
     faster = {copies.cycles(p.unit, f) for p in network.products() for f in legal[p.name]}
     for target in sorted((c for c in faster if least <= c < now), reverse=True):

@@ -29,16 +29,18 @@ class Refused(Exception):
 @dataclass(frozen=True)
 class Folding:
     """How much of a unit works at once: `simd` lanes come in, `pe` lanes go out per cycle, of each of `pixels` vectors
-    side by side. `taps`: of its windows; with several, or several pixels, whole vectors come in."""
+    side by side. `taps`: of its windows; with several, or several pixels, whole vectors come in. `luts`: 1 where
+    products that could take DSP slices are made of LUTs."""
 
     pe: int
     simd: int
     taps: int = 1
     pixels: int = 1
+    luts: int = 0
 
     def __str__(self) -> str:
         more = [f"{name}={n}" for name, n in (("taps", self.taps), ("pixels", self.pixels)) if n > 1]
-        return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more])
+        return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more, *["in LUTs"] * self.luts])
 
     @property
     def at_once(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, product, rom
+from mxexport.fpga.area import Area, exponent_bits, product, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -140,7 +140,8 @@ class MatMul:
 
     def foldings(self) -> list[Folding]:
         lanes = [f.simd for f in block_foldings(self.source)]
-        return sorted((Folding(pe, simd) for pe in lane_counts(self.rows) for simd in lanes), key=_size)
+        found = sorted((Folding(pe, simd) for pe in lane_counts(self.rows) for simd in lanes), key=_size)
+        return [g for f in found for g in (*[replace(f, luts=1)] * self._takes_dsp(f), f)]
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.pe
@@ -154,15 +155,21 @@ class MatMul:
             "Simd": folding.simd,
             "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
             "HasBias": int(self.bias.any()),
+            "UseDsp": 0 if folding.luts else -1,
             "Pair": int(self._pairs(folding)),
         }
+
+    def _takes_dsp(self, folding: Folding) -> bool:
+        """Whether its products are made by DSP slices, unless LUTs are asked for."""
+        integers = not any(exponent_bits(e) for e in (self.source.element, self.weight.format.element))
+        return not folding.luts and (integers or self._pairs(folding))
 
     def _pairs(self, folding: Folding) -> bool:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
         of a LUT, and no weight is -2**(bits - 1)."""
         x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
         part = min(folding.simd, self.source.group_size)
-        if folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * latencies.pair_field(x, w):
+        if folding.luts or folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * latencies.pair_field(x, w):
             return False
         return bool((self.weight.linear() > -(2 ** (w - 1))).all())
 
@@ -214,7 +221,7 @@ class MatMul:
         if self._pairs(folding):
             dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
         else:
-            dot = latencies.dot_latency(x, w, part, use_dsp=True)
+            dot = latencies.dot_latency(x, w, part, use_dsp=not folding.luts)
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
@@ -224,7 +231,7 @@ class MatMul:
         part = simd // across
         row = Area(lut=70 + 2.2 * self.width, ff=60 + 2.2 * self.width)
         row += Area(lut=2.2 * self.width, ff=1.6 * self.width) * (across - 1)
-        products = product(self.source.element, self.weight.format.element, part) * (pe * simd)
+        products = product(self.source.element, self.weight.format.element, part, bool(folding.luts)) * (pe * simd)
         if self._pairs(folding):
             products = (Area(lut=3, ff=28, dsp=1) * simd + Area(lut=41, ff=41) * (simd // 4)) * (pe // 2)
         folds, blocks = math.ceil(self.rows / pe), self.source.blocks // across

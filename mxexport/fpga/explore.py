@@ -1,0 +1,139 @@
+"""Area against throughput: the designs of a network that no other one beats, from the estimates alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+
+from mxexport.errors import OptionError
+from mxexport.fpga import copies, schedule
+from mxexport.fpga.area import Area
+from mxexport.fpga.network import Network
+from mxexport.fpga.timing import cycles_per_unit
+from mxexport.fpga.unit import Folding
+
+_MOST_TARGETS = 24  # numbers of cycles that are tried, spread over all that foldings give
+
+
+@dataclass(frozen=True)
+class Point:
+    """A design: its rate, what its products are made of, its area by the estimate and the folding of every layer."""
+
+    cycles_per_frame: int
+    frames_per_second: float
+    resources: str
+    area: Area
+    foldings: dict[str, Folding]
+
+    def table(self) -> dict:
+        """As plain data; `folding` is what `compile` takes."""
+        layers = {name: list(asdict(f).values()) for name, f in self.foldings.items()}
+        row = {"cycles_per_frame": self.cycles_per_frame, "frames_per_second": self.frames_per_second}
+        return row | {"resources": self.resources} | self.area.table() | {"folding": layers}
+
+
+def front(network: Network, clock_mhz: float, most: Area | None = None) -> list[Point]:
+    """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
+    is left out where it needs more than `most`, or another one is as fast and needs no more of anything."""
+    counts = sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
+    found: dict[tuple, Point] = {}
+    for name, kinds in (("dsp", schedule.DSP), ("lut", schedule.LUTS)):
+        for target in _spread(counts):
+            foldings = schedule.fold(network, target, luts=kinds[0])
+            cycles = max(cycles_per_unit(network, foldings).values())
+            layers = {p.layer: foldings[p.name] for p in network.products()}
+            area = schedule.area_of(network, foldings)
+            point = Point(cycles, clock_mhz * 1e6 / cycles, name, area, layers)
+            if most is None or not area.beyond(most):
+                found.setdefault((cycles, area), point)
+    points = sorted(found.values(), key=lambda p: (-p.cycles_per_frame, p.area.lut))
+    return [p for p in points if not any(_beats(other, p) for other in points if other is not p)]
+
+
+def _spread(counts: list[int]) -> list[int]:
+    """The ends and what lies evenly between, by ratio."""
+    if len(counts) <= _MOST_TARGETS:
+        return counts
+    low, high = math.log(counts[0]), math.log(counts[-1])
+    wanted = [math.exp(low + (high - low) * i / (_MOST_TARGETS - 1)) for i in range(_MOST_TARGETS)]
+    return sorted({min(counts, key=lambda c: abs(math.log(c) - math.log(w))) for w in wanted})
+
+
+def _beats(a: Point, b: Point) -> bool:
+    no_worse = a.cycles_per_frame <= b.cycles_per_frame and not a.area.beyond(b.area)
+    return no_worse and (a.cycles_per_frame, a.area) != (b.cycles_per_frame, b.area)
+
+
+def svg(fronts: Mapping[str, Iterable[Point]]) -> str:
+    """The fronts as one drawing, a line each: LUTs by the estimate against frames per second, both by ratio; what is in
+    DSP slices filled, what is in LUTs hollow.
+
+    Raises:
+        OptionError: no point at all.
+    """
+    lines = {name: sorted(points, key=lambda p: p.frames_per_second) for name, points in fronts.items()}
+    every = [p for points in lines.values() for p in points]
+    if not every:
+        raise OptionError("explore: there is no design to draw")
+    x = _Axis([p.frames_per_second for p in every], 70, 610)
+    y = _Axis([max(p.area.lut, 1) for p in every], 380, 30)
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 430" font-family="sans-serif" font-size="12">',
+        "<style>text{fill:#333}.g{stroke:#ccc}@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}}</style>",
+    ]
+    for tick in x.ticks():
+        at = x.place(tick)
+        parts.append(f'<line class="g" x1="{at:.1f}" y1="30" x2="{at:.1f}" y2="380"/>')
+        parts.append(f'<text x="{at:.1f}" y="398" text-anchor="middle">{_short(tick)}</text>')
+    for tick in y.ticks():
+        at = y.place(tick)
+        parts.append(f'<line class="g" x1="70" y1="{at:.1f}" x2="610" y2="{at:.1f}"/>')
+        parts.append(f'<text x="64" y="{at + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
+    parts.append('<text x="340" y="420" text-anchor="middle">frames per second (estimate)</text>')
+    parts.append('<text x="16" y="205" text-anchor="middle" transform="rotate(-90 16 205)">LUT (estimate)</text>')
+    for i, (name, points) in enumerate(lines.items()):
+        color = _COLORS[i % len(_COLORS)]
+        for kind, fill in (("dsp", color), ("lut", "none")):
+            own = [p for p in points if p.resources == kind]
+            at = [(x.place(p.frames_per_second), y.place(max(p.area.lut, 1))) for p in own]
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in at)
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-opacity="0.5"/>')
+            for p, (a, b) in zip(own, at, strict=True):
+                needs = ", ".join(f"{n:,.0f} {k}" for k, n in p.area.table().items() if n)
+                title = f"<title>{p.frames_per_second:,.0f} frames/s: {needs}</title>"
+                dot = f'cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{fill}" stroke="{color}"'
+                parts.append(f"<circle {dot}>{title}</circle>")
+        parts.append(f'<text x="80" y="{46 + 16 * i}" style="fill:{color}">{_escaped(name)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2")
+
+
+class _Axis:
+    """Places numbers by ratio between two ends of a drawing."""
+
+    def __init__(self, numbers: list[float], start: float, end: float):
+        self.low, self.high = math.log10(min(numbers)) - 0.05, math.log10(max(numbers)) + 0.05
+        self.start, self.end = start, end
+
+    def place(self, number: float) -> float:
+        share = (math.log10(number) - self.low) / (self.high - self.low)
+        return self.start + share * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        steps = (1, 2, 5) if self.high - self.low < 3 else (1,)
+        return [m * 10.0**d for d in decades for m in steps if self.low <= math.log10(m * 10.0**d) <= self.high]
+
+
+def _short(number: float) -> str:
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:g}{letter}"
+    return f"{number:g}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;")
