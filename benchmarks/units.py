@@ -3,8 +3,8 @@
     python benchmarks/units.py
 
 MX-for-FPGA is combinational, and was counted in the same flow: synth_xilinx for UltraScale+, flat, no pads. Its dot
-products of 32 are what its repository gives; a LUT is a LUT cell, LC is Yosys's estimate of packed logic cells, where an
-instantiated LUT6_2 counts as one in both columns.
+products of 32 are what its repository gives; a LUT is a LUT cell, LC is Yosys's estimate of packed logic cells, where
+an instantiated LUT6_2 counts as one in both columns.
 """
 
 from __future__ import annotations

@@ -233,3 +233,13 @@ def test_outputs_are_rounded_to_float32_once(v):
             distance = abs(Fraction(float(other)) - exact)
             even = np.float32(found).view(np.int32) % 2 == 0
             assert error < distance or (error == distance and even)
+
+
+def test_rates_are_promised_at_clocks_that_the_timing_estimate_supports(exported, tmp_path):
+    slow = mx.compile(exported, tmp_path / "a", calibration=CALIBRATION, clock_mhz=300).report
+    assert slow["clock_limit_mhz"] == 300 and slow["limit"] is None
+    with pytest.warns(UserWarning, match="clock_mhz 450 is more than the 300 MHz that the timing estimate supports"):
+        fast = mx.compile(exported, tmp_path / "b", calibration=CALIBRATION, clock_mhz=450).report
+    assert fast["frames_per_second"] == slow["frames_per_second"] and fast["clock_mhz"] == 450
+    other = mx.compile(exported, tmp_path / "c", calibration=CALIBRATION, clock_mhz=450, part="xc7z020").report
+    assert other["clock_limit_mhz"] is None and other["frames_per_second"] == 1.5 * slow["frames_per_second"]

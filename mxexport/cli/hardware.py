@@ -17,12 +17,12 @@ _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 def print_area(area: dict) -> None:
     table = Table(title="area per unit (Yosys estimate, UltraScale+)", title_justify="left")
     table.add_column("unit")
-    for label in _AREA.values():
+    for label in (*_AREA.values(), "MHz"):
         table.add_column(label, justify="right")
     for name, figures in area.items():
         if name == "total":
             table.add_section()
-        table.add_row(name, *(f"{figures[key]:g}" for key in _AREA))
+        table.add_row(name, *(f"{figures[key]:g}" for key in _AREA), f"{figures['fmax_mhz']:.0f}")
     console.print(table)
 
 
@@ -154,14 +154,21 @@ def simulate(
 
 
 def synth(design: DesignDir, as_json: AsJson = False) -> None:
-    """Size every unit of a compiled design with Yosys (an estimate, no place and route)."""
+    """Size and time every unit of a compiled design with Yosys (estimates, no place and route)."""
     from mxexport.fpga import open_design
+    from mxexport.fpga.design import area_table
+    from mxexport.fpga.tools import sta
 
-    area = open_design(design).area()
+    results = open_design(design).synthesize()
+    area = area_table(results)
     if as_json:
-        print_json(area)
-    else:
-        print_area(area)
+        paths = {name: str(r.path) for name, r in results.items()}
+        print_json({name: row | ({"path": paths[name]} if name in paths else {}) for name, row in area.items()})
+        return
+    print_area(area)
+    name, slowest = min(results.items(), key=lambda item: item[1].fmax_mhz)
+    console.print(f"longest path, in {name}: {slowest.path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{sta.NET_PS} ps a connection; {sta.ULTRASCALE_PLUS.source}", highlight=False, markup=False)
 
 
 def report(design: DesignDir, as_json: AsJson = False) -> None:

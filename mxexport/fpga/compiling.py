@@ -13,7 +13,7 @@ from pathlib import Path
 from mxexport.fpga import emit, library, lowering, options, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import REPORT, Design
-from mxexport.fpga.devices import check_part
+from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
@@ -58,7 +58,8 @@ def compile(
         InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
-    target_cycles, limits = options.cycles_per_frame(target_fps, clock_mhz), options.limits(budget, part)
+    supported = min(clock_mhz, clock_limit(part) or clock_mhz)
+    target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
     folding, kinds = options.foldings(folding), options.kinds(resources)
     qonnx = graph.load(model)
     given = qonnx.clone()

@@ -78,6 +78,17 @@ def resources(part: str) -> Area | None:
     return None if found is None else Area(*found[:5])
 
 
+CLOCK_MHZ = 300.0
+"""What every unit reaches on UltraScale+ by the timing estimate (`tools/sta.py`, held by tests/test_areas.py)."""
+
+
+def clock_limit(part: str) -> float | None:
+    """MHz that the timing estimate supports on a part; None for families of which it has no delays measured."""
+    device = device_of(part)
+    plus = device.startswith(("xczu", "xcau", "xcu", "xck2")) or re.fullmatch("xc[kv]u\\d+p", device)
+    return CLOCK_MHZ if plus else None
+
+
 def known_resources() -> dict[str, tuple[Area, str]]:
     """Device -> what it holds, and the data sheet that says so with boards that carry it."""
     return {device: (Area(*numbers[:5]), numbers[5]) for device, numbers in _HOLDS.items()}

@@ -58,7 +58,7 @@ def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
 
 def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:
     """mx_quantize_blocks, from the last beat of a block to the first of its codes."""
-    return 9 + 2 * (binades > 6) + (1 if round_bias else -(lanes <= 4))
+    return 9 + 2 * (binades > 5) + (1 if round_bias else -(lanes <= 4))
 
 
 def rows_in_turn(pe: int, block_beats: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from mxexport.fpga import copies, emit
 from mxexport.fpga.area import Area, glue, total
-from mxexport.fpga.devices import resources
+from mxexport.fpga.devices import clock_limit, resources
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import next_step
 from mxexport.fpga.timing import cycles_per_unit, latency
@@ -24,9 +24,11 @@ def describe(
 ) -> dict:
     """Numbers of the whole design and of every layer.
 
-    `limited_by` is the layer that takes the most cycles per frame; `limit` says so in words where `target_fps` is not
-    reached, and is None elsewhere. `estimate` and `utilization_percent` are coarse; `next_step`: what the layers would
-    reach with the next faster foldings, and the area that takes.
+    `frames_per_second` are promised at `clock_mhz`, or at `clock_limit_mhz`, the clock that the timing estimate
+    supports, where that is less; it is None where the family has no estimate. `limited_by` is the layer that takes the
+    most cycles per frame; `limit` says so in words where `target_fps` is not reached, or that the clock is too fast,
+    and is None elsewhere. `estimate` and `utilization_percent` are coarse; `next_step`: what the layers would reach
+    with the next faster foldings, and the area that takes.
     """
     network, foldings = design.network, design.foldings
     products = network.products()
@@ -34,16 +36,23 @@ def describe(
     weighted = {p.name: p.layer in folding for p in products}  # of layers equally slow, one whose folding was asked for
     slowest = max(taken, key=lambda name: (taken[name], name in weighted, weighted.get(name, False)))
     cycles = taken[slowest]
-    fps = clock_mhz * 1e6 / cycles
+    supported = min(clock_mhz, clock_limit(part) or clock_mhz)
+    fps = supported * 1e6 / cycles
     limit, area = None, total(estimate(design).values())
+    if supported < clock_mhz:
+        limit = (
+            f"clock_mhz {clock_mhz:g} is more than the {supported:g} MHz that the timing estimate supports; "
+            f"frames per second are those at {supported:g} MHz"
+        )
     if target_fps is not None and fps < float(target_fps) * (1 - 1e-12):
         why = _why_limited(network, slowest, cycles, foldings, folding)
         limit = (
-            f"target_fps {float(target_fps):g} is not reached: {fps:,.6g} frames per second at {clock_mhz:g} MHz; {why}"
+            f"target_fps {float(target_fps):g} is not reached: {fps:,.6g} frames per second at {supported:g} MHz; {why}"
         )
     return {
         "top": emit.TOP,
         "clock_mhz": clock_mhz,
+        "clock_limit_mhz": clock_limit(part),
         "frames_per_second": fps,
         "cycles_per_frame": cycles,
         "latency_cycles": latency(network, foldings),
@@ -57,7 +66,7 @@ def describe(
         "fifos": design.fifos,
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
-        "next_step": _next_step(design, clock_mhz, folding),
+        "next_step": _next_step(design, supported, folding),
     }
 
 

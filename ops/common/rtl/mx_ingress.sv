@@ -107,17 +107,24 @@ module mx_ingress #(
     for (int i = 0; i < Lanes; i++) found += CountBits'(beyond[i]);
   end
 
-  logic [32:0] saturated;
-  assign saturated = 33'(saturated_o) + 33'(found);
+  // Counted a cycle later.
+  logic                 fault_q;
+  logic [CountBits-1:0] found_q;
+  logic [32:0]          saturated;
+  assign saturated = 33'(saturated_o) + 33'(found_q);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
+      fault_q     <= 1'b0;
+      found_q     <= '0;
       error_o     <= 1'b0;
       saturated_o <= '0;
       misplaced_o <= '0;
     end else begin
-      if (take && state_q == PASS) saturated_o <= saturated[32] ? '1 : saturated[31:0];
-      if (verdict_tvalid && bad) begin
+      fault_q     <= verdict_tvalid && bad;
+      found_q     <= (take && state_q == PASS) ? found : '0;
+      saturated_o <= saturated[32] ? '1 : saturated[31:0];
+      if (fault_q) begin
         error_o <= 1'b1;
         if (misplaced_o != '1) misplaced_o <= misplaced_o + 1'b1;
       end

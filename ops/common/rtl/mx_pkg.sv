@@ -127,7 +127,7 @@ package mx_pkg;
 
   // Whether elements of so many binades are encoded by mx_encode_wide.
   function automatic bit encodes_wide(int binades);
-    return binades > 6;
+    return binades > 5;
   endfunction
 
   // Rows that take turns at one shifter and accumulator of mx_matmul: a block sum lasts for block_beats cycles.
