@@ -83,7 +83,8 @@ class ArgMax:
         return self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
+        latency = 2 + (folding.simd - 1).bit_length()
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
     def area(self, folding: Folding) -> Area:
         return Area(lut=25 + folding.simd * 2.2 * self.source.width, ff=self.source.width + 30)

@@ -71,7 +71,7 @@ class Reorder:
 
     def timing(self, folding: Folding) -> Timing:
         out = self.result.beats(folding.simd)
-        return Timing(np.array([self.source.vectors - 1]), out, out + 2)
+        return Timing(np.array([self.source.vectors - 1]), out, out + 4)
 
     def area(self, folding: Folding) -> Area:
         lanes, width = folding.simd, self.source.width

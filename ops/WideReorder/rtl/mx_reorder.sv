@@ -2,7 +2,7 @@
 //
 // Equation:  channel c of pixel p goes from place p*K + c to place c*Pixels + p.
 // Frames:    Pixels vectors of ceil(K/Lanes) beats in, one vector of ceil(K*Pixels/Lanes) beats out.
-// Latency:   3 cycles from the last beat of a frame to the first output beat. Two frames are held,
+// Latency:   5 cycles from the last beat of a frame to the first output beat. Two frames are held,
 //            so one is received while the other is sent.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only. error_o is sticky: an
 //            s_axis_tlast came where no frame ends, or was missing where one does.
@@ -106,11 +106,16 @@ module mx_reorder #(
     addr_t               beat_addr;
   } place_t;
 
-  logic               en, get, get_end, steps;
+  logic               en, get, get_end, steps, half1_q;
+  logic [4:1]         valid_q, last_q;
   logic [OutBits-1:0] out_q;
   place_t             here_q, behind;  // behind: where the next segment begins
   addr_t              half, here_addr, behind_addr;
   column_t            here_length;
+
+  assign en            = !valid_q[4] || m_axis_tready;
+  assign m_axis_tvalid = valid_q[4];
+  assign m_axis_tlast  = last_q[4];
 
   assign get         = full_q[read_half_q] && en;
   assign get_end     = out_q == OutBits'(OutBeats - 1);
@@ -145,12 +150,13 @@ module mx_reorder #(
       full_q      <= '0;
     end else begin
       if (put && put_end) full_q[write_half_q] <= 1'b1;
+      // An address that waits is read later: until then nothing may be written over it.
+      if (en && valid_q[1] && last_q[1]) full_q[half1_q] <= 1'b0;
       if (get) begin
         out_q <= get_end ? '0 : out_q + 1'b1;
         if (get_end) begin
-          here_q              <= '0;
-          read_half_q         <= !read_half_q;
-          full_q[read_half_q] <= 1'b0;
+          here_q      <= '0;
+          read_half_q <= !read_half_q;
         end else if (steps) begin
           here_q        <= behind;
           here_q.column <= here_q.column + column_t'(Lanes) - here_length;
@@ -161,47 +167,50 @@ module mx_reorder #(
     end
   end
 
-  // Stages: 1 memory output, 2 lanes in order.
+  // Stages: 1 addresses, 2 memory output, 3 the channel of every bank, 4 lanes in order.
 
-  logic [2:1]                              valid_q, last_q;
-  column_t                                 column1_q, length1_q;
-  logic [LaneBits-1:0]                     channel1_q, behind1_q;
-  logic [Banks-1:0][Lanes-1:0][Width-1:0]  word1_q;
-
-  assign en            = !valid_q[2] || m_axis_tready;
-  assign m_axis_tvalid = valid_q[2];
-  assign m_axis_tlast  = last_q[2];
+  addr_t                                  here_addr1_q, behind_addr1_q;
+  column_t [2:1]                          columns_q, lengths_q;
+  logic [2:1][LaneBits-1:0]               channels_q, behinds_q;
+  logic [Banks-1:0][Lanes-1:0][Width-1:0] word2_q;
+  logic [Banks-1:0][Width-1:0]            value3_q;
 
   for (genvar b = 0; b < Banks; b++) begin : g_bank
     (* ram_style = StyleName *) logic [Lanes*Width-1:0] mem [2*Frame];
     always_ff @(posedge aclk) begin
       if (put && column_q == column_t'(b)) mem[write_addr] <= s_axis_tdata;
-      if (en) word1_q[b] <= mem[column_t'(b) >= here_q.column ? here_addr : behind_addr];
+      if (en) begin
+        word2_q[b]  <= mem[column_t'(b) >= columns_q[1] ? here_addr1_q : behind_addr1_q];
+        value3_q[b] <= word2_q[b][column_t'(b) >= columns_q[2] ? channels_q[2] : behinds_q[2]];
+      end
     end
   end
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[1], get};
+    else if (en) valid_q <= {valid_q[3:1], get};
     if (en) begin
-      last_q     <= {last_q[1], get_end};
-      column1_q  <= here_q.column;
-      length1_q  <= here_length;
-      channel1_q <= here_q.channel;
-      behind1_q  <= behind.channel;
+      last_q         <= {last_q[3:1], get_end};
+      half1_q        <= read_half_q;
+      here_addr1_q   <= here_addr;
+      behind_addr1_q <= behind_addr;
+      columns_q     <= {columns_q[2:1], here_q.column};
+      lengths_q     <= {lengths_q[2:1], here_length};
+      channels_q      <= {channels_q[1], here_q.channel};
+      behinds_q       <= {behinds_q[1], behind.channel};
     end
   end
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    column_t          place;
-    logic             over;
+    column_t          place, bank3_q;
     logic [Width-1:0] value_q;
 
-    assign place = column1_q + column_t'(i);
-    assign over  = place >= length1_q;
-
+    assign place = columns_q[2] + column_t'(i);
     always_ff @(posedge aclk) begin
-      if (en) value_q <= over ? word1_q[place-length1_q][behind1_q] : word1_q[place][channel1_q];
+      if (en) begin
+        bank3_q <= place >= lengths_q[2] ? place - lengths_q[2] : place;
+        value_q <= value3_q[bank3_q];
+      end
     end
 
     assign m_axis_tdata[i*Width+:Width] = value_q;
