@@ -109,7 +109,7 @@ module mx_reorder #(
   logic               en, get, get_end, steps, half1_q;
   logic [4:1]         valid_q, last_q;
   logic [OutBits-1:0] out_q;
-  place_t             here_q, behind;  // behind: where the next segment begins
+  place_t             here_q, behind_q;  // behind_q: where the next segment begins
   addr_t              half, here_addr, behind_addr;
   column_t            here_length;
 
@@ -122,29 +122,32 @@ module mx_reorder #(
   assign here_length = segment_length(here_q.segment);
   assign half        = read_half_q ? addr_t'(Frame) : '0;
   assign here_addr   = half + here_q.beat_addr + addr_t'(here_q.segment);
-  assign behind_addr = half + behind.beat_addr + addr_t'(behind.segment);
+  assign behind_addr = half + behind_q.beat_addr + addr_t'(behind_q.segment);
   assign steps       = here_q.column + column_t'(Lanes) >= here_length;
 
-  always_comb begin
-    behind        = here_q;
-    behind.column = '0;
-    if (here_q.segment != segment_t'(Segments - 1)) begin
-      behind.segment = here_q.segment + 1'b1;
+  // Where the segment after that of a place begins. Behind the last channel nothing is read that counts.
+  function automatic place_t after(place_t place);
+    place_t found;
+    found        = place;
+    found.column = '0;
+    if (place.segment != segment_t'(Segments - 1)) begin
+      found.segment = place.segment + 1'b1;
     end else begin
-      behind.segment = '0;
-      if (here_q.channel != LaneBits'(Lanes - 1)) begin
-        behind.channel = here_q.channel + 1'b1;
+      found.segment = '0;
+      if (place.channel != LaneBits'(Lanes - 1)) begin
+        found.channel = place.channel + 1'b1;
       end else begin
-        behind.channel   = '0;
-        // Behind the last channel nothing is read that counts.
-        behind.beat_addr = (here_q.beat_addr == addr_t'(Frame - Segments)) ? '0 : here_q.beat_addr + addr_t'(Segments);
+        found.channel   = '0;
+        found.beat_addr = (place.beat_addr == addr_t'(Frame - Segments)) ? '0 : place.beat_addr + addr_t'(Segments);
       end
     end
-  end
+    return found;
+  endfunction
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       here_q      <= '0;
+      behind_q    <= after('0);
       out_q       <= '0;
       read_half_q <= 1'b0;
       full_q      <= '0;
@@ -156,9 +159,11 @@ module mx_reorder #(
         out_q <= get_end ? '0 : out_q + 1'b1;
         if (get_end) begin
           here_q      <= '0;
+          behind_q    <= after('0);
           read_half_q <= !read_half_q;
         end else if (steps) begin
-          here_q        <= behind;
+          here_q        <= behind_q;
+          behind_q      <= after(behind_q);
           here_q.column <= here_q.column + column_t'(Lanes) - here_length;
         end else begin
           here_q.column <= here_q.column + column_t'(Lanes);
@@ -177,11 +182,14 @@ module mx_reorder #(
 
   for (genvar b = 0; b < Banks; b++) begin : g_bank
     (* ram_style = StyleName *) logic [Lanes*Width-1:0] mem [2*Frame];
+    logic here1, here2_q;  // it is read in the segment where the beat begins
+    assign here1 = column_t'(b) >= columns_q[1];
     always_ff @(posedge aclk) begin
       if (put && column_q == column_t'(b)) mem[write_addr] <= s_axis_tdata;
       if (en) begin
-        word2_q[b]  <= mem[column_t'(b) >= columns_q[1] ? here_addr1_q : behind_addr1_q];
-        value3_q[b] <= word2_q[b][column_t'(b) >= columns_q[2] ? channels_q[2] : behinds_q[2]];
+        here2_q     <= here1;
+        word2_q[b]  <= mem[here1 ? here_addr1_q : behind_addr1_q];
+        value3_q[b] <= word2_q[b][here2_q ? channels_q[2] : behinds_q[2]];
       end
     end
   end
@@ -194,10 +202,10 @@ module mx_reorder #(
       half1_q        <= read_half_q;
       here_addr1_q   <= here_addr;
       behind_addr1_q <= behind_addr;
-      columns_q     <= {columns_q[2:1], here_q.column};
-      lengths_q     <= {lengths_q[2:1], here_length};
+      columns_q      <= {columns_q[1], here_q.column};
+      lengths_q      <= {lengths_q[1], here_length};
       channels_q      <= {channels_q[1], here_q.channel};
-      behinds_q       <= {behinds_q[1], behind.channel};
+      behinds_q      <= {behinds_q[1], behind_q.channel};
     end
   end
 
