@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -86,7 +87,7 @@ def synthesize(
     """
     if importlib.util.find_spec("pyosys") is None:
         raise MissingToolError("the Yosys estimate needs pyosys: pip install 'mxexport[fpga]'")
-    parameters = dict(parameters or {})
+    parameters, sources = dict(parameters or {}), _reached(top, sources)
     generics = [part for name, value in parameters.items() for part in ("-G", f"{name}={parameter_text(value)}")]
     key = digest(
         [
@@ -113,6 +114,20 @@ def synthesize(
 
     found = json.loads((cached("synthesis", key, make) / "result.json").read_text())
     return SynthResult(**found | {"path": sta.Path(**found["path"])})
+
+
+def _reached(top: str, sources: Sequence[Path]) -> list[Path]:
+    """The sources that `top` is made of, in their order: files named like the modules and packages that they name."""
+    texts = {Path(source).stem: re.sub("//.*", "", Path(source).read_text()) for source in sources}
+    if top not in texts:
+        return [Path(source) for source in sources]
+    found, left = set(), [top]
+    while left:
+        name = left.pop()
+        if name in texts and name not in found:
+            found.add(name)
+            left += set(re.findall(r"\w+", texts[name])) & texts.keys()
+    return [Path(source) for source in sources if Path(source).stem in found]
 
 
 def _content(value: object, memory_dir: Path | None) -> str | bytes:
