@@ -5,15 +5,17 @@ Yosys counts cells for UltraScale+; the costs of common pieces stand here, what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, fields
 
 from mxexport.errors import MXExportError
+from mxexport.fpga import words
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
-_BLOCK_RAM_WIDTH, _BLOCK_RAM_DEPTH = 72, 512  # of a RAMB36 at its widest
 _IN_LUTS = 64  # words up to which a memory lies in LUTs
+_SMALL = 4096  # bits, likewise
 
 
 @dataclass(frozen=True)
@@ -46,18 +48,29 @@ def total(areas: Iterable[Area]) -> Area:
 
 
 def rom(depth: int, width: int, block_depth: int = 256) -> Area:
-    """A ROM of so many words, in block RAM from `block_depth` on."""
-    return ram(depth, width) if depth >= block_depth else Area(lut=max(depth / _IN_LUTS, 0.25) * width, ff=width)
+    """mx_rom: in LUTs where words are few or in all no more than 4 Kib, else in pieces of block RAM."""
+    if depth < block_depth or depth * width <= _SMALL:
+        distinct = min(width, 1 << min(depth, 30))  # columns of few words are alike
+        return Area(lut=math.ceil(depth / _IN_LUTS) * distinct * (depth > 2), ff=distinct * (depth > 1))
+    pieces = words.rom_pieces(depth)
+    if len(pieces) == 1:
+        return ram(depth, width)
+    first, *rest = pieces
+    return ram(first, width) + total(rom(n, width, 128) for n in rest) + Area(lut=width, ff=2)
 
 
 def ram(depth: int, width: int) -> Area:
     """A memory of one write and one read port."""
-    if depth <= _IN_LUTS or depth * width <= 4096:
-        return Area(lut=max(depth / 32, 1) * width * 0.6, ff=0.6 * width)
-    columns = -(-width // _BLOCK_RAM_WIDTH)
-    if depth > _BLOCK_RAM_DEPTH:  # narrower words, more of them: 36 Kib each
-        return Area(bram36=max(-(-depth * width // 36_864), 0.5), ff=width)
-    return Area(bram36=columns if depth > _BLOCK_RAM_DEPTH // 2 or width > 36 else 0.5, ff=width)
+    if depth <= _IN_LUTS or depth * width <= _SMALL:
+        return Area(lut=(0.57 if depth <= 32 else math.ceil(depth / 64)) * width, ff=0.6 * width)
+    return Area(bram36=block_rams(depth, width) / 2)
+
+
+def block_rams(depth: int, width: int) -> int:
+    """RAMB18 of a memory: the wider, the fewer words they hold."""
+    rows = math.ceil(depth / (1 << 14))
+    wide = next((bits for words, bits in ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2)) if depth <= words), 1)
+    return rows * math.ceil(width / wide)
 
 
 def exponent_bits(element: Element) -> int:
@@ -65,25 +78,15 @@ def exponent_bits(element: Element) -> int:
     return fixedpoint.element_parameters(element)["exponent_bits"]
 
 
-def product(a: Element, b: Element, lanes: int = 1, luts: bool = False) -> Area:
-    """One product inside a dot product of `lanes`, its part of the adder tree included; long trees share more. `luts`:
-    no DSP slice."""
-    bits = [(1 + e.mantissa_bits if exponent_bits(e) else e.bits, exponent_bits(e)) for e in (a, b)]
-    (m, x), (n, y) = bits
-    if luts and not (x or y):  # Booth rows
-        return Area(lut=(m + 3) * n / 2 + 5, ff=m + n + 20)
-    if m * n >= 32 and not (x or y):  # Yosys gives a DSP slice to products of 4 x 8 bits and more
-        return Area(lut=16, ff=14, dsp=1)
-    if m * n <= 4:  # two E2M1: a table
-        return Area(lut=12, ff=6)
-    shift = (2**x - 1 if x else 0) + (2**y - 1 if y else 0)
-    shared = 0.45 + 0.55 * min(1, 4 / lanes)
-    return Area(lut=(m * n * 1.6 + 12 + 4.2 * shift * (x + y > 2)) * shared, ff=8 + m + n + shift / 2)
-
-
 def registers(bits: float, luts: float = 0.0) -> Area:
     """`bits` flip-flops with `luts` LUTs of logic for each."""
     return Area(lut=bits * luts, ff=bits)
+
+
+def shift_right(width: int, kept: int, bits: int) -> Area:
+    """mx_shift_right: levels of four choices, one LUT per bit, and whether a one fell out."""
+    levels = [kept + (1 << max(b, 0)) - 1 for b in range(bits - 2, -2, -2)]
+    return Area(lut=sum(min(n, max(width, kept)) for n in levels) + width / 2.2)
 
 
 def _lanes(lanes: int, wanted: int, bits: int, count: int) -> Area:

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
+from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, product, rom, total
+from mxexport.fpga.area import Area, rom, total
 from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
@@ -169,12 +169,14 @@ class Depthwise:
 
     def area(self, folding: Folding) -> Area:
         if folding.taps > 1:
-            tap = product(self.source.element, self.weight.format.element) + Area(lut=3 * self.width, ff=2 * self.width)
+            tap = dots.product(self.source.element, self.weight.format.element) + Area(
+                lut=1.3 * self.width, ff=1.3 * self.width
+            )
             made = self.source.channels * folding.taps * self.window.made_at_once(folding.pixels)
             bits = self.source.beat_bits(folding.simd)
             return self.window.taps_area(self.source.shape, bits, folding.pixels) + tap * made
-        lane = Area(lut=90 + 2.6 * self.width, ff=70 + 2 * self.width)
-        lane += product(self.source.element, self.weight.format.element)
+        lane = Area(lut=50 + 2.2 * self.width, ff=40 + 1.6 * self.width)
+        lane += dots.product(self.source.element, self.weight.format.element)
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
         widths = self.weight.format.element.bits, 8
         memories = total(rom(beats * self.weight.codes.shape[1], lanes * width) for width in widths)

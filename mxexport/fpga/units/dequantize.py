@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area, exponent_bits
+from mxexport.fpga.area import Area
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.numbers import fixedpoint
@@ -86,8 +86,18 @@ class Dequantize:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
 
     def area(self, folding: Folding) -> Area:
-        per_lane = self.result.width * (3.6 if exponent_bits(self.source.element) else 1.4)
-        return Area(lut=15 + folding.simd * per_lane, ff=15 + folding.simd * 1.8 * self.result.width)
+        p, width = fixedpoint.element_parameters(self.source.element), self.result.width
+        exponent, mantissa = p["exponent_bits"], p["mantissa_bits"] + 2
+        span = self.source.code_max - self.source.code_min + (2**exponent - 2 if exponent else 0)
+        bits = span.bit_length()
+        moved = sum(min(mantissa + (1 << (2 * level)), width) for level in range(1, (bits + 1) // 2)) + width * (
+            bits > 0
+        )
+        lane = Area(
+            lut=0.66 * moved + (mantissa + 1.5 * bits if exponent else bits or 0.8 * mantissa),
+            ff=mantissa + bits + width,
+        )
+        return Area(lut=8, ff=8) + lane * folding.simd
 
     def bound(self, x: np.ndarray) -> None:
         return None

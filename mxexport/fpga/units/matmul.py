@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import latencies
+from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, exponent_bits, product, rom
+from mxexport.fpga.area import Area, exponent_bits, ram, rom
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -155,14 +155,19 @@ class MatMul:
             "Simd": folding.simd,
             "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
             "HasBias": int(self.bias.any()),
-            "UseDsp": 0 if folding.luts else -1,
+            "UseDsp": 0 if self._in_luts(folding) else -1,
             "Pair": int(self._pairs(folding)),
         }
 
     def _takes_dsp(self, folding: Folding) -> bool:
         """Whether its products are made by DSP slices, unless LUTs are asked for."""
-        integers = not any(exponent_bits(e) for e in (self.source.element, self.weight.format.element))
-        return not folding.luts and (integers or self._pairs(folding))
+        x, w = self.source.element, self.weight.format.element
+        integers = not (exponent_bits(x) or exponent_bits(w))
+        return not folding.luts and (self._pairs(folding) or (integers and x.bits * w.bits >= dots.DSP_BITS))
+
+    def _in_luts(self, folding: Folding) -> bool:
+        """Whether integers are multiplied in LUTs."""
+        return not self._takes_dsp(folding)
 
     def _pairs(self, folding: Folding) -> bool:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
@@ -221,27 +226,48 @@ class MatMul:
         if self._pairs(folding):
             dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
         else:
-            dot = latencies.dot_latency(x, w, part, use_dsp=not folding.luts)
+            dot = latencies.dot_latency(x, w, part, use_dsp=not self._in_luts(folding))
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
 
     def area(self, folding: Folding) -> Area:
+        """Counted as mx_matmul builds it: dot products, block sums, then what its rows share in turns."""
         pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)
-        part = simd // across
-        row = Area(lut=70 + 2.2 * self.width, ff=60 + 2.2 * self.width)
-        row += Area(lut=2.2 * self.width, ff=1.6 * self.width) * (across - 1)
-        products = product(self.source.element, self.weight.format.element, part, bool(folding.luts)) * (pe * simd)
-        if self._pairs(folding):
-            products = (Area(lut=3, ff=28, dsp=1) * simd + Area(lut=41, ff=41) * (simd // 4)) * (pe // 2)
-        folds, blocks = math.ceil(self.rows / pe), self.source.blocks // across
-        words = folds * blocks * (self.source.group_size // part)
-        element = self.weight.format.element
-        width = element.linear_bits if self._pairs(folding) else element.bits
-        memories = rom(words, pe * simd * width, 128) + rom(folds * blocks, 8 * pe * across)
+        part, turns = simd // across, self._turns(folding)
+        grouped, pairs = math.ceil(pe / turns), self._pairs(folding)
+        x, w = self.source.element, self.weight.format.element
+        if pairs:
+            products = dots.pair(x.linear_bits, w.linear_bits, part) * (pe * across / 2)
+            if exponent_bits(x):  # linear values
+                products += Area(lut=1.6 * x.linear_bits) * simd
+            dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
+        else:
+            products = dots.dot(x, w, part, self._in_luts(folding)) * (pe * across)
+            floats = exponent_bits(x) or exponent_bits(w)
+            dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
+        block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
+        block = dot_bits + (block_beats - 1).bit_length()
+        shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
+        sums = Area(lut=block, ff=block * (1 + (block_beats > 1))) * (pe * across)
+        chosen = {1: 0.0, 2: 0.6, 3: 1.0, 4: 1.0}.get(turns, 2.3) * block
+        levels = math.ceil(shift / 2)
+        moved = sum(min(block + 4**level, self.width) for level in range(1, levels)) + self.width if shift else 0
+        shared = Area(lut=chosen + 0.9 * moved + 1.5 * shift, ff=block + shift + self.width) * across
+        shared += dots.tree(across, self.width) + Area(lut=self.width, ff=self.width * turns)
+        places = self.source.blocks // across
+        beat = across * (shift + part * x.bits)
+        words = folds * places * block_beats
+        memories = rom(words, pe * simd * (w.linear_bits if pairs else w.bits), 128)
+        memories += rom(folds * places * turns, shift * grouped * across)
         if self.bias.any():
-            memories += rom(folds, pe * self.width)
-        return Area(lut=90, ff=60) + row * pe + products + memories
+            bits = min(int(np.abs(self.bias).max()).bit_length() + 1, self.width)
+            memories += rom(folds * turns, bits * grouped)
+        if folds > 1:
+            memories += ram(2 * places * block_beats, beat) + Area(lut=45, ff=40 + beat)
+        counted = (words.bit_length() + (folds * places * turns).bit_length() + self.source.vectors.bit_length()) * 2
+        control = Area(lut=35 + 1.5 * counted, ff=30 + 1.5 * counted + beat)
+        return products + sums + shared * grouped + memories + control
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far a product in float32 may be off, for inputs x (float64 [N, K]) as the graph dequantizes them:

@@ -113,7 +113,7 @@ class Pad:
         return Timing(np.maximum(needs, 0), self.result.beats(folding.simd) // self.result.vectors, 1)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=70 + 0.5 * folding.simd * self.source.width, ff=40)
+        return Area(lut=15 + 0.1 * folding.simd, ff=folding.simd * self.source.width + 14)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, exponent_bits, ram
+from mxexport.fpga.area import Area, exponent_bits, ram, shift_right
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
@@ -145,15 +146,32 @@ class Quantize:
         return Timing(np.arange(self.source.vectors), beats, latency)
 
     def area(self, folding: Folding) -> Area:
+        """Counted as mx_quantize builds it: lanes, then what finds the scale of a block."""
         lanes, width = folding.simd, self.source.width
         if self._rounds_only:
-            return Area(lut=25 + lanes * 1.1 * width, ff=20 + lanes * (width + self.result.bits))
-        depth = 2 * max(self.group_size // lanes, 1)
-        per_lane = width * {0: 5.8, 2: 5.2, 3: 6.0, 4: 8.6}.get(exponent_bits(self.result.element), 8.8)
+            return Area(lut=20 + lanes * 0.6 * width, ff=20 + lanes * (0.7 * width + self.result.bits))
         across = self.result.across(lanes)
-        return Area(lut=130 * across + lanes * per_lane, ff=130 * across + lanes * 3 * width) + ram(
-            depth, lanes * width
-        )
+        q, signed, part = self.quantizer, not self.source.nonnegative, lanes // across
+        bound = width - (not signed)  # bits of a magnitude
+        own = self.source.lsb_exp + E8M0_BIAS - q.emax
+        low, high = (min(max(code, q.code_min), q.code_max) for code in (own, own + bound - 1))
+        shift, binades = (high - low).bit_length(), q.emax - q.emin if q.is_float else 0
+        code, window = self.result.bits, q.mantissa_bits + 1 + binades
+        if binades > 5:
+            moved = min(bound + q.mantissa_bits + 1, 64)
+            lane = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) + Area(lut=0.9 * bound + 18)
+            lane += Area(ff=2 * bound + 4 * bound.bit_length() + q.mantissa_bits + 14)
+        else:
+            lane = shift_right(min(bound, window + 2**shift), window + 1, shift) + Area(lut=13, ff=window + 3 + code)
+            if binades:
+                lane += shift_right(window + 1, q.mantissa_bits + 2, binades.bit_length()) * 0.4 + Area(lut=binades)
+        lane += Area(lut=bound if signed else 0, ff=2 * (bound + signed))
+        depth = 1 << (self.group_size // part + 5).bit_length()
+        found = Area(lut=bound * math.ceil((part + 1) / 5), ff=bound) + Area(lut=1.1 * bound + 20, ff=30)
+        if q.round_bias:  # magnitudes are compared, and what follows the leading one counts
+            found += Area(lut=bound * (1.6 * part + 4), ff=3 * bound)
+        control = Area(lut=65, ff=70) + Area(ff=8 * (3 + 2 * (binades > 5)) / 2)
+        return (lane * part + ram(depth, part * (bound + signed)) + found + control) * across
 
     def bound(self, x: np.ndarray) -> None:
         return None

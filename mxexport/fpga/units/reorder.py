@@ -78,7 +78,8 @@ class Reorder:
         segments = self.source.vectors // lanes
         banks = -(-self.source.vectors // segments)
         memory = ram(2 * segments * group_count(self.source.channels, lanes), lanes * width)
-        return Area(lut=120 + lanes * width * 0.4 * (lanes - 1), ff=70 + lanes * width) + memory * banks
+        choosing = Area(lut=(banks + lanes) * width * lanes * 0.31, ff=(banks * (lanes + 1) + lanes) * width)
+        return Area(lut=60, ff=70) + choosing + memory * banks
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -120,7 +120,7 @@ class Slice:
         return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0, share=share)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=40, ff=20)
+        return Area(lut=14, ff=7)
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

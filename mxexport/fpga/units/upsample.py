@@ -114,7 +114,7 @@ class Upsample:
     def area(self, folding: Folding) -> Area:
         x = self.source
         row = ram(x.shape[1] * (x.beats(folding.simd) // x.vectors), folding.simd * x.width)
-        return Area(lut=90, ff=60) + row
+        return Area(lut=35, ff=60) + row
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

@@ -1,0 +1,118 @@
+"""Area of the pieces that products are made of, counted as the RTL builds them; the sum is held to Yosys by tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from mxexport.fpga import latencies
+from mxexport.fpga.area import Area, exponent_bits
+from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import Element
+
+DSP_BITS = 32  # of both factors, multiplied: Yosys makes smaller products of LUTs
+_ENTANGLED = 1.06  # LUTs of products by Yosys for one that is counted
+
+
+def tree(terms: int, width: int, pending: bool = False) -> Area:
+    """mx_tree: one LUT per bit of every adder, a register behind it."""
+    lut = ff = 0
+    for adders, passed, bits in _levels(terms, width, pending):
+        lut += adders * bits
+        ff += (adders + passed) * (bits + 1)
+    return Area(lut=lut, ff=ff)
+
+
+def _levels(terms: int, width: int, pending: bool) -> Iterator[tuple[int, int, int]]:
+    """Adders of every level, terms that pass it alone, bits of a sum."""
+    added, level = 1, 0
+    left = terms
+    while left > 1:
+        step = 2 if pending and not level else 3
+        alone = left % step == 1 and not (pending and not level)
+        count = math.ceil(left / step)
+        added *= step
+        yield count - alone, int(alone), width + (min(added, terms) - 1).bit_length()
+        left, level = count, level + 1
+
+
+def dot(a: Element, w: Element, lanes: int, luts: bool = False) -> Area:
+    """mx_dot of so many lanes; `luts`: integers without DSP slices."""
+    if not (exponent_bits(a) or exponent_bits(w)):
+        if luts:
+            return _booth(a.bits, w.bits, lanes)
+        width = a.linear_bits + w.linear_bits
+        return Area(ff=width, dsp=1) * lanes + tree(lanes, width, pending=True)
+    width = a.linear_bits + w.linear_bits - 1
+    return multiplier(a, w) * lanes + tree(lanes, width, latencies.sign_pending(a, w))
+
+
+def multiplier(a: Element, w: Element) -> Area:
+    """mx_mul without DSP slices: a product with the registers of its steps."""
+    (x, m), (y, n) = (_parts(e) for e in (a, w))
+    width = a.linear_bits + w.linear_bits - 1
+    if not (x and y):
+        return _mixed(a, w)
+    if x + m + y + n <= 6:
+        return Area(lut=width, ff=width)
+    mant = m + n + 2
+    table = {True: mant, False: {8: 13, 7: 10}.get(mant, 2 * mant)}[mant <= 6]
+    if x == y == 2:
+        lut, ff = table + 2 + (mant + 2) + (mant + 4) + 1, mant + 4 + 1 + width + 1
+    else:
+        bits = (2**x + 2**y - 2).bit_length()
+        middle = mant + 15 if bits == 6 else 0
+        lut = table + 2 + max(x, y) + (mant + 3) + middle + width + 1
+        ff = mant + bits + 1 + width + 1 + (middle + 3 if middle else 0)
+    return Area(lut=lut * _ENTANGLED, ff=ff)
+
+
+def product(a: Element, w: Element) -> Area:
+    """mx_mul alone, in a DSP slice where it is given integers that are worth one."""
+    if exponent_bits(a) or exponent_bits(w):
+        return multiplier(a, w)
+    if a.bits * w.bits >= DSP_BITS:
+        return Area(lut=16, ff=14, dsp=1)
+    return Area(lut=1.4 * a.bits * w.bits, ff=a.bits + w.bits)
+
+
+def _mixed(a: Element, w: Element) -> Area:
+    """mx_mixed_mul."""
+    integer, minifloat = (a, w) if exponent_bits(w) else (w, a)
+    x, m = _parts(minifloat)
+    digits, width = math.ceil((m + 1) / 2), a.linear_bits + w.linear_bits - 1
+    rows, total = digits * (integer.bits + 2), integer.bits + 2 * digits
+    shifts = 1 if x <= 2 else math.ceil(x / 2) * 0.8
+    lut = rows + (digits - 1) * total + shifts * width + x
+    return Area(lut=lut, ff=rows + x + 1 + width + 1 + (total + x + 1 if x > 2 else 0))
+
+
+def _booth(a_bits: int, w_bits: int, lanes: int) -> Area:
+    """mx_dot_booth."""
+    digits, length = math.ceil(w_bits / 2), min(lanes, 4)
+    row = a_bits + 1 + (length - 1).bit_length()
+    rows = sum(a_bits + 1 + i.bit_length() for i in range(length)) * digits * (lanes // length)
+    chain = row + 1 + (row + 2 if length > 2 else 0)
+    late = (lanes // length) * max(length - 2, 0) * (a_bits + w_bits)
+    found = Area(lut=rows, ff=chain * digits * (lanes // length) + late) + tree(lanes // length, row) * digits
+    joined = a_bits + w_bits + (lanes - 1).bit_length()
+    return found + Area(lut=(digits > 1) * joined + (digits > 3) * joined * 0.7, ff=(digits > 1) * joined * 2)
+
+
+def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
+    """mx_dot_pair: two rows."""
+    field = min(lanes, latencies.pair_field(a_bits, w_bits))
+    length = min(lanes, 4)
+    chains, fields = field // length, lanes // field
+    packed = 20 + a_bits + w_bits + (field - 1).bit_length()
+    late = sum(i - 1 for i in range(2, length)) * (a_bits + 2 * w_bits) * chains
+    sums = {1: Area(), 2: Area(lut=packed, ff=packed), 4: Area(lut=2 * packed, ff=3 * packed)}[chains]
+    joined = a_bits + w_bits + (lanes - 1).bit_length()
+    last = Area(lut=2 * joined, ff=2 * joined) if fields > 1 else Area()
+    return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + last
+
+
+def _parts(element: Element) -> tuple[int, int]:
+    """Exponent and mantissa bits."""
+    p = fixedpoint.element_parameters(element)
+    return p["exponent_bits"], p["mantissa_bits"]
