@@ -128,7 +128,7 @@ def test_a_share_of_a_part(exported, tmp_path):
 
 def test_a_design_larger_than_its_part_is_a_warning(exported, tmp_path):
     fastest = {"0": (64, 32), "2": (32, 32), "4": (16, 32)}
-    with pytest.warns(UserWarning, match="xc7z020 is too small by the coarse estimate: .*% of its lut"):
+    with pytest.warns(UserWarning, match="xc7z020 is too small by the coarse estimate: .*% of its dsp"):
         mx.compile(exported, tmp_path / "d", calibration=X, part="xc7z020", folding=fastest)
 
 

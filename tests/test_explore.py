@@ -92,3 +92,17 @@ def test_formats_are_drawn_beside_each_other(models, tmp_path):
     assert len(circles) > 30 and all(0 < float(c.get("cx")) < 640 and 0 < float(c.get("cy")) < 430 for c in circles)
     told = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert len(told["explore"]) > 10
+
+
+def test_synth_says_clocks_and_the_longest_path(tmp_path):
+    torch.manual_seed(0)
+    model = mx.quantize_model(nn.Sequential(nn.Linear(8, 4)), "mxint4", "mxint4")
+    mx.export(model, (torch.zeros(1, 8),), tmp_path / "m.onnx")
+    mx.compile(tmp_path / "m.onnx", tmp_path / "d", calibration=X[:, :8])
+    shown = CliRunner().invoke(app, ["synth", str(tmp_path / "d")])
+    assert shown.exit_code == 0 and "MHz" in shown.output and "longest path, in" in shown.output
+    assert "300 ps a connection; UltraScale+ -2" in shown.output
+    told = json.loads(CliRunner().invoke(app, ["synth", str(tmp_path / "d"), "--json"]).stdout)
+    units = {name: row for name, row in told.items() if name != "total"}
+    assert told["total"]["fmax_mhz"] == min(row["fmax_mhz"] for row in units.values()) >= 300
+    assert all(" ns, " in row["path"] for row in units.values())

@@ -87,7 +87,7 @@ class ArgMax:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=25 + folding.simd * 2.2 * self.source.width, ff=self.source.width + 30)
+        return Area(lut=25 + folding.simd * 1.5 * self.source.width, ff=folding.simd * (self.source.width + 5) + 30)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Values that float32 cannot tell apart may change places; a half else, so that numbers are equal."""
