@@ -87,7 +87,8 @@ class ArgMax:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
     def area(self, folding: Folding) -> Area:
-        return Area(lut=25 + folding.simd * 1.5 * self.source.width, ff=folding.simd * (self.source.width + 5) + 30)
+        lanes = min(folding.simd, self.source.channels)
+        return Area(lut=25 + lanes * 1.5 * self.source.width, ff=lanes * 0.7 * (self.source.width + 5) + 30)
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Values that float32 cannot tell apart may change places; a half else, so that numbers are equal."""
