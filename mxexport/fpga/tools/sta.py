@@ -76,7 +76,13 @@ SERIES_7 = Delays(
     source="7 series -1, as Vivado's timing reports for Artix-7 print them (DS181); DSP with all of its registers",
 )
 
-_ROUTED, _LOCAL = True, False
+_WORDS = {
+    "register": "register",
+    "block_ram": "block RAM",
+    "dsp": "DSP slice",
+    "shift_register": "shift register",
+    "memory": "memory",
+}
 
 
 @dataclass(frozen=True)
@@ -237,13 +243,7 @@ class _Analysis:
             own = _Arrival(d.shift_register, f"memory {self._name(bit)}")
             return _latest(a for a in (read, own) if a is not None)
         start = {"register": d.clock_to_q, "block_ram": d.block_ram, "dsp": d.dsp, "shift_register": d.shift_register}
-        words = {
-            "register": "register",
-            "block_ram": "block RAM",
-            "dsp": "DSP slice",
-            "shift_register": "shift register",
-        }
-        return _Arrival(start[kind], f"{words[kind]} {self._name(bit)}")
+        return _Arrival(start[kind], f"{_WORDS[kind]} {self._name(bit)}")
 
     def _of(self, bit: int) -> list[_Arrival]:
         return [a for a in (self.known[b] for b in self._sources(bit) if isinstance(b, int)) if a is not None]
@@ -255,43 +255,26 @@ class _Analysis:
         return _latest(a.then(pin + self.delays.site_pin, net=self.net, luts=1, slice=True) for a, pin in pins)
 
     def _through_carry(self, cell: Mapping, port: str, index: int) -> _Arrival | None:
-        d, joined = self.delays, cell["connections"]
+        """A carry (CO) or a sum (O) of bit `index`, by way of the carry before the cell or of its bits up to there."""
+        d, joined, found = self.delays, cell["connections"], []
 
-        def entering(bits: list, above: int) -> Iterator[_Arrival]:
-            """Through S or DI of a bit so many fours below the end of the chain in this cell."""
-            for bit in bits:
-                if isinstance(bit, int) and (a := self.known[bit]) is not None:
-                    yield a.then(d.carry_in + above * d.carry_four, net=0 if a.slice else self.net, carry=1 + above,
-                                 slice=True, chain=True)  # fmt: skip
+        def enters(bit: int | str, fours: int, beside: bool) -> None:
+            """Through so many fours of bits; `beside`: a LUT that drives it lies beside the chain."""
+            if isinstance(bit, int) and (a := self.known[bit]) is not None:
+                first = d.carry_four if a.chain else d.carry_in
+                net = 0 if a.chain or (beside and a.slice) else self.net
+                ps = first + (fours - 1) * d.carry_four
+                found.append(a.then(ps, net=net, carry=fours, slice=True, chain=True))
 
-        found = []
+        for pin in ("CI", "CYINIT"):
+            for bit in joined.get(pin, []):
+                enters(bit, index // 4 + 1, beside=False)
         for i in range(index + 1):
-            above = index // 4 - i // 4
-            if port == "CO" or i < index:
-                found += entering([joined["S"][i], joined["DI"][i]], above)
-            else:  # its own sum: an exclusive or
-                found += [a.then(0, chain=True, slice=True) for a in entering([joined["S"][i]], 0)]
-        for first in ("CI", "CYINIT"):
-            for bit in joined.get(first, []):
-                if isinstance(bit, int) and (a := self.known[bit]) is not None:
-                    fours = index // 4 + 1
-                    if a.chain:
-                        found.append(a.then(fours * d.carry_four, carry=fours, slice=True, chain=True))
-                    else:
-                        found.append(
-                            a.then(
-                                d.carry_in + (fours - 1) * d.carry_four,
-                                net=self.net,
-                                carry=fours,
-                                slice=True,
-                                chain=True,
-                            )
-                        )
+            enters(joined["S"][i], index // 4 - i // 4 + 1, beside=True)
+            if i < index or port == "CO":
+                enters(joined["DI"][i], index // 4 - i // 4 + 1, beside=True)
         worst = _latest(found)
-        if worst is None or port == "CO":
-            return worst
-        out = d.carry_out if worst.carry_cells else 0
-        return worst.then(out, slice=True)
+        return worst if worst is None or port == "CO" else worst.then(d.carry_out, slice=True)
 
     def _end_name(self, name: str, kind: str, port: str) -> str:
         joined = self.cells[name]["connections"]
@@ -299,8 +282,7 @@ class _Analysis:
             what = {"D": "register", "CE": "the enable of register"}.get(port, "the reset of register")
             return f"{what} {self._name(joined['Q'][0])}"
         first = next((b for p, bits in joined.items() for b in bits if self.driver.get(b, ("",))[0] == name), None)
-        words = {"block_ram": "block RAM", "dsp": "DSP slice", "shift_register": "shift register", "memory": "memory"}
-        return f"{words[kind]} {self._name(first) if first is not None else name}"
+        return f"{_WORDS[kind]} {self._name(first) if first is not None else name}"
 
     def _name(self, bit: int) -> str:
         return self.names.get(bit, "without a name")
