@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import numpy as np
 import onnx
 from onnx import helper
 
 from mxexport import ops
+from mxexport.fpga import library
+from mxexport.fpga.tools.verilator import WAIVED, find_tools
 from mxexport.numbers import bits
 
 ALL_FORMATS = (
@@ -101,3 +106,17 @@ def single_node_model(op_type: str, arrays: list, attributes: dict, opset: int =
         functions=ops.functions_for([node], opset),
         ir_version=10,
     )
+
+
+def lint(design, cells: bool = False) -> str:
+    """What Verilator says of a design's RTL with -Wall, but for the waivers of `tools/verilator.py`; `cells`: with the
+    vendor's cells by name."""
+    tools, rtl = find_tools(), design.path / "rtl"
+    sources = [*sorted(rtl.glob("*_pkg.sv")), *sorted(rtl.glob("*[!g].sv")), *(library.primitives() if cells else [])]
+    options = [f"-Wno-{name}" for name in WAIVED] + ["-DMX_LUT6_2", "-DMX_DSP48E2"] * cells
+    command = [tools.verilator, "--lint-only", "-Wall", *options, "--no-timing", "--top-module", "mx_top"]
+    environment = os.environ | {"VERILATOR_ROOT": str(tools.root)}
+    done = subprocess.run(
+        [*command, *map(str, sources)], cwd=design.path / "mem", capture_output=True, text=True, env=environment
+    )
+    return done.stderr if done.returncode else ""

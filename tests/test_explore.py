@@ -16,6 +16,7 @@ import mxexport as mx
 from mxexport.cli import app
 from mxexport.errors import OptionError
 from mxexport.fpga import devices
+from tests.helpers import lint
 
 X = np.random.default_rng(0).integers(-128, 128, (40, 64)).astype(np.float32) / 128
 
@@ -36,6 +37,7 @@ def test_products_in_luts_are_exact_and_need_no_slices(models, tmp_path, name):
     assert design.report["estimate"]["dsp"] == 0
     assert all(layer["luts"] == 1 for layer in design.report["layers"])
     np.testing.assert_array_equal(design.simulate(X).raw, design.run_dataflow(X).raw)
+    assert lint(design) == "" and lint(design, cells=True) == ""
     again = mx.compile(models / f"{name}.onnx", tmp_path / "e", calibration=X, folding=tmp_path / "d" / "folding.yaml")
     assert again.foldings == design.foldings
 

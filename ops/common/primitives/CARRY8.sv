@@ -21,11 +21,11 @@ module CARRY8 #(
 );
 
 `ifndef BLACKBOX
-  function automatic logic [8:0] carries(logic first, logic [7:0] data, logic [7:0] select);
-    logic [8:0] carry;
-    carry[0] = first;
-    for (int i = 0; i < 8; i++) carry[i+1] = select[i] ? carry[i] : data[i];
-    return carry;
+  function automatic logic [8:0] carries(logic first, logic [7:0] into, logic [7:0] through);
+    logic [8:0] found;
+    found[0] = first;
+    for (int i = 0; i < 8; i++) found[i+1] = through[i] ? found[i] : into[i];
+    return found;
   endfunction
 
   logic [8:0] carry;
