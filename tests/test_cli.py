@@ -12,9 +12,10 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import mxexport as mx
-from mxexport.cli import COMMANDS
+from mxexport.cli import COMMANDS, app
 from mxexport.cli._common import load_inputs, save_array
 from mxexport.cli.export import _call, _example
 from mxexport.errors import InputFileError, OptionError
@@ -171,3 +172,8 @@ def test_a_header_of_a_hopeless_size_is_no_array(tmp_path):
 def test_export_says_what_is_wrong_with_its_arguments(call, message):
     with pytest.raises(OptionError, match=message):
         call()
+
+
+def test_the_version_is_shown():
+    result = CliRunner().invoke(app, ["--version"])
+    assert result.exit_code == 0 and result.output.strip() == f"mxexport {mx.__version__}"

@@ -7,11 +7,13 @@ A command is a function in one of the files beside this one and a line in `COMMA
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+import mxexport
 from mxexport.cli import clean, convert, demo, export, files, hardware, verify
-from mxexport.cli._common import notes
+from mxexport.cli._common import console, notes
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
@@ -37,6 +39,22 @@ app = typer.Typer(
 )
 for _command in COMMANDS:
     app.command()(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"mxexport {mxexport.__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Groupwise (OCP microscaling) quantized PyTorch models to QONNX and FPGA dataflow, bit-exact at every step."""
+
 
 # Optional packages and the extra that brings them.
 _EXTRAS = {"torch": "torch", "jinja2": "fpga"}

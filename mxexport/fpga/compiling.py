@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+from mxexport.errors import InputFileError
 from mxexport.fpga import emit, library, lowering, options, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import REPORT, Design
@@ -57,6 +58,7 @@ def compile(
         VerificationError: the dataflow graph differs from the QONNX graph.
         InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
+    out = _writable(Path(out))
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
     supported = min(clock_mhz, clock_limit(part) or clock_mhz)
     target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
@@ -76,28 +78,45 @@ def compile(
         verify.check_rewritten(given, qonnx, sample)
     verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
 
-    out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        staging = Path(temporary)
-        graph.save(qonnx, staging / "calibrated.onnx")
-        graph.save(lowered.model, staging / "dataflow.onnx")
-        _write_rtl(placed, staging)
-        saturated = all_saturated(inputs, network)
-        report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
-        report["tensors"] = lowered.tensors
-        chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
-        (staging / "folding.yaml").write_text(options.folding_text(chosen))
-        report["calibration"] = {
-            "frames": min(map(len, inputs.values())),
-            "margin": margin,
-            "saturated_inputs": saturated,
-        }
-        (staging / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-        _move_into(staging, out)
+    report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
+    report["tensors"] = lowered.tensors
+    report["calibration"] = {
+        "frames": min(map(len, inputs.values())),
+        "margin": margin,
+        "saturated_inputs": all_saturated(inputs, network),
+    }
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".mxexport.") as temporary:
+            staging = Path(temporary)
+            graph.save(qonnx, staging / "calibrated.onnx")
+            graph.save(lowered.model, staging / "dataflow.onnx")
+            _write_rtl(placed, staging)
+            chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
+            (staging / "folding.yaml").write_text(options.folding_text(chosen))
+            (staging / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            _move_into(staging, out)
+    except OSError as error:
+        raise InputFileError(f"compile: cannot write to {_named(out)}: {error.strerror or error}") from error
     for words in filter(None, (report["limit"], too_large(report))):
         warnings.warn(words, stacklevel=2)
     return Design(out)
+
+
+def _writable(out: Path) -> Path:
+    """`out`, before any work. Raises InputFileError where a directory cannot come to be."""
+    if "\0" in str(out):
+        raise InputFileError(f"compile: cannot write to {_named(out)}: its name holds a NUL")
+    first = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
+    if not first.is_dir():
+        raise InputFileError(f"compile: cannot write to {out}: {first} is no directory; give another name")
+    return out
+
+
+def _named(out: Path) -> str:
+    """The path in words, cut where it is very long."""
+    text = str(out)
+    return repr(text if len(text) < 200 else f"{text[:80]}…{text[-40:]}")
 
 
 def _write_rtl(design: emit.Design, directory: Path) -> None:

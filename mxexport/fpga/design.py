@@ -64,7 +64,7 @@ class Design:
         file = self.path / REPORT
         if not file.is_file():
             raise InputFileError(f"{self.path} holds no compiled design (no {REPORT}); run mxexport compile first")
-        self.report: dict = json.loads(file.read_text())
+        self.report: dict = _read_report(file)
 
     @cached_property
     def network(self) -> Network:
@@ -225,6 +225,8 @@ class Design:
     def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
         names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
         sources = [self.path / "rtl" / name for name in names]
+        if missing := [str(source) for source in sources if not source.is_file()]:
+            raise InputFileError(f"{self.path}: no {', '.join(missing)}; compile it again")
         return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
 
     @property
@@ -270,6 +272,17 @@ class Design:
         """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock
         in MHz that its longest path allows (`mxexport.fpga.tools.sta`); in total, of the slowest unit."""
         return area_table(self.synthesize())
+
+
+def _read_report(file: Path) -> dict:
+    """Raises InputFileError for what `compile` cannot have written."""
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputFileError(f"{file} is no report of a compiled design ({error}); compile it again") from None
+    if not isinstance(found, dict) or not {"path", "part", "layers", "clock_mhz"} <= set(found):
+        raise InputFileError(f"{file} is no report of a compiled design, or of an older version; compile it again")
+    return found
 
 
 def area_table(results: Mapping[str, yosys.SynthResult]) -> dict[str, dict[str, float]]:

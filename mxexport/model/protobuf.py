@@ -42,8 +42,8 @@ def map_proto(path: Path) -> tuple[onnx.ModelProto, np.ndarray]:
     Raises:
         OSError, ValueError: no such file, no protobuf, text, or initializers in other files: onnx reads those.
     """
-    if is_text(path):
-        raise ValueError("text")
+    if is_text(path) or not path.is_file():  # a pipe would wait for a writer
+        raise ValueError("text, or no plain file")
     with path.open("rb") as file:
         data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     proto = onnx.ModelProto()

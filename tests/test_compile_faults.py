@@ -1,0 +1,89 @@
+"""Bad days of `compile` and of a compiled design: one error of ours each, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import mxexport as mx
+from mxexport.cli import app
+from mxexport.errors import InputFileError
+
+X = np.random.default_rng(0).integers(-128, 128, (8, 32)).astype(np.float32) / 128
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("faults") / "m.onnx"
+    torch.manual_seed(0)
+    mx.export(mx.quantize_model(nn.Sequential(nn.Linear(32, 4)), "mxint8", "mxint8"), (torch.zeros(1, 32),), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def compiled(model):
+    return mx.compile(model, model.parent / "compiled", calibration=X).path
+
+
+@pytest.mark.parametrize(
+    "place, words",
+    [
+        ("file", "file is no directory; give another name"),
+        ("file/under/it", "file is no directory; give another name"),
+        ("n" * 10_000, "File name too long"),
+        ("n\0l", "cannot write to"),
+    ],
+    ids=["a file", "below a file", "a long name", "a name with NUL"],
+)
+def test_places_where_no_design_can_go(model, tmp_path, place, words):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(InputFileError, match="^compile: cannot write to") as caught:
+        mx.compile(model, tmp_path / place, calibration=X)
+    assert words in str(caught.value) and len(str(caught.value)) < 500
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_disk_that_fails_leaves_what_was_there(model, tmp_path, monkeypatch):
+    design = mx.compile(model, tmp_path / "d", calibration=X)
+    before = {p: p.read_bytes() for p in design.path.rglob("*") if p.is_file()}
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copy", full)
+    with pytest.raises(InputFileError, match="cannot write to .*: No space left on device"):
+        mx.compile(model, tmp_path / "d", calibration=X, margin=3)
+    assert {p: p.read_bytes() for p in design.path.rglob("*") if p.is_file()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["d"]
+
+
+@pytest.mark.parametrize("text", ["", "hello", "{}", "[]", "3", json.dumps({"top": "mx_top"}), "[" * 100_000])
+def test_a_report_that_compile_did_not_write(compiled, tmp_path, text):
+    shutil.copytree(compiled, tmp_path / "d")
+    (tmp_path / "d" / "report.json").write_text(text)
+    with pytest.raises(InputFileError, match="is no report of a compiled design.*compile it again"):
+        mx.open_design(tmp_path / "d")
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "d")])
+    assert isinstance(result.exception, InputFileError)
+
+
+@pytest.mark.parametrize("name", ["rtl/mx_top.sv", "rtl/mx_matmul.sv", "dataflow.onnx"])
+def test_a_file_of_the_design_is_missing(compiled, tmp_path, name):
+    shutil.copytree(compiled, tmp_path / "d")
+    (tmp_path / "d" / name).unlink()
+    with pytest.raises(InputFileError, match=name.replace(".", "[.]")):
+        mx.open_design(tmp_path / "d").simulate(X)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
+def test_a_pipe_is_no_model(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputFileError, match="no such file"):
+        mx.compile(tmp_path / "pipe", tmp_path / "d", calibration=X)
