@@ -36,7 +36,8 @@ def describe(
     weighted = {p.name: p.layer in folding for p in products}  # of layers equally slow, one whose folding was asked for
     slowest = max(taken, key=lambda name: (taken[name], name in weighted, weighted.get(name, False)))
     cycles = taken[slowest]
-    supported = min(clock_mhz, clock_limit(part) or clock_mhz)
+    most = _clock_limit(network, part)
+    supported = min(clock_mhz, most or clock_mhz)
     fps = supported * 1e6 / cycles
     limit, area = None, total(estimate(design).values())
     if supported < clock_mhz:
@@ -52,7 +53,7 @@ def describe(
     return {
         "top": emit.TOP,
         "clock_mhz": clock_mhz,
-        "clock_limit_mhz": clock_limit(part),
+        "clock_limit_mhz": most,
         "frames_per_second": fps,
         "cycles_per_frame": cycles,
         "latency_cycles": latency(network, foldings),
@@ -68,6 +69,14 @@ def describe(
         "utilization_percent": _utilization(area, part),
         "next_step": _next_step(design, supported, folding),
     }
+
+
+def _clock_limit(network: Network, part: str) -> float | None:
+    """What the timing estimate supports: of the family, and of the slowest unit."""
+    family = clock_limit(part)
+    if family is None:
+        return None
+    return min(family, *(getattr(i.unit, "clock_mhz", family) for i in network.instances))
 
 
 def estimate(design: emit.Design) -> dict[str, Area]:

@@ -36,6 +36,7 @@ class Affine:
     module = "mx_affine"
     clocked = True
     status = {}
+    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ("gain", "offset")
     vectorwise = True
     lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "BatchNormalization"))

@@ -24,6 +24,7 @@ class AveragePool:
     module = "mx_average_pool"
     clocked = True
     status = {"error_o": 1}
+    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = False
     lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"))

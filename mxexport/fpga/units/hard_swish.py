@@ -25,6 +25,7 @@ class HardSwish:
     module = "mx_hard_swish"
     clocked = True
     status = {}
+    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = True
     lowers = (("", "HardSwish"),)

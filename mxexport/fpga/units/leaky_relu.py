@@ -23,6 +23,7 @@ class LeakyRelu:
     module = "mx_leaky_relu"
     clocked = True
     status = {}
+    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = True
     lowers = (("", "LeakyRelu"),)
