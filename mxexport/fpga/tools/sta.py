@@ -55,7 +55,7 @@ ULTRASCALE_PLUS = Delays(
     dsp=400,
     dsp_setup=300,
     source="UltraScale+ -2. LUT, register and carry delays, RAMB36: RapidWright's open delay model (FPT 2019), the "
-    "largest where it gives a range, a CARRY8 as two CARRY4. MUXF, shift registers, DSP (with its registers) and set-up "
+    "largest where it gives a range, a CARRY8 as two CARRY4. MUXF, shift registers, DSP (with its registers), set-up "
     "of block RAM: assumed, in the order of DS925",
 )
 SERIES_7 = Delays(
