@@ -258,7 +258,7 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[
     wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
         known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
-        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1)
+        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1 and f.luts == wanted.luts)
         raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 
