@@ -358,7 +358,7 @@ class MatMulCase:
         self.in_frame = len(self.beats) // frames
         self.out_frame = groups.group_count(rows, pe)
         parameters = parameters_of(unit, folding, {name: f"{name}.mem" for name in memories})
-        self.simulator = build("mx_matmul", directory, **parameters, **more)
+        self.simulator = build("mx_matmul", directory, **(parameters | more))
 
 
 @pytest.mark.parametrize(

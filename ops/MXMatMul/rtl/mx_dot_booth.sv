@@ -48,7 +48,7 @@ module mx_dot_booth #(
         logic [Bits-1:0]          below, sum;
         logic                     carry;
 
-        assign w_wide = $signed({w_i[Lane], 1'b0});
+        assign w_wide = (2 * Digits + 1)'($signed({w_i[Lane], 1'b0}));
         if (i < 2) begin : g_now
           assign a     = a_i[Lane];
           assign digit = w_wide[2*j+:3];
