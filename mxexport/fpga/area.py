@@ -89,6 +89,13 @@ def shift_right(width: int, kept: int, bits: int) -> Area:
     return Area(lut=sum(min(n, max(width, kept)) for n in levels) + width / 2.2)
 
 
+def shift_left(width: int, within: int, bits: int) -> float:
+    """LUTs of a shift of `width` bits into `within`: levels of four choices, all but the last as wide as they reach."""
+    if not bits:
+        return 0
+    return sum(min(width + 4**level, within) for level in range(1, math.ceil(bits / 2))) + within
+
+
 def _lanes(lanes: int, wanted: int, bits: int, count: int) -> Area:
     if min(lanes, wanted) >= count:
         return Area(lut=1)  # wiring

@@ -23,6 +23,7 @@ from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Stre
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.model import graph
+from mxexport.model.writer import staging
 from mxexport.numbers import fixedpoint
 from mxexport.running import executors
 
@@ -250,10 +251,10 @@ class Design:
             "explore.json": json.dumps([p.table() for p in own], indent=1) + "\n",
             "explore.svg": explore.svg(fronts),
         }
-        for name, text in texts.items():
-            part = self.path / f".{name}.part"
-            part.write_text(text)
-            os.replace(part, self.path / name)
+        with staging(self.path / "explore") as directory:
+            for name, text in texts.items():
+                (directory / name).write_text(text)
+                os.replace(directory / name, self.path / name)
         return own
 
     def synthesize(self) -> dict[str, yosys.SynthResult]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, exponent_bits
-from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
 DSP_BITS = 32  # of both factors, multiplied: Yosys makes smaller products of LUTs
@@ -15,25 +13,16 @@ _ENTANGLED = 1.06  # LUTs of products by Yosys for one that is counted
 
 
 def tree(terms: int, width: int, pending: bool = False) -> Area:
-    """mx_tree: one LUT per bit of every adder, a register behind it."""
-    lut = ff = 0
-    for adders, passed, bits in _levels(terms, width, pending):
-        lut += adders * bits
-        ff += (adders + passed) * (bits + 1)
-    return Area(lut=lut, ff=ff)
-
-
-def _levels(terms: int, width: int, pending: bool) -> Iterator[tuple[int, int, int]]:
-    """Adders of every level, terms that pass it alone, bits of a sum."""
-    added, level = 1, 0
-    left = terms
-    while left > 1:
-        step = 2 if pending and not level else 3
-        alone = left % step == 1 and not (pending and not level)
-        count = math.ceil(left / step)
+    """mx_tree: one LUT per bit of every adder, a register behind it; a term left over passes by unless its sign is
+    pending."""
+    lut, ff, added = 0, 0, 1
+    for level, (come, step) in enumerate(latencies.tree(terms, pending)):
+        sums, alone = math.ceil(come / step), come % step == 1 and not (pending and level == 0)
         added *= step
-        yield count - alone, int(alone), width + (min(added, terms) - 1).bit_length()
-        left, level = count, level + 1
+        bits = width + (min(added, terms) - 1).bit_length()
+        lut += (sums - alone) * bits
+        ff += sums * (bits + 1)
+    return Area(lut=lut, ff=ff)
 
 
 def dot(a: Element, w: Element, lanes: int, luts: bool = False) -> Area:
@@ -49,18 +38,18 @@ def dot(a: Element, w: Element, lanes: int, luts: bool = False) -> Area:
 
 def multiplier(a: Element, w: Element) -> Area:
     """mx_mul without DSP slices: a product with the registers of its steps."""
-    (x, m), (y, n) = (_parts(e) for e in (a, w))
+    (x, m), (y, n) = (latencies.parts(e) for e in (a, w))
     width = a.linear_bits + w.linear_bits - 1
     if not (x and y):
         return _mixed(a, w)
-    if x + m + y + n <= 6:
+    if latencies.fits_table(a, w):
         return Area(lut=width, ff=width)
     mant = m + n + 2
-    table = {True: mant, False: {8: 13, 7: 10}.get(mant, 2 * mant)}[mant <= 6]
+    table = mant if mant <= 6 else {8: 13, 7: 10}.get(mant, 2 * mant)
     if x == y == 2:
         lut, ff = table + 2 + (mant + 2) + (mant + 4) + 1, mant + 4 + 1 + width + 1
     else:
-        bits = (2**x + 2**y - 2).bit_length()
+        bits = latencies.exponent_sum_bits(x, y)
         middle = mant + 15 if bits == 6 else 0
         lut = table + 2 + max(x, y) + (mant + 3) + middle + width + 1
         ff = mant + bits + 1 + width + 1 + (middle + 3 if middle else 0)
@@ -79,7 +68,7 @@ def product(a: Element, w: Element) -> Area:
 def _mixed(a: Element, w: Element) -> Area:
     """mx_mixed_mul."""
     integer, minifloat = (a, w) if exponent_bits(w) else (w, a)
-    x, m = _parts(minifloat)
+    x, m = latencies.parts(minifloat)
     digits, width = math.ceil((m + 1) / 2), a.linear_bits + w.linear_bits - 1
     rows, total = digits * (integer.bits + 2), integer.bits + 2 * digits
     shifts = 1 if x <= 2 else math.ceil(x / 2) * 0.8
@@ -110,9 +99,3 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
     joined = a_bits + w_bits + (lanes - 1).bit_length()
     last = Area(lut=2 * joined, ff=2 * joined) if fields > 1 else Area()
     return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + last
-
-
-def _parts(element: Element) -> tuple[int, int]:
-    """Exponent and mantissa bits."""
-    p = fixedpoint.element_parameters(element)
-    return p["exponent_bits"], p["mantissa_bits"]

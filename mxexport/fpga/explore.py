@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from mxexport.errors import OptionError
-from mxexport.fpga import copies, schedule
+from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.network import Network
 from mxexport.fpga.timing import cycles_per_unit
@@ -36,11 +36,11 @@ class Point:
 def front(network: Network, clock_mhz: float, most: Area | None = None) -> list[Point]:
     """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
     is left out where it needs more than `most`, or another one is as fast and needs no more of anything."""
-    counts = sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
+    targets = _spread(schedule.cycle_counts(network))
     found: dict[tuple, Point] = {}
-    for name, kinds in (("dsp", schedule.DSP), ("lut", schedule.LUTS)):
-        for target in _spread(counts):
-            foldings = schedule.fold(network, target, luts=kinds[0])
+    for name, luts in (("dsp", False), ("lut", True)):
+        for target in targets:
+            foldings = schedule.fold(network, target, luts=luts)
             cycles = max(cycles_per_unit(network, foldings).values())
             layers = {p.layer: foldings[p.name] for p in network.products()}
             area = schedule.area_of(network, foldings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
@@ -15,32 +16,40 @@ def sum_latency(terms: int) -> int:
 
 def mul_latency(a: Element, w: Element) -> int:
     """mx_mul: product of the mantissas and shift, each in one cycle or two."""
-    a_exp, w_exp = (_bits(e)[0] for e in (a, w))
-    if _fits_table(a, w) or not (a_exp or w_exp):
+    a_exp, w_exp = (parts(e)[0] for e in (a, w))
+    if fits_table(a, w) or not (a_exp or w_exp):
         return 1
     if not (a_exp and w_exp):
         return 3 if max(a_exp, w_exp) > 2 else 2
     if min(a_exp, w_exp) >= 2:
-        return 3 if 2**a_exp + 2**w_exp - 2 > 31 else 2
+        return 3 if exponent_sum_bits(a_exp, w_exp) == 6 else 2
     return 2 if sum(2**exponent - 2 for exponent in (a_exp, w_exp)) > 3 else 1
+
+
+def exponent_sum_bits(a_exp: int, w_exp: int) -> int:
+    """Bits of the sum of two exponents that count from 1."""
+    return (2**a_exp + 2**w_exp - 2).bit_length()
 
 
 def sign_pending(a: Element, w: Element) -> bool:
     """Whether mx_mul leaves the sign to the adders behind it."""
-    (a_exp, a_man), (w_exp, w_man) = (_bits(e) for e in (a, w))
-    if min(a_exp, w_exp) < 2 or _fits_table(a, w):
+    (a_exp, a_man), (w_exp, w_man) = (parts(e) for e in (a, w))
+    if min(a_exp, w_exp) < 2 or fits_table(a, w):
         return True
-    sum_bits = (2**a_exp + 2**w_exp - 2).bit_length()
-    return a_exp + w_exp > 4 and sum_bits == 5 and a_man + w_man + 5 > 8
+    return a_exp + w_exp > 4 and exponent_sum_bits(a_exp, w_exp) == 5 and a_man + w_man + 5 > 8
+
+
+def tree(terms: int, pending: bool = False) -> Iterator[tuple[int, int]]:
+    """mx_tree, level by level: terms that come, and how many an adder takes: three, or two where signs are pending."""
+    step = 2 if pending else 3
+    while terms > 1:
+        yield terms, step
+        terms, step = math.ceil(terms / step), 3
 
 
 def tree_levels(terms: int, pending: bool = False) -> int:
-    """mx_tree: by threes, the first level by twos where signs are pending; a register behind each level."""
-    levels = 0
-    while terms > 1:
-        terms = math.ceil(terms / (2 if pending and not levels else 3))
-        levels += 1
-    return levels
+    """Cycles of mx_tree: a register behind each level."""
+    return sum(1 for _ in tree(terms, pending))
 
 
 def booth_latency(w_bits: int, simd: int) -> int:
@@ -51,14 +60,19 @@ def booth_latency(w_bits: int, simd: int) -> int:
 
 def dot_latency(a: Element, w: Element, simd: int, use_dsp: bool) -> int:
     """mx_dot: the product and the adder tree, or the Booth rows of integers in LUTs."""
-    if not (use_dsp or _bits(a)[0] or _bits(w)[0]):
+    if not (use_dsp or parts(a)[0] or parts(w)[0]):
         return booth_latency(w.bits, simd)
     return mul_latency(a, w) + tree_levels(simd, sign_pending(a, w))
 
 
+def encodes_wide(binades: int) -> bool:
+    """Whether mx_encode_wide encodes elements of so many binades."""
+    return binades > 5
+
+
 def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:
     """mx_quantize_blocks, from the last beat of a block to the first of its codes."""
-    return 9 + 2 * (binades > 5) + (1 if round_bias else -(lanes <= 4))
+    return 9 + 2 * encodes_wide(binades) + (1 if round_bias else -(lanes <= 4))
 
 
 def rows_in_turn(pe: int, block_beats: int) -> int:
@@ -77,11 +91,13 @@ def pair_latency(a_bits: int, w_bits: int, simd: int) -> int:
     return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
 
 
-def _fits_table(a: Element, w: Element) -> bool:
-    (a_exp, a_man), (w_exp, w_man) = (_bits(e) for e in (a, w))
+def fits_table(a: Element, w: Element) -> bool:
+    """Whether mx_mul makes the product of two minifloats with one LUT per bit."""
+    (a_exp, a_man), (w_exp, w_man) = (parts(e) for e in (a, w))
     return bool(a_exp and w_exp) and a_exp + a_man + w_exp + w_man <= 6
 
 
-def _bits(element: Element) -> tuple[int, int]:
+def parts(element: Element) -> tuple[int, int]:
+    """Exponent and mantissa bits; no exponent: an integer."""
     p = fixedpoint.element_parameters(element)
     return p["exponent_bits"], p["mantissa_bits"]

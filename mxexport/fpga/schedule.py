@@ -97,6 +97,11 @@ def _fold_at(network: Network, legal: Choices, target: int) -> dict[str, Folding
     return _cheapest(network, legal, products, target)
 
 
+def cycle_counts(network: Network) -> list[int]:
+    """Every number of cycles that a folding of any product gives, rising."""
+    return sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
+
+
 def fold_for_budget(
     network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None, kinds: Kinds = DSP
 ) -> dict[str, Folding]:
@@ -106,7 +111,7 @@ def fold_for_budget(
     Raises:
         OptionError: even the smallest design needs more; says of what.
     """
-    targets = sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
+    targets = cycle_counts(network)
 
     def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
         beyond = ""

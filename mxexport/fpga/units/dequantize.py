@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Area, shift_left
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.numbers import fixedpoint
@@ -90,9 +90,7 @@ class Dequantize:
         exponent, mantissa = p["exponent_bits"], p["mantissa_bits"] + 2
         span = self.source.code_max - self.source.code_min + (2**exponent - 2 if exponent else 0)
         bits = span.bit_length()
-        moved = sum(min(mantissa + (1 << (2 * level)), width) for level in range(1, (bits + 1) // 2)) + width * (
-            bits > 0
-        )
+        moved = shift_left(mantissa, width, bits)
         lane = Area(
             lut=0.66 * moved + (mantissa + 1.5 * bits if exponent else bits or 0.8 * mantissa),
             ff=mantissa + bits + width,

@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, exponent_bits, ram, rom
+from mxexport.fpga.area import Area, exponent_bits, ram, rom, shift_left
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -155,7 +155,7 @@ class MatMul:
             "Simd": folding.simd,
             "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
             "HasBias": int(self.bias.any()),
-            "UseDsp": 0 if self._in_luts(folding) else -1,
+            "UseDsp": -1 if self._takes_dsp(folding) else 0,
             "Pair": int(self._pairs(folding)),
         }
 
@@ -164,10 +164,6 @@ class MatMul:
         x, w = self.source.element, self.weight.format.element
         integers = not (exponent_bits(x) or exponent_bits(w))
         return not folding.luts and (self._pairs(folding) or (integers and x.bits * w.bits >= dots.DSP_BITS))
-
-    def _in_luts(self, folding: Folding) -> bool:
-        """Whether integers are multiplied in LUTs."""
-        return not self._takes_dsp(folding)
 
     def _pairs(self, folding: Folding) -> bool:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
@@ -226,7 +222,7 @@ class MatMul:
         if self._pairs(folding):
             dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
         else:
-            dot = latencies.dot_latency(x, w, part, use_dsp=not self._in_luts(folding))
+            dot = latencies.dot_latency(x, w, part, use_dsp=self._takes_dsp(folding))
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
@@ -243,7 +239,7 @@ class MatMul:
                 products += Area(lut=1.6 * x.linear_bits) * simd
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
-            products = dots.dot(x, w, part, self._in_luts(folding)) * (pe * across)
+            products = dots.dot(x, w, part, luts=not self._takes_dsp(folding)) * (pe * across)
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
@@ -251,8 +247,7 @@ class MatMul:
         shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
         sums = Area(lut=block, ff=block * (1 + (block_beats > 1))) * (pe * across)
         chosen = {1: 0.0, 2: 0.6, 3: 1.0, 4: 1.0}.get(turns, 2.3) * block
-        levels = math.ceil(shift / 2)
-        moved = sum(min(block + 4**level, self.width) for level in range(1, levels)) + self.width if shift else 0
+        moved = shift_left(block, self.width, shift)
         shared = Area(lut=chosen + 0.9 * moved + 1.5 * shift, ff=block + shift + self.width) * across
         shared += dots.tree(across, self.width) + Area(lut=self.width, ff=self.width * turns)
         places = self.source.blocks // across

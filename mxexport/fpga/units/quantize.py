@@ -131,6 +131,11 @@ class Quantize:
         """Integers with a constant scale: nothing is looked for, and nothing waits."""
         return self.static and not exponent_bits(self.result.element)
 
+    @property
+    def _binades(self) -> int:
+        """Of its elements above the lowest normal one; none of integers."""
+        return self.quantizer.emax - self.quantizer.emin if self.quantizer.is_float else 0
+
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
@@ -140,8 +145,7 @@ class Quantize:
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
         part, q = min(folding.simd, self.group_size), self.quantizer
-        binades = q.emax - q.emin if q.is_float else 0
-        found = latencies.quantize_latency(part, q.round_bias, binades) + self.group_size // part - 1
+        found = latencies.quantize_latency(part, q.round_bias, self._binades) + self.group_size // part - 1
         latency = 2 if self._rounds_only else found
         return Timing(np.arange(self.source.vectors), beats, latency)
 
@@ -155,9 +159,10 @@ class Quantize:
         bound = width - (not signed)  # bits of a magnitude
         own = self.source.lsb_exp + E8M0_BIAS - q.emax
         low, high = (min(max(code, q.code_min), q.code_max) for code in (own, own + bound - 1))
-        shift, binades = (high - low).bit_length(), q.emax - q.emin if q.is_float else 0
+        shift, binades = (high - low).bit_length(), self._binades
         code, window = self.result.bits, q.mantissa_bits + 1 + binades
-        if binades > 5:
+        wide = latencies.encodes_wide(binades)
+        if wide:
             moved = min(bound + q.mantissa_bits + 1, 64)
             lane = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) + Area(lut=0.9 * bound + 18)
             lane += Area(ff=2 * bound + 4 * bound.bit_length() + q.mantissa_bits + 14)
@@ -170,7 +175,7 @@ class Quantize:
         found = Area(lut=bound * math.ceil((part + 1) / 5), ff=bound) + Area(lut=1.1 * bound + 20, ff=30)
         if q.round_bias:  # magnitudes are compared, and what follows the leading one counts
             found += Area(lut=bound * (1.6 * part + 4), ff=3 * bound)
-        control = Area(lut=65, ff=70) + Area(ff=8 * (3 + 2 * (binades > 5)) / 2)
+        control = Area(lut=65, ff=70) + Area(ff=8 * (3 + 2 * wide) / 2)
         return (lane * part + ram(depth, part * (bound + signed)) + found + control) * across
 
     def bound(self, x: np.ndarray) -> None:
