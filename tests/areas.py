@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mxexport.fpga import library
 from mxexport.fpga.tools import yosys
+from mxexport.fpga.unit import Folding, Unit
 from tests.test_hardware_units import CASES, folding_of, written
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
@@ -32,13 +33,17 @@ def gated() -> list[str]:
     return [name for name in CASES if name not in left_out and not name.startswith(_ALIKE)]
 
 
+def synthesized(unit: Unit, folding: Folding) -> yosys.SynthResult:
+    with tempfile.TemporaryDirectory() as directory:
+        parameters = written(unit, folding, Path(directory))
+        return yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=Path(directory))
+
+
 def measure(name: str) -> dict[str, float]:
     """Area and longest path by Yosys, cycles a frame and latency by the timing model."""
     unit, foldings = CASES[name]
     folding = folding_of(foldings[len(foldings) // 2])
-    with tempfile.TemporaryDirectory() as directory:
-        parameters = written(unit, folding, Path(directory))
-        found = yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=Path(directory))
+    found = synthesized(unit, folding)
     return {
         "lut": found.total_lut,
         "ff": found.ff,

@@ -14,8 +14,8 @@ import mxexport as mx
 from mxexport.errors import OptionError
 from mxexport.fpga import devices, library, schedule
 from mxexport.fpga.area import Area, glue
-from mxexport.fpga.tools import yosys
-from tests.test_hardware_units import CASES, folding_of, written
+from tests.areas import synthesized
+from tests.test_hardware_units import CASES, folding_of
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 """make test-full: every case of every unit; else a few that Yosys maps in seconds."""
@@ -26,12 +26,11 @@ QUICK = ["quantize-mxint8-short", "dequantize-mxfp8_e4m3-short", "window-mxint8-
 
 
 @pytest.mark.parametrize("name", CASES if FULL else QUICK)
-def test_the_estimate_is_within_its_factor_of_yosys(name, tmp_path):
+def test_the_estimate_is_within_its_factor_of_yosys(name):
     unit, foldings = CASES[name]
     lanes = foldings[-1]
     folding = folding_of(lanes)
-    parameters = written(unit, folding, tmp_path)
-    found = yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=tmp_path)
+    found = synthesized(unit, folding)
     claimed = unit.area(folding)
     for counted, estimate in ((found.total_lut, claimed.lut), (found.ff, claimed.ff)):
         near = abs(counted - estimate) <= SLACK
