@@ -1,6 +1,8 @@
-"""What every hardware unit takes by Yosys: measured here, kept in data/areas.json, held by test_areas.py.
+"""What every hardware unit takes by Yosys: measured here, kept in data/areas.json, held by test_areas.py and the base of
+the area model (benchmarks/estimates.py).
 
-python -m tests.areas    measures all of it again (two minutes a core for ten units) and writes the table
+python -m tests.areas           measures what the table does not have yet (an hour for all of it on two cores)
+python -m tests.areas PATTERN   measures again what matches
 """
 
 from __future__ import annotations
@@ -9,69 +11,151 @@ import json
 import multiprocessing
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
-from mxexport.fpga import library
+import numpy as np
+
+from mxexport.fpga import copies, library
+from mxexport.fpga.accumulator import sized
 from mxexport.fpga.tools import yosys
+from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit
-from tests.test_hardware_units import CASES, folding_of, written
+from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow
+from mxexport.fpga.weights import Weight
+from mxexport.fpga.windows import Window
+from mxexport.numbers.formats import get_format
+from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, quantize, written
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
-LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "cycles", "latency")
+LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
 _ALIKE = ("window-mxfp", "window-int", "window-uint", "insert-mxfp")  # of several formats, one says enough
 _LARGE = re.compile("matmul-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""
 _TOLD = ("int8", "e4m3", "e5m2")
 
 
+def measured() -> dict[str, tuple[Unit, Folding]]:
+    """What the table has: units of the tests at every folding of theirs, and larger ones as networks have them."""
+    named = {name: CASES[name] for name in gated()} | _larger()
+    found = {}
+    for name, (unit, foldings) in named.items():
+        for folding in map(folding_of, foldings):
+            if folding.taps * folding.pixels * folding.simd <= 512:
+                found[f"{name}, {folding}"] = unit, folding
+    return found
+
+
 def gated() -> list[str]:
-    """Units of the table, each at a folding in the middle of those of the tests."""
+    """Units of the tests that say something of their own."""
     short = [name for name in CASES if name.endswith("-short") and not any(f in name for f in _TOLD)]
     static = [name for name in CASES if "static" in name and not name.endswith(("118", "90", "blocks"))]
     left_out = {*short, *static, *(name for name in CASES if _LARGE.fullmatch(name))}
     return [name for name in CASES if name not in left_out and not name.startswith(_ALIKE)]
 
 
+def _larger() -> dict[str, tuple[Unit, list]]:
+    rng, found = np.random.default_rng(3), {}
+    for name in ("mxint8", "mxfp4_e2m1", "mxfp6_e2m3", "mxfp8_e4m3"):
+        for length, rows in ((256, 64), (784, 100)):
+            fmt, source = get_format(name), Blocks((length,), name, 32, 118, 127)
+            weight = Weight(
+                fmt,
+                finite_codes(rng, fmt.element, (rows, -(-length // 32) * 32))[:, :length],
+                rng.integers(118, 125, (rows, -(-length // 32))).astype(np.uint8),
+                32,
+            )
+            foldings = [(8, 8), (4, 4), (2, 16), (8, 4, 1, 1, 1)] if rows == 64 else [(4, 8), (1, 16)]
+            a = sized("matmul", source, weight, None)
+            bias = rng.integers(-999, 999, rows)
+            found[f"matmul-{name}-{length}x{rows}"] = (
+                MatMul(source, weight, bias, a.scale_offset, a.width, a.lsb_exp),
+                [Folding(*f) for f in foldings if len(f) < 5 or name == "mxint8"],
+            )
+        found[f"quantize-{name}-28"] = quantize(Wide((128,), 28, -16), name, span=14), [1, 2, 4, 8]
+        positive = Wide((128,), 24, -12, nonnegative=True)
+        found[f"quantize-{name}-positive"] = quantize(positive, name, span=8), [2, 4]
+    for name in ("mxint8", "mxfp8_e4m3"):
+        image = Blocks((14, 14, 32), name, 32, 118, 125)
+        found[f"window-{name}-14x14"] = MXWindow(image, Window((3, 3), pads=(1, 1, 1, 1))), [1, 4, 16]
+        found[f"depthwise-{name}-14x14"] = depthwise(image, Window((3, 3), pads=(1, 1, 1, 1)), name), [1, 4]
+    wide = Wide((14, 14, 32), 24, -12)
+    found["max_pool-14x14"] = MaxPool(wide, Window((2, 2), (2, 2))), [1, 4, 16]
+    found["average_pool-7x7"] = AveragePool(Wide((7, 7, 64), 28, -14), Window((7, 7))), [1, 4]
+    gain, offset = rng.integers(-(2**17) + 1, 2**17, 64), rng.integers(-(2**30), 2**30, 64)
+    found["affine-64"] = Affine(Wide((64,), 28, -20), gain, offset, 12, -25), [1, 4]
+    return found
+
+
+def cells() -> dict[str, tuple[str, dict[str, int]]]:
+    """Cells between units, at sizes that networks have."""
+    found = {f"mx_fifo {w}x{d}": ("mx_fifo", {"Width": w, "Depth": d}) for w, d in
+             ((9, 16), (33, 32), (64, 64), (40, 128), (80, 256), (24, 512), (72, 1024), (33, 2048))}  # fmt: skip
+    found |= {f"mx_fork {n}": ("mx_fork", {"Width": 32, "Outputs": n}) for n in (2, 3, 5)}
+    found |= {f"mx_skid {n}": ("mx_skid", {"Width": n}) for n in (8, 33, 120)}
+    for numbers in ((1, 4, 8, 40), (4, 1, 8, 40), (8, 2, 20, 64), (2, 16, 28, 64), (16, 8, 12, 9), (4, 8, 24, 4)):
+        found[f"mx_lanes {numbers}"] = "mx_lanes", dict(zip(("InLanes", "OutLanes", "ElemWidth", "K"), numbers))  # noqa: B905
+    for numbers in ((8, 8, 1, 10, 10), (12, 16, 4, 40, 120), (20, 32, 8, 64, 8), (9, 16, 2, 3, 400)):
+        found[f"mx_ingress {numbers}"] = "mx_ingress", dict(zip(("Width", "Slot", "Lanes", "K", "Beats"), numbers))  # noqa: B905
+    for numbers in ((20, 32, 1, 1), (28, 32, 4, 1), (31, 32, 8, 2)):
+        found[f"mx_egress {numbers}"] = "mx_egress", dict(zip(("Width", "Slot", "Lanes", "Inputs"), numbers))  # noqa: B905
+    return found
+
+
 def synthesized(unit: Unit, folding: Folding) -> yosys.SynthResult:
+    """Of one of its copies, where a folding has several."""
+    single, own = copies.one(unit, folding)
     with tempfile.TemporaryDirectory() as directory:
-        parameters = written(unit, folding, Path(directory))
-        return yosys.synthesize(unit.module, library.rtl_sources(), parameters, memory_dir=Path(directory))
+        parameters = written(single, own, Path(directory))
+        return yosys.synthesize(single.module, library.rtl_sources(), parameters, memory_dir=Path(directory))
 
 
-def measure(name: str) -> dict[str, float]:
-    """Area and longest path by Yosys, cycles a frame and latency by the timing model."""
-    unit, foldings = CASES[name]
-    folding = folding_of(foldings[len(foldings) // 2])
-    found = synthesized(unit, folding)
+def _row(found: yosys.SynthResult) -> dict[str, float | str]:
     return {
         "lut": found.total_lut,
         "ff": found.ff,
         "dsp": found.dsp,
         "bram36": found.bram36 + found.bram18 / 2,
+        "uram": found.uram,
         "fmax_mhz": found.fmax_mhz,
-        "cycles": unit.cycles(folding),
-        "latency": unit.timing(folding).latency,
+        "series_7_mhz": found.series_7_mhz,
         "path": str(found.path),
     }
+
+
+def measure(name: str) -> dict[str, float | str]:
+    """Area and longest path by Yosys; of units, cycles a frame and latency by the timing model."""
+    if name in cells():
+        module, parameters = cells()[name]
+        return _row(yosys.synthesize(module, library.rtl_sources(), parameters))
+    unit, folding = measured()[name]
+    timing = {"cycles": copies.cycles(unit, folding), "latency": copies.timing(unit, folding).latency}
+    return _row(synthesized(unit, folding)) | timing
 
 
 def worse(found: dict, kept: dict) -> list[str]:
     """In words, where `found` is worse than the table by more than 2% and one."""
     more = [
-        f"{key} {found[key]:g} instead of {kept[key]:g}" for key in LESS_IS_BETTER if found[key] > 1.02 * kept[key] + 1
+        f"{key} {found[key]:g} instead of {kept[key]:g}"
+        for key in LESS_IS_BETTER
+        if found.get(key, 0) > 1.02 * kept.get(key, 0) + 1
     ]
     slower = found["fmax_mhz"] < 0.98 * kept["fmax_mhz"]
     return more + [f"{found['fmax_mhz']:g} MHz instead of {kept['fmax_mhz']:g}: {found['path']}"] * slower
 
 
 def main() -> None:
+    names = [*measured(), *cells()]
+    kept = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    pattern = sys.argv[1] if len(sys.argv) > 1 else None
+    left = [n for n in names if (n not in kept if pattern is None else re.search(pattern, n))]
+    kept = {name: row for name, row in kept.items() if name in names}
     with multiprocessing.Pool(os.cpu_count()) as pool:
-        found = {}
-        for name, numbers in zip(gated(), pool.imap(measure, gated()), strict=True):
-            print(f"{name}: {numbers['lut']} LUT, {numbers['fmax_mhz']:g} MHz, {numbers['path']}", flush=True)
-            found[name] = numbers
-    TABLE.write_text(json.dumps(found, indent=1) + "\n")
+        for i, (name, row) in enumerate(zip(left, pool.imap(measure, left), strict=True)):
+            print(f"{i + 1}/{len(left)} {name}: {row['lut']} LUT, {row['fmax_mhz']:g} MHz, {row['path']}", flush=True)
+            kept[name] = row
+            TABLE.write_text(json.dumps({n: kept[n] for n in names if n in kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,31 @@ def tree_levels(terms: int, pending: bool = False) -> int:
     return sum(1 for _ in tree(terms, pending))
 
 
+def wide_digits(bits: int, step: int) -> int:
+    """Digits of `step` bits of a signed integer, the uppermost with one bit more."""
+    return 1 if bits <= step + 1 else math.ceil((bits - 1) / step)
+
+
+def wide_mul_slices(a_bits: int, b_bits: int) -> int:
+    """DSP slices of mx_wide_mul: each multiplies a digit of 17 bits with one of 26."""
+    return min(wide_digits(a_bits, a) * wide_digits(b_bits, b) for a, b in ((17, 26), (26, 17)))
+
+
+def wide_mul_latency(a_bits: int, b_bits: int) -> int:
+    """mx_wide_mul: the products of digits, then their sum."""
+    return 1 + tree_levels(wide_mul_slices(a_bits, b_bits))
+
+
+def divide_factors(bits: int, divisor: int) -> tuple[int, int]:
+    """Bits of the factors of mx_divide: the magnitude that is divided, and the reciprocal."""
+    return bits + 1, bits + (divisor - 1).bit_length() + 2
+
+
+def divide_latency(bits: int, divisor: int) -> int:
+    """mx_divide of so many bits, those added below among them."""
+    return 4 + wide_mul_latency(*divide_factors(bits, divisor))
+
+
 def booth_latency(w_bits: int, simd: int) -> int:
     """mx_dot_booth: two lanes a cycle in a chain of up to four, the chains, the digits."""
     length, digits = min(simd, 4), math.ceil(w_bits / 2)

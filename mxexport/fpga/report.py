@@ -36,7 +36,7 @@ def describe(
     weighted = {p.name: p.layer in folding for p in products}  # of layers equally slow, one whose folding was asked for
     slowest = max(taken, key=lambda name: (taken[name], name in weighted, weighted.get(name, False)))
     cycles = taken[slowest]
-    most = _clock_limit(network, part)
+    most = clock_limit(part)
     supported = min(clock_mhz, most or clock_mhz)
     fps = supported * 1e6 / cycles
     limit, area = None, total(estimate(design).values())
@@ -69,14 +69,6 @@ def describe(
         "utilization_percent": _utilization(area, part),
         "next_step": _next_step(design, supported, folding),
     }
-
-
-def _clock_limit(network: Network, part: str) -> float | None:
-    """What the timing estimate supports: of the family, and of the slowest unit."""
-    family = clock_limit(part)
-    if family is None:
-        return None
-    return min(family, *(getattr(i.unit, "clock_mhz", family) for i in network.instances))
 
 
 def estimate(design: emit.Design) -> dict[str, Area]:

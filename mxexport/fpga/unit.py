@@ -114,7 +114,6 @@ class Unit(Protocol):
         clocked: whether the module has `aclk` and `aresetn`.
         status: outputs besides the streams -> bits: `error_o` (sticky), counters.
         vectorwise: whether an output vector depends on the input vectors at its place alone, and takes as long as any.
-        clock_mhz: optional; the clock that its longest path allows where that is less than `devices.CLOCK_MHZ`.
         memory_kinds: the ROMs it may have; the module reads `weight` from the file that its parameter WeightFile names.
         lowers: operators of QONNX graphs that `lower` is asked about, as (domain, op_type).
     """

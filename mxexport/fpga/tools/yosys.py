@@ -56,7 +56,8 @@ class SynthResult:
     uram: int
     lc: int  # Yosys's own estimate of logic cells (packed LUTs, a LUT6_2 is one), without memories and shift registers
     seconds: float
-    path: sta.Path  # the longest, by the delays of `sta`
+    path: sta.Path  # the longest, by the delays of `sta` for UltraScale+
+    series_7_mhz: float  # what the longest path by those of 7 series allows
 
     @property
     def fmax_mhz(self) -> float:
@@ -108,9 +109,10 @@ def synthesize(
         cells, lc = _run_yosys(top, sources, generics, memory_dir, directory)
         seconds = time.monotonic() - start
         netlist = directory / "netlist.json"
-        path = sta.longest_path(json.loads(netlist.read_text()))
+        parsed = json.loads(netlist.read_text())
+        paths = [sta.longest_path(parsed, delays) for delays in (sta.ULTRASCALE_PLUS, sta.SERIES_7)]
         netlist.unlink()
-        (directory / "result.json").write_text(json.dumps(asdict(_count(cells, lc, seconds, path))))
+        (directory / "result.json").write_text(json.dumps(asdict(_count(cells, lc, seconds, *paths))))
 
     found = json.loads((cached("synthesis", key, make) / "result.json").read_text())
     return SynthResult(**found | {"path": sta.Path(**found["path"])})
@@ -171,7 +173,7 @@ def _paths(files: Sequence[Path]) -> list[str]:
     return [str(Path(file).resolve()) for file in files]
 
 
-def _count(cells: dict[str, int], lc: int, seconds: float, path: sta.Path) -> SynthResult:
+def _count(cells: dict[str, int], lc: int, seconds: float, path: sta.Path, series_7: sta.Path) -> SynthResult:
     def named(*starts: str) -> int:
         return sum(count for cell, count in cells.items() if cell.startswith(starts))
 
@@ -192,4 +194,5 @@ def _count(cells: dict[str, int], lc: int, seconds: float, path: sta.Path) -> Sy
         lc=lc + named("LUT6_2"),
         seconds=round(seconds, 1),
         path=path,
+        series_7_mhz=series_7.fmax_mhz,
     )

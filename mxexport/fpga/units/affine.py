@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
+from mxexport.fpga import latencies
 from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, registers, rom, total
 from mxexport.fpga.lowering import Lowering
@@ -36,7 +37,6 @@ class Affine:
     module = "mx_affine"
     clocked = True
     status = {}
-    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ("gain", "offset")
     vectorwise = True
     lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "BatchNormalization"))
@@ -154,11 +154,12 @@ class Affine:
         return self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 4)
+        latency = 3 + latencies.wide_mul_latency(self.source.width, self.gain_width)
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
     def area(self, folding: Folding) -> Area:
         lane = registers(4 * self.result.width, 0.15) + Area(
-            dsp=-(-self.source.width // 26) * -(-self.gain_width // 27)
+            dsp=latencies.wide_mul_slices(self.source.width, self.gain_width)
         )
         beats = group_count(self.source.channels, folding.simd)
         memories = total(rom(beats, folding.simd * width) for width in (self.gain_width, self.offset_width))

@@ -24,7 +24,6 @@ class AveragePool:
     module = "mx_average_pool"
     clocked = True
     status = {"error_o": 1}
-    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = False
     lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"))
@@ -108,9 +107,13 @@ class AveragePool:
         return self.window.pool_cycles(self.source, folding)
 
     def timing(self, folding: Folding) -> Timing:
-        return self.window.pooled(
-            self.source, folding, 5 + (latencies.sum_latency(self.divisor) if folding.taps > 1 else 0)
-        )
+        sums = latencies.sum_latency(self.divisor) if folding.taps > 1 else 0
+        return self.window.pooled(self.source, folding, 1 + latencies.divide_latency(self._bits, self.divisor) + sums)
+
+    @property
+    def _bits(self) -> int:
+        """Of the magnitude that is divided."""
+        return self.source.width + (self.divisor - 1).bit_length() + self.shift
 
     def area(self, folding: Folding) -> Area:
         x, bits = self.source, self.result.width

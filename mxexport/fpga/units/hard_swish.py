@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga import latencies
 from mxexport.fpga.area import Area
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
@@ -25,7 +26,6 @@ class HardSwish:
     module = "mx_hard_swish"
     clocked = True
     status = {}
-    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = True
     lowers = (("", "HardSwish"),)
@@ -100,7 +100,13 @@ class HardSwish:
         return self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 4)
+        latency = 3 + sum(latencies.wide_mul_latency(*factors) for factors in self._factors)
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
+
+    @property
+    def _factors(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Bits of the factors of its two products: v and v + 3, and a third of their product."""
+        return (self.fraction + 4,) * 2, (self.fraction + 6, self.fraction + 8)
 
     def area(self, folding: Folding) -> Area:
         lane = Area(lut=6 * self.result.width + 60, ff=6 * self.result.width + 40, dsp=3)

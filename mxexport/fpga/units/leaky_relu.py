@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, registers
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
@@ -23,7 +24,6 @@ class LeakyRelu:
     module = "mx_leaky_relu"
     clocked = True
     status = {}
-    clock_mhz = 200.0  # a product of wide words, in one cycle
     memory_kinds = ()
     vectorwise = True
     lowers = (("", "LeakyRelu"),)
@@ -94,7 +94,13 @@ class LeakyRelu:
         return self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 3)
+        latency = 2 + latencies.wide_mul_latency(*self._factors)
+        return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
+
+    @property
+    def _factors(self) -> tuple[int, int]:
+        """Bits of a magnitude and of the slope."""
+        return self.source.width + 1, max(self.slope.bit_length() + 1, 2)
 
     def area(self, folding: Folding) -> Area:
         if not self.slope:

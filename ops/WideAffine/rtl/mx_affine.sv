@@ -2,7 +2,7 @@
 //
 // Equation:  y[c] = (x[c] * gain[c] + offset[c]) / 2**Shift in every lane (OutWidth must hold it).
 // Frames:    vectors of ceil(K/Lanes) beats in and out.
-// Latency:   4 cycles; one beat per cycle sustained.
+// Latency:   mx_pkg::wide_mul_latency(Width, GainWidth) + 3 cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready. Vectors are counted.
 // Memories:  $readmemh files: gain and offset word (beat) field l = channel beat*Lanes + l.
@@ -41,25 +41,27 @@ module mx_affine #(
   localparam int Sum      = (Product > OffsetWidth ? Product : OffsetWidth) + 1;
   localparam int Beats    = mx_pkg::ceil_div(K, Lanes);
   localparam int BeatBits = mx_pkg::index_bits(Beats);
+  localparam int Multiply = mx_pkg::wide_mul_latency(Width, GainWidth);
+  localparam int Stages   = Multiply + 3;
 
   logic                en;
-  logic [4:1]          valid_q, last_q;
+  logic [Stages:1]     valid_q, last_q;
   logic [BeatBits-1:0] beat_q;
 
-  assign en            = !valid_q[4] || m_axis_tready;
+  assign en            = !valid_q[Stages] || m_axis_tready;
   assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[4];
-  assign m_axis_tlast  = last_q[4];
+  assign m_axis_tvalid = valid_q[Stages];
+  assign m_axis_tlast  = last_q[Stages];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       valid_q <= '0;
       beat_q  <= '0;
     end else if (en) begin
-      valid_q <= {valid_q[3:1], s_axis_tvalid};
+      valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
       if (s_axis_tvalid) beat_q <= (beat_q == BeatBits'(Beats - 1)) ? '0 : beat_q + 1'b1;
     end
-    if (en) last_q <= {last_q[3:1], s_axis_tlast};
+    if (en) last_q <= {last_q[Stages-1:1], s_axis_tlast};
   end
 
   logic [Lanes-1:0][GainWidth-1:0]   gain;
@@ -79,25 +81,28 @@ module mx_affine #(
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
     logic signed [Width-1:0]       value1_q;
     logic signed [GainWidth-1:0]   factor;
-    logic signed [OffsetWidth-1:0] added, added2_q;
-    logic signed [Product-1:0]     product2_q;
-    logic signed [Sum-1:0]         sum3_q, kept;
+    logic [Multiply:1][OffsetWidth-1:0] added_q;
+    logic signed [Product-1:0]     product;
+    logic signed [Sum-1:0]         sum_q, kept;
     logic [Shift-1:0]              rest;
     logic                          up;
     logic signed [OutWidth-1:0]    result_q;
 
     assign factor = gain[i];
-    assign added  = offset[i];
-    assign kept   = sum3_q >>> Shift;
-    assign rest   = sum3_q[Shift-1:0];
+    assign kept   = sum_q >>> Shift;
+    assign rest   = sum_q[Shift-1:0];
     assign up     = rest[Shift-1] && (kept[0] || rest != (Shift'(1) << (Shift - 1)));
+
+    mx_wide_mul #(.ABits(Width), .BBits(GainWidth)) u_mul (
+      .aclk, .en_i(en), .a_i(value1_q), .b_i(factor), .product_o(product)
+    );
 
     always_ff @(posedge aclk) begin
       if (en) begin
         value1_q   <= s_axis_tdata[i*Width+:Width];
-        product2_q <= Product'(value1_q) * Product'(factor);
-        added2_q   <= added;
-        sum3_q     <= Sum'(product2_q) + Sum'(added2_q);
+        added_q[1] <= offset[i];
+        for (int k = 2; k <= Multiply; k++) added_q[k] <= added_q[k-1];
+        sum_q      <= Sum'(product) + Sum'($signed(added_q[Multiply]));
         result_q   <= OutWidth'(kept) + OutWidth'(up);
       end
     end

@@ -4,8 +4,8 @@
 //            frame count as zeros.
 // Frames:    H*W vectors of ceil(K/Lanes) beats in, OutH*OutW vectors of as many out. With Pixels > 0,
 //            Pixels vectors a beat in, max(Pixels/StrideW, 1) a beat out.
-// Latency:   that of mx_line_buffer, and KernelH*KernelW + 4 cycles; with Pixels > 0 that of mx_taps, and
-//            mx_pkg::sum_latency(taps) + 5.
+// Latency:   that of mx_divide, of mx_line_buffer, and KernelH*KernelW cycles; with Pixels > 0 that of
+//            mx_divide, of mx_taps, and mx_pkg::sum_latency(taps) + 1.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only (on m_axis_tready with Pixels > 0).
 //            error_o as in mx_line_buffer.

@@ -2,7 +2,7 @@
 //
 // Equation:  v = x * 2**Up, one = 2**Fraction; y = v where v >= 3 one, 0 where v <= -3 one, else
 //            v * (v + 3 one) / (6 one), in every lane (OutWidth must hold x * 2**Up).
-// Latency:   4 cycles; one beat per cycle sustained.
+// Latency:   mx_pkg::hard_swish_latency(Fraction) cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
 module mx_hard_swish #(
@@ -36,67 +36,79 @@ module mx_hard_swish #(
   localparam int Whole   = Product - Fraction - 1;
   // floor(a / 3) = a * ceil(2**Places / 3) >> Places for every a of Whole bits.
   localparam int Places  = Whole + 2;
+  localparam int First   = mx_pkg::wide_mul_latency(Near + 1, Near + 1);
+  localparam int Second  = mx_pkg::wide_mul_latency(Whole + 1, Places + 1);
+  localparam int Stages  = mx_pkg::hard_swish_latency(Fraction);
   localparam logic [Places-1:0] Third = Places'(((64'd1 << Places) + 64'd2) / 64'd3);
   localparam logic signed [63:0] Three = 64'sd3 << Fraction;
 
-  logic       en;
-  logic [4:1] valid_q, last_q;
+  logic            en;
+  logic [Stages:1] valid_q, last_q;
 
-  assign en            = !valid_q[4] || m_axis_tready;
+  assign en            = !valid_q[Stages] || m_axis_tready;
   assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[4];
-  assign m_axis_tlast  = last_q[4];
+  assign m_axis_tvalid = valid_q[Stages];
+  assign m_axis_tlast  = last_q[Stages];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[3:1], s_axis_tvalid};
-    if (en) last_q <= {last_q[3:1], s_axis_tlast};
+    else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
+    if (en) last_q <= {last_q[Stages-1:1], s_axis_tlast};
   end
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    logic signed [Width-1:0]      value;
-    logic signed [63:0]           v;
-    logic                         above, below;
-    logic [Near-1:0]              size1_q, factor1_q;
-    logic [Product-1:0]           product2_q;
-    logic [Whole-1:0]             whole2, third2, third3_q;
-    logic [Whole+Places-1:0]      times2;
-    logic [1:0]                   rest2, rest3_q;
-    logic [Fraction:0]            part2;
-    logic                         more3_q, half3_q, up;
-    logic [3:1]                   sign_q, above_q;
-    logic signed [OutWidth-1:0]   value1_q, value2_q, value3_q, curve, result_q;
+    logic signed [Width-1:0]           value;
+    logic signed [63:0]                v;
+    logic                              above, below, up;
+    logic [Near-1:0]                   size1_q, factor1_q;
+    logic signed [Product+1:0]         product;
+    logic signed [Whole+Places+1:0]    times;
+    logic [Second:1][1:0]              low_q;  // of the whole part: the rest needs no more
+    logic [Second:1]                   more_q, half_q;
+    logic [Whole-1:0]                  third, third_q;
+    logic [1:0]                        rest_q;
+    logic                              more_rest_q, half_rest_q;
+    logic [Stages-1:1]                 sign_q, above_q;
+    logic [Stages-1:1][Width-1:0]      value_q;
+    logic signed [OutWidth-1:0]        result_q;
 
     assign value = s_axis_tdata[i*Width+:Width];
     assign v     = 64'(value) <<< Up;
     assign above = v >= Three;
     assign below = v <= -Three;
 
-    // product / (6 one) = (whole + part) / 3 with part below one.
-    assign whole2 = Whole'(product2_q >> (Fraction + 1));
-    assign part2  = product2_q[Fraction:0];
-    assign times2 = (Whole + Places)'(whole2) * (Whole + Places)'(Third);
-    assign third2 = Whole'(times2 >> Places);
-    assign rest2  = 2'(whole2 - third2 * Whole'(3));
+    mx_wide_mul #(.ABits(Near + 1), .BBits(Near + 1)) u_mul (
+      .aclk, .en_i(en), .a_i({1'b0, size1_q}), .b_i({1'b0, factor1_q}), .product_o(product)
+    );
 
-    assign up    = rest3_q == 2'd2 || (rest3_q == 2'd1 && (more3_q || (half3_q && third3_q[0])));
-    assign curve = OutWidth'(third3_q) + OutWidth'(up);
+    // product / (6 one) = (whole + part) / 3 with part below one.
+    mx_wide_mul #(.ABits(Whole + 1), .BBits(Places + 1)) u_third (
+      .aclk, .en_i(en), .a_i({1'b0, product[Fraction+1+:Whole]}), .b_i({1'b0, Third}), .product_o(times)
+    );
+    assign third = Whole'(times >> Places);
+
+    assign up = rest_q == 2'd2 || (rest_q == 2'd1 && (more_rest_q || (half_rest_q && third_q[0])));
 
     always_ff @(posedge aclk) begin
       if (en) begin
-        size1_q    <= (above || below) ? '0 : Near'(v < 0 ? -v : v);
-        factor1_q  <= Near'(v + Three);
-        value1_q   <= OutWidth'(v);
-        product2_q <= Product'(size1_q) * Product'(factor1_q);
-        value2_q   <= value1_q;
-        third3_q   <= third2;
-        rest3_q    <= rest2;
-        more3_q    <= part2[Fraction] && |part2[Fraction-1:0];
-        half3_q    <= part2[Fraction] && ~|part2[Fraction-1:0];
-        value3_q   <= value2_q;
-        sign_q     <= {sign_q[2:1], value[Width-1]};
-        above_q    <= {above_q[2:1], above};
-        result_q   <= above_q[3] ? value3_q : sign_q[3] ? -curve : curve;
+        size1_q     <= (above || below) ? '0 : Near'(v < 0 ? -v : v);
+        factor1_q   <= Near'(v + Three);
+        low_q[1]    <= product[Fraction+1+:2];
+        for (int k = 2; k <= Second; k++) low_q[k] <= low_q[k-1];
+        more_q      <= Second'({more_q, product[Fraction] && |product[Fraction-1:0]});
+        half_q      <= Second'({half_q, product[Fraction] && ~|product[Fraction-1:0]});
+        third_q     <= third;
+        rest_q      <= low_q[Second] - 2'(third * Whole'(3));
+        more_rest_q <= more_q[Second];
+        half_rest_q <= half_q[Second];
+        sign_q      <= {sign_q[Stages-2:1], value[Width-1]};
+        above_q     <= {above_q[Stages-2:1], above};
+        value_q[1]  <= value;
+        for (int k = 2; k < Stages; k++) value_q[k] <= value_q[k-1];
+        // -(third + up) = ~third + !up
+        result_q    <= above_q[Stages-1]
+                       ? OutWidth'($signed(value_q[Stages-1])) <<< Up
+                       : (OutWidth'(third_q) ^ {OutWidth{sign_q[Stages-1]}}) + OutWidth'(up ^ sign_q[Stages-1]);
       end
     end
 

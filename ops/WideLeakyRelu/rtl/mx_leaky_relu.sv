@@ -1,7 +1,7 @@
 // Leaky ReLU on a stream of wide integers (operator WideLeakyRelu).
 //
 // Equation:  y = x where x >= 0, else x * Slope / 2**Shift, in every lane.
-// Latency:   3 cycles; one beat per cycle sustained.
+// Latency:   mx_pkg::wide_mul_latency(Width + 1, $clog2(Slope + 1) + 1) + 2 cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even, of negative values.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
 module mx_leaky_relu #(
@@ -29,47 +29,59 @@ module mx_leaky_relu #(
            Width, Slope, Shift, Lanes, "Width >= 2, Slope in 0..2**24-1, Shift >= 0");
   end
 
-  localparam int Product = Width + 24;
+  localparam int SlopeBits = (Slope > 0) ? $clog2(Slope + 1) + 1 : 2;
+  localparam int Product   = Width + 1 + SlopeBits;
+  localparam int Multiply  = mx_pkg::wide_mul_latency(Width + 1, SlopeBits);
+  localparam int Stages    = Multiply + 2;
 
-  logic       en;
-  logic [3:1] valid_q, last_q;
+  logic            en;
+  logic [Stages:1] valid_q, last_q;
 
-  assign en            = !valid_q[3] || m_axis_tready;
+  assign en            = !valid_q[Stages] || m_axis_tready;
   assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[3];
-  assign m_axis_tlast  = last_q[3];
+  assign m_axis_tvalid = valid_q[Stages];
+  assign m_axis_tlast  = last_q[Stages];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[2:1], s_axis_tvalid};
-    if (en) last_q <= {last_q[2:1], s_axis_tlast};
+    else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
+    if (en) last_q <= {last_q[Stages-1:1], s_axis_tlast};
   end
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    logic signed [Width-1:0]   value, value1_q, value2_q, result_q;
-    logic [Product-1:0]        product2_q, kept;
-    logic [Product+Shift-1:0]  rest;
-    logic                      up;
+    logic signed [Width-1:0]         value, last_value, result_q;
+    logic [Multiply+1:1][Width-1:0]  value_q;
+    logic [Width-1:0]                magnitude1_q;  // of a negative value
+    logic signed [Product-1:0]       product;
+    logic [Product-1:0]              kept;
+    logic [Product+Shift-1:0]        rest;
+    logic                            up;
 
-    assign value = s_axis_tdata[i*Width+:Width];
-    assign kept  = product2_q >> Shift;
+    assign value      = s_axis_tdata[i*Width+:Width];
+    assign last_value = value_q[Multiply+1];
+    assign kept       = $unsigned(product) >> Shift;
 
     if (Shift == 0) begin : g_whole
       assign rest = '0;
       assign up   = 1'b0;
     end else begin : g_round
       // The bits below the result, against one half of its lowest bit.
-      assign rest = (Product + Shift)'(product2_q) & (((Product + Shift)'(1) << Shift) - 1'b1);
+      assign rest = (Product + Shift)'($unsigned(product)) & (((Product + Shift)'(1) << Shift) - 1'b1);
       assign up   = rest > ((Product + Shift)'(1) << (Shift - 1))
                     || (rest == ((Product + Shift)'(1) << (Shift - 1)) && kept[0]);
     end
 
+    mx_wide_mul #(.ABits(Width + 1), .BBits(SlopeBits)) u_mul (
+      .aclk, .en_i(en), .a_i({1'b0, magnitude1_q}), .b_i(SlopeBits'(Slope)), .product_o(product)
+    );
+
     always_ff @(posedge aclk) begin
       if (en) begin
-        value1_q   <= value;
-        value2_q   <= value1_q;
-        product2_q <= Product'($unsigned(Width'(-value1_q))) * Product'(Slope);
-        result_q   <= value2_q[Width-1] ? -Width'(kept + Product'(up)) : value2_q;
+        value_q[1]   <= value;
+        for (int k = 2; k <= Multiply + 1; k++) value_q[k] <= value_q[k-1];
+        magnitude1_q <= -value;
+        // -(kept + up) = ~kept + !up
+        result_q     <= last_value[Width-1] ? ~Width'(kept) + Width'(!up) : last_value;
       end
     end
 

@@ -2,7 +2,7 @@
 //
 // Equation:  y = x * 2**Shift / Divisor, in every lane. The quotient of the magnitude is a product
 //            with ceil(2**P / Divisor), exact because P is as long as the magnitude and the divisor.
-// Latency:   4 cycles; one beat per cycle sustained.
+// Latency:   mx_pkg::divide_latency(Width + Shift, Divisor) cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
 module mx_divide #(
@@ -35,52 +35,61 @@ module mx_divide #(
   localparam int Places    = Magnitude + $clog2(Divisor);
   localparam int Product   = Magnitude + Places + 1;
   localparam int RestBits  = $clog2(Divisor) + 2;
+  localparam int Multiply  = mx_pkg::wide_mul_latency(Magnitude + 1, Places + 2);
+  localparam int Stages    = mx_pkg::divide_latency(Magnitude, Divisor);
 
   typedef logic [Magnitude-1:0] magnitude_t;
-  typedef logic [Places:0]      places_t;
+  typedef logic [Places+1:0]    places_t;
 
   localparam places_t Reciprocal =
       places_t'(((Product'(1) << Places) + Product'(Divisor - 1)) / Product'(Divisor));
 
-  logic       en;
-  logic [4:1] valid_q, last_q;
+  logic            en;
+  logic [Stages:1] valid_q, last_q;
 
-  assign en            = !valid_q[4] || m_axis_tready;
+  assign en            = !valid_q[Stages] || m_axis_tready;
   assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[4];
-  assign m_axis_tlast  = last_q[4];
+  assign m_axis_tvalid = valid_q[Stages];
+  assign m_axis_tlast  = last_q[Stages];
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[3:1], s_axis_tvalid};
-    if (en) last_q <= {last_q[3:1], s_axis_tlast};
+    else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
+    if (en) last_q <= {last_q[Stages-1:1], s_axis_tlast};
   end
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
-    logic signed [Width-1:0]    value;
-    magnitude_t                 magnitude1_q, magnitude2_q, quotient2, quotient3_q, rounded;
-    logic [Product-1:0]         product2_q;
-    logic [RestBits-1:0]        rest3_q;
-    logic [3:1]                 sign_q;
-    logic                       up;
-    logic signed [OutWidth-1:0] result_q;
+    logic signed [Width-1:0]                   value;
+    magnitude_t                                magnitude1_q, quotient, quotient_times_q, quotient_rest_q;
+    logic signed [Magnitude+Places+2:0]        product;
+    logic [Multiply+1:1][RestBits-1:0]         low_q;  // of the magnitude: the rest needs no more
+    logic [RestBits-1:0]                       times_q, rest_q;
+    logic [Stages-1:1]                         sign_q;
+    logic                                      up;
+    logic signed [OutWidth-1:0]                result_q;
 
-    assign value     = s_axis_tdata[i*Width+:Width];
-    assign quotient2 = magnitude_t'(product2_q >> Places);
+    assign value    = s_axis_tdata[i*Width+:Width];
+    assign quotient = magnitude_t'(product >> Places);
     // The rest decides as a whole number: twice the rest against the divisor.
-    assign up        = {rest3_q, 1'b0} > (RestBits + 1)'(Divisor)
-                       || ({rest3_q, 1'b0} == (RestBits + 1)'(Divisor) && quotient3_q[0]);
-    assign rounded   = quotient3_q + magnitude_t'(up);
+    assign up       = {rest_q, 1'b0} > (RestBits + 1)'(Divisor)
+                      || ({rest_q, 1'b0} == (RestBits + 1)'(Divisor) && quotient_rest_q[0]);
+
+    mx_wide_mul #(.ABits(Magnitude + 1), .BBits(Places + 2)) u_mul (
+      .aclk, .en_i(en), .a_i({1'b0, magnitude1_q}), .b_i(Reciprocal), .product_o(product)
+    );
 
     always_ff @(posedge aclk) begin
       if (en) begin
-        magnitude1_q <= magnitude_t'(Width'(value[Width-1] ? -value : value)) << Shift;
-        product2_q   <= Product'(magnitude1_q) * Product'(Reciprocal);
-        magnitude2_q <= magnitude1_q;
-        quotient3_q  <= quotient2;
-        rest3_q      <= RestBits'(magnitude2_q - quotient2 * magnitude_t'(Divisor));
-        sign_q       <= {sign_q[2:1], value[Width-1]};
-        result_q     <= sign_q[3] ? -OutWidth'(rounded) : OutWidth'(rounded);
+        magnitude1_q     <= magnitude_t'(Width'(value[Width-1] ? -value : value)) << Shift;
+        low_q[1]         <= RestBits'(magnitude1_q);
+        for (int k = 2; k <= Multiply + 1; k++) low_q[k] <= low_q[k-1];
+        quotient_times_q <= quotient;
+        times_q          <= RestBits'(quotient) * RestBits'(Divisor);
+        quotient_rest_q  <= quotient_times_q;
+        rest_q           <= low_q[Multiply+1] - times_q;
+        sign_q           <= {sign_q[Stages-2:1], value[Width-1]};
+        // -(q + up) = ~q + !up
+        result_q         <= (OutWidth'(quotient_rest_q) ^ {OutWidth{sign_q[Stages-1]}}) + OutWidth'(up ^ sign_q[Stages-1]);
       end
     end
 

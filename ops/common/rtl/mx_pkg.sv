@@ -149,6 +149,35 @@ package mx_pkg;
     return length + 2 + $clog2(((simd < most) ? simd : most) / length) + ((simd > most) ? 1 : 0);
   endfunction
 
+  // Digits of a signed integer, the uppermost with one bit more than the others.
+  function automatic int wide_digits(int bits, int step);
+    return (bits <= step + 1) ? 1 : ceil_div(bits - 1, step);
+  endfunction
+
+  // Whether mx_wide_mul takes digits of 17 bits of its first factor and of 26 of the second; else the other way.
+  function automatic bit wide_mul_short(int a_bits, int b_bits);
+    return wide_digits(a_bits, 17) * wide_digits(b_bits, 26) <= wide_digits(a_bits, 26) * wide_digits(b_bits, 17);
+  endfunction
+
+  // Cycles of mx_wide_mul: products of digits, then their sum.
+  function automatic int wide_mul_latency(int a_bits, int b_bits);
+    if (wide_mul_short(a_bits, b_bits))
+      return 1 + tree_levels(wide_digits(a_bits, 17) * wide_digits(b_bits, 26), 0);
+    return 1 + tree_levels(wide_digits(a_bits, 26) * wide_digits(b_bits, 17), 0);
+  endfunction
+
+  // Cycles of mx_divide: of `bits` with the bits that are added below, by a constant.
+  function automatic int divide_latency(int bits, int divisor);
+    return 4 + wide_mul_latency(bits + 1, bits + $clog2(divisor) + 2);
+  endfunction
+
+  // Cycles of mx_hard_swish: v, its product with v + 3, a third of it, the rest, the result.
+  function automatic int hard_swish_latency(int fraction);
+    int whole;
+    whole = fraction + 5;
+    return 3 + wide_mul_latency(fraction + 4, fraction + 4) + wide_mul_latency(whole + 1, whole + 3);
+  endfunction
+
   // Cycles of mx_sum: one register for every two levels of its tree.
   function automatic int sum_latency(int terms);
     return ($clog2(terms) + 1) / 2;
