@@ -1,5 +1,5 @@
-"""What every hardware unit takes by Yosys: measured here, kept in data/areas.json, held by test_areas.py and the base of
-the area model (benchmarks/estimates.py).
+"""What every hardware unit takes by Yosys: measured here, kept in data/areas.json, held by test_areas.py, and what the
+area model is fitted to (benchmarks/estimates.py).
 
 python -m tests.areas           measures what the table does not have yet (an hour for all of it on two cores)
 python -m tests.areas PATTERN   measures again what matches
@@ -7,6 +7,7 @@ python -m tests.areas PATTERN   measures again what matches
 
 from __future__ import annotations
 
+import functools
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ _LARGE = re.compile("matmul-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 _TOLD = ("int8", "e4m3", "e5m2")
 
 
+@functools.cache
 def measured() -> dict[str, tuple[Unit, Folding]]:
     """What the table has: units of the tests at every folding of theirs, and larger ones as networks have them."""
     named = {name: CASES[name] for name in gated()} | _larger()

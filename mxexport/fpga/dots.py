@@ -93,9 +93,8 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
     field = min(lanes, latencies.pair_field(a_bits, w_bits))
     length = min(lanes, 4)
     chains, fields = field // length, lanes // field
-    packed = 20 + a_bits + w_bits + (field - 1).bit_length()
+    bits = a_bits + w_bits - 1 + (field - 1).bit_length()
+    packed = 17 + bits
     late = sum(i - 1 for i in range(2, length)) * (a_bits + 2 * w_bits) * chains
     sums = {1: Area(), 2: Area(lut=packed, ff=packed), 4: Area(lut=2 * packed, ff=3 * packed)}[chains]
-    joined = a_bits + w_bits + (lanes - 1).bit_length()
-    last = Area(lut=2 * joined, ff=2 * joined) if fields > 1 else Area()
-    return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + last
+    return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + tree(fields, bits) * 2

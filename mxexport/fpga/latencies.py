@@ -106,14 +106,15 @@ def rows_in_turn(pe: int, block_beats: int) -> int:
 
 
 def pair_field(a_bits: int, w_bits: int) -> int:
-    """Products of linear values whose sum mx_dot_pair keeps within 19 bits."""
-    return 16 if a_bits + w_bits <= 16 else 8
+    """Products of linear values that mx_dot_pair adds in pairs: their sum stays within the bits of the lower one."""
+    low = 25 - w_bits if a_bits + w_bits <= 16 else 19
+    return min(1 << (low + 1 - a_bits - w_bits), 16)
 
 
 def pair_latency(a_bits: int, w_bits: int, simd: int) -> int:
-    """mx_dot_pair: a cascade of up to four DSP slices, then binary sums, then two packed ones."""
-    most, length = pair_field(a_bits, w_bits), min(simd, 4)
-    return length + 2 + (min(simd, most) // length - 1).bit_length() + (simd > most)
+    """mx_dot_pair: a cascade of up to four DSP slices, then packed sums, then those of either row."""
+    field, length = min(simd, pair_field(a_bits, w_bits)), min(simd, 4)
+    return length + 2 + (field // length - 1).bit_length() + tree_levels(simd // field)
 
 
 def fits_table(a: Element, w: Element) -> bool:

@@ -30,6 +30,7 @@ words, as the vendor's tools do."""
 READ = ("read_slang", "--no-implicit-memories", "--keep-hierarchy")
 """The hierarchy stays until `-flatten`, which heeds keep_hierarchy."""
 SYNTH = ("synth_xilinx", "-family", "xcup", "-flatten", "-noiopad", "-noclkbuf")
+FLATTEN = (["setattr", "-mod", "-unset", "keep_hierarchy"], ["setattr", "-unset", "keep_hierarchy"], ["flatten"])
 # LUTs behind one distributed RAM cell, by the start of its name.
 _LUTRAM = {"RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM": 2}
 _CHILD = """
@@ -89,7 +90,6 @@ def synthesize(
     if importlib.util.find_spec("pyosys") is None:
         raise MissingToolError("the Yosys estimate needs pyosys: pip install 'mxexport[fpga]'")
     parameters, sources = dict(parameters or {}), _reached(top, sources)
-    generics = [part for name, value in parameters.items() for part in ("-G", f"{name}={parameter_text(value)}")]
     key = digest(
         [
             importlib.metadata.version("pyosys"),
@@ -106,7 +106,7 @@ def synthesize(
 
     def make(directory: Path) -> None:
         start = time.monotonic()
-        cells, lc = _run_yosys(top, sources, generics, memory_dir, directory)
+        cells, lc = _run_yosys(top, sources, parameters, memory_dir, directory)
         seconds = time.monotonic() - start
         netlist = directory / "netlist.json"
         parsed = json.loads(netlist.read_text())
@@ -140,33 +140,44 @@ def _content(value: object, memory_dir: Path | None) -> str | bytes:
 
 
 def _run_yosys(
-    top: str, sources: Sequence[Path], generics: list[str], memory_dir: Path | None, directory: Path
+    top: str, sources: Sequence[Path], parameters: Mapping[str, object], memory_dir: Path | None, directory: Path
 ) -> tuple[dict[str, int], int]:
     report = directory / "stat.json"
     commands = [
-        # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
-        [*READ, *DEFINES, "--top", top, *generics, *_paths([*sources, *primitives()])],
-        ["hierarchy", "-check", "-top", top],
+        *reading(top, sources, parameters),
         SYNTH,
         ["tee", "-q", "-o", str(report), "stat", "-json", "-tech", "xilinx"],
-        ["setattr", "-mod", "-unset", "keep_hierarchy"],
-        ["setattr", "-unset", "keep_hierarchy"],
-        ["flatten"],
+        *FLATTEN,
         ["write_json", str(directory / "netlist.json")],
     ]
+    run(commands, top, memory_dir)
+    text = report.read_text()
+    design = json.loads(text[text.index("{") :])["design"]
+    return design["num_cells_by_type"], design["estimated_num_lc"]
+
+
+def run(commands: Sequence[Sequence[str]], what: str, memory_dir: Path | None = None) -> None:
+    """Yosys on such commands; `$readmemh` looks in `memory_dir`. Raises MXExportError, with the end of its log."""
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
             [sys.executable, "-c", _CHILD],
             input=json.dumps(commands),
-            cwd=memory_dir or empty,  # where $readmemh looks
+            cwd=memory_dir or empty,
             capture_output=True,
             text=True,
         )
-    if done.returncode or not report.exists():
-        raise MXExportError(f"Yosys failed on {top!r}:\n{(done.stdout + done.stderr)[-3000:]}")
-    text = report.read_text()
-    design = json.loads(text[text.index("{") :])["design"]
-    return design["num_cells_by_type"], design["estimated_num_lc"]
+    if done.returncode:
+        raise MXExportError(f"Yosys failed on {what!r}:\n{(done.stdout + done.stderr)[-3000:]}")
+
+
+def reading(
+    top: str, sources: Sequence[Path], parameters: Mapping[str, object], defines: Sequence[str] = DEFINES
+) -> list[list[str]]:
+    """Commands that read module `top` and what it is made of; primitives stay empty boxes."""
+    generics = [part for name, value in parameters.items() for part in ("-G", f"{name}={parameter_text(value)}")]
+    files = _paths([*_reached(top, sources), *primitives()])
+    # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
+    return [[*READ, *defines, "--top", top, *generics, *files], ["hierarchy", "-check", "-top", top]]
 
 
 def _paths(files: Sequence[Path]) -> list[str]:

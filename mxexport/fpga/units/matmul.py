@@ -169,8 +169,7 @@ class MatMul:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
         of a LUT, and no weight is -2**(bits - 1)."""
         x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
-        part = min(folding.simd, self.source.group_size)
-        if folding.luts or folding.pe % 2 or x > 9 or w > 8 or x * w < 32 or part > 2 * latencies.pair_field(x, w):
+        if folding.luts or folding.pe % 2 or x > 9 or w > 8 or x * w < 32:
             return False
         return bool((self.weight.linear() > -(2 ** (w - 1))).all())
 

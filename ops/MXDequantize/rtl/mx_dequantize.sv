@@ -35,10 +35,10 @@ module mx_dequantize #(
   output logic                      m_axis_tlast
 );
 
-  if (K < 1 || Group < 1 || Lanes < 1 || Group % Part != 0 || Lanes != Across * Part || mx_pkg::ceil_div(K, Group) % Across != 0 || OutWidth < 2 || ShiftMax < 0 ||
-      ShiftMax > 254) begin : g_check
-    $error("mx_dequantize: K = %0d, Group = %0d, Lanes = %0d, OutWidth = %0d, ShiftMax = %0d; %s",
-           K, Group, Lanes, OutWidth, ShiftMax, "expected Lanes a divisor of Group or whole groups that divide K's, ShiftMax <= 254");
+  if (K < 1 || Group < 1 || Lanes < 1 || Group % Part != 0 || Lanes != Across * Part ||
+      mx_pkg::ceil_div(K, Group) % Across != 0 || OutWidth < 2 || ShiftMax < 0 || ShiftMax > 254) begin : g_check
+    $error("mx_dequantize: K = %0d, Group = %0d, Lanes = %0d, OutWidth = %0d, ShiftMax = %0d; %s", K, Group, Lanes,
+           OutWidth, ShiftMax, "expected Lanes a divisor of Group or whole groups that divide K's, ShiftMax <= 254");
   end
 
   localparam int InBeats   = mx_pkg::ceil_div(K, Group) / Across * (Group / Part);  // of a vector

@@ -37,7 +37,8 @@ module mx_insert #(
   output logic                   error_o
 );
 
-  if (Bits < 1 || Simd < 1 || (Group % Simd != 0 && Simd % Group != 0) || PadScale < 0 || PadScale > 254) begin : g_check
+  if (Bits < 1 || Simd < 1 || (Group % Simd != 0 && Simd % Group != 0) || PadScale < 0 ||
+      PadScale > 254) begin : g_check
     $error("mx_insert: Bits = %0d, Simd = %0d, PadScale = %0d; expected positive numbers, %s",
            Bits, Simd, PadScale, "PadScale in 0..254");
   end

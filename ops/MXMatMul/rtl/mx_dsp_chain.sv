@@ -3,7 +3,8 @@
 // Equation:  sum_o = sum over i of a_i[i] * w_i[i], signed, exact; element i enters i cycles late.
 // Latency:   Length + 2 cycles while en_i is high.
 // Styles:    written as registers, a product and a sum, which tools map to DSP blocks with their cascades;
-//            with the macro MX_DSP48E2, as DSP48E2 slices of UltraScale and Versal parts. Same bits.
+//            with the macro MX_DSP48E2, as DSP48E2 slices (UltraScale; Vivado makes DSP58 of them for Versal);
+//            with MX_DSP48E1, as those of 7 series, for factors of up to 25 bits. Same bits.
 module mx_dsp_chain #(
   parameter int Length = 4,
   parameter int ABits  = 8,   // at most 18
@@ -58,6 +59,21 @@ module mx_dsp_chain #(
       .RSTB(1'b0), .RSTC(1'b0), .RSTD(1'b0), .RSTM(1'b0), .RSTP(1'b0), .RSTALUMODE(1'b0), .RSTALLCARRYIN(1'b0),
       .RSTCTRL(1'b0), .RSTINMODE(1'b0)
     );
+`elsif MX_DSP48E1
+    DSP48E1 #(
+      .USE_DPORT("FALSE"), .AREG(Own), .ACASCREG(Own), .BREG(Own), .BCASCREG(Own), .ADREG(0), .DREG(0), .CREG(0),
+      .MREG(1), .PREG(1), .ALUMODEREG(0), .OPMODEREG(0), .INMODEREG(0), .CARRYINREG(0), .CARRYINSELREG(0)
+    ) u_dsp (
+      .CLK(aclk), .A(30'(w)), .B(18'(a)), .C(48'd0), .D(25'd0), .PCIN(partial[i]), .P(result), .PCOUT(partial[i+1]),
+      .ALUMODE(4'b0000), .OPMODE((i == 0) ? 7'b000_01_01 : 7'b001_01_01), .INMODE(5'b00000), .CARRYIN(1'b0),
+      .CARRYINSEL(3'b000), .CEA1(en_i), .CEA2(en_i), .CEAD(1'b0), .CEB1(en_i), .CEB2(en_i), .CEC(1'b0), .CED(1'b0),
+      .CEM(en_i), .CEP(en_i), .CEALUMODE(1'b0), .CECARRYIN(1'b0), .CECTRL(1'b0), .CEINMODE(1'b0), .RSTA(1'b0),
+      .RSTB(1'b0), .RSTC(1'b0), .RSTD(1'b0), .RSTM(1'b0), .RSTP(1'b0), .RSTALUMODE(1'b0), .RSTALLCARRYIN(1'b0),
+      .RSTCTRL(1'b0), .RSTINMODE(1'b0)
+    );
+    if (WBits > 25) begin : g_long
+      $error("mx_dsp_chain: a factor of %0d bits; DSP48E1 takes 25: leave MX_DSP48E1 undefined", WBits);
+    end
 `else
     logic signed [Own-1:0][ABits-1:0]                   a_q;
     logic signed [Own-1:0][WBits-1:0]                   w_q;

@@ -25,8 +25,8 @@ module mx_encode_wide #(
 
   if (Width < 1 || ExpBits < 1 || ManBits < 1 || Bits > 8 || Binades < 1 || FloorBits < 2 ||
       MaxCode >= (1 << (Bits - 1))) begin : g_check
-    $error("mx_encode_wide: Width = %0d, %0d exponent and %0d mantissa bits, MaxCode = %0d; expected %s", Width, ExpBits,
-           ManBits, MaxCode, "minifloats of at most 8 bits that hold MaxCode");
+    $error("mx_encode_wide: Width = %0d, %0d exponent and %0d mantissa bits, MaxCode = %0d; expected %s", Width,
+           ExpBits, ManBits, MaxCode, "minifloats of at most 8 bits that hold MaxCode");
   end
 
   localparam int TopBits  = mx_pkg::index_bits(Width);
@@ -105,7 +105,9 @@ module mx_encode_wide #(
   assign sum = SumBits'({binade2_q, {ManBits{1'b0}}}) + SumBits'(kept_q) + SumBits'(guard_q && (rest_q || kept_q[0]));
 
   always_ff @(posedge aclk) begin
-    if (en_i) code_o <= {sign2_q, (overflow2_q || sum > SumBits'(MaxCode)) ? (SumBits - 1)'(MaxCode) : sum[SumBits-2:0]};
+    if (en_i) begin
+      code_o <= {sign2_q, (overflow2_q || sum > SumBits'(MaxCode)) ? (SumBits - 1)'(MaxCode) : sum[SumBits-2:0]};
+    end
   end
 
 endmodule

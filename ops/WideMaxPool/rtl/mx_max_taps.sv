@@ -84,7 +84,7 @@ module mx_max_taps #(
         for (genvar t = 0; t < Count; t++) begin : g_best
           if (l == 0) begin : g_in
             assign best[t] = pad[v][t] ? {1'b1, {(Width - 1) {1'b0}}} : data[v][t][i];
-          end else if (2 * t + 1 < mx_pkg::ceil_div(Taps, 1 << (l - 1))) begin : g_two
+          end else if (2 * t + 1 < mx_pkg::ceil_div(Taps, (1 << l) / 2)) begin : g_two
             always_ff @(posedge aclk) begin
               if (en) begin
                 best[t] <= (g_level[l-1].best[2*t] > g_level[l-1].best[2*t+1]) ? g_level[l-1].best[2*t]

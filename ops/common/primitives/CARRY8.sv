@@ -10,7 +10,7 @@
 /* verilator lint_off UNUSEDPARAM */
 /* verilator lint_off UNUSEDSIGNAL */
 module CARRY8 #(
-  parameter CARRY_TYPE = "SINGLE_CY8"
+  parameter string CARRY_TYPE = "SINGLE_CY8"
 ) (
   input  logic       CI,
   input  logic       CI_TOP,

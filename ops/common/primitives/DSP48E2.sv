@@ -10,7 +10,7 @@
 /* verilator lint_off UNUSEDPARAM */
 /* verilator lint_off UNUSEDSIGNAL */
 module DSP48E2 #(
-  parameter AMULTSEL = "A",
+  parameter string AMULTSEL = "A",
   parameter int AREG = 1,
   parameter int ACASCREG = 1,
   parameter int BREG = 1,

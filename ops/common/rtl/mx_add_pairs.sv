@@ -38,7 +38,8 @@ module mx_add_pairs #(
   mx_carry #(.Width(Width)) u_carry (.select_i(select), .data_i(data), .carry_i, .sum_o, .carry_o);
 `else
   function automatic logic [Width-1:0] word_of(logic [Width-1:0] x, logic [Width-1:0] s);
-    return ({Width{Op[0]}} & ~s & ~x) | ({Width{Op[1]}} & ~s & x) | ({Width{Op[2]}} & s & ~x) | ({Width{Op[3]}} & s & x);
+    return ({Width{Op[0]}} & ~s & ~x) | ({Width{Op[1]}} & ~s & x) | ({Width{Op[2]}} & s & ~x)
+           | ({Width{Op[3]}} & s & x);
   endfunction
 
   assign {carry_o, sum_o} = (Width + 1)'(word_of(x_i, s_i)) + (Width + 1)'(word_of(y_i, t_i))

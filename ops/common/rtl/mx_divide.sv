@@ -89,7 +89,8 @@ module mx_divide #(
         rest_q           <= low_q[Multiply+1] - times_q;
         sign_q           <= {sign_q[Stages-2:1], value[Width-1]};
         // -(q + up) = ~q + !up
-        result_q         <= (OutWidth'(quotient_rest_q) ^ {OutWidth{sign_q[Stages-1]}}) + OutWidth'(up ^ sign_q[Stages-1]);
+        result_q         <= (OutWidth'(quotient_rest_q) ^ {OutWidth{sign_q[Stages-1]}})
+                            + OutWidth'(up ^ sign_q[Stages-1]);
       end
     end
 

@@ -75,7 +75,7 @@ module mx_ingress #(
         beat_q <= final_beat ? '0 : beat_q + 1'b1;
         part_q <= part_q == PartBits'(VectorBeats - 1) ? '0 : part_q + 1'b1;
       end
-      unique case (state_q)
+      case (state_q)
         FILL:    if (give && final_beat) state_q <= PASS;
         SKIP:    if (take && s_axis_tlast) state_q <= PASS;
         default: if (take && s_axis_tlast != final_beat) state_q <= s_axis_tlast ? FILL : SKIP;

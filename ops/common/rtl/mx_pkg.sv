@@ -135,18 +135,25 @@ package mx_pkg;
     return ceil_div(pe, ceil_div(pe, (block_beats < 8) ? block_beats : 8));
   endfunction
 
-  // Products of integers whose sum mx_dot_pair keeps within 19 bits.
-  function automatic int pair_field(int a_bits, int w_bits);
-    return (a_bits + w_bits <= 16) ? 16 : 8;
+  // Bits that mx_dot_pair keeps for the lower of two packed sums, and how many products these hold.
+  function automatic int pair_low(int a_bits, int w_bits);
+    return (a_bits + w_bits <= 16) ? 25 - w_bits : 19;
   endfunction
 
-  // Cycles of mx_dot_pair: a cascade of up to four DSP slices, then binary sums, then two packed ones.
-  function automatic int pair_latency(int a_bits, int w_bits, int simd);
+  function automatic int pair_field(int a_bits, int w_bits);
     int most;
+    most = 1 << (pair_low(a_bits, w_bits) + 1 - a_bits - w_bits);
+    return (most < 16) ? most : 16;
+  endfunction
+
+  // Cycles of mx_dot_pair: a cascade of up to four DSP slices, then packed sums, then those of either row.
+  function automatic int pair_latency(int a_bits, int w_bits, int simd);
+    int field;
     int length;
-    most   = pair_field(a_bits, w_bits);
-    length = (simd < 4) ? simd : 4;
-    return length + 2 + $clog2(((simd < most) ? simd : most) / length) + ((simd > most) ? 1 : 0);
+    field  = pair_field(a_bits, w_bits);
+    if (simd < field) field = simd;
+    length = (field < 4) ? field : 4;
+    return length + 2 + $clog2(field / length) + tree_levels(simd / field, 0);
   endfunction
 
   // Digits of a signed integer, the uppermost with one bit more than the others.

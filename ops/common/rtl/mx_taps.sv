@@ -58,7 +58,8 @@ module mx_taps #(
     $error("mx_taps: %0d pixels a beat, rows of %0d, %0d out, stride %0d; expected whole beats", Pixels, W, OutW,
            StrideW);
   end
-  if ((OutH - 1) * StrideH >= H || (OutW - 1) * StrideW >= W || H * W <= mx_pkg::taps_lag(W, SpanH, SpanW, PadTop, PadLeft, 1))
+  if ((OutH - 1) * StrideH >= H || (OutW - 1) * StrideW >= W ||
+      H * W <= mx_pkg::taps_lag(W, SpanH, SpanW, PadTop, PadLeft, 1))
   begin : g_check_out
     $error("mx_taps: output %0dx%0d of a frame of %0dx%0d; expected windows that begin, shifted by their padding, %s",
            OutH, OutW, H, W, "inside it");

@@ -64,7 +64,7 @@ module mx_tree #(
             .carry_i({g_level[l-1].carry[First+2], g_level[l-1].carry[First+1]}), .sum_o(sum)
           );
           assign unused = 1'b0;
-        end else if (First + 1 < Below) begin : g_two
+        end else if (First + 1 < Below) begin : g_pair
           // {x, 1} + {y, carry} is an adder with a carry input in every tool.
           assign {sum, unused} = {Bits'(g_level[l-1].term[First]), 1'b1}
                                  + {Bits'(g_level[l-1].term[First+1]), g_level[l-1].carry[First+1]};
