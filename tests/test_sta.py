@@ -107,4 +107,4 @@ def test_what_has_no_delay_is_refused():
 def test_a_tree_of_threes_adds_once_between_registers():
     found = yosys.synthesize("mx_tree", rtl_sources(), {"Terms": 9, "Width": 12})
     assert found.path.luts == 2 and found.fmax_mhz > 600  # the majority of the bit below, the sum
-    assert sta.NET_PS == 300
+    assert sta.ULTRASCALE_PLUS.net == 300

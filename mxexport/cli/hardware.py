@@ -168,7 +168,9 @@ def synth(design: DesignDir, as_json: AsJson = False) -> None:
     print_area(area)
     name, slowest = min(results.items(), key=lambda item: item[1].fmax_mhz)
     console.print(f"longest path, in {name}: {slowest.path}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{sta.NET_PS} ps a connection; {sta.ULTRASCALE_PLUS.source}", highlight=False, markup=False)
+    console.print(
+        f"{sta.ULTRASCALE_PLUS.net} ps a connection; {sta.ULTRASCALE_PLUS.source}", highlight=False, markup=False
+    )
 
 
 def report(design: DesignDir, as_json: AsJson = False) -> None:

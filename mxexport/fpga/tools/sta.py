@@ -1,8 +1,8 @@
 """Static timing analysis of a netlist by Yosys: the longest path of a unit by published delays and a stated net delay.
 
-Nothing is placed or routed: every connection outside of a slice takes the same time (`NET_PS`). Inputs of the unit come
-from registers at its border, outputs go to such. The result says which units are deep and where, not what a part will
-reach; it is written as an estimate wherever it is shown.
+Nothing is placed or routed: every connection outside of a slice takes the same time (`Delays.net`). Inputs of the
+unit come from registers at its border, outputs go to such. The result says which units are deep and where, not what a
+part will reach; it is written as an estimate wherever it is shown.
 """
 
 from __future__ import annotations
@@ -12,10 +12,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mxexport.errors import MXExportError
-
-NET_PS = 300
-"""Of a connection outside of a slice: 43 ps and 3.5 ps for each tile in RapidWright's model; placed designs of this
-kind have 200 to 450 ps on average."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +32,7 @@ class Delays:
     block_ram_setup: int
     dsp: int  # clock to P with its register
     dsp_setup: int  # of an input with its register
+    net: int  # a connection outside of a slice
     source: str
 
 
@@ -54,9 +51,11 @@ ULTRASCALE_PLUS = Delays(
     block_ram_setup=200,
     dsp=400,
     dsp_setup=300,
+    net=300,
     source="UltraScale+ -2. LUT, register and carry delays, RAMB36: RapidWright's open delay model (FPT 2019), the "
     "largest where it gives a range, a CARRY8 as two CARRY4. MUXF, shift registers, DSP (with its registers), set-up "
-    "of block RAM: assumed, in the order of DS925",
+    "of block RAM: assumed, in the order of DS925. Connections take 43 ps and 3.5 ps for each tile in that model, and "
+    "200 to 450 ps on average in placed designs",
 )
 SERIES_7 = Delays(
     lut_pins=(124,) * 6,
@@ -73,7 +72,9 @@ SERIES_7 = Delays(
     block_ram_setup=566,
     dsp=434,
     dsp_setup=400,
-    source="7 series -1, as Vivado's timing reports for Artix-7 print them (DS181); DSP with all of its registers",
+    net=600,
+    source="7 series -1, as Vivado's timing reports for Artix-7 print them (DS181); DSP with all of its registers. "
+    "Connections: assumed, twice those of UltraScale+",
 )
 
 _WORDS = {
@@ -126,13 +127,13 @@ class _Arrival:
         )
 
 
-def longest_path(netlist: Mapping, delays: Delays = ULTRASCALE_PLUS, net_ps: int = NET_PS) -> Path:
-    """The longest path of a flat netlist: `write_json` of Yosys with one module.
+def longest_path(netlist: Mapping, delays: Delays = ULTRASCALE_PLUS, net_ps: int | None = None) -> Path:
+    """The longest path of a flat netlist: `write_json` of Yosys with one module; `net_ps`: other than `delays.net`.
 
     Raises:
         MXExportError: it has a cell of unknown delay, or a combinational loop.
     """
-    return _Analysis(netlist, delays, net_ps).longest()
+    return _Analysis(netlist, delays, delays.net if net_ps is None else net_ps).longest()
 
 
 class _Analysis:
