@@ -4,8 +4,8 @@
     python benchmarks/hardware.py --only cnn-mxint8 residual-mxint8
 
 Digits: 5,000 of MNIST, 1,000 of them held out, trained as `mxexport demo` does; the RTL simulates all 1,000; area by
-Yosys. The CNN once more, at one pixel a cycle and at two, area by the coarse estimate. Shapes: weights drawn, folded
-for the published rate at 200 MHz; cycles by the timing model, area by the coarse estimate.
+Yosys. The CNN once more, at one pixel a cycle and at two, area by the estimate. Shapes: weights drawn, folded
+for the published rate at 200 MHz; cycles by the timing model, area by the estimate.
 """
 
 from __future__ import annotations

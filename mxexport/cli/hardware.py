@@ -111,7 +111,7 @@ def _print_layers(report: dict) -> None:
         f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
     )
     figures = ", ".join(f"{value:,.0f} {_AREA[key]}" for key, value in report["estimate"].items() if key in _AREA)
-    console.print(f"about {figures} (coarse estimate; mxexport synth counts)", highlight=False)
+    console.print(f"about {figures} (estimate; mxexport synth counts)", highlight=False)
     if report.get("limit"):
         console.print(report["limit"], highlight=False, markup=False)
     if saturated := report.get("calibration", {}).get("saturated_inputs"):

@@ -1,19 +1,25 @@
-"""Area of a unit without synthesis: a coarse model, held to Yosys within a stated factor (tests/test_area.py).
+"""Area of a unit without synthesis, as Yosys counts cells for UltraScale+.
 
-Yosys counts cells for UltraScale+; the costs of common pieces stand here, what a unit is made of stands in its file.
+What a unit is made of stands in its file (`Unit.parts`): DSP slices and memories as they are, and for LUTs and
+flip-flops how many there are to each kind of part; what one of them takes is fitted to syntheses of hundreds of units
+(area_model.json, by benchmarks/estimates.py, which prints what is left over). The costs of common pieces stand here.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
+from pathlib import Path
 
 from mxexport.errors import MXExportError
 from mxexport.fpga import words
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import Element
 
+MODEL = Path(__file__).parent / "area_model.json"
 _IN_LUTS = 64  # words up to which a memory lies in LUTs
 _SMALL = 4096  # bits, likewise
 
@@ -78,9 +84,33 @@ def exponent_bits(element: Element) -> int:
     return fixedpoint.element_parameters(element)["exponent_bits"]
 
 
-def registers(bits: float, luts: float = 0.0) -> Area:
-    """`bits` flip-flops with `luts` LUTs of logic for each."""
-    return Area(lut=bits * luts, ff=bits)
+Parts = Mapping[str, Area]
+"""What a unit is made of, by kinds whose LUTs and flip-flops the model weighs."""
+
+
+def each(count: float) -> Area:
+    """So many places, each of some LUTs and flip-flops: the model says how many."""
+    return Area(lut=count, ff=count)
+
+
+@functools.cache
+def _model() -> dict[str, dict[str, dict[str, float]]]:
+    return json.loads(MODEL.read_text())
+
+
+def fitted(module: str, parts: Parts) -> Area:
+    """What `parts` of a module take.
+
+    Raises:
+        MXExportError: the module, or a kind of its parts, was never fitted.
+    """
+    model = _model().get(module)
+    if model is None or (missing := [kind for kind in parts if kind not in model["lut"]]):
+        what = module if model is None else f"{', '.join(missing)} of {module}"
+        raise MXExportError(f"no area is known for {what}; run python -m benchmarks.estimates")
+    whole = total(parts.values())
+    lut, ff = (sum(model[k][kind] * getattr(part, k) for kind, part in parts.items()) for k in ("lut", "ff"))
+    return replace(whole, lut=lut, ff=ff)
 
 
 def shift_right(width: int, kept: int, bits: int) -> Area:
@@ -96,12 +126,6 @@ def shift_left(width: int, within: int, bits: int) -> float:
     return sum(min(width + 4**level, within) for level in range(1, math.ceil(bits / 2))) + within
 
 
-def _lanes(lanes: int, wanted: int, bits: int, count: int) -> Area:
-    if min(lanes, wanted) >= count:
-        return Area(lut=1)  # wiring
-    return registers(max(lanes, wanted) * bits, 1.0) + Area(lut=15, ff=12)
-
-
 def glue(module: str, parameters: Mapping[str, int | str]) -> Area:
     """Cells that stand between units.
 
@@ -110,14 +134,37 @@ def glue(module: str, parameters: Mapping[str, int | str]) -> Area:
     """
     if module not in _GLUE:
         raise MXExportError(f"no area is known for cell {module}")
+    return fitted(module, _GLUE[module](parameters))
+
+
+def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
     return _GLUE[module](parameters)
 
 
-_GLUE: dict[str, Callable[[Mapping], Area]] = {
-    "mx_fifo": lambda p: ram(p["Depth"], p["Width"] + 1) + Area(lut=25, ff=20),
-    "mx_fork": lambda p: Area(lut=4 * p["Outputs"], ff=2 * p["Outputs"]),
-    "mx_skid": lambda p: registers(2 * p["Width"], 0.5),
-    "mx_lanes": lambda p: _lanes(p["InLanes"], p["OutLanes"], p["ElemWidth"], p["K"]),
-    "mx_ingress": lambda p: Area(lut=90 + p["Lanes"] * (1.3 * p["Width"] + 3), ff=90),
-    "mx_egress": lambda p: Area(lut=60, ff=55),
+def _fifo(p: Mapping) -> Parts:
+    memory = ram(p["Depth"], p["Width"] + 1)
+    return {"unit": each(1), "words": memory, "values": each(p["Width"]), "places": each(p["Depth"].bit_length())}
+
+
+def _lanes(p: Mapping) -> Parts:
+    narrow, wide = sorted((p["InLanes"], p["OutLanes"]))
+    if narrow >= p["K"]:
+        return {"wires": each(1)}
+    kind = "joined" if p["InLanes"] == narrow else "split"
+    return {kind: each(1), f"{kind}_values": each(wide * p["ElemWidth"])}
+
+
+def _ingress(p: Mapping) -> Parts:
+    counted = p["Beats"].bit_length() + p["K"].bit_length()
+    lanes, values = each(p["Lanes"]), each(p["Lanes"] * p["Width"])
+    return {"unit": each(1), "counters": each(counted), "lanes": lanes, "values": values}
+
+
+_GLUE: dict[str, Callable[[Mapping], Parts]] = {
+    "mx_fifo": _fifo,
+    "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
+    "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
+    "mx_lanes": _lanes,
+    "mx_ingress": _ingress,
+    "mx_egress": lambda p: {"unit": each(1), "values": each(p["Lanes"] * p["Width"]), "inputs": each(p["Inputs"])},
 }

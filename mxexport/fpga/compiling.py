@@ -44,7 +44,7 @@ def compile(
     overrides it per layer: (pe, simd), then taps and pixels at once where there are several, a dict or a YAML file.
     `resources`: products that DSP slices can make are made by them ("dsp"), by LUTs ("lut"), or by LUTs only where a
     budget has too few slices ("auto").
-    `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by the coarse
+    `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
     A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Area, fitted
 from mxexport.fpga.types import Stream
 from mxexport.fpga.unit import Folding, Timing, Unit, equal_parts
 
@@ -67,6 +67,6 @@ def timing(unit: Unit, folding: Folding) -> Timing:
 
 
 def area(unit: Unit, folding: Folding) -> Area:
-    """A coarse estimate of what Yosys counts."""
+    """What Yosys counts, estimated. Raises MXExportError for a unit whose parts were never fitted."""
     single, own = one(unit, folding)
-    return single.area(own) * count(unit, folding)
+    return fitted(single.module, single.parts(own)) * count(unit, folding)

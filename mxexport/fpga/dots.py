@@ -98,3 +98,14 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
     late = sum(i - 1 for i in range(2, length)) * (a_bits + 2 * w_bits) * chains
     sums = {1: Area(), 2: Area(lut=packed, ff=packed), 4: Area(lut=2 * packed, ff=3 * packed)}[chains]
     return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + tree(fields, bits) * 2
+
+
+def wide(a_bits: int, b_bits: int) -> Area:
+    """mx_wide_mul: products of digits, then their sum."""
+    slices = latencies.wide_mul_slices(a_bits, b_bits)
+    a_step, b_step = min(
+        ((17, 26), (26, 17)),
+        key=lambda steps: latencies.wide_digits(a_bits, steps[0]) * latencies.wide_digits(b_bits, steps[1]),
+    )
+    digits = latencies.wide_digits(a_bits, a_step) * b_bits + latencies.wide_digits(b_bits, b_step) * a_bits
+    return Area(ff=digits, dsp=slices) + tree(slices, a_bits + b_bits)

@@ -27,8 +27,8 @@ def describe(
     `frames_per_second` are promised at `clock_mhz`, or at `clock_limit_mhz`, the clock that the timing estimate
     supports, where that is less; it is None where the family has no estimate. `limited_by` is the layer that takes the
     most cycles per frame; `limit` says so in words where `target_fps` is not reached, or that the clock is too fast,
-    and is None elsewhere. `estimate` and `utilization_percent` are coarse; `next_step`: what the layers would reach
-    with the next faster foldings, and the area that takes.
+    and is None elsewhere. `estimate` is that of `Design.estimate`; `next_step`: what the layers would
+    reach with the next faster foldings, and the area that takes.
     """
     network, foldings = design.network, design.foldings
     products = network.products()
@@ -72,18 +72,18 @@ def describe(
 
 
 def estimate(design: emit.Design) -> dict[str, Area]:
-    """Cell -> area by the coarse model, units and what stands between them."""
+    """Cell -> area by the model, units and what stands between them."""
     units = {design.units[i.name]: copies.area(i.unit, design.foldings[i.name]) for i in design.network.instances}
     return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
 
 
 def too_large(report: Mapping) -> str | None:
-    """Says so where a design takes more than its part holds, by the coarse estimate."""
+    """Says so where a design takes more than its part holds, by the estimate."""
     shares = report["utilization_percent"] or {}
     over = [f"{share:g}% of its {name}" for name, share in shares.items() if share > 100]
     if not over:
         return None
-    return f"{report['part']} is too small by the coarse estimate: {', '.join(over)}; name a budget or a larger part"
+    return f"{report['part']} is too small by the estimate: {', '.join(over)}; name a budget or a larger part"
 
 
 def _utilization(area: Area, part: str) -> dict[str, float] | None:

@@ -13,7 +13,7 @@ from mxexport.fpga.types import Blocks, Stream
 from mxexport.ops import Operator
 
 if TYPE_CHECKING:
-    from mxexport.fpga.area import Area
+    from mxexport.fpga.area import Parts
     from mxexport.fpga.lowering import Lowering
     from mxexport.fpga.windows import Window
 
@@ -177,8 +177,8 @@ class Unit(Protocol):
     def timing(self, folding: Folding) -> Timing:
         """How a frame passes through it."""
 
-    def area(self, folding: Folding) -> Area:
-        """A coarse estimate of what Yosys counts."""
+    def parts(self, folding: Folding) -> Parts:
+        """What its module is made of, by kinds that the area model weighs (`area.fitted`)."""
 
     def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
         """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);

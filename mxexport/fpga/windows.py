@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.fpga.area import Area, ram
+from mxexport.fpga.area import Area, Parts, each, ram
 from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Stream, Wide
 from mxexport.fpga.unit import Folding, Refused, Timing, equal_parts, lane_foldings
@@ -77,17 +77,28 @@ class Window:
             ends.append(end)
         return ends[2] - ends[1]
 
-    def lines(self, source: Stream, lanes: int) -> Area:
-        """Area of the memory in mx_line_buffer: the rows that a window spans, and as many as it moves down."""
+    def line_parts(self, source: Stream, lanes: int) -> Parts:
+        """Of mx_line_buffer: the rows that a window spans, and as many as it moves down."""
         span = (self.kernel[0] - 1) * self.dilations[0] + 1
-        beats = source.beats(lanes) // source.vectors
-        return ram((span + self.strides[0]) * source.shape[1] * beats, source.beat_bits(lanes))
+        beats, bits = source.beats(lanes) // source.vectors, source.beat_bits(lanes)
+        depth = (span + self.strides[0]) * source.shape[1] * beats
+        places = [*source.shape[:2], *self.output(source.shape), *self.kernel, beats]
+        return {
+            "lines": each(1),
+            "addresses": each((depth - 1).bit_length()),
+            "places": each(sum((n - 1).bit_length() for n in places)),
+            "beats": each(bits),
+            "rows": ram(depth, bits),
+        }
 
-    def pool_lines(self, source: Stream, lanes: int) -> Area:
+    def pool_parts(self, source: Stream, lanes: int) -> Parts:
         """The same of a pool, which keeps one value of every channel where its window is the frame."""
-        if self.is_frame(source.shape):
-            return ram(source.beats(lanes) // source.vectors, source.beat_bits(lanes))
-        return self.lines(source, lanes)
+        if not self.is_frame(source.shape):
+            return self.line_parts(source, lanes)
+        beats, pixels = source.beats(lanes) // source.vectors, source.vectors
+        counted = (beats - 1).bit_length() + (pixels - 1).bit_length()
+        kept = {"kept": ram(beats, source.beat_bits(lanes)), "frame_values": each(source.beat_bits(lanes))}
+        return {"frame": each(1), "frame_places": each(counted)} | kept
 
     def needs(self, shape: tuple[int, ...]) -> np.ndarray:
         """The last pixel, counted row by row, that every output pixel waits for."""
@@ -128,12 +139,18 @@ class Window:
         beat = first.ravel() // pixels + self._lag(columns, pixels)
         return Timing((beat + 1) * pixels - 1, 1 / self.made_at_once(pixels), latency, beyond=1 / pixels)
 
-    def taps_area(self, shape: tuple[int, ...], bits: int, pixels: int) -> Area:
+    def taps_parts(self, shape: tuple[int, ...], bits: int, pixels: int) -> Parts:
         """Of mx_taps over pixels of `bits` bits: rows in a memory, columns in registers."""
         beats = self.dilations[0] * shape[1] // pixels
         held = self.kernel[0] * ((self.kernel[1] - 1) * self.dilations[1] + 2 * pixels - 1) * bits
-        rows = ram(beats, (self.kernel[0] - 1) * pixels * bits) if self.kernel[0] > 1 else Area()
-        return Area(lut=90 + 0.2 * held, ff=80 + held) + rows
+        places = sum((n - 1).bit_length() for n in (*shape[:2], *self.output(shape)))
+        return {
+            "taps": each(1),
+            "tap_places": each(places),
+            "held": each(held),
+            "tap_rows": ram(beats, (self.kernel[0] - 1) * pixels * bits) if self.kernel[0] > 1 else Area(),
+            "rows_written": each((self.kernel[0] - 1) * pixels * bits),
+        }
 
     def pool_foldings(self, source: Wide) -> list[Folding]:
         """Of a pool: some channels of one tap after the other, or all taps of some pixels."""

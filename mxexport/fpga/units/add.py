@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -99,8 +99,9 @@ class Add:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.a.vectors), self.a.beats(folding.simd) // self.a.vectors, 1)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=20 + folding.simd * self.result.width * 0.7, ff=10 + folding.simd * self.result.width)
+    def parts(self, folding: Folding) -> Parts:
+        made, taken = (folding.simd * width for width in (self.result.width, min(s.width for s in self.sources)))
+        return {"unit": each(1), "sums": each(made), "values": each(taken)}
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Both sides and their sum are rounded to float32 once each."""

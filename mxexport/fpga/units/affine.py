@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import latencies
+from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import per_channel
-from mxexport.fpga.area import Area, registers, rom, total
+from mxexport.fpga.area import Parts, each, rom, total
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -157,13 +157,17 @@ class Affine:
         latency = 3 + latencies.wide_mul_latency(self.source.width, self.gain_width)
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
-    def area(self, folding: Folding) -> Area:
-        lane = registers(4 * self.result.width, 0.15) + Area(
-            dsp=latencies.wide_mul_slices(self.source.width, self.gain_width)
-        )
-        beats = group_count(self.source.channels, folding.simd)
-        memories = total(rom(beats, folding.simd * width) for width in (self.gain_width, self.offset_width))
-        return Area(lut=30, ff=20) + lane * folding.simd + memories
+    def parts(self, folding: Folding) -> Parts:
+        lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
+        sums = max(self.source.width + self.gain_width, self.offset_width)
+        return {
+            "unit": each(1),
+            "products": dots.wide(self.source.width, self.gain_width) * lanes,
+            "sums": each(lanes * sums),
+            "values": each(lanes * self.result.width),
+            "offsets": each(lanes * self.offset_width),
+            "memories": total(rom(beats, lanes * width) for width in (self.gain_width, self.offset_width)),
+        }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Gains are rounded to 26 bits with one exponent, the offset and the result once each; float32 rounds, too."""

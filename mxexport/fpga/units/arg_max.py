@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -86,9 +86,10 @@ class ArgMax:
         latency = 2 + (folding.simd - 1).bit_length()
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
-    def area(self, folding: Folding) -> Area:
-        lanes = min(folding.simd, self.source.channels)
-        return Area(lut=25 + lanes * 1.5 * self.source.width, ff=lanes * 0.7 * (self.source.width + 5) + 30)
+    def parts(self, folding: Folding) -> Parts:
+        lanes, width, index = min(folding.simd, self.source.channels), self.source.width, self.result.width
+        found = {"unit": each(1), "best": each(width + index)}
+        return found | {"compared": each((lanes - 1) * width), "indices": each((lanes - 1) * index)}
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Values that float32 cannot tell apart may change places; a half else, so that numbers are equal."""

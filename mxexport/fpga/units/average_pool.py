@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Area
+from mxexport.fpga import dots, latencies
+from mxexport.fpga.area import Area, Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
@@ -115,14 +115,24 @@ class AveragePool:
         """Of the magnitude that is divided."""
         return self.source.width + (self.divisor - 1).bit_length() + self.shift
 
-    def area(self, folding: Folding) -> Area:
-        x, bits = self.source, self.result.width
-        lane = Area(lut=9 * bits, ff=7 * bits, dsp=-(-bits // 17) * -(-bits // 26))
+    def parts(self, folding: Folding) -> Parts:
+        x, result, lanes = self.source, self.result.width, folding.simd
+        sums = x.width + (self.divisor - 1).bit_length()
+        plain = self.divisor & (self.divisor - 1) == 0  # no product
+        divide = Area(ff=self._bits) if plain else dots.wide(*latencies.divide_factors(self._bits, self.divisor))
         if folding.taps > 1:
-            made = folding.simd * self.window.made_at_once(folding.pixels)
-            sums = Area(lut=x.width + 4, ff=2 * x.width) * folding.taps
-            return self.window.taps_area(x.shape, x.beat_bits(folding.simd), folding.pixels) + (lane + sums) * made
-        return Area(lut=200, ff=100) + lane * folding.simd + self.window.pool_lines(x, folding.simd)
+            made = lanes * self.window.made_at_once(folding.pixels)
+            found = self.window.taps_parts(x.shape, x.beat_bits(lanes), folding.pixels)
+            found |= {"added": each(sums * (folding.taps - 1) * made), "padded": each(x.width * folding.taps * made)}
+        else:
+            made, found = lanes, self.window.pool_parts(x, lanes) | {"sums": each(sums * lanes)}
+        rest = each(made * ((self.divisor - 1).bit_length() + 2) * (not plain))
+        return found | {
+            "divided": divide * made,
+            "magnitudes": each(made * self._bits),
+            "rest": rest,
+            "values": each(made * result),
+        }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -104,8 +104,12 @@ class Clip:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 0)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=folding.simd * (0.5 * self.source.width + 1.1 * self.result.width))
+    def parts(self, folding: Folding) -> Parts:
+        if self.low == self.high:
+            return {"constant": each(1)}
+        bounds = bool(self.low) + bool(self.high)  # zero is a sign
+        source, result = self.source.width * folding.simd, self.result.width * folding.simd
+        return {"lanes": each(folding.simd), "compared": each(source * bounds), "values": each(result)}
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Bounds that do not lie on the grid are rounded to it; float32 rounds the values."""

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -112,8 +112,9 @@ class Concat:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.a.vectors), self.result.beats(folding.simd) // self.a.vectors, 1)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=25 + folding.simd * self.result.width * 0.8, ff=15)
+    def parts(self, folding: Folding) -> Parts:
+        values = folding.simd * self.result.width
+        return {"unit": each(1), "values": each(values), "counters": each(self.result.channels.bit_length())}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

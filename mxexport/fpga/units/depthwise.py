@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, rom, total
+from mxexport.fpga.area import Parts, each, rom, shift_left, total
 from mxexport.fpga.layouts import is_depthwise
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
@@ -167,22 +167,26 @@ class Depthwise:
         latency = taps * group_count(self.source.channels, folding.simd) + product_latency + 6
         return Timing(self.window.needs(self.source.shape), beats, latency, (self.window, self.source.shape))
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
+        x, w = self.source.element, self.weight.format.element
         if folding.taps > 1:
-            tap = dots.product(self.source.element, self.weight.format.element) + Area(
-                lut=1.3 * self.width, ff=1.3 * self.width
-            )
             made = self.source.channels * folding.taps * self.window.made_at_once(folding.pixels)
             bits = self.source.beat_bits(folding.simd)
-            return self.window.taps_area(self.source.shape, bits, folding.pixels) + tap * made
-        lane = Area(lut=50 + 2.2 * self.width, ff=40 + 1.6 * self.width)
-        lane += dots.product(self.source.element, self.weight.format.element)
-        lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
-        widths = self.weight.format.element.bits, 8
-        memories = total(rom(beats * self.weight.codes.shape[1], lanes * width) for width in widths)
+            found = self.window.taps_parts(self.source.shape, bits, folding.pixels)
+            return found | {"products": dots.product(x, w) * made, "sums": each(made * self.width), "taps": each(made)}
+        lanes, beats, taps = folding.simd, group_count(self.source.channels, folding.simd), self.weight.codes.shape[1]
+        shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
+        moved = shift_left(x.linear_bits + w.linear_bits, self.width, shift)
+        memories = total(rom(beats * taps, lanes * width) for width in (w.bits, 8))
         if self.bias.any():
             memories += rom(beats, lanes * self.width)
-        return Area(lut=200, ff=100) + lane * folding.simd + memories + self.window.lines(self.source, folding.simd)
+        return self.window.line_parts(self.source, lanes) | {
+            "products": dots.product(x, w) * lanes,
+            "shifted": each(moved * lanes),
+            "sums": each(self.width * lanes),
+            "lanes": each(lanes),
+            "memories": memories,
+        }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far products in float32 may be off: (taps + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area, shift_left
+from mxexport.fpga.area import Parts, each, shift_left
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.numbers import fixedpoint
@@ -85,17 +85,19 @@ class Dequantize:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
 
-    def area(self, folding: Folding) -> Area:
-        p, width = fixedpoint.element_parameters(self.source.element), self.result.width
+    def parts(self, folding: Folding) -> Parts:
+        p, width, lanes = fixedpoint.element_parameters(self.source.element), self.result.width, folding.simd
         exponent, mantissa = p["exponent_bits"], p["mantissa_bits"] + 2
         span = self.source.code_max - self.source.code_min + (2**exponent - 2 if exponent else 0)
         bits = span.bit_length()
         moved = shift_left(mantissa, width, bits)
-        lane = Area(
-            lut=0.66 * moved + (mantissa + 1.5 * bits if exponent else bits or 0.8 * mantissa),
-            ff=mantissa + bits + width,
-        )
-        return Area(lut=8, ff=8) + lane * folding.simd
+        return {
+            "unit": each(1),
+            ("moved" if exponent else "shifted"): each(lanes * moved),
+            ("fractions" if exponent else "mantissas"): each(lanes * mantissa),
+            ("exponents" if exponent else "shifts"): each((lanes if exponent else self.source.across(lanes)) * bits),
+            "values": each(lanes * width),
+        }
 
     def bound(self, x: np.ndarray) -> None:
         return None

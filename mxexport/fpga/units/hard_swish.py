@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Area
+from mxexport.fpga import dots, latencies
+from mxexport.fpga.area import Parts, each, total
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -108,9 +108,11 @@ class HardSwish:
         """Bits of the factors of its two products: v and v + 3, and a third of their product."""
         return (self.fraction + 4,) * 2, (self.fraction + 6, self.fraction + 8)
 
-    def area(self, folding: Folding) -> Area:
-        lane = Area(lut=6 * self.result.width + 60, ff=6 * self.result.width + 40, dsp=3)
-        return Area(lut=10, ff=8) + lane * folding.simd
+    def parts(self, folding: Folding) -> Parts:
+        lanes, first = folding.simd, self._factors[0][0]
+        made = total(dots.wide(*factors) for factors in self._factors)
+        values = {"values": each(lanes * self.result.width), "bounded": each(lanes * self.source.width)}
+        return values | {"unit": each(1), "products": made * lanes, "near": each(lanes * first)}
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """One rounding here, perhaps one of the input before (the slope is at most 1.5), a few in float32."""

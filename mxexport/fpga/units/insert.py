@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.model import graph
@@ -85,8 +85,9 @@ class Insert:
         column = np.where(y // self.steps[0] > row, width - 1, column)
         return Timing((row * width + column).ravel(), result.beats(folding.simd) // result.vectors, 1)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=25, ff=15 + self.source.beat_bits(folding.simd))
+    def parts(self, folding: Folding) -> Parts:
+        counted = sum((n - 1).bit_length() for n in self.result.shape)
+        return {"unit": each(1), "values": each(self.source.beat_bits(folding.simd)), "counters": each(counted)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, registers
+from mxexport.fpga import dots, latencies
+from mxexport.fpga.area import Area, Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -102,11 +102,20 @@ class LeakyRelu:
         """Bits of a magnitude and of the slope."""
         return self.source.width + 1, max(self.slope.bit_length() + 1, 2)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
+        lanes, width = folding.simd, self.source.width
         if not self.slope:
-            return Area(lut=10, ff=8 + 3 * folding.simd * self.source.width)
-        lane = registers(4 * self.source.width + 24, 0.7) + Area(dsp=-(-self.source.width // 17) * 1)
-        return Area(lut=10, ff=8) + lane * folding.simd
+            return {"unit": each(1), "kept": each(3 * lanes * width)}
+        plain = self.slope & (self.slope - 1) == 0  # no product
+        made = dots.wide(*self._factors) if not plain else Area(ff=width)
+        delayed = each(lanes * width)
+        return {
+            "unit": each(1),
+            "lanes": each(lanes),
+            "values": delayed,
+            "products": made * lanes,
+            "rounded": each(lanes * self.shift),
+        }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """One rounding here, perhaps one of the input before, two in float32."""

@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, exponent_bits, ram, rom, shift_left
+from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, rom, shift_left
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -226,42 +226,52 @@ class MatMul:
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         """Counted as mx_matmul builds it: dot products, block sums, then what its rows share in turns."""
         pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)
         part, turns = simd // across, self._turns(folding)
         grouped, pairs = math.ceil(pe / turns), self._pairs(folding)
         x, w = self.source.element, self.weight.format.element
+        found = {}
         if pairs:
-            products = dots.pair(x.linear_bits, w.linear_bits, part) * (pe * across / 2)
-            if exponent_bits(x):  # linear values
-                products += Area(lut=1.6 * x.linear_bits) * simd
+            found["pairs"] = dots.pair(x.linear_bits, w.linear_bits, part) * (pe * across / 2)
+            if exponent_bits(x):
+                found["linear"] = each(x.linear_bits * simd)
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
-            products = dots.dot(x, w, part, luts=not self._takes_dsp(folding)) * (pe * across)
+            kind = "booth" if folding.luts else "products"
+            found[kind] = dots.dot(x, w, part, luts=not self._takes_dsp(folding)) * (pe * across)
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
         block = dot_bits + (block_beats - 1).bit_length()
         shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
-        sums = Area(lut=block, ff=block * (1 + (block_beats > 1))) * (pe * across)
-        chosen = {1: 0.0, 2: 0.6, 3: 1.0, 4: 1.0}.get(turns, 2.3) * block
-        moved = shift_left(block, self.width, shift)
-        shared = Area(lut=chosen + 0.9 * moved + 1.5 * shift, ff=block + shift + self.width) * across
-        shared += dots.tree(across, self.width) + Area(lut=self.width, ff=self.width * turns)
         places = self.source.blocks // across
-        beat = across * (shift + part * x.bits)
-        words = folds * places * block_beats
+        beat, words = across * (shift + part * x.bits), folds * places * block_beats
         memories = rom(words, pe * simd * (w.linear_bits if pairs else w.bits), 128)
-        memories += rom(folds * places * turns, shift * grouped * across)
+        scales = rom(folds * places * turns, shift * grouped * across)
         if self.bias.any():
             bits = min(int(np.abs(self.bias).max()).bit_length() + 1, self.width)
-            memories += rom(folds * turns, bits * grouped)
+            scales += rom(folds * turns, bits * grouped)
         if folds > 1:
-            memories += ram(2 * places * block_beats, beat) + Area(lut=45, ff=40 + beat)
+            found["replayed"] = ram(2 * places * block_beats, beat)
+            found["replay"] = each(1)
         counted = (words.bit_length() + (folds * places * turns).bit_length() + self.source.vectors.bit_length()) * 2
-        control = Area(lut=35 + 1.5 * counted, ff=30 + 1.5 * counted + beat)
-        return products + sums + shared * grouped + memories + control
+        chosen = {1: 0, 2: 1, 3: 1.5, 4: 1.5}.get(turns, 3.5) * block
+        return found | {
+            "sums": Area(lut=block, ff=block * (1 + (block_beats > 1))) * (pe * across),
+            "chosen": each(chosen * grouped * across),
+            "shifted": each(shift_left(block, self.width, shift) * grouped * across),
+            "shifts": each(shift * grouped * across),
+            "blocks": Area(lut=block, ff=block) * (grouped * across),
+            "across": dots.tree(across, self.width) * grouped,
+            "accumulators": Area(lut=self.width, ff=self.width * turns) * grouped,
+            "weights": memories,
+            "scales": scales,
+            "beats": each(beat),
+            "counters": each(counted),
+            "unit": each(1),
+        }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far a product in float32 may be off, for inputs x (float64 [N, K]) as the graph dequantizes them:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
@@ -95,14 +95,16 @@ class MaxPool:
         levels = (math.prod(self.window.kernel) - 1).bit_length()
         return self.window.pooled(self.source, folding, max(levels, 1) if folding.taps > 1 else 1)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         x = self.source
-        lane = Area(lut=2.5 * x.width, ff=x.width)
         if folding.taps > 1:
-            made = folding.simd * folding.taps * self.window.made_at_once(folding.pixels)
-            return self.window.taps_area(x.shape, x.beat_bits(folding.simd), folding.pixels) + lane * made
-        base = Area(lut=60, ff=40) if self.window.is_frame(x.shape) else Area(lut=200, ff=100)
-        return base + lane * folding.simd + self.window.pool_lines(x, folding.simd)
+            made = folding.simd * self.window.made_at_once(folding.pixels)
+            compared = {
+                "compared": each(x.width * (folding.taps - 1) * made),
+                "padded": each(x.width * folding.taps * made),
+            }
+            return self.window.taps_parts(x.shape, x.beat_bits(folding.simd), folding.pixels) | compared
+        return self.window.pool_parts(x, folding.simd) | {"values": each(folding.simd * x.width)}
 
     def bound(self, x: np.ndarray) -> None:
         return None

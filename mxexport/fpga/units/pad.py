@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -112,8 +112,9 @@ class Pad:
         )
         return Timing(np.maximum(needs, 0), self.result.beats(folding.simd) // self.result.vectors, 1)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=15 + 0.1 * folding.simd, ff=folding.simd * self.source.width + 14)
+    def parts(self, folding: Folding) -> Parts:
+        counted = sum(n.bit_length() for n in self.source.shape)
+        return {"unit": each(1), "counters": each(counted), "values": each(folding.simd * self.source.width)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

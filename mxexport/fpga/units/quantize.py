@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, exponent_bits, ram, shift_right
+from mxexport.fpga.area import Parts, each, exponent_bits, ram, shift_right
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
@@ -149,34 +149,62 @@ class Quantize:
         latency = 2 if self._rounds_only else found
         return Timing(np.arange(self.source.vectors), beats, latency)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         """Counted as mx_quantize builds it: lanes, then what finds the scale of a block."""
-        lanes, width = folding.simd, self.source.width
+        lanes, width, q = folding.simd, self.source.width, self.quantizer
+        signed = not self.source.nonnegative
         if self._rounds_only:
-            return Area(lut=20 + lanes * 0.6 * width, ff=20 + lanes * (0.7 * width + self.result.bits))
+            return self._rounder_parts(lanes)
         across = self.result.across(lanes)
-        q, signed, part = self.quantizer, not self.source.nonnegative, lanes // across
+        part = lanes // across
         bound = width - (not signed)  # bits of a magnitude
         own = self.source.lsb_exp + E8M0_BIAS - q.emax
         low, high = (min(max(code, q.code_min), q.code_max) for code in (own, own + bound - 1))
         shift, binades = (high - low).bit_length(), self._binades
         code, window = self.result.bits, q.mantissa_bits + 1 + binades
-        wide = latencies.encodes_wide(binades)
-        if wide:
+        found = {}
+        if latencies.encodes_wide(binades):
             moved = min(bound + q.mantissa_bits + 1, 64)
-            lane = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) + Area(lut=0.9 * bound + 18)
-            lane += Area(ff=2 * bound + 4 * bound.bit_length() + q.mantissa_bits + 14)
+            found["wide_shifted"] = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) * lanes
+            found["wide_places"] = each(bound * lanes)
+            found["wide_codes"] = each(code * lanes)
+            found["wide_lanes"] = each(lanes)
         else:
-            lane = shift_right(min(bound, window + 2**shift), window + 1, shift) + Area(lut=13, ff=window + 3 + code)
-            if binades:
-                lane += shift_right(window + 1, q.mantissa_bits + 2, binades.bit_length()) * 0.4 + Area(lut=binades)
-        lane += Area(lut=bound if signed else 0, ff=2 * (bound + signed))
+            found["shifted"] = shift_right(min(bound, window + 2**shift), window + 1, shift) * lanes
+            within = shift_right(window + 1, q.mantissa_bits + 2, binades.bit_length())
+            found["encoded"] = within * (lanes * (binades > 0))
+            found["codes"] = each((window + code) * lanes)
+            found["lanes"] = each(lanes)
         depth = 1 << (self.group_size // part + 5).bit_length()
-        found = Area(lut=bound * math.ceil((part + 1) / 5), ff=bound) + Area(lut=1.1 * bound + 20, ff=30)
-        if q.round_bias:  # magnitudes are compared, and what follows the leading one counts
-            found += Area(lut=bound * (1.6 * part + 4), ff=3 * bound)
-        control = Area(lut=65, ff=70) + Area(ff=8 * (3 + 2 * wide) / 2)
-        return (lane * part + ram(depth, part * (bound + signed)) + found + control) * across
+        compared = bound * part * across if q.round_bias else 0  # magnitudes, and what follows the leading one counts
+        return found | {
+            "signs": each(lanes * bound * signed),
+            "magnitudes": each(lanes * bound),
+            "buffer": ram(depth, part * (bound + signed)) * across,
+            "leading": each(across * bound * math.ceil((part + 1) / 5)),
+            "scales": each(across * bound),
+            "compared": each(compared),
+            "rounded": each(across * bound * bool(q.round_bias)),
+            "blocks": each(across),
+            "unit": each(1),
+        }
+
+    def _rounder_parts(self, lanes: int) -> Parts:
+        """Of mx_quantize_static."""
+        bits, width, q = self.result.bits, self.source.width, self.quantizer
+        shift = q.code_min - q.mantissa_bits - E8M0_BIAS - self.source.lsb_exp
+        left, right = min(max(-shift, 0), bits), min(max(shift, 0), width)
+        kept, beats = width + 1 - right, self.result.beats(lanes) // self.result.vectors
+        rounds = right > 0
+        return {
+            "rounder": each(1),
+            "places": each(beats.bit_length() + self.result.vectors.bit_length()),
+            "rounded": each(lanes * kept * rounds),
+            "moved": each(lanes * kept * (not rounds)),
+            "dropped": each(lanes * right),
+            "checked": each(lanes * max(kept + left - bits, 0)),
+            "codes": each(lanes * bits),
+        }
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
@@ -78,8 +78,8 @@ class Relu:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 1)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=3, ff=folding.simd * self.source.width + 2)
+    def parts(self, folding: Folding) -> Parts:
+        return {"unit": each(1), "values": each(folding.simd * self.source.width)}
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area, ram
+from mxexport.fpga.area import Parts, each, ram
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.numbers.groups import group_count
@@ -73,13 +73,19 @@ class Reorder:
         out = self.result.beats(folding.simd)
         return Timing(np.array([self.source.vectors - 1]), out, out + 4)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         lanes, width = folding.simd, self.source.width
         segments = self.source.vectors // lanes
         banks = -(-self.source.vectors // segments)
-        memory = ram(2 * segments * group_count(self.source.channels, lanes), lanes * width)
-        choosing = Area(lut=(banks + lanes) * width * lanes * 0.31, ff=(banks * (lanes + 1) + lanes) * width)
-        return Area(lut=60, ff=70) + choosing + memory * banks
+        depth = 2 * segments * group_count(self.source.channels, lanes)
+        return {
+            "unit": each(1),
+            "counters": each(self.source.beats(lanes).bit_length() + depth.bit_length()),
+            "chosen": each((banks + lanes) * width * lanes),
+            "banks": each(banks),
+            "written": each(banks * lanes * width),
+            "memory": ram(depth, lanes * width) * banks,
+        }
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
@@ -119,8 +119,9 @@ class Slice:
         share = (self.start[2] + self.size[2]) / self._image[2]
         return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0, share=share)
 
-    def area(self, folding: Folding) -> Area:
-        return Area(lut=14, ff=7)
+    def parts(self, folding: Folding) -> Parts:
+        counted = sum((n - 1).bit_length() for n in self.source.shape) + self.source.beats(folding.simd).bit_length()
+        return {"unit": each(1), "counters": each(counted)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

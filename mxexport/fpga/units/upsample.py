@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area, ram
+from mxexport.fpga.area import Parts, each, ram
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -111,10 +111,11 @@ class Upsample:
         rows = np.repeat(np.arange(1, height + 1) * width - 1, width * self.scales[0] * self.scales[1])
         return Timing(rows, beats, beats + 2)
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         x = self.source
-        row = ram(x.shape[1] * (x.beats(folding.simd) // x.vectors), folding.simd * x.width)
-        return Area(lut=35, ff=60) + row
+        beats = x.beats(folding.simd) // x.vectors
+        depth, bits = x.shape[1] * beats, folding.simd * x.width
+        return {"unit": each(1), "counters": each(depth.bit_length()), "values": each(bits), "row": ram(depth, bits)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

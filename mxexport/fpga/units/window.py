@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area
+from mxexport.fpga.area import Parts, each
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.fpga.windows import Window
@@ -92,11 +92,12 @@ class MXWindow:
         beats = self.result.beats(folding.simd) // self.result.vectors
         return Timing(self.window.needs(self.source.shape), beats, beats + 2, (self.window, self.source.shape))
 
-    def area(self, folding: Folding) -> Area:
+    def parts(self, folding: Folding) -> Parts:
         bits = self.source.beat_bits(folding.simd)
         if folding.taps > 1:
-            return self.window.taps_area(self.source.shape, bits, folding.pixels) + Area(lut=bits * folding.taps)
-        return Area(lut=215 + 1.2 * bits, ff=90) + self.window.lines(self.source, folding.simd)
+            taken = {"taken": each(bits * folding.taps * self.window.made_at_once(folding.pixels))}
+            return self.window.taps_parts(self.source.shape, bits, folding.pixels) | taken
+        return self.window.line_parts(self.source, folding.simd)
 
     def bound(self, x: np.ndarray) -> None:
         return None

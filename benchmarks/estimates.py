@@ -1,0 +1,93 @@
+"""Fit the area model to Yosys, and say how far it is off; writes mxexport/fpga/area_model.json and docs/hardware.md.
+
+    python -m benchmarks.estimates
+
+What Yosys counts is tests/data/areas.json (python -m tests.areas): units of every kind, format and folding that the
+tests have, and larger ones as networks have them. LUTs and flip-flops of each kind of part are found by non-negative
+least squares of relative errors; DSP slices and memories are not fitted but known.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import nnls
+
+from benchmarks.accuracy import write
+from mxexport.fpga import area, copies
+from tests.areas import TABLE, cells, measured
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
+FEW = 24
+"""Cells that no relative error is seen in: a row of fewer counts as so many."""
+
+
+def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
+    """Name in the table -> its module and parts."""
+    found = {}
+    for name, (unit, folding) in measured().items():
+        single, own = copies.one(unit, folding)
+        found[name] = single.module, single.parts(own)
+    return found | {name: (module, area.glue_parts(module, p)) for name, (module, p) in cells().items()}
+
+
+def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
+    """Kind of part -> cells of one, for `key` of lut and ff."""
+    kinds = list(dict.fromkeys(kind for parts, _ in rows for kind in parts))
+    counted = np.array([row[key] for _, row in rows], float)
+    matrix = np.array([[getattr(parts[kind], key) if kind in parts else 0.0 for kind in kinds] for parts, _ in rows])
+    weight = 1 / np.maximum(counted, FEW)
+    found, _ = nnls(matrix * weight[:, None], counted * weight)
+    for _ in range(30):  # towards the least largest error: rows that are far off weigh more
+        off = np.abs(matrix @ found - counted) / np.maximum(counted, FEW)
+        if off.max() == 0:
+            break
+        weight = weight * (0.5 + off / max(off.mean(), 1e-3)) ** 0.3
+        weight /= weight.mean() * np.maximum(counted, FEW).mean()
+        found, _ = nnls(matrix * weight[:, None], counted * weight)
+    return {kind: round(float(c), 4) for kind, c in zip(kinds, found, strict=True)}
+
+
+def main() -> None:
+    kept, parts = json.loads(TABLE.read_text()), parts_by_name()
+    rows = defaultdict(list)
+    for name, (module, made) in parts.items():
+        if name in kept:
+            rows[module].append((made, kept[name]))
+    model = {module: {key: fit(found, key) for key in ("lut", "ff")} for module, found in sorted(rows.items())}
+    area.MODEL.write_text(json.dumps(model, indent=1) + "\n")
+    area._model.cache_clear()
+    table = residuals(kept, parts)
+    print(table)
+    write(table, DOCUMENT, ("<!-- hardware-estimates -->", "<!-- /hardware-estimates -->"))
+
+
+def off(estimate: float, counted: float) -> float:
+    """Relative error; of few cells, relative to FEW."""
+    return (estimate - counted) / max(counted, FEW)
+
+
+def residuals(kept: dict, parts: dict) -> str:
+    """The table of the documentation: by module, how far estimates are off."""
+    found = defaultdict(list)
+    for name, (module, made) in parts.items():
+        if name in kept:
+            claimed = area.fitted(module, made)
+            found[module].append((name, *(off(getattr(claimed, k), kept[name][k]) for k in ("lut", "ff"))))
+    lines = ["| module | measured | LUT: median off | worst | FF: median off | worst |", "|---" * 6 + "|"]
+
+    def line(title: str, rows: list) -> str:
+        numbers = [[abs(row[i]) for row in rows] for i in (1, 2)]
+        shown = [f"{100 * f(n):.0f}%" for n in numbers for f in (statistics.median, max)]
+        return f"| {title} | {len(rows)} | {' | '.join(shown)} |"
+
+    lines += [line(f"`{module}`", rows) for module, rows in sorted(found.items())]
+    return "\n".join([*lines, line("all", [row for rows in found.values() for row in rows])])
+
+
+if __name__ == "__main__":
+    main()
