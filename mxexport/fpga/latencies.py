@@ -67,14 +67,14 @@ def wide_mul_latency(a_bits: int, b_bits: int) -> int:
     return 1 + tree_levels(wide_mul_slices(a_bits, b_bits))
 
 
-def divide_factors(bits: int, divisor: int) -> tuple[int, int]:
-    """Bits of the factors of mx_divide: the magnitude that is divided, and the reciprocal."""
-    return bits + 1, bits + (divisor - 1).bit_length() + 2
+def divide_factors(width: int, shift: int) -> tuple[int, int]:
+    """Bits of the factors of mx_divide: a magnitude, and the reciprocal; `shift`: bits that are added below."""
+    return width + 1, width + shift + 2
 
 
-def divide_latency(bits: int, divisor: int) -> int:
-    """mx_divide of so many bits, those added below among them."""
-    return 4 + wide_mul_latency(*divide_factors(bits, divisor))
+def divide_latency(width: int, shift: int) -> int:
+    """mx_divide."""
+    return 4 + wide_mul_latency(*divide_factors(width, shift))
 
 
 def booth_latency(w_bits: int, simd: int) -> int:

@@ -229,7 +229,9 @@ def _cheapest(network: Network, legal: Choices, products: Choices, target: int) 
         for reader in network.readers(stream):
             taken = [copies.lanes(reader.unit, f)[0] for f in options[reader.name]]
             if maker is None:
-                costs = [_luts(glue("mx_ingress", {"Lanes": n, "Width": kind.width})) for n in taken]
+                beats = {n: kind.beats(n) for n in taken}
+                entry = {"Width": kind.width, "K": kind.channels}
+                costs = [_luts(glue("mx_ingress", entry | {"Lanes": n, "Beats": beats[n]})) for n in taken]
                 own[reader.name] += costs
                 continue
             made = [copies.lanes(maker.unit, f)[1] for f in options[maker.name]]

@@ -108,18 +108,18 @@ class AveragePool:
 
     def timing(self, folding: Folding) -> Timing:
         sums = latencies.sum_latency(self.divisor) if folding.taps > 1 else 0
-        return self.window.pooled(self.source, folding, 1 + latencies.divide_latency(self._bits, self.divisor) + sums)
+        return self.window.pooled(self.source, folding, 1 + latencies.divide_latency(*self._divided) + sums)
 
     @property
-    def _bits(self) -> int:
-        """Of the magnitude that is divided."""
-        return self.source.width + (self.divisor - 1).bit_length() + self.shift
+    def _divided(self) -> tuple[int, int]:
+        """Bits of a sum, and those added below."""
+        return self.source.width + (self.divisor - 1).bit_length(), self.shift
 
     def parts(self, folding: Folding) -> Parts:
         x, result, lanes = self.source, self.result.width, folding.simd
         sums = x.width + (self.divisor - 1).bit_length()
         plain = self.divisor & (self.divisor - 1) == 0  # no product
-        divide = Area(ff=self._bits) if plain else dots.wide(*latencies.divide_factors(self._bits, self.divisor))
+        divide = Area(ff=self.source.width) if plain else dots.wide(*latencies.divide_factors(*self._divided))
         if folding.taps > 1:
             made = lanes * self.window.made_at_once(folding.pixels)
             found = self.window.taps_parts(x.shape, x.beat_bits(lanes), folding.pixels)
@@ -129,7 +129,7 @@ class AveragePool:
         rest = each(made * ((self.divisor - 1).bit_length() + 2) * (not plain))
         return found | {
             "divided": divide * made,
-            "magnitudes": each(made * self._bits),
+            "magnitudes": each(made * sum(self._divided)),
             "rest": rest,
             "values": each(made * result),
         }

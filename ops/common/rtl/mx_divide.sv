@@ -2,7 +2,7 @@
 //
 // Equation:  y = x * 2**Shift / Divisor, in every lane. The quotient of the magnitude is a product
 //            with ceil(2**P / Divisor), exact because P is as long as the magnitude and the divisor.
-// Latency:   mx_pkg::divide_latency(Width + Shift, Divisor) cycles; one beat per cycle sustained.
+// Latency:   mx_pkg::divide_latency(Width, Shift) cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
 module mx_divide #(
@@ -35,14 +35,15 @@ module mx_divide #(
   localparam int Places    = Magnitude + $clog2(Divisor);
   localparam int Product   = Magnitude + Places + 1;
   localparam int RestBits  = $clog2(Divisor) + 2;
-  localparam int Multiply  = mx_pkg::wide_mul_latency(Magnitude + 1, Places + 2);
-  localparam int Stages    = mx_pkg::divide_latency(Magnitude, Divisor);
+  localparam int Multiply  = mx_pkg::wide_mul_latency(Width + 1, Magnitude + 2);
+  localparam int Stages    = mx_pkg::divide_latency(Width, Shift);
 
   typedef logic [Magnitude-1:0] magnitude_t;
-  typedef logic [Places+1:0]    places_t;
+  typedef logic [Magnitude+1:0] factor_t;
 
-  localparam places_t Reciprocal =
-      places_t'(((Product'(1) << Places) + Product'(Divisor - 1)) / Product'(Divisor));
+  // Of Magnitude + 1 bits, as the divisor is between two powers of two.
+  localparam factor_t Reciprocal =
+      factor_t'(((Product'(1) << Places) + Product'(Divisor - 1)) / Product'(Divisor));
 
   logic            en;
   logic [Stages:1] valid_q, last_q;
@@ -60,8 +61,9 @@ module mx_divide #(
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
     logic signed [Width-1:0]                   value;
-    magnitude_t                                magnitude1_q, quotient, quotient_times_q, quotient_rest_q;
-    logic signed [Magnitude+Places+2:0]        product;
+    logic [Width-1:0]                          magnitude1_q;
+    magnitude_t                                quotient, quotient_times_q, quotient_rest_q;
+    logic signed [Width+Magnitude+2:0]         product;
     logic [Multiply+1:1][RestBits-1:0]         low_q;  // of the magnitude: the rest needs no more
     logic [RestBits-1:0]                       times_q, rest_q;
     logic [Stages-1:1]                         sign_q;
@@ -69,22 +71,22 @@ module mx_divide #(
     logic signed [OutWidth-1:0]                result_q;
 
     assign value    = s_axis_tdata[i*Width+:Width];
-    assign quotient = magnitude_t'(product >> Places);
+    assign quotient = magnitude_t'(product >> (Places - Shift));
     // The rest decides as a whole number: twice the rest against the divisor.
     assign up       = {rest_q, 1'b0} > (RestBits + 1)'(Divisor)
                       || ({rest_q, 1'b0} == (RestBits + 1)'(Divisor) && quotient_rest_q[0]);
 
-    mx_wide_mul #(.ABits(Magnitude + 1), .BBits(Places + 2)) u_mul (
+    mx_wide_mul #(.ABits(Width + 1), .BBits(Magnitude + 2)) u_mul (
       .aclk, .en_i(en), .a_i({1'b0, magnitude1_q}), .b_i(Reciprocal), .product_o(product)
     );
 
     always_ff @(posedge aclk) begin
       if (en) begin
-        magnitude1_q     <= magnitude_t'(Width'(value[Width-1] ? -value : value)) << Shift;
-        low_q[1]         <= RestBits'(magnitude1_q);
+        magnitude1_q     <= value[Width-1] ? -value : value;
+        low_q[1]         <= RestBits'(magnitude_t'(magnitude1_q) << Shift);
         for (int k = 2; k <= Multiply + 1; k++) low_q[k] <= low_q[k-1];
         quotient_times_q <= quotient;
-        times_q          <= RestBits'(quotient) * RestBits'(Divisor);
+        times_q          <= RestBits'(mx_pkg::times(int'(RestBits'(quotient)), Divisor));
         quotient_rest_q  <= quotient_times_q;
         rest_q           <= low_q[Multiply+1] - times_q;
         sign_q           <= {sign_q[Stages-2:1], value[Width-1]};

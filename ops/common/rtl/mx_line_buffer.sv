@@ -137,9 +137,9 @@ module mx_line_buffer #(
 
   function automatic beats_t beats_of(span_t span);
     return '{
-      rows: count_t'(int'(span.rows) * RowBeats),
-      released: count_t'(int'(span.released) * RowBeats),
-      cols: count_t'(int'(span.cols) * Beats)
+      rows: count_t'(mx_pkg::times(int'(span.rows), RowBeats)),
+      released: count_t'(mx_pkg::times(int'(span.released), RowBeats)),
+      cols: count_t'(mx_pkg::times(int'(span.cols), Beats))
     };
   endfunction
 
@@ -158,13 +158,14 @@ module mx_line_buffer #(
 
   logic [AddrBits-1:0]  write_q;
   logic [FrameBits-1:0] in_beat_q;
-  count_t               held_q;     // beats in the buffer
-  count_t               free_q;     // of them, given up and read out of the memory: their places may be written
+  // Beats in the buffer, and those of them that are given up and read out of the memory (their places may be
+  // written); both less one, so that a sign says whether there are any.
+  logic signed [CountBits:0] held_less_q, free_less_q;
   logic                 put, drop, in_end;
 
-  assign s_axis_tready = held_q < count_t'(Depth);
+  assign s_axis_tready = held_less_q < $signed((CountBits + 1)'(Depth - 1));
   assign put           = s_axis_tvalid && s_axis_tready;
-  assign drop          = free_q != '0 && held_q != '0;
+  assign drop          = !free_less_q[CountBits] && !held_less_q[CountBits];
   assign in_end        = in_beat_q == FrameBits'(H * RowBeats - 1);
 
   always_ff @(posedge aclk) begin
@@ -175,10 +176,10 @@ module mx_line_buffer #(
     if (!aresetn) begin
       write_q   <= '0;
       in_beat_q <= '0;
-      held_q    <= '0;
+      held_less_q <= '1;
       error_o   <= 1'b0;
     end else begin
-      held_q <= held_q + count_t'(put) - count_t'(drop);
+      held_less_q <= held_less_q + $signed((CountBits + 1)'(put)) - $signed((CountBits + 1)'(drop));
       if (put) begin
         write_q   <= (write_q == AddrBits'(Depth - 1)) ? '0 : write_q + 1'b1;
         in_beat_q <= in_end ? '0 : in_beat_q + 1'b1;
@@ -329,14 +330,18 @@ module mx_line_buffer #(
 
   // An address that waits in stage 1 is read later: until then nothing may be written over it.
   always_ff @(posedge aclk) begin
-    if (!aresetn) free_q <= '0;
-    else free_q <= free_q - count_t'(drop) + ((en && valid1_q) ? released1_q : count_t'(0));
+    if (!aresetn) free_less_q <= '1;
+    else begin
+      free_less_q <= free_less_q - $signed((CountBits + 1)'(drop))
+                     + $signed({1'b0, (en && valid1_q) ? released1_q : count_t'(0)});
+    end
   end
 
   always_ff @(posedge aclk) begin
     if (en) begin
       released1_q <= (get && pixel_end && row_end) ? released_q : '0;
-      addr1_q  <= AddrBits'(int'(tap_slot_q) * RowBeats + int'(tap_col_q) * Beats + int'(beat_q));
+      addr1_q  <= AddrBits'(mx_pkg::times(int'(tap_slot_q), RowBeats) + mx_pkg::times(int'(tap_col_q), Beats)
+                            + int'(beat_q));
       place1_q <= '{
         pad: int'(tap_row_q) < 0 || int'(tap_row_q) >= H || int'(tap_col_q) < 0 || int'(tap_col_q) >= W,
         first_tap: kh_q == '0 && kw_q == '0,

@@ -173,9 +173,9 @@ package mx_pkg;
     return 1 + tree_levels(wide_digits(a_bits, 26) * wide_digits(b_bits, 17), 0);
   endfunction
 
-  // Cycles of mx_divide: of `bits` with the bits that are added below, by a constant.
-  function automatic int divide_latency(int bits, int divisor);
-    return 4 + wide_mul_latency(bits + 1, bits + $clog2(divisor) + 2);
+  // Cycles of mx_divide, of `width` bits and `shift` that are added below.
+  function automatic int divide_latency(int width, int shift);
+    return 4 + wide_mul_latency(width + 1, width + shift + 2);
   endfunction
 
   // Cycles of mx_hard_swish: v, its product with v + 3, a third of it, the rest, the result.
@@ -204,6 +204,14 @@ package mx_pkg;
     rest  = depth - piece;
     if (rest > 0 && (piece >= 512 && rest <= 64 || piece >= 1024 && rest <= piece / 2 + 64)) return piece;
     return depth;
+  endfunction
+
+  // x times a constant, of sums: a product would take a DSP block in some tools.
+  function automatic int times(int x, int factor);
+    int sum;
+    sum = 0;
+    for (int i = 0; i < 31; i++) if (factor[i]) sum = sum + (x << i);
+    return sum;
   endfunction
 
   // Bits of an index 0..count-1, at least one.
