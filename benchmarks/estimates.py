@@ -24,6 +24,7 @@ from tests.areas import TABLE, cells, measured
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
 """Cells that no relative error is seen in: a row of fewer counts as so many."""
+PRIOR, ROUNDS = 0.05, 20
 
 
 def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
@@ -36,19 +37,20 @@ def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
 
 
 def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
-    """Kind of part -> cells of one, for `key` of lut and ff."""
+    """Kind of part -> cells of one, for `key` of lut and ff; a kind that the rows do not settle stays near 1."""
     kinds = list(dict.fromkeys(kind for parts, _ in rows for kind in parts))
-    counted = np.array([row[key] for _, row in rows], float)
-    matrix = np.array([[getattr(parts[kind], key) if kind in parts else 0.0 for kind in kinds] for parts, _ in rows])
-    weight = 1 / np.maximum(counted, FEW)
-    found, _ = nnls(matrix * weight[:, None], counted * weight)
-    for _ in range(30):  # towards the least largest error: rows that are far off weigh more
-        off = np.abs(matrix @ found - counted) / np.maximum(counted, FEW)
-        if off.max() == 0:
-            break
-        weight = weight * (0.5 + off / max(off.mean(), 1e-3)) ** 0.3
-        weight /= weight.mean() * np.maximum(counted, FEW).mean()
-        found, _ = nnls(matrix * weight[:, None], counted * weight)
+    counted = np.array([max(row[key], FEW) for _, row in rows], float)
+    wanted = np.array([row[key] for _, row in rows]) / counted
+    shares = np.array([[getattr(parts[k], key) if k in parts else 0.0 for k in kinds] for parts, _ in rows])
+    shares = shares / counted[:, None]
+    prior = np.diag(PRIOR * np.sqrt((shares**2).sum(0)))
+    weight = np.ones(len(rows))
+    for _ in range(ROUNDS):
+        matrix = np.vstack([shares * weight[:, None], prior])
+        found, _ = nnls(matrix, np.concatenate([wanted * weight, prior.diagonal()]))
+        off = np.abs(shares @ found - wanted)
+        weight *= 1 + off / max(off.max(), 1e-9)  # towards the least largest error
+        weight *= np.sqrt(len(rows)) / np.linalg.norm(weight)
     return {kind: round(float(c), 4) for kind, c in zip(kinds, found, strict=True)}
 
 

@@ -143,21 +143,30 @@ def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
 
 def _fifo(p: Mapping) -> Parts:
     memory = ram(p["Depth"], p["Width"] + 1)
-    return {"unit": each(1), "words": memory, "values": each(p["Width"]), "places": each(p["Depth"].bit_length())}
+    return {"unit": each(15), "words": memory, "values": each(p["Width"]), "places": each(p["Depth"].bit_length())}
 
 
 def _lanes(p: Mapping) -> Parts:
     narrow, wide = sorted((p["InLanes"], p["OutLanes"]))
     if narrow >= p["K"]:
         return {"wires": each(1)}
-    kind = "joined" if p["InLanes"] == narrow else "split"
-    return {kind: each(1), f"{kind}_values": each(wide * p["ElemWidth"])}
+    values, places = wide * p["ElemWidth"], each((wide // narrow).bit_length())
+    if p["InLanes"] == narrow:
+        return {"joined": each(5), "joined_places": places, "joined_values": Area(ff=values)}
+    chosen = values - narrow * p["ElemWidth"]
+    return {"split": each(5), "split_places": places, "split_values": Area(lut=chosen, ff=values)}
 
 
 def _ingress(p: Mapping) -> Parts:
     counted = p["Beats"].bit_length() + p["K"].bit_length()
-    lanes, values = each(p["Lanes"]), each(p["Lanes"] * p["Width"])
-    return {"unit": each(1), "counters": each(counted), "lanes": lanes, "values": values}
+    surplus = p.get("Slot", -(-p["Width"] // 8) * 8) - p["Width"]  # bits that must be alike
+    return {
+        "unit": each(30),
+        "counters": each(counted),
+        "lanes": each(p["Lanes"]),
+        "values": each(p["Lanes"] * p["Width"] * bool(surplus)),
+        "surplus": each(p["Lanes"] * surplus),
+    }
 
 
 _GLUE: dict[str, Callable[[Mapping], Parts]] = {
@@ -166,5 +175,5 @@ _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,
     "mx_ingress": _ingress,
-    "mx_egress": lambda p: {"unit": each(1), "values": each(p["Lanes"] * p["Width"]), "inputs": each(p["Inputs"])},
+    "mx_egress": lambda p: {"unit": each(40), "values": each(p["Lanes"] * p["Width"]), "inputs": each(p["Inputs"])},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, exponent_bits
+from mxexport.fpga.area import Area, Parts, exponent_bits
 from mxexport.numbers.formats import Element
 
 DSP_BITS = 32  # of both factors, multiplied: Yosys makes smaller products of LUTs
@@ -25,15 +25,26 @@ def tree(terms: int, width: int, pending: bool = False) -> Area:
     return Area(lut=lut, ff=ff)
 
 
-def dot(a: Element, w: Element, lanes: int, luts: bool = False) -> Area:
+def dot(a: Element, w: Element, lanes: int, luts: bool = False) -> Parts:
     """mx_dot of so many lanes; `luts`: integers without DSP slices."""
     if not (exponent_bits(a) or exponent_bits(w)):
         if luts:
-            return _booth(a.bits, w.bits, lanes)
+            return {"booth": _booth(a.bits, w.bits, lanes)}
         width = a.linear_bits + w.linear_bits
-        return Area(ff=width, dsp=1) * lanes + tree(lanes, width, pending=True)
-    width = a.linear_bits + w.linear_bits - 1
-    return multiplier(a, w) * lanes + tree(lanes, width, latencies.sign_pending(a, w))
+        return {"integers": Area(ff=width, dsp=1) * lanes, "signed_trees": tree(lanes, width, pending=True)}
+    width, pending = a.linear_bits + w.linear_bits - 1, latencies.sign_pending(a, w)
+    trees = "signed_trees" if pending else "trees"
+    return {f"products_{_kind(a, w)}": multiplier(a, w) * lanes, trees: tree(lanes, width, pending)}
+
+
+def _kind(a: Element, w: Element) -> str:
+    """How mx_mul makes a product: its kinds are weighed on their own."""
+    (x, _), (y, _) = (latencies.parts(e) for e in (a, w))
+    if not (x and y):
+        return "mixed" if x or y else "integers"
+    if latencies.fits_table(a, w):
+        return "table"
+    return "linear" if x == y == 2 else f"shifted_{latencies.exponent_sum_bits(x, y)}"
 
 
 def multiplier(a: Element, w: Element) -> Area:
@@ -56,13 +67,13 @@ def multiplier(a: Element, w: Element) -> Area:
     return Area(lut=lut * _ENTANGLED, ff=ff)
 
 
-def product(a: Element, w: Element) -> Area:
+def product(a: Element, w: Element) -> Parts:
     """mx_mul alone, in a DSP slice where it is given integers that are worth one."""
     if exponent_bits(a) or exponent_bits(w):
-        return multiplier(a, w)
+        return {f"products_{_kind(a, w)}": multiplier(a, w)}
     if a.bits * w.bits >= DSP_BITS:
-        return Area(lut=16, ff=14, dsp=1)
-    return Area(lut=1.4 * a.bits * w.bits, ff=a.bits + w.bits)
+        return {"integers": Area(lut=16, ff=14, dsp=1)}
+    return {"products_integers": Area(lut=1.4 * a.bits * w.bits, ff=a.bits + w.bits)}
 
 
 def _mixed(a: Element, w: Element) -> Area:

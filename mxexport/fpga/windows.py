@@ -84,9 +84,9 @@ class Window:
         depth = (span + self.strides[0]) * source.shape[1] * beats
         places = [*source.shape[:2], *self.output(source.shape), *self.kernel, beats]
         return {
-            "lines": each(1),
-            "addresses": each((depth - 1).bit_length()),
-            "places": each(sum((n - 1).bit_length() for n in places)),
+            "lines": each(50),
+            "addresses": each(6 * (depth - 1).bit_length()),
+            "places": each(2 * sum((n - 1).bit_length() for n in places)),
             "beats": each(bits),
             "rows": ram(depth, bits),
         }
@@ -98,7 +98,7 @@ class Window:
         beats, pixels = source.beats(lanes) // source.vectors, source.vectors
         counted = (beats - 1).bit_length() + (pixels - 1).bit_length()
         kept = {"kept": ram(beats, source.beat_bits(lanes)), "frame_values": each(source.beat_bits(lanes))}
-        return {"frame": each(1), "frame_places": each(counted)} | kept
+        return {"frame": each(20), "frame_places": each(counted)} | kept
 
     def needs(self, shape: tuple[int, ...]) -> np.ndarray:
         """The last pixel, counted row by row, that every output pixel waits for."""
@@ -145,7 +145,7 @@ class Window:
         held = self.kernel[0] * ((self.kernel[1] - 1) * self.dilations[1] + 2 * pixels - 1) * bits
         places = sum((n - 1).bit_length() for n in (*shape[:2], *self.output(shape)))
         return {
-            "taps": each(1),
+            "taps": each(60),
             "tap_places": each(places),
             "held": each(held),
             "tap_rows": ram(beats, (self.kernel[0] - 1) * pixels * bits) if self.kernel[0] > 1 else Area(),

@@ -101,7 +101,7 @@ class Add:
 
     def parts(self, folding: Folding) -> Parts:
         made, taken = (folding.simd * width for width in (self.result.width, min(s.width for s in self.sources)))
-        return {"unit": each(1), "sums": each(made), "values": each(taken)}
+        return {"unit": each(10), "sums": each(made), "values": each(taken)}
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Both sides and their sum are rounded to float32 once each."""

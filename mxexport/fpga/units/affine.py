@@ -160,10 +160,11 @@ class Affine:
     def parts(self, folding: Folding) -> Parts:
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
         sums = max(self.source.width + self.gain_width, self.offset_width)
+        product = dots.wide(self.source.width, self.gain_width)
         return {
-            "unit": each(1),
-            "products": dots.wide(self.source.width, self.gain_width) * lanes,
-            "sums": each(lanes * sums),
+            "unit": each(10),
+            "products": product * lanes,
+            ("sums" if product.dsp > 1 else "sums_in_slices"): each(lanes * sums),
             "values": each(lanes * self.result.width),
             "offsets": each(lanes * self.offset_width),
             "memories": total(rom(beats, lanes * width) for width in (self.gain_width, self.offset_width)),

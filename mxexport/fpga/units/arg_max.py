@@ -88,7 +88,7 @@ class ArgMax:
 
     def parts(self, folding: Folding) -> Parts:
         lanes, width, index = min(folding.simd, self.source.channels), self.source.width, self.result.width
-        found = {"unit": each(1), "best": each(width + index)}
+        found = {"unit": each(10), "best": each(width + index)}
         return found | {"compared": each((lanes - 1) * width), "indices": each((lanes - 1) * index)}
 
     def bound(self, x: np.ndarray) -> np.ndarray:

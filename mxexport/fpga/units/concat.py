@@ -114,7 +114,7 @@ class Concat:
 
     def parts(self, folding: Folding) -> Parts:
         values = folding.simd * self.result.width
-        return {"unit": each(1), "values": each(values), "counters": each(self.result.channels.bit_length())}
+        return {"unit": each(10), "values": each(values), "counters": each(self.result.channels.bit_length())}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

@@ -173,20 +173,25 @@ class Depthwise:
             made = self.source.channels * folding.taps * self.window.made_at_once(folding.pixels)
             bits = self.source.beat_bits(folding.simd)
             found = self.window.taps_parts(self.source.shape, bits, folding.pixels)
-            return found | {"products": dots.product(x, w) * made, "sums": each(made * self.width), "taps": each(made)}
+            products = {f"tap_{kind}": piece * made for kind, piece in dots.product(x, w).items()}
+            return found | products | {"tap_sums": each(made * self.width), "weighted": each(made)}
         lanes, beats, taps = folding.simd, group_count(self.source.channels, folding.simd), self.weight.codes.shape[1]
         shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
         moved = shift_left(x.linear_bits + w.linear_bits, self.width, shift)
         memories = total(rom(beats * taps, lanes * width) for width in (w.bits, 8))
         if self.bias.any():
             memories += rom(beats, lanes * self.width)
-        return self.window.line_parts(self.source, lanes) | {
-            "products": dots.product(x, w) * lanes,
-            "shifted": each(moved * lanes),
-            "sums": each(self.width * lanes),
-            "lanes": each(lanes),
-            "memories": memories,
-        }
+        products = {kind: piece * lanes for kind, piece in dots.product(x, w).items()}
+        return (
+            self.window.line_parts(self.source, lanes)
+            | products
+            | {
+                "shifted": each(moved * lanes),
+                "sums": each(self.width * lanes),
+                "lanes": each(lanes),
+                "memories": memories,
+            }
+        )
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """How far products in float32 may be off: (taps + 2) * 2**-23 * (|x| . |w| + |bias|) + half an LSB."""

@@ -92,7 +92,7 @@ class Dequantize:
         bits = span.bit_length()
         moved = shift_left(mantissa, width, bits)
         return {
-            "unit": each(1),
+            "unit": each(10),
             ("moved" if exponent else "shifted"): each(lanes * moved),
             ("fractions" if exponent else "mantissas"): each(lanes * mantissa),
             ("exponents" if exponent else "shifts"): each((lanes if exponent else self.source.across(lanes)) * bits),

@@ -112,7 +112,7 @@ class HardSwish:
         lanes, first = folding.simd, self._factors[0][0]
         made = total(dots.wide(*factors) for factors in self._factors)
         values = {"values": each(lanes * self.result.width), "bounded": each(lanes * self.source.width)}
-        return values | {"unit": each(1), "products": made * lanes, "near": each(lanes * first)}
+        return values | {"unit": each(10), "products": made * lanes, "near": each(lanes * first)}
 
     def bound(self, x: np.ndarray) -> np.ndarray:
         """One rounding here, perhaps one of the input before (the slope is at most 1.5), a few in float32."""

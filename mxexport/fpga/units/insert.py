@@ -87,7 +87,7 @@ class Insert:
 
     def parts(self, folding: Folding) -> Parts:
         counted = sum((n - 1).bit_length() for n in self.result.shape)
-        return {"unit": each(1), "values": each(self.source.beat_bits(folding.simd)), "counters": each(counted)}
+        return {"unit": each(10), "values": each(self.source.beat_bits(folding.simd)), "counters": each(counted)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

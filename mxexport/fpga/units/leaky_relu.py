@@ -105,12 +105,12 @@ class LeakyRelu:
     def parts(self, folding: Folding) -> Parts:
         lanes, width = folding.simd, self.source.width
         if not self.slope:
-            return {"unit": each(1), "kept": each(3 * lanes * width)}
+            return {"unit": each(10), "kept": each(3 * lanes * width)}
         plain = self.slope & (self.slope - 1) == 0  # no product
         made = dots.wide(*self._factors) if not plain else Area(ff=width)
         delayed = each(lanes * width)
         return {
-            "unit": each(1),
+            "unit": each(10),
             "lanes": each(lanes),
             "values": delayed,
             "products": made * lanes,

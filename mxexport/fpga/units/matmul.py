@@ -239,8 +239,11 @@ class MatMul:
                 found["linear"] = each(x.linear_bits * simd)
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
-            kind = "booth" if folding.luts else "products"
-            found[kind] = dots.dot(x, w, part, luts=not self._takes_dsp(folding)) * (pe * across)
+            made = dots.dot(x, w, part, luts=not self._takes_dsp(folding))
+            few = (
+                "of_few_" if math.ceil(self.rows / pe) * self.source.blocks * self.source.group_size <= 2 * simd else ""
+            )
+            found |= {f"{few}{kind}": piece * (pe * across) for kind, piece in made.items()}  # of one or two words each
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
@@ -255,7 +258,7 @@ class MatMul:
             scales += rom(folds * turns, bits * grouped)
         if folds > 1:
             found["replayed"] = ram(2 * places * block_beats, beat)
-            found["replay"] = each(1)
+            found["replay"] = each(45)
         counted = (words.bit_length() + (folds * places * turns).bit_length() + self.source.vectors.bit_length()) * 2
         chosen = {1: 0, 2: 1, 3: 1.5, 4: 1.5}.get(turns, 3.5) * block
         return found | {
@@ -270,7 +273,7 @@ class MatMul:
             "scales": scales,
             "beats": each(beat),
             "counters": each(counted),
-            "unit": each(1),
+            "unit": each(35),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:

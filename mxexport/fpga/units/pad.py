@@ -114,7 +114,7 @@ class Pad:
 
     def parts(self, folding: Folding) -> Parts:
         counted = sum(n.bit_length() for n in self.source.shape)
-        return {"unit": each(1), "counters": each(counted), "values": each(folding.simd * self.source.width)}
+        return {"unit": each(10), "counters": each(counted), "values": each(folding.simd * self.source.width)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

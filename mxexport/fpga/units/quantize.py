@@ -168,13 +168,13 @@ class Quantize:
             found["wide_shifted"] = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) * lanes
             found["wide_places"] = each(bound * lanes)
             found["wide_codes"] = each(code * lanes)
-            found["wide_lanes"] = each(lanes)
+            found["wide_lanes"] = each(15 * lanes)
         else:
             found["shifted"] = shift_right(min(bound, window + 2**shift), window + 1, shift) * lanes
             within = shift_right(window + 1, q.mantissa_bits + 2, binades.bit_length())
             found["encoded"] = within * (lanes * (binades > 0))
             found["codes"] = each((window + code) * lanes)
-            found["lanes"] = each(lanes)
+            found["lanes"] = each(10 * lanes)
         depth = 1 << (self.group_size // part + 5).bit_length()
         compared = bound * part * across if q.round_bias else 0  # magnitudes, and what follows the leading one counts
         return found | {
@@ -185,8 +185,8 @@ class Quantize:
             "scales": each(across * bound),
             "compared": each(compared),
             "rounded": each(across * bound * bool(q.round_bias)),
-            "blocks": each(across),
-            "unit": each(1),
+            "blocks": each(across * 10),
+            "unit": each(60),
         }
 
     def _rounder_parts(self, lanes: int) -> Parts:
@@ -197,7 +197,7 @@ class Quantize:
         kept, beats = width + 1 - right, self.result.beats(lanes) // self.result.vectors
         rounds = right > 0
         return {
-            "rounder": each(1),
+            "rounder": each(15),
             "places": each(beats.bit_length() + self.result.vectors.bit_length()),
             "rounded": each(lanes * kept * rounds),
             "moved": each(lanes * kept * (not rounds)),

@@ -121,7 +121,7 @@ class Slice:
 
     def parts(self, folding: Folding) -> Parts:
         counted = sum((n - 1).bit_length() for n in self.source.shape) + self.source.beats(folding.simd).bit_length()
-        return {"unit": each(1), "counters": each(counted)}
+        return {"unit": each(10), "counters": each(counted)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None

@@ -115,7 +115,7 @@ class Upsample:
         x = self.source
         beats = x.beats(folding.simd) // x.vectors
         depth, bits = x.shape[1] * beats, folding.simd * x.width
-        return {"unit": each(1), "counters": each(depth.bit_length()), "values": each(bits), "row": ram(depth, bits)}
+        return {"unit": each(10), "counters": each(depth.bit_length()), "values": each(bits), "row": ram(depth, bits)}
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None
