@@ -240,10 +240,9 @@ class MatMul:
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
             made = dots.dot(x, w, part, luts=not self._takes_dsp(folding))
-            few = (
-                "of_few_" if math.ceil(self.rows / pe) * self.source.blocks * self.source.group_size <= 2 * simd else ""
-            )
-            found |= {f"{few}{kind}": piece * (pe * across) for kind, piece in made.items()}  # of one or two words each
+            words = math.ceil(self.rows / pe) * self.source.blocks * self.source.group_size // simd
+            few = "of_few_" * (words <= 2)  # weights that are nearly constants make smaller products
+            found |= {f"{few}{kind}": piece * (pe * across) for kind, piece in made.items()}
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
