@@ -13,7 +13,7 @@ import typer
 
 import mxexport
 from mxexport.cli import clean, convert, demo, export, files, hardware, verify
-from mxexport.cli._common import console, notes
+from mxexport.cli._common import console, fail, notes
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
@@ -52,10 +52,14 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results and errors.")] = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where in the code an error arose.")] = False,
 ) -> None:
     """Groupwise (OCP microscaling) quantized PyTorch models to QONNX and FPGA dataflow, bit-exact at every step."""
+    notes.quiet, _wanted["traceback"] = quiet, traceback
 
 
+_wanted = {"traceback": False}
 # Optional packages and the extra that brings them.
 _EXTRAS = {"torch": "torch", "jinja2": "fpga"}
 
@@ -65,14 +69,14 @@ def main() -> None:
     try:
         app()
     except MXExportError as error:
-        notes.print(f"error: {error}", style="bold red", highlight=False, markup=False)
+        if _wanted["traceback"]:
+            raise
+        fail(str(error))
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in _EXTRAS:
             raise
-        notes.print(
-            f"error: this command needs {error.name}: pip install 'mxexport[{_EXTRAS[error.name]}]'", style="bold red"
-        )
+        fail(f"this command needs {error.name}: pip install 'mxexport[{_EXTRAS[error.name]}]'")
         sys.exit(MissingToolError.exit_code)
     except (BrokenPipeError, KeyboardInterrupt):
         sys.exit(130)

@@ -4,24 +4,56 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, BinaryIO
+from typing import Annotated, BinaryIO, TextIO
 from zipfile import BadZipFile, ZipFile
 
 import typer
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mxexport.errors import InputFileError
 
-notes = Console(stderr=True)
+_IN_PIPES = 240  # columns: what reads a pipe wants lines whole
+
+
+def _console(stream: TextIO, **options) -> Console:
+    return Console(width=None if stream.isatty() else _IN_PIPES, **options)
+
+
+notes = _console(sys.stderr, stderr=True)
 """Progress and errors."""
-console = Console()
+console = _console(sys.stdout)
 """Results."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 ModelFile = Annotated[Path, typer.Argument(help="An ONNX file written by mxexport.")]
+
+
+def fail(message: str) -> None:
+    """On standard error; in pipes as one line, however long."""
+    text = f"error: {message}" if notes.is_terminal else f"error: {' '.join(message.split())}"
+    notes.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], total: bool = False) -> None:
+    """Texts to the left and numbers to the right, all of them whole; `total`: the last row stands apart. Brackets are
+    brackets, no markup."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    table = Table(title=Text(title), title_justify="left")
+    for i, column in enumerate(columns):
+        numbers = all(re.fullmatch(r"[-\d.,]*", row[i]) for row in cells)
+        table.add_column(Text(column), justify="right" if numbers else "left", overflow="fold")
+    for i, row in enumerate(cells):
+        if total and i == len(cells) - 1:
+            table.add_section()
+        table.add_row(*map(Text, row))
+    console.print(table)
 
 
 def print_json(data) -> None:
@@ -38,7 +70,8 @@ def load_inputs(path: Path):
         loaded = np.load(path, allow_pickle=False)
         return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
     except (ValueError, EOFError, OSError, MemoryError, BadZipFile) as error:
-        raise InputFileError(f"{path} is not a .npy array or .npz file of numbers: {error}") from error
+        why = "it holds Python objects, which are not loaded" if "allow_pickle" in str(error) else error
+        raise InputFileError(f"{path} is not a .npy array or .npz file of numbers: {why}") from error
 
 
 def load_array(path: Path):

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mxexport.cli._common import AsJson, console, notes, print_json
+from mxexport.cli._common import AsJson, console, notes, print_json, print_table
 
 _SHOWN = 20
 
@@ -64,17 +63,12 @@ def parse_shapes(text: str) -> dict[str, int | tuple[int, ...]]:
 
 
 def _print(report) -> None:
-    table = Table(title="operators", title_justify="left")
-    table.add_column("")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
     before, after = report.before, report.after
-    for name in sorted({*before.operators, *after.operators}):
-        table.add_row(name, str(before.operators.get(name, 0)), str(after.operators.get(name, 0)))
-    table.add_section()
-    table.add_row("nodes", f"{before.nodes:,}", f"{after.nodes:,}")
-    table.add_row("bytes of weights", f"{before.bytes:,}", f"{after.bytes:,}")
-    console.print(table)
+    names = sorted({*before.operators, *after.operators})
+    rows = [(name, before.operators.get(name, 0), after.operators.get(name, 0)) for name in names]
+    rows += [("bytes of weights", f"{before.bytes:,}", f"{after.bytes:,}")]
+    rows += [("nodes", f"{before.nodes:,}", f"{after.nodes:,}")]
+    print_table("operators", ("", "before", "after"), rows, total=True)
     for name, count in report.changed.items():
         console.print(f"{name}: {count} changes", highlight=False)
     for found in report.approximate:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mxexport.cli._common import AsJson, console, notes, print_json
+from mxexport.cli._common import AsJson, console, notes, print_json, print_table
 from mxexport.cli.hardware import print_area
 
 
@@ -48,15 +47,11 @@ _STAGES = {
 
 
 def _print_demo(result: dict) -> None:
-    table = Table(
-        title=f"MNIST, {result['network']}, {result['format']}, {result['images']} test images", title_justify="left"
-    )
-    table.add_column("stage")
-    table.add_column("accuracy %", justify="right")
-    table.add_column("same prediction as\nquantized PyTorch %", justify="right")
-    for stage, label in _STAGES.items():
-        table.add_row(label, f"{result['accuracy'][stage]:.2f}", f"{result['agreement_with_torch'][stage]:.2f}")
-    console.print(table)
+    title = f"MNIST, {result['network']}, {result['format']}, {result['images']} test images"
+    columns = ("stage", "accuracy %", "same prediction as\nquantized PyTorch %")
+    figures = [result["accuracy"], result["agreement_with_torch"]]
+    rows = [(label, *(f"{column[stage]:.2f}" for column in figures)) for stage, label in _STAGES.items()]
+    print_table(title, columns, rows)
     exact, flips = result["bit_exact"], result["flipped_codes"]
     console.print(
         f"quantizers bit-exact in torch, numpy, onnxruntime, qonnx, reference evaluator: {_yes(exact['quantizers'])}"

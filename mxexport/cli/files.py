@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_inputs, print_json, save_array, save_arrays
+from mxexport.cli._common import (
+    AsJson,
+    ModelFile,
+    console,
+    load_inputs,
+    print_json,
+    print_table,
+    save_array,
+    save_arrays,
+)
 
 
 def info(model: ModelFile, as_json: AsJson = False) -> None:
@@ -34,12 +42,8 @@ def info(model: ModelFile, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"path": str(model), "opset": loaded.opset_imports.get(""), "quantizers": rows})
         return
-    table = Table(title=str(model), title_justify="left")
-    for column in ("name", "op", "format", "axis", "shape", "scale_shape"):
-        table.add_column(column)
-    for row in rows:
-        table.add_row(*(str(v) for v in row.values()))
-    console.print(table)
+    columns = ("name", "op", "format", "axis", "shape", "scale_shape")
+    print_table(str(model), columns, [list(row.values()) for row in rows])
 
 
 def run(

@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, save_array
+from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, print_table, save_array
 from mxexport.errors import OptionError
 
 _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
 
 def print_area(area: dict) -> None:
-    table = Table(title="area per unit (Yosys estimate, UltraScale+)", title_justify="left")
-    table.add_column("unit")
-    for label in (*_AREA.values(), "MHz"):
-        table.add_column(label, justify="right")
-    for name, figures in area.items():
-        if name == "total":
-            table.add_section()
-        table.add_row(name, *(f"{figures[key]:g}" for key in _AREA), f"{figures['fmax_mhz']:.0f}")
-    console.print(table)
+    rows = [(name, *(f"{row[key]:g}" for key in _AREA), f"{row['fmax_mhz']:.0f}") for name, row in area.items()]
+    title = "area per unit (Yosys estimate, UltraScale+)"
+    print_table(title, ("unit", *_AREA.values(), "MHz"), rows, total="total" in area)
 
 
 def compile(
@@ -74,14 +67,12 @@ def compile(
 
 
 def _print_points(points: list) -> None:
-    table = Table(title="designs that no other beats (estimates)", title_justify="left")
-    for label in ("frames/s", "cycles", "products", *_AREA.values()):
-        table.add_column(label, justify="right")
+    rows = []
     for p in points:
-        area = p.area.table()
-        figures = (f"{p.frames_per_second:,.0f}", f"{p.cycles_per_frame:,}", p.resources.upper())
-        table.add_row(*figures, *(f"{area[key]:,.0f}" for key in _AREA))
-    console.print(table)
+        area = [f"{p.area.table()[key]:,.0f}" for key in _AREA]
+        rows.append((f"{p.frames_per_second:,.0f}", f"{p.cycles_per_frame:,}", p.resources.upper(), *area))
+    title = "designs that no other beats (estimates)"
+    print_table(title, ("frames/s", "cycles", "products", *_AREA.values()), rows)
 
 
 def _budget(text: str | None) -> dict[str, float] | float | None:
@@ -97,16 +88,10 @@ def _budget(text: str | None) -> dict[str, float] | float | None:
 
 
 def _print_layers(report: dict) -> None:
-    table = Table(title=f"{report['path']} ({report['part']})", title_justify="left")
-    for column in ("layer", "inputs", "outputs", "formats", "PE", "SIMD", "cycles", "accumulator bits"):
-        table.add_column(column)
-    for layer in report["layers"]:
-        formats = f"{layer['activation']} x {layer['weight']}"
-        keys = ("pe", "simd", "cycles", "accumulator_bits")
-        table.add_row(
-            layer["name"], str(layer["inputs"]), str(layer["outputs"]), formats, *(str(layer[k]) for k in keys)
-        )
-    console.print(table)
+    keys = ("name", "inputs", "outputs", "formats", "pe", "simd", "cycles", "accumulator_bits")
+    named = [row | {"formats": f"{row['activation']} x {row['weight']}"} for row in report["layers"]]
+    columns = ("layer", "inputs", "outputs", "formats", "PE", "SIMD", "cycles", "accumulator bits")
+    print_table(f"{report['path']} ({report['part']})", columns, [[row[key] for key in keys] for row in named])
     console.print(
         f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
     )
