@@ -24,7 +24,7 @@ from tests.areas import TABLE, cells, measured
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
 """Cells that no relative error is seen in: a row of fewer counts as so many."""
-PRIOR, ROUNDS = 0.05, 20
+PRIOR, ROUNDS = 0.03, 40
 
 
 def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
@@ -37,7 +37,17 @@ def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
 
 
 def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
-    """Kind of part -> cells of one, for `key` of lut and ff; a kind that the rows do not settle stays near 1."""
+    """Kind of part -> cells of one, for `key` of lut and ff; variants that share no kind are fitted apart."""
+    variants: list[tuple[set[str], list]] = []
+    for row in rows:
+        alike = [v for v in variants if v[0] & set(row[0])]
+        kinds = set(row[0]).union(*(v[0] for v in alike))
+        variants = [v for v in variants if v not in alike] + [(kinds, [row, *(r for v in alike for r in v[1])])]
+    return {kind: cells for _, found in variants for kind, cells in _fit(found, key).items()}
+
+
+def _fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
+    """By relative errors; a kind that the rows do not settle stays near 1."""
     kinds = list(dict.fromkeys(kind for parts, _ in rows for kind in parts))
     counted = np.array([max(row[key], FEW) for _, row in rows], float)
     wanted = np.array([row[key] for _, row in rows]) / counted

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
-from mxexport.fpga.area import Parts, each, exponent_bits, ram, shift_right
+from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, shift_right
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
@@ -190,21 +190,20 @@ class Quantize:
         }
 
     def _rounder_parts(self, lanes: int) -> Parts:
-        """Of mx_quantize_static."""
+        """Of mx_quantize_static; lanes beyond the channels are zeros."""
         bits, width, q = self.result.bits, self.source.width, self.quantizer
         shift = q.code_min - q.mantissa_bits - E8M0_BIAS - self.source.lsb_exp
+        places = (self.result.beats(lanes) // self.result.vectors).bit_length() + self.result.vectors.bit_length()
         left, right = min(max(-shift, 0), bits), min(max(shift, 0), width)
-        kept, beats = width + 1 - right, self.result.beats(lanes) // self.result.vectors
-        rounds = right > 0
-        return {
-            "rounder": each(15),
-            "places": each(beats.bit_length() + self.result.vectors.bit_length()),
-            "rounded": each(lanes * kept * rounds),
-            "moved": each(lanes * kept * (not rounds)),
-            "dropped": each(lanes * right),
-            "checked": each(lanes * max(kept + left - bits, 0)),
-            "codes": each(lanes * bits),
-        }
+        kept, lanes = width + 1 - right, min(lanes, self.source.channels)
+        found = {"rounder": each(8), "places": each(places), "scaled": Area(ff=lanes * kept)}
+        found |= {"frames": each(10 * (self.source.vectors > 1))}
+        if right:
+            found |= {"rounded": Area(lut=lanes * kept), "dropped": Area(lut=lanes * right)}
+        if 2**left > q.max_code:  # all but zero saturates
+            return found | {"saturating": each(lanes * kept / 3), "ends": each(2 * lanes)}
+        beyond = max(kept + left - bits, 0)
+        return found | {"checked": Area(lut=lanes * beyond), "saturated": each(lanes * (bits - left + bool(left)))}
 
     def bound(self, x: np.ndarray) -> None:
         return None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each, ram
+from mxexport.fpga.area import Area, Parts, each, ram
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.numbers.groups import group_count
@@ -78,13 +78,16 @@ class Reorder:
         segments = self.source.vectors // lanes
         banks = -(-self.source.vectors // segments)
         depth = 2 * segments * group_count(self.source.channels, lanes)
+        memory = ram(depth, lanes * width)
         return {
             "unit": each(1),
-            "counters": each(self.source.beats(lanes).bit_length() + depth.bit_length()),
-            "chosen": each((banks + lanes) * width * lanes),
+            "counters": each(2 * self.source.beats(lanes).bit_length() + 4 * depth.bit_length()),
+            "chosen": Area(lut=(banks + lanes) * width * lanes / 3),
             "banks": each(banks),
-            "written": each(banks * lanes * width),
-            "memory": ram(depth, lanes * width) * banks,
+            "lanes": each(lanes * banks.bit_length()),
+            "words": Area(ff=banks * lanes * width * (not memory.bram36)),  # block RAM has registers
+            "values": Area(ff=(banks + lanes) * width),
+            "memories": Area(lut=memory.lut, bram36=memory.bram36) * banks,
         }
 
     def bound(self, x: np.ndarray) -> None:
