@@ -111,12 +111,12 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
     return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + tree(fields, bits) * 2
 
 
-def wide(a_bits: int, b_bits: int) -> Area:
-    """mx_wide_mul: products of digits, then their sum."""
-    slices = latencies.wide_mul_slices(a_bits, b_bits)
-    a_step, b_step = min(
-        ((17, 26), (26, 17)),
-        key=lambda steps: latencies.wide_digits(a_bits, steps[0]) * latencies.wide_digits(b_bits, steps[1]),
-    )
-    digits = latencies.wide_digits(a_bits, a_step) * b_bits + latencies.wide_digits(b_bits, b_step) * a_bits
-    return Area(ff=digits, dsp=slices) + tree(slices, a_bits + b_bits)
+def wide(a_bits: int, b_bits: int, signed: bool = True) -> Area:
+    """mx_wide_mul: products of digits, then their sum; `signed`: whether a factor may be negative."""
+    a, b = (latencies.wide_digits(*x) for x in zip((a_bits, b_bits), latencies.wide_steps(a_bits, b_bits), strict=True))
+    dsp = 1
+    for bits, step in zip((a_bits, b_bits), latencies.wide_steps(a_bits, b_bits), strict=True):
+        digits = latencies.wide_digits(bits, step)
+        last = bits - (digits - 1) * step  # a sign that is never set and one more bit need no slice
+        dsp *= digits - (not signed and digits > 1 and last <= 2)
+    return Area(ff=a * b_bits + b * a_bits, dsp=dsp) + tree(a * b, a_bits + b_bits)

@@ -57,9 +57,15 @@ def wide_digits(bits: int, step: int) -> int:
     return 1 if bits <= step + 1 else math.ceil((bits - 1) / step)
 
 
+def wide_steps(a_bits: int, b_bits: int) -> tuple[int, int]:
+    """Bits of the digits that mx_wide_mul takes of its factors: 17 of the one, 26 of the other."""
+    return min(((17, 26), (26, 17)), key=lambda steps: wide_digits(a_bits, steps[0]) * wide_digits(b_bits, steps[1]))
+
+
 def wide_mul_slices(a_bits: int, b_bits: int) -> int:
-    """DSP slices of mx_wide_mul: each multiplies a digit of 17 bits with one of 26."""
-    return min(wide_digits(a_bits, a) * wide_digits(b_bits, b) for a, b in ((17, 26), (26, 17)))
+    """Products of digits in mx_wide_mul, each in a DSP slice."""
+    a, b = wide_steps(a_bits, b_bits)
+    return wide_digits(a_bits, a) * wide_digits(b_bits, b)
 
 
 def wide_mul_latency(a_bits: int, b_bits: int) -> int:

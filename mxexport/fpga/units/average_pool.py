@@ -119,7 +119,9 @@ class AveragePool:
         x, result, lanes = self.source, self.result.width, folding.simd
         sums = x.width + (self.divisor - 1).bit_length()
         plain = self.divisor & (self.divisor - 1) == 0  # no product
-        divide = Area(ff=self.source.width) if plain else dots.wide(*latencies.divide_factors(*self._divided))
+        divide = (
+            Area(ff=self.source.width) if plain else dots.wide(*latencies.divide_factors(*self._divided), signed=False)
+        )
         if folding.taps > 1:
             made = lanes * self.window.made_at_once(folding.pixels)
             found = self.window.taps_parts(x.shape, x.beat_bits(lanes), folding.pixels)

@@ -110,7 +110,7 @@ class HardSwish:
 
     def parts(self, folding: Folding) -> Parts:
         lanes, first = folding.simd, self._factors[0][0]
-        made = total(dots.wide(*factors) for factors in self._factors)
+        made = total(dots.wide(*factors, signed=False) for factors in self._factors)
         values = {"values": each(lanes * self.result.width), "bounded": each(lanes * self.source.width)}
         return values | {"unit": each(10), "products": made * lanes, "near": each(lanes * first)}
 

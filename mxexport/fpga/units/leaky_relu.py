@@ -107,7 +107,7 @@ class LeakyRelu:
         if not self.slope:
             return {"unit": each(10), "kept": each(3 * lanes * width)}
         plain = self.slope & (self.slope - 1) == 0  # no product
-        made = dots.wide(*self._factors) if not plain else Area(ff=width)
+        made = dots.wide(*self._factors, signed=False) if not plain else Area(ff=width)
         delayed = each(lanes * width)
         return {
             "unit": each(10),

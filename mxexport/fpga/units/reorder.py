@@ -81,12 +81,13 @@ class Reorder:
         memory = ram(depth, lanes * width)
         return {
             "unit": each(1),
-            "counters": each(2 * self.source.beats(lanes).bit_length() + 4 * depth.bit_length()),
+            "counters": each(self.source.beats(lanes).bit_length() + depth.bit_length()),
+            "spans": each(8 * depth.bit_length() * (lanes > 1)),  # beats begin in one pixel and end in another
             "chosen": Area(lut=(banks + lanes) * width * lanes / 3),
             "banks": each(banks),
             "lanes": each(lanes * banks.bit_length()),
             "words": Area(ff=banks * lanes * width * (not memory.bram36)),  # block RAM has registers
-            "values": Area(ff=(banks + lanes) * width),
+            "values": Area(ff=(banks + lanes * (banks > 1)) * width),
             "memories": Area(lut=memory.lut, bram36=memory.bram36) * banks,
         }
 
