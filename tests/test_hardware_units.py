@@ -144,6 +144,8 @@ def cases() -> dict[str, tuple]:
             f"matmul-{name}": (matmul(small, "mxint8", 5), [(1, 4), (4, 2)]),
             f"matmul-{name}-mxint4": (matmul(small, "mxint4", 3), [(2, 4)]),
         }
+    for name in ("mxfp8_e4m3", "mxfp4_e2m1"):  # weights in block RAM, in pieces
+        found[f"matmul-{name}-deep"] = matmul(Blocks((2, 256), name, 32, 100, 102), name, 40), [(1, 8), (2, 16)]
     for name, window in WINDOWS.items():
         if window.dilations == (1, 1):
             found[f"max_pool-{name}"] = MaxPool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]

@@ -53,9 +53,14 @@ def total(areas: Iterable[Area]) -> Area:
     return sum(areas, Area())
 
 
+def in_block_ram(depth: int, width: int, block_depth: int) -> bool:
+    """mx_pkg::rom_large."""
+    return depth >= block_depth and depth * width > _SMALL
+
+
 def rom(depth: int, width: int, block_depth: int = 256) -> Area:
     """mx_rom: in LUTs where words are few or in all no more than 4 Kib, else in pieces of block RAM."""
-    if depth < block_depth or depth * width <= _SMALL:
+    if not in_block_ram(depth, width, block_depth):
         distinct = min(width, 1 << min(depth, 30))  # columns of few words are alike
         return Area(lut=math.ceil(depth / _IN_LUTS) * distinct * (depth > 2), ff=distinct * (depth > 1))
     pieces = words.rom_pieces(depth)

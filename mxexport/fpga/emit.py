@@ -272,7 +272,7 @@ def top_level(design: Design) -> str:
         version=mxexport.__version__,
         products=len(network.products()),
         cells=cells,
-        status=_status_bits(design),
+        status=status_bits(design),
         links=design.links,
         inputs=[_border(design, stream) for stream in network.inputs],
         outputs=[_border(design, stream) for stream in network.outputs],
@@ -286,8 +286,8 @@ def _border(design: Design, stream: str) -> dict:
     return {"name": design.network.tensors[stream], "kind": kind} | numbers
 
 
-def _status_bits(design: Design) -> dict[str, int]:
-    """Output of the top level -> bits."""
+def status_bits(design: Design) -> dict[str, int]:
+    """Output of the top level, besides streams -> bits."""
     found: dict[str, int] = {}
     for cell in design.cells:
         for port, bits in cell.status.items():

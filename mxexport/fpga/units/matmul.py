@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, rom, shift_left
+from mxexport.fpga.area import Area, Parts, each, exponent_bits, in_block_ram, ram, rom, shift_left
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
@@ -21,6 +21,7 @@ from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
+from mxexport.fpga.words import rom_pieces
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups
@@ -201,6 +202,12 @@ class MatMul:
             found["bias"] = Memory(bias, self.width)
         return found
 
+    def _late(self, folding: Folding) -> bool:
+        """Whether weights that are chosen from pieces of block RAM pass a register, before products in LUTs."""
+        width = folding.pe * folding.simd * self.weight.format.element.bits
+        words = math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd) // self.source.vectors
+        return not self._takes_dsp(folding) and in_block_ram(words, width, 128) and len(rom_pieces(words)) > 1
+
     def _turns(self, folding: Folding) -> int:
         """Rows that share a shifter and an accumulator."""
         return latencies.rows_in_turn(folding.pe, self.source.group_size // min(folding.simd, self.source.group_size))
@@ -221,7 +228,7 @@ class MatMul:
         if self._pairs(folding):
             dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
         else:
-            dot = latencies.dot_latency(x, w, part, use_dsp=self._takes_dsp(folding))
+            dot = latencies.dot_latency(x, w, part, use_dsp=self._takes_dsp(folding)) + self._late(folding)
         joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
@@ -269,6 +276,7 @@ class MatMul:
             "across": dots.tree(across, self.width) * grouped,
             "accumulators": Area(lut=self.width, ff=self.width * turns) * grouped,
             "weights": memories,
+            "late": Area(ff=(pe * simd * w.bits + across * part * x.bits) * self._late(folding)),
             "scales": scales,
             "beats": each(beat),
             "counters": each(counted),

@@ -104,8 +104,12 @@ module mx_matmul #(
   localparam int WLinear    = mx_pkg::linear_bits(WExpBits, WManBits);
   localparam int WStored    = Pair ? WLinear : WBits;
 
-  localparam int DotDelay   = Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
-      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part, Dsp);
+  // Weights chosen from pieces of block RAM pass a register before products in LUTs.
+  localparam bit Late       = !Pair && !(Dsp && AExpBits == 0 && WExpBits == 0)
+      && mx_pkg::rom_piece(Folds * Beats) < Folds * Beats
+      && (RomStyle == "block" || RomStyle == "auto" && mx_pkg::rom_large(Folds * Beats, Pe * Simd * WStored, 128));
+  localparam int DotDelay   = (Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
+      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part, Dsp)) + int'(Late);
   localparam int SumDelay   = mx_pkg::sum_latency(Across);
   localparam int DotBits    = $clog2(Part)
       + (Pair ? ALinear + WLinear : mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits));
@@ -170,6 +174,23 @@ module mx_matmul #(
   ) u_weights (
     .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
   );
+
+  logic [Pe-1:0][Simd-1:0][WStored-1:0] w_dot;
+  logic [Across-1:0][Part*ABits-1:0]    x_dot;
+
+  if (Late) begin : g_late
+    always_ff @(posedge aclk) begin
+      if (en) begin
+        w_dot <= w_q;
+        for (int b = 0; b < Across; b++) x_dot[b] <= x_q[b][Part*ABits-1:0];
+      end
+    end
+  end else begin : g_at_once
+    assign w_dot = w_q;
+    for (genvar b = 0; b < Across; b++) begin : g_x
+      assign x_dot[b] = x_q[b][Part*ABits-1:0];
+    end
+  end
 
   // Delay of the dot product, for the valid flag and the activation scale.
 
@@ -333,7 +354,7 @@ module mx_matmul #(
       logic [Part-1:0][ALinear-1:0] linear;
       for (genvar i = 0; i < Part; i++) begin : g_linear
         logic [ABits-1:0] code;
-        assign code = x_q[b][i*ABits+:ABits];
+        assign code = x_dot[b][i*ABits+:ABits];
         if (AExpBits == 0) begin : g_int
           assign linear[i] = code;
         end else begin : g_float
@@ -344,7 +365,7 @@ module mx_matmul #(
       end
       for (genvar p = 0; p < Pe; p += 2) begin : g_pair
         logic [Across-1:0][2*Part*WStored-1:0] pair;
-        assign pair = {w_q[p+1], w_q[p]};
+        assign pair = {w_dot[p+1], w_dot[p]};
         mx_dot_pair #(.Simd(Part), .ABits(ALinear), .WBits(WLinear)) u_dot (
           .aclk, .en_i(en), .a_i(linear), .w_i(pair[b]), .sum_o(dots[b][p+:2]), .carry_o(carries[b][p+:2])
         );
@@ -355,7 +376,7 @@ module mx_matmul #(
           .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
           .Simd(Part), .UseDsp(Dsp)
         ) u_dot (
-          .aclk, .en_i(en), .a_i(x_q[b][Part*ABits-1:0]), .w_i(w_q[p][b*Part+:Part]), .sum_o(dots[b][p]),
+          .aclk, .en_i(en), .a_i(x_dot[b]), .w_i(w_dot[p][b*Part+:Part]), .sum_o(dots[b][p]),
           .carry_o(carries[b][p])
         );
       end

@@ -28,9 +28,7 @@ module mx_rom #(
            Width, Depth, File, Style, "a file name, and auto, block or lut");
   end
 
-  localparam bit Large = Depth >= BlockDepth && Depth * Width > 4096;
-
-  localparam bit Block  = Style == "block" || (Style == "auto" && Large);
+  localparam bit Block  = Style == "block" || (Style == "auto" && mx_pkg::rom_large(Depth, Width, BlockDepth));
   localparam int First  = Block ? mx_pkg::rom_piece(Depth) : Depth;
   localparam int Second = mx_pkg::rom_piece(Depth - First);
   localparam int Third  = Depth - First - Second;

@@ -91,6 +91,12 @@ module mx_line_buffer #(
     return slot_t'(sum >= Rows ? sum - Rows : sum);
   endfunction
 
+  // First beat of a slot: a table of few inputs, no sum.
+  function automatic logic [AddrBits-1:0] beat_of_slot(slot_t slot);
+    beat_of_slot = '0;
+    for (int i = 0; i < Rows; i++) if (int'(slot) == i) beat_of_slot |= AddrBits'(i * RowBeats);
+  endfunction
+
   // Pixel `index` of a frame, counted on into the next frames: its first row and column.
   function automatic row_t row_of(int index);
     return row_t'((index / OutW) % OutH * StrideH - PadTop);
@@ -340,8 +346,7 @@ module mx_line_buffer #(
   always_ff @(posedge aclk) begin
     if (en) begin
       released1_q <= (get && pixel_end && row_end) ? released_q : '0;
-      addr1_q  <= AddrBits'(mx_pkg::times(int'(tap_slot_q), RowBeats) + mx_pkg::times(int'(tap_col_q), Beats)
-                            + int'(beat_q));
+      addr1_q  <= beat_of_slot(tap_slot_q) + AddrBits'(mx_pkg::times(int'(tap_col_q), Beats)) + AddrBits'(beat_q);
       place1_q <= '{
         pad: int'(tap_row_q) < 0 || int'(tap_row_q) >= H || int'(tap_col_q) < 0 || int'(tap_col_q) >= W,
         first_tap: kh_q == '0 && kw_q == '0,

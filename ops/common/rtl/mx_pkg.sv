@@ -195,6 +195,11 @@ package mx_pkg;
     return ceil_div((span_h - 1 - pad_top) * w + span_w - 1 - pad_left, pixels);
   endfunction
 
+  // Whether mx_rom takes block RAM of its own choice.
+  function automatic bit rom_large(int depth, int width, int block_depth);
+    return depth >= block_depth && depth * width > 4096;
+  endfunction
+
   // Words of a ROM that go into its first piece: all of them, or the largest power of two where the rest is so
   // small that memories of its own save block RAMs.
   function automatic int rom_piece(int depth);

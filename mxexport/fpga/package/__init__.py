@@ -1,0 +1,216 @@
+"""The folder of a design as toolflows take it: Vivado, FuseSoC, Yosys, a test bench, drivers.
+
+One template beside this file for each file that is written; what stands in them is collected once (`_facts`). Nothing here
+knows a layer or a unit: all comes from the placed design and its report.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import jinja2
+import numpy as np
+
+import mxexport
+from mxexport.errors import OptionError
+from mxexport.fpga import emit, library
+from mxexport.fpga.identifiers import KEYWORDS
+from mxexport.fpga.tools.verilator import WAIVED
+
+FRAMES = 4
+"""Of the test bench."""
+_LITE = [
+    ("awvalid", "in", 1), ("awready", "out", 1), ("awaddr", "in", 12), ("wvalid", "in", 1), ("wready", "out", 1),
+    ("wdata", "in", 32), ("wstrb", "in", 4), ("bvalid", "out", 1), ("bready", "in", 1), ("bresp", "out", 2),
+    ("arvalid", "in", 1), ("arready", "out", 1), ("araddr", "in", 12), ("rvalid", "out", 1), ("rready", "in", 1),
+    ("rdata", "out", 32), ("rresp", "out", 2),
+]  # fmt: skip
+_FIRST_COUNTER = 8  # word, as mx_registers has it
+_COUNTED = {
+    "saturated_o": "values of input {} beyond its width",
+    "misplaced_o": "frames of input {} with a misplaced TLAST",
+    "dropped_o": "frames of output {} left out",
+    "clamped_o": "blocks whose shared scale lay outside of the calibrated range, counter {}",
+}
+_TEMPLATES = {
+    "wrapper.v.j2": "xilinx/{name}.v",
+    "files.tcl.j2": "xilinx/files.tcl",
+    "synth.tcl.j2": "xilinx/synth.tcl",
+    "package_ip.tcl.j2": "xilinx/package_ip.tcl",
+    "block_design.tcl.j2": "xilinx/block_design.tcl",
+    "constraints.xdc.j2": "xilinx/{name}.xdc",
+    "core.j2": "{name}.core",
+    "testbench.sv.j2": "tb/{name}_tb.sv",
+    "run.sh.j2": "tb/run.sh",
+    "header.h.j2": "driver/{name}.h",
+    "driver.py.j2": "driver/{name}.py",
+    "synth.ys.j2": "yosys/synth.ys",
+    "yosys.sh.j2": "yosys/run.sh",
+    "readme.md.j2": "README.md",
+}
+
+
+def check_name(name: str) -> str:
+    """`name` where it can name a module, a Python file and an IP.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    if not isinstance(name, str) or not re.fullmatch("[A-Za-z][A-Za-z0-9_]{0,62}", name) or name in KEYWORDS:
+        raise OptionError(f"name is {name!r}; expected a letter, then letters, digits and underscores, and no keyword")
+    if name.lower().startswith("mx_"):
+        raise OptionError(f"name is {name!r}; names that begin with mx_ are those of the library")
+    return name
+
+
+def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Relative path -> text of every file. `streams`: integers [N, ...] of every input and output of the network, the
+    frames of the test bench."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mxexport.fpga", "package"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    facts, vectors = _facts(design, report, name, streams), _vectors(design, streams)
+    facts["vectors"] = sorted(vectors)
+    made = {
+        path.format(name=name): environment.get_template(template).render(facts)
+        for template, path in _TEMPLATES.items()
+    }
+    return made | vectors
+
+
+def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str, np.ndarray]) -> dict:
+    network, part = design.network, report["part"]
+    ends = [_end(design, s, "s", i) for i, s in enumerate(network.inputs)]
+    ends += [_end(design, s, "m", i) for i, s in enumerate(network.outputs)]
+    status = emit.status_bits(design)
+    registers, counted = _registers(ends, status)
+    frames = len(next(iter(streams.values())))
+    rtl = [f"rtl/{p.name}" for p in library.rtl_sources()] + [f"rtl/{emit.TOP}.sv", f"xilinx/{name}.v"]
+    inputs, outputs = ([e for e in ends if e["side"] == side] for side in "sm")
+    own = {key: report[key] for key in ("part", "clock_mhz", "frames_per_second", "cycles_per_frame")}
+    ports = [{**e, "beats": e["beats"] * frames} for e in ends]
+    checks = [(_FIRST_COUNTER + 2 * i, frames, f"frames of {e['port']}") for i, e in enumerate(ends)]
+    version = mxexport.__version__
+    return own | {
+        "name": name,
+        "version": version,
+        "vlnv": f"mxexport:designs:{name}:{version}",
+        "ip_version": ".".join(version.split(".")[:2]),
+        "description": _description(report),
+        "top": emit.TOP,
+        "period": 1e3 / report["clock_mhz"],
+        "hertz": int(report["clock_mhz"] * 1e6),
+        "defines": _defines(part),
+        "interfaces": [e["port"] for e in ends] + ["s_axilite"],
+        "streams": [p | {"name": p["port"]} for p in ports],
+        "ends": ends,
+        "inputs": len(inputs),
+        "outputs": len(outputs),
+        "lite": _LITE,
+        "status": status,
+        "counted": [port for port in status if port != "error_o"],
+        "counters": counted,
+        "registers": registers,
+        "offsets": {r["name"]: r["offset"] for r in registers},
+        "identity": zlib.crc32(repr([ends, own, sorted(design.foldings.items())]).encode()),
+        "rtl": rtl,
+        "memories": sorted(f"mem/{file}" for cell in design.cells for file in cell.memories),
+        "waived": WAIVED,
+        "frames": frames,
+        "checks": checks,
+        "patience": 100 * (report["latency_cycles"] + report["cycles_per_frame"] * (frames + 2)) + 10_000,
+        "driver_inputs": inputs,
+        "driver_outputs": outputs,
+    }
+
+
+def _description(report: Mapping) -> str:
+    layers = report["layers"]
+    formats = sorted({f"{row['activation']} x {row['weight']}" for row in layers})
+    rate = f"{report['frames_per_second']:,.0f} frames/s at {report['clock_mhz']:g} MHz"
+    return f"A quantized network of {len(layers)} matrix layers ({', '.join(formats)}), {rate}."
+
+
+def _defines(part: str) -> list[str]:
+    """Macros of the cells that the family of a part has by name."""
+    name = part.lower()
+    if name.startswith("xc7"):
+        return ["MX_DSP48E1"]
+    plus = name.startswith(("xczu", "xcau", "xcu", "xck2")) or re.match("xc[kv]u\\d+p", name)
+    return ["MX_LUT6_2", "MX_DSP48E2"] if plus else []
+
+
+def _end(design: emit.Design, stream: str, side: str, index: int) -> dict:
+    """A stream at the border, as documentation and drivers need it; `inner`: its port on mx_top."""
+    kind, lanes = design.network.streams[stream], design.lanes(stream)
+    border = kind.at_border()
+    inner = design.port_of(stream)
+    return {
+        "port": f"{side}_axis_{index}",
+        "side": side,
+        "inner": inner.name,
+        "bits": inner.bits,
+        "name": design.network.tensors[stream],
+        "length": kind.length,
+        "vector": kind.channels * kind.side_by_side(lanes),
+        "width": kind.width,
+        "lsb_exp": kind.lsb_exp,
+        "slot_bits": border.width,
+        "lanes": lanes,
+        "beats": kind.beats(lanes),
+    }
+
+
+def _registers(ends: list[dict], status: Mapping[str, int]) -> tuple[list[dict], list[str]]:
+    """(the register map, names of the counters that mx_top has)."""
+    found = [
+        {"name": "ident", "offset": 0, "access": "r", "what": '"MXEX"'},
+        {"name": "identity", "offset": 4, "access": "r", "what": "of this design, as its driver knows it"},
+        {"name": "error", "offset": 8, "access": "r", "what": "1: a TLAST was misplaced, or a unit lost its place"},
+        {"name": "clear", "offset": 12, "access": "w", "what": "1: all counters begin anew"},
+        {"name": "count", "offset": 16, "access": "r", "what": "how many counters there are"},
+    ]
+    counters = []
+    for e in ends:
+        way = "taken" if e["side"] == "s" else "given"
+        counters.append((f"{e['port']}_frames", f"frames {way}"))
+        counters.append((f"{e['port']}_waits", "cycles in which a beat waited"))
+    own = [
+        (f"{port.removesuffix('_o')}_{i}", _COUNTED[port].format(i))
+        for port, bits in status.items()
+        if port != "error_o"
+        for i in range(bits // 32)
+    ]
+    for i, (name, what) in enumerate(counters + own):
+        found.append({"name": name, "offset": 4 * (_FIRST_COUNTER + i), "access": "r", "what": what})
+    return found, [name for name, _ in own]
+
+
+def _vectors(design: emit.Design, streams: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Words of the test bench: TLAST above the data; of outputs a mask, too, as surplus lanes are undefined."""
+    found = {}
+    network = design.network
+    for side, names in (("s", network.inputs), ("m", network.outputs)):
+        for i, stream in enumerate(names):
+            kind, lanes = network.streams[stream].at_border(), design.lanes(stream)
+            beats, last = kind.pack(streams[stream], lanes)
+            found[f"tb/{side}_axis_{i}_{'in' if side == 's' else 'out'}.mem"] = _words(beats, last)
+            if side == "m":
+                ones, _ = kind.pack(np.full_like(streams[stream], -1), lanes)
+                found[f"tb/{side}_axis_{i}_mask.mem"] = _words(ones, np.ones_like(last))
+    return found
+
+
+def _words(beats: np.ndarray, last: np.ndarray) -> str:
+    bits = 8 * beats.shape[1]
+    lines = (
+        int.from_bytes(beat.tobytes(), "little") | (int(end) << bits) for beat, end in zip(beats, last, strict=True)
+    )
+    return "".join(f"{word:x}\n" for word in lines)
