@@ -9,6 +9,7 @@ least squares of relative errors; DSP slices and memories are not fitted but kno
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 from collections import defaultdict
@@ -20,7 +21,10 @@ from scipy.optimize import nnls
 
 from benchmarks.accuracy import write
 from mxexport.fpga import area, copies
+from mxexport.fpga.types import Blocks
+from mxexport.fpga.windows import Window
 from tests.areas import TABLE, cells, measured
+from tests.test_hardware_units import CASES, FORMATS, depthwise, matmul
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
@@ -35,6 +39,21 @@ def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
         single, own = copies.one(unit, folding)
         found[name] = single.module, single.parts(own)
     return found | {name: (module, area.glue_parts(module, p)) for name, (module, p) in cells().items()}
+
+
+def every_kind() -> dict[str, set[str]]:
+    """Module -> the kinds of parts that any of its units may have: all formats with all others, at every folding."""
+    found = defaultdict(set)
+    units = [unit for unit, _ in CASES.values()]
+    for a, w in itertools.product([*FORMATS, "int8", "uint8", "uint3"], FORMATS):
+        codes = (134, 134) if a.startswith(("int", "uint")) else (100, 102)
+        source = Blocks((3, 2, 40), a, 8, *codes)
+        units += [matmul(source, w, 5), depthwise(source, Window((2, 2)), w)]
+    for unit in units:
+        for folding in copies.foldings(unit):
+            single, own = copies.one(unit, folding)
+            found[single.module] |= set(single.parts(own))
+    return found
 
 
 def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
@@ -69,8 +88,15 @@ def main() -> None:
     kept, parts = json.loads(TABLE.read_text()), parts_by_name()
     rows = defaultdict(dict)
     for name, (module, made) in parts.items():
+        if name not in kept:
+            raise SystemExit(f"{TABLE} has no {name}; run python -m tests.areas")
         rows[module][name] = made, kept[name]
     model = {module: _fits(found.values()) for module, found in sorted(rows.items())}
+    for module, kinds in every_kind().items():
+        for cells_of in model[module].values():
+            for kind in kinds - set(cells_of):
+                like = kind.removeprefix("of_few_").removeprefix("tap_")
+                cells_of[kind] = cells_of.get(like, 1.0)  # as it is counted
     area.MODEL.write_text(json.dumps(model, indent=1) + "\n")
     table = residuals(rows, model)
     print(table)

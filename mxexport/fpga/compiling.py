@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, library, lowering, options, schedule, verify
+from mxexport.fpga import emit, library, lowering, options, package, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import REPORT, Design
 from mxexport.fpga.devices import check_part, clock_limit
@@ -21,6 +21,7 @@ from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
+from mxexport.running import executors
 
 
 def compile(
@@ -50,8 +51,8 @@ def compile(
     A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer
     that limits it. `part` names an AMD device, with or without package and speed grade.
 
-    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml and report.json; both graphs are compared on (up to
-    64 of) the calibration inputs before anything is kept.
+    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml, report.json and what toolflows take beside them
+    (`Design.package`); both graphs are compared on (up to 64 of) the calibration inputs before anything is kept.
 
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
@@ -95,7 +96,12 @@ def compile(
             chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
             (staging / "folding.yaml").write_text(options.folding_text(chosen))
             (staging / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            frames = {name: array[: package.FRAMES] for name, array in sample.items()}
+            streams = all_fixed(frames, network)
+            streams |= executors.run(staging / "dataflow.onnx", streams, list(network.outputs))
+            packed = package.texts(placed, report, package.name_of(out), streams)
             _move_into(staging, out)
+            package.write(packed, out)
     except OSError as error:
         raise InputFileError(f"compile: cannot write to {_named(out)}: {error.strerror or error}") from error
     for words in filter(None, (report["limit"], too_large(report))):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, VerificationError
-from mxexport.fpga import emit, explore, library, options, probing, verify
+from mxexport.fpga import emit, explore, library, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
@@ -260,6 +260,32 @@ class Design:
         except OSError as error:
             raise InputFileError(f"explore: cannot write to {self.path}: {error.strerror or error}") from error
         return own
+
+    def package(self, name: str | None = None) -> list[str]:
+        """Write what toolflows take beside the RTL: xilinx/ (wrapper with AXI interfaces, constraints, Tcl for
+        synthesis, IP and block design), a FuseSoC core, tb/ (self-checking test bench with frames that the dataflow
+        graph answers), driver/ (PYNQ, C header), yosys/, README.md. `name`: of the module and the IP; by default that
+        of the directory.
+
+        Returns the paths written, relative to the design. They replace those of an earlier call with that name.
+
+        Raises:
+            OptionError: a name that cannot name a module.
+            InputFileError: the directory cannot be written.
+        """
+        network, top = self.network, package.check_name(package.name_of(self.path) if name is None else name)
+        rng, given = np.random.default_rng(1), {}
+        for s in network.inputs:
+            kind = network.streams[s]
+            most = 2 ** max(kind.width - 2, 1)  # half of the range
+            given[s] = rng.integers(-most, most, (package.FRAMES, *kind.shape))
+        streams = given | self._dataflow(given, list(network.outputs))
+        texts = package.texts(self._placed, self.report, top, streams)
+        try:
+            package.write(texts, self.path)
+        except OSError as error:
+            raise InputFileError(f"package: cannot write to {self.path}: {error.strerror or error}") from error
+        return sorted(texts)
 
     def synthesize(self) -> dict[str, yosys.SynthResult]:
         """Size every unit out of context with Yosys; unit name -> estimated area.

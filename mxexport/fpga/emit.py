@@ -76,6 +76,11 @@ class Design:
         """Of an input or output of the network."""
         return port_lanes(self.network, self.foldings, stream)
 
+    def port_of(self, stream: str) -> Link:
+        """The port of the top level that an input or output of the network passes."""
+        ends = (*self.network.inputs, *self.network.outputs)
+        return self.ports[ends.index(stream)]
+
     @property
     def counters(self) -> list[str]:
         """Layers whose `clamped_o` the top level counts, in order, each as often as it has copies."""

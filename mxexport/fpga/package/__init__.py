@@ -1,7 +1,7 @@
 """The folder of a design as toolflows take it: Vivado, FuseSoC, Yosys, a test bench, drivers.
 
-One template beside this file for each file that is written; what stands in them is collected once (`_facts`). Nothing here
-knows a layer or a unit: all comes from the placed design and its report.
+One template beside this file for each file that is written; what stands in them is collected once (`_facts`). Nothing
+here knows a layer or a unit: all comes from the placed design and its report.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mxexport.errors import OptionError
 from mxexport.fpga import emit, library
 from mxexport.fpga.identifiers import KEYWORDS
 from mxexport.fpga.tools.verilator import WAIVED
+from mxexport.model.writer import write_bytes
 
 FRAMES = 4
 """Of the test bench."""
@@ -28,6 +29,7 @@ _LITE = [
     ("arvalid", "in", 1), ("arready", "out", 1), ("araddr", "in", 12), ("rvalid", "out", 1), ("rready", "in", 1),
     ("rdata", "out", 32), ("rresp", "out", 2),
 ]  # fmt: skip
+_OURS = "Written by mxexport"
 _FIRST_COUNTER = 8  # word, as mx_registers has it
 _COUNTED = {
     "saturated_o": "values of input {} beyond its width",
@@ -66,6 +68,13 @@ def check_name(name: str) -> str:
     return name
 
 
+def name_of(directory: Path) -> str:
+    """A name for the design that lies there."""
+    words = re.sub("[^A-Za-z0-9]+", "_", directory.resolve().name).strip("_")[:40]
+    fits = words[:1].isalpha() and words not in KEYWORDS and not words.lower().startswith("mx_")
+    return words if fits else f"design_{words}".strip("_")
+
+
 def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Relative path -> text of every file. `streams`: integers [N, ...] of every input and output of the network, the
     frames of the test bench."""
@@ -83,6 +92,16 @@ def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str,
         for template, path in _TEMPLATES.items()
     }
     return made | vectors
+
+
+def write(texts: Mapping[str, str], directory: Path) -> None:
+    """Each file whole, or as it was; a README.md that is not ours stays. Raises OSError."""
+    for file, text in texts.items():
+        path = directory / file
+        if file == "README.md" and path.exists() and _OURS not in path.read_text(errors="replace"):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, text.encode())
 
 
 def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str, np.ndarray]) -> dict:
@@ -210,7 +229,5 @@ def _vectors(design: emit.Design, streams: Mapping[str, np.ndarray]) -> dict[str
 
 def _words(beats: np.ndarray, last: np.ndarray) -> str:
     bits = 8 * beats.shape[1]
-    lines = (
-        int.from_bytes(beat.tobytes(), "little") | (int(end) << bits) for beat, end in zip(beats, last, strict=True)
-    )
-    return "".join(f"{word:x}\n" for word in lines)
+    pairs = zip(beats, last, strict=True)
+    return "".join(f"{int.from_bytes(beat.tobytes(), 'little') | (int(end) << bits):x}\n" for beat, end in pairs)
