@@ -44,6 +44,7 @@ _TEMPLATES = {
     "package_ip.tcl.j2": "xilinx/package_ip.tcl",
     "block_design.tcl.j2": "xilinx/block_design.tcl",
     "constraints.xdc.j2": "xilinx/{name}.xdc",
+    "component.xml.j2": "component.xml",
     "core.j2": "{name}.core",
     "testbench.sv.j2": "tb/{name}_tb.sv",
     "run.sh.j2": "tb/run.sh",
@@ -133,6 +134,8 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "inputs": len(inputs),
         "outputs": len(outputs),
         "lite": _LITE,
+        "buses": _buses(ends, report["clock_mhz"]),
+        "ports": _ports(ends),
         "status": status,
         "counted": [port for port in status if port != "error_o"],
         "counters": counted,
@@ -148,6 +151,35 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "driver_inputs": inputs,
         "driver_outputs": outputs,
     }
+
+
+def _ports(ends: list[dict]) -> list[tuple[str, str, int]]:
+    """Name, direction and bits of every port of the wrapper."""
+    found = [("ap_clk", "in", 1), ("ap_rst_n", "in", 1)]
+    for e in ends:
+        taken, given = ("in", "out") if e["side"] == "s" else ("out", "in")
+        wires = (("tvalid", taken, 1), ("tready", given, 1), ("tdata", taken, e["bits"]), ("tlast", taken, 1))
+        found += [(f"{e['port']}_{wire}", way, bits) for wire, way, bits in wires]
+    return found + [(f"s_axilite_{signal}", way, bits) for signal, way, bits in _LITE]
+
+
+def _buses(ends: list[dict], clock_mhz: float) -> list[dict]:
+    """The interfaces of the wrapper, as IP-XACT wants them."""
+    busy = ":".join([e["port"] for e in ends] + ["s_axilite"])
+    clock = [("ASSOCIATED_BUSIF", busy), ("ASSOCIATED_RESET", "ap_rst_n"), ("FREQ_HZ", int(clock_mhz * 1e6))]
+    found = []
+
+    def bus(name: str, kind: str, role: str, ports: list[tuple[str, str]], parameters=(), library="interface") -> None:
+        own = {"name": name, "type": kind, "role": role, "ports": ports}
+        found.append(own | {"parameters": list(parameters), "library": library})
+
+    for e in ends:
+        wires = [(f"T{w}", f"{e['port']}_t{w.lower()}") for w in ("VALID", "READY", "DATA", "LAST")]
+        bus(e["port"], "axis", "slave" if e["side"] == "s" else "master", wires)
+    bus("s_axilite", "aximm", "slave", [(signal.upper(), f"s_axilite_{signal}") for signal, _, _ in _LITE])
+    bus("ap_clk", "clock", "slave", [("CLK", "ap_clk")], clock, "signal")
+    bus("ap_rst_n", "reset", "slave", [("RST", "ap_rst_n")], [("POLARITY", "ACTIVE_LOW")], "signal")
+    return found
 
 
 def _description(report: Mapping) -> str:
