@@ -74,6 +74,9 @@ def test_cells_between_units_have_an_area():
         "ElemWidth": 8,
         "Lanes": 2,
         "K": 8,
+        "Beats": 8,
+        "Slot": 16,
+        "Inputs": 1,
     }
     assert all(glue(cell, parameters).lut > 0 for cell in placed)
 

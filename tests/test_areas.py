@@ -7,14 +7,13 @@ import os
 
 import pytest
 
+from mxexport.fpga import devices
 from tests.areas import TABLE, cells, measure, measured, worse
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 KEPT = json.loads(TABLE.read_text())
 QUICK = ["relu, pe=2, simd=2", "add, pe=2, simd=2", "quantize-mxfp8_e4m3, pe=4, simd=4", "window-mxint8, pe=8, simd=8",
          "matmul-mxint8-short, pe=2, simd=4", "mx_lanes (8, 2, 20, 64)"]  # fmt: skip
-CLOCK_MHZ = 300
-"""What every unit reaches by the timing estimate: UltraScale+, 300 ps a connection."""
 
 
 @pytest.mark.parametrize("name", KEPT if FULL else QUICK)
@@ -28,8 +27,9 @@ def test_the_table_has_every_unit():
 
 
 def test_every_unit_reaches_the_clock_that_reports_promise():
-    slow = {name: n["path"] for name, n in KEPT.items() if n["fmax_mhz"] < CLOCK_MHZ}
+    slow = {name: n["path"] for name, n in KEPT.items() if n["fmax_mhz"] < devices.CLOCK_MHZ}
     assert not slow
+    assert {name for name, n in KEPT.items() if n["series_7_mhz"] < devices.SERIES_7_MHZ} == set()
 
 
 def test_worse_by_more_than_two_percent_is_said():

@@ -78,10 +78,15 @@ def ram(depth: int, width: int) -> Area:
 
 
 def block_rams(depth: int, width: int) -> int:
-    """RAMB18 of a memory: the wider, the fewer words they hold."""
-    rows = math.ceil(depth / (1 << 14))
-    wide = next((bits for words, bits in ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2)) if depth <= words), 1)
-    return rows * math.ceil(width / wide)
+    """RAMB18 of a memory, as Yosys finds them: 36, 18 or 9 bits wide up to 2,048 words. Deeper ones are so many of
+    2,048 words by 9 bits, and what is left of the width goes into 4,096 by 4, 8,192 by 2 or 16,384 by 1."""
+    for words_held, bits in ((512, 36), (1024, 18), (2048, 9)):
+        if depth <= words_held:
+            return math.ceil(width / bits)
+    if depth > 1 << 14:
+        return block_rams(1 << 14, width) + block_rams(depth - (1 << 14), width)
+    rows = 1 << math.ceil(math.log2(depth / 2048))
+    return width // 9 * rows + min(rows, math.ceil(width % 9 * rows / 8))
 
 
 def exponent_bits(element: Element) -> int:

@@ -78,15 +78,23 @@ def resources(part: str) -> Area | None:
     return None if found is None else Area(*found[:5])
 
 
-CLOCK_MHZ = 300.0
-"""What every unit reaches on UltraScale+ by the timing estimate (`tools/sta.py`, held by tests/test_areas.py)."""
+CLOCK_MHZ, SERIES_7_MHZ = 300.0, 150.0
+"""What every unit reaches on UltraScale+ and 7 series by the timing estimate (`tools/sta.py`, held by
+tests/test_areas.py)."""
+
+
+def family(part: str) -> str:
+    """ "7 series", "UltraScale+", or "" for others, whose delays are not known here."""
+    device = device_of(part)
+    if device.startswith("xc7"):
+        return "7 series"
+    plus = device.startswith(("xczu", "xcau", "xcu", "xck2")) or re.fullmatch("xc[kv]u\\d+p", device)
+    return "UltraScale+" if plus else ""
 
 
 def clock_limit(part: str) -> float | None:
-    """MHz that the timing estimate supports on a part; None for families of which it has no delays measured."""
-    device = device_of(part)
-    plus = device.startswith(("xczu", "xcau", "xcu", "xck2")) or re.fullmatch("xc[kv]u\\d+p", device)
-    return CLOCK_MHZ if plus else None
+    """MHz that the timing estimate supports on a part; None for families of which it has no delays."""
+    return {"7 series": SERIES_7_MHZ, "UltraScale+": CLOCK_MHZ}.get(family(part))
 
 
 def known_resources() -> dict[str, tuple[Area, str]]:

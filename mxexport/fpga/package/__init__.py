@@ -17,6 +17,7 @@ import numpy as np
 import mxexport
 from mxexport.errors import OptionError
 from mxexport.fpga import emit, library
+from mxexport.fpga.devices import family
 from mxexport.fpga.identifiers import KEYWORDS
 from mxexport.fpga.tools.verilator import WAIVED
 from mxexport.model.writer import write_bytes
@@ -191,11 +192,7 @@ def _description(report: Mapping) -> str:
 
 def _defines(part: str) -> list[str]:
     """Macros of the cells that the family of a part has by name."""
-    name = part.lower()
-    if name.startswith("xc7"):
-        return ["MX_DSP48E1"]
-    plus = name.startswith(("xczu", "xcau", "xcu", "xck2")) or re.match("xc[kv]u\\d+p", name)
-    return ["MX_LUT6_2", "MX_DSP48E2"] if plus else []
+    return {"7 series": ["MX_DSP48E1"], "UltraScale+": ["MX_LUT6_2", "MX_DSP48E2"]}.get(family(part), [])
 
 
 def _end(design: emit.Design, stream: str, side: str, index: int) -> dict:
