@@ -241,5 +241,7 @@ def test_rates_are_promised_at_clocks_that_the_timing_estimate_supports(exported
     with pytest.warns(UserWarning, match="clock_mhz 450 is more than the 300 MHz that the timing estimate supports"):
         fast = mx.compile(exported, tmp_path / "b", calibration=CALIBRATION, clock_mhz=450).report
     assert fast["frames_per_second"] == slow["frames_per_second"] and fast["clock_mhz"] == 450
-    other = mx.compile(exported, tmp_path / "c", calibration=CALIBRATION, clock_mhz=450, part="xc7z020").report
+    other = mx.compile(exported, tmp_path / "c", calibration=CALIBRATION, clock_mhz=450, part="xcvc1902").report
     assert other["clock_limit_mhz"] is None and other["frames_per_second"] == 1.5 * slow["frames_per_second"]
+    older = mx.compile(exported, tmp_path / "d", calibration=CALIBRATION, clock_mhz=150, part="xc7z020").report
+    assert older["clock_limit_mhz"] == 150 and older["frames_per_second"] == slow["frames_per_second"] / 2
