@@ -56,6 +56,17 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], to
     console.print(table)
 
 
+Force = Annotated[bool, typer.Option("--force", "-f", help="Write over what stands there.")]
+
+
+def check_target(out: Path, force: bool, source: Path | None = None) -> None:
+    """Raise InputFileError where `out` is the input itself, or stands there already and `force` is not given."""
+    if source is not None and out.exists() and source.exists() and out.samefile(source):
+        raise InputFileError(f"{out} is the input itself; give another name")
+    if out.is_file() and not force:
+        raise InputFileError(f"{out} is there already; give another name, or -f to write over it")
+
+
 def print_json(data) -> None:
     print(json.dumps(data, indent=2))
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, console, notes, print_json, print_table
+from mxexport.cli._common import AsJson, Force, check_target, console, notes, print_json, print_table
 
 _SHOWN = 20
 
@@ -25,9 +25,11 @@ def clean(
         bool, typer.Option("--pack/--float-weights", help="Quantized weights as packed codes, or as they are.")
     ] = True,
     exact: Annotated[bool, typer.Option("--exact", help="Leave out the passes that round otherwise.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
+    check_target(out, force, model)
     import json
 
     from mxexport.passes import clean as clean_file

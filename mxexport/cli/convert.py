@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, ModelFile, console, print_json
+from mxexport.cli._common import AsJson, Force, ModelFile, check_target, console, print_json
 
 
 def convert(
@@ -27,9 +27,11 @@ def convert(
         bool | None,
         typer.Option("--verify/--no-verify", help="Run both sides on drawn inputs (default: up to 256 MB of weights)."),
     ] = None,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Convert a file for another tool and say of every node how it is carried."""
+    check_target(out, force, model)
     from mxexport import targets
 
     given = {"opset": opset, "batch": batch, "fold": fold, "max_weight_bits": max_weight_bits, "round_bias": round_bias}

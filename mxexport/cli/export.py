@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, console
+from mxexport.cli._common import AsJson, Force, check_target, console
 from mxexport.errors import InputFileError, MXExportError, OptionError, UnsupportedError
 
 _DTYPES = ("float32", "float16", "bfloat16", "int64", "int32", "bool")
@@ -53,6 +53,7 @@ def export(
         str, typer.Option(help="float (QONNX style), or packed: codes and one scale per group.")
     ] = "float",
     keep_initializers: Annotated[bool, typer.Option(help="List parameters among the graph's inputs, too.")] = False,
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Quantize a PyTorch model of yours and write it as QONNX.
@@ -60,6 +61,7 @@ def export(
     A model that holds quantized layers already (mxexport, Brevitas, torchao) is written as it is, unless formats are
     given. Checkpoints are never unpickled.
     """
+    check_target(out, force)
     from mxexport.exporting.exporter import export as write
 
     examples = tuple(_example(text) for text in inputs)

