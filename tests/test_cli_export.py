@@ -123,7 +123,7 @@ def test_mistakes_are_explained(run, tmp_path, arguments, code, message):
 
 def test_weights_are_packed_and_parameters_inputs_when_asked(run, tmp_path):
     for options, inputs in (((), 1), (("--keep-initializers",), 3)):
-        code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "packed", *options)
+        code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "packed", "-f", *options)
         assert code == 0, err
         proto = onnx.load(tmp_path / "m.onnx")
         assert {n.op_type for n in proto.graph.node} >= {"MXFloatDequant"} and len(proto.graph.input) >= inputs
