@@ -128,7 +128,7 @@ def test_weights_are_packed_and_parameters_inputs_when_asked(run, tmp_path):
         proto = onnx.load(tmp_path / "m.onnx")
         assert {n.op_type for n in proto.graph.node} >= {"MXFloatDequant"} and len(proto.graph.input) >= inputs
         assert (len(proto.graph.input) == 1) == (inputs == 1)
-    code, _, err = run("mynet:Nets.ready", "m.onnx", "--input", "int64:1,7", "--weights", "zipped")
+    code, _, err = run("mynet:Nets.ready", "m.onnx", "-f", "--input", "int64:1,7", "--weights", "zipped")
     assert code == 2 and "expected 'float' or 'packed'" in err
 
 
