@@ -28,7 +28,8 @@ def netlist(module: str, parameters: dict, directory: Path) -> Path:
     mapped, modelled = directory / "mapped.v", directory / "modelled.v"
     reading = yosys.reading(module, library.rtl_sources(), parameters)
     write = ["write_verilog", "-noattr", str(mapped)]
-    yosys.run([*reading, [*yosys.SYNTH, "-nobram"], *yosys.FLATTEN, write], module, directory)
+    plain = [["setattr", "-unset", style] for style in ("ram_style", "rom_style")]  # which would ask for block RAM
+    yosys.run([*reading, *plain, [*yosys.SYNTH, "-nobram"], *yosys.FLATTEN, write], module, directory)
     models = [["read_verilog", "-D", "ICARUS", "+/xilinx/cells_sim.v"], ["read_verilog", str(CELLS)]]
     plain = [["hierarchy", "-top", module], ["proc"], ["flatten"], ["opt_clean"]]
     write = ["write_verilog", "-noattr", str(modelled)]
