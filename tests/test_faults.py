@@ -3,6 +3,7 @@ leaves nothing half-written."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -148,3 +149,19 @@ def test_devices_directories_and_pipes_are_no_models(tmp_path):
     for path in ("/dev/zero", tmp_path, tmp_path / "pipe"):
         with pytest.raises(InputFileError, match="is no file, but a directory or device"):
             mx.run(path, X)
+
+
+def test_check_says_of_every_node_what_a_target_cannot_take(file):
+    assert command("check", file).stdout.endswith("no problems for fpga\n")
+    done = command("check", file, "--for", "hls4ml")
+    assert done.returncode == 3 and "(MXScale)" in done.stdout and "problems for hls4ml" in done.stdout
+    found = json.loads(command("check", file, "--for", "hls4ml", "--json").stdout)
+    assert found["problems"] and set(found["problems"][0]) == {"where", "reason"}
+    assert command("check", file, "--for", "moon").returncode == 2
+    assert command("view", str(file) + ".gone").returncode == 2
+
+
+def test_designs_show_themselves(file, tmp_path):
+    design = mx.compile(file, tmp_path / "a<b", calibration=X)
+    assert "2 layers for xczu7ev" in repr(design) and "LUT" in repr(design)
+    assert "a&lt;b" in design._repr_html_() and "<b" not in design._repr_html_().replace("<br", "")

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import mxexport
-from mxexport.cli import clean, convert, demo, export, files, hardware, verify
+from mxexport.cli import check, clean, convert, demo, export, files, hardware, verify
 from mxexport.cli._common import console, fail, notes
 from mxexport.errors import MissingToolError, MXExportError
 
@@ -23,11 +23,13 @@ COMMANDS = (
     files.info,
     files.run,
     verify.verify,
+    check.check,
     convert.convert,
     hardware.compile,
     hardware.simulate,
     hardware.synth,
     hardware.report,
+    check.view,
 )
 
 app = typer.Typer(

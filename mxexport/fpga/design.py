@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -66,6 +67,22 @@ class Design:
         if not file.is_file():
             raise InputFileError(f"{self.path} holds no compiled design (no {REPORT}); run mxexport compile first")
         self.report: dict = _read_report(file)
+
+    def __repr__(self) -> str:
+        r = self.report
+        area = ", ".join(f"{n:,.0f} {kind.upper()}" for kind, n in r.get("estimate", {}).items() if n)
+        rate = f"{r['frames_per_second']:,.0f} frames/s at {r['clock_mhz']:g} MHz"
+        return f"<Design {str(self.path)!r}: {len(r['layers'])} layers for {r['part']}, {rate}, about {area}>"
+
+    def _repr_html_(self) -> str:
+        """Its layers as a table, for notebooks."""
+        columns = ("name", "inputs", "outputs", "activation", "weight", "pe", "simd", "cycles", "accumulator_bits")
+        head = "".join(f"<th>{column.replace('_', ' ')}</th>" for column in columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(row[column]))}</td>" for column in columns) + "</tr>"
+            for row in self.report["layers"]
+        )
+        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>"
 
     @cached_property
     def network(self) -> Network:
