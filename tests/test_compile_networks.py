@@ -48,6 +48,28 @@ def test_rtl_equals_the_dataflow_graph_and_the_outputs_are_those_of_torch(built)
         np.testing.assert_array_equal(design.simulate(x[:_FRAMES], **stalls).raw, expected.raw[:_FRAMES])
 
 
+def test_clock_enables_do_not_ripple_from_unit_to_unit(built):
+    """What a unit waits for comes from a register: a FIFO, a skid, or a unit that lets no tready through."""
+    design = built[0]
+    placed = design._placed
+    units = {cell: instance for instance, cell in placed.units.items()}
+    reader_of = {link.name: cell for cell in placed.cells for link in cell.sources}
+    instances = {i.name: i for i in design.network.instances}
+    for cell in placed.cells:
+        if cell.name not in units:
+            continue
+        for link in cell.sinks:
+            behind = reader_of.get(link.name)
+            if behind is None or behind.module in ("mx_skid", "mx_fifo", "mx_egress"):
+                continue
+            while behind.module == "mx_fork":  # its readers have FIFOs
+                behind = reader_of[behind.sinks[0].name]
+            if behind.module in ("mx_fifo", "mx_egress"):
+                continue
+            instance = instances[units[behind.name]]
+            assert not instance.unit.through(design.foldings[instance.name]), (cell.name, behind.name)
+
+
 def test_cycles_and_latency_are_as_reported(built):
     design, _, x = built
     one, many = (design.simulate(x[:n]).cycles for n in (1, _FRAMES))

@@ -13,7 +13,7 @@ import mxexport
 from mxexport.fpga import copies, library, words
 from mxexport.fpga.identifiers import identifiers, one_line
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import port_lanes, stream_lanes
+from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
 from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.unit import Folding, Memory, parameters_of
@@ -102,6 +102,7 @@ class _Placer:
         self._cells: list[Cell] = []
         self._links: list[Link] = []
         self._fifos: dict[str, int] = {}
+        self._relays = relays(network, foldings)
         self._products = network.products()  # their memories are called by the layer alone
         names = list(dict.fromkeys(n for i in network.instances for n in (f"{i.layer}.lanes", i.name)))
         self._names = dict(zip(names, identifiers(names), strict=True))
@@ -226,9 +227,17 @@ class _Placer:
         links = [link] if len(keys) == 1 else self._fork(link, len(keys))
         for branch, (key, wanted), layer in zip(links, keys, layers, strict=True):
             branch = self._queue(branch, self._depths.get((stream, key), 0))
+            if stream in self._relays:
+                branch = self._register(branch)
             if wanted != lanes:
                 branch = self._convert(stream, branch, lanes, wanted, layer)
             self._ready[stream, key] = branch
+
+    def _register(self, link: Link) -> Link:
+        sink = Link(self._name(f"{link.name}_skid"), link.bits)
+        comment = f"{link.name} waits for no other unit's tready"
+        self._append(Cell(sink.name, "mx_skid", {"Width": link.bits}, (link,), (sink,), comment))
+        return sink
 
     def _fork(self, link: Link, count: int) -> list[Link]:
         name = self._name(f"{link.name}_fork")

@@ -177,6 +177,26 @@ def area_of(network: Network, foldings: Mapping[str, Folding]) -> Area:
     for stream, kind in network.streams.items():
         lanes, readers = stream_lanes(network, foldings, stream), network.readers(stream)
         found += total(converter_area(kind, lanes, copies.lanes(r.unit, foldings[r.name])[0]) for r in readers)
+    for stream in relays(network, foldings):
+        bits = network.streams[stream].beat_bits(stream_lanes(network, foldings, stream))
+        found += glue("mx_skid", {"Width": bits})
+    return found
+
+
+def relays(network: Network, foldings: Mapping[str, Folding]) -> set[str]:
+    """Streams whose unit is followed by a register (mx_skid), so that its clock enable depends on no other unit's:
+    where a lane converter stands behind it, or a unit that lets tready through. Where streams meet or part there are
+    FIFOs."""
+    found = set()
+    for stream in network.streams:
+        maker, readers = network.maker(stream), network.readers(stream)
+        if maker is None or stream in network.outputs or len(readers) != 1 or len(readers[0].sources) > 1:
+            continue
+        (reader,) = readers
+        single, own = copies.one(reader.unit, foldings[reader.name])
+        taken = copies.lanes(reader.unit, foldings[reader.name])[0]
+        if single.through(own) or stream_lanes(network, foldings, stream) != taken:
+            found.add(stream)
     return found
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mxexport.fpga import copies
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import handover, stream_lanes
+from mxexport.fpga.schedule import handover, relays, stream_lanes
 from mxexport.fpga.unit import Folding, Timing
 
 _FRAMES = 3
@@ -48,9 +48,10 @@ def arrivals(
         vectors = network.streams[name].vectors
         step = (max(cycles.values()) if paced else cycles[name]) / vectors
         found[name] = (np.arange(vectors * frames) + 1) * step
+    registers = relays(network, foldings)
     for instance in network.instances:
         timing = copies.timing(instance.unit, foldings[instance.name])
-        late = [found[s] + conversion(network, foldings, s, instance) for s in instance.sources]
+        late = [found[s] + conversion(network, foldings, s, instance) + (s in registers) for s in instance.sources]
         if timing.share < 1:
             late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
         ready = np.max([_wanted(times, timing, frames) for times in late], axis=0) + timing.latency

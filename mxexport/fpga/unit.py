@@ -177,6 +177,10 @@ class Unit(Protocol):
     def timing(self, folding: Folding) -> Timing:
         """How a frame passes through it."""
 
+    def through(self, folding: Folding) -> bool:
+        """Whether its s_axis_tready depends on m_axis_tready in the same cycle: a register stands before it then, or
+        clock enables would ripple from unit to unit."""
+
     def parts(self, folding: Folding) -> Parts:
         """What its module is made of, by kinds that the area model weighs (`area.fitted`)."""
 

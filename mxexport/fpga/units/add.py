@@ -99,6 +99,9 @@ class Add:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.a.vectors), self.a.beats(folding.simd) // self.a.vectors, 1)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         made, taken = (folding.simd * width for width in (self.result.width, min(s.width for s in self.sources)))
         return {"unit": each(10), "sums": each(made), "values": each(taken)}

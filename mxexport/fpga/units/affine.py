@@ -157,6 +157,9 @@ class Affine:
         latency = 3 + latencies.wide_mul_latency(self.source.width, self.gain_width)
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
         sums = max(self.source.width + self.gain_width, self.offset_width)

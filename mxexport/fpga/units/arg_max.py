@@ -86,6 +86,9 @@ class ArgMax:
         latency = 2 + (folding.simd - 1).bit_length()
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, latency)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         lanes, width, index = min(folding.simd, self.source.channels), self.source.width, self.result.width
         found = {"unit": each(10), "best": each(width + index)}

@@ -115,6 +115,9 @@ class AveragePool:
         """Bits of a sum, and those added below."""
         return self.source.width + (self.divisor - 1).bit_length(), self.shift
 
+    def through(self, folding: Folding) -> bool:
+        return folding.taps > 1 or self.window.is_frame(self.source.shape)
+
     def parts(self, folding: Folding) -> Parts:
         x, result, lanes = self.source, self.result.width, folding.simd
         sums = x.width + (self.divisor - 1).bit_length()

@@ -112,6 +112,9 @@ class Concat:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.a.vectors), self.result.beats(folding.simd) // self.a.vectors, 1)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         values = folding.simd * self.result.width
         return {"unit": each(10), "values": each(values), "counters": each(self.result.channels.bit_length())}

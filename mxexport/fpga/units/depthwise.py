@@ -167,6 +167,9 @@ class Depthwise:
         latency = taps * group_count(self.source.channels, folding.simd) + product_latency + 6
         return Timing(self.window.needs(self.source.shape), beats, latency, (self.window, self.source.shape))
 
+    def through(self, folding: Folding) -> bool:
+        return folding.taps > 1
+
     def parts(self, folding: Folding) -> Parts:
         x, w = self.source.element, self.weight.format.element
         if folding.taps > 1:

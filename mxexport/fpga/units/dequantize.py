@@ -85,6 +85,9 @@ class Dequantize:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 2)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         p, width, lanes = fixedpoint.element_parameters(self.source.element), self.result.width, folding.simd
         exponent, mantissa = p["exponent_bits"], p["mantissa_bits"] + 2

@@ -108,6 +108,9 @@ class HardSwish:
         """Bits of the factors of its two products: v and v + 3, and a third of their product."""
         return (self.fraction + 4,) * 2, (self.fraction + 6, self.fraction + 8)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         lanes, first = folding.simd, self._factors[0][0]
         made = total(dots.wide(*factors, signed=False) for factors in self._factors)

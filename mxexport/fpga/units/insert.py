@@ -85,6 +85,9 @@ class Insert:
         column = np.where(y // self.steps[0] > row, width - 1, column)
         return Timing((row * width + column).ravel(), result.beats(folding.simd) // result.vectors, 1)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         counted = sum((n - 1).bit_length() for n in self.result.shape)
         return {"unit": each(10), "values": each(self.source.beat_bits(folding.simd)), "counters": each(counted)}

@@ -102,6 +102,9 @@ class LeakyRelu:
         """Bits of a magnitude and of the slope."""
         return self.source.width + 1, max(self.slope.bit_length() + 1, 2)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         lanes, width = folding.simd, self.source.width
         if not self.slope:

@@ -233,6 +233,9 @@ class MatMul:
         latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
         return Timing(np.arange(self.source.vectors), folds * beats, latency)
 
+    def through(self, folding: Folding) -> bool:
+        return math.ceil(self.rows / folding.pe) == 1  # else a replay buffer stands before it
+
     def parts(self, folding: Folding) -> Parts:
         """Counted as mx_matmul builds it: dot products, block sums, then what its rows share in turns."""
         pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)

@@ -95,6 +95,9 @@ class MaxPool:
         levels = (math.prod(self.window.kernel) - 1).bit_length()
         return self.window.pooled(self.source, folding, max(levels, 1) if folding.taps > 1 else 1)
 
+    def through(self, folding: Folding) -> bool:
+        return folding.taps > 1 or self.window.is_frame(self.source.shape)
+
     def parts(self, folding: Folding) -> Parts:
         x = self.source
         if folding.taps > 1:

@@ -112,6 +112,9 @@ class Pad:
         )
         return Timing(np.maximum(needs, 0), self.result.beats(folding.simd) // self.result.vectors, 1)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         counted = sum(n.bit_length() for n in self.source.shape)
         return {"unit": each(10), "counters": each(counted), "values": each(folding.simd * self.source.width)}

@@ -149,6 +149,9 @@ class Quantize:
         latency = 2 if self._rounds_only else found
         return Timing(np.arange(self.source.vectors), beats, latency)
 
+    def through(self, folding: Folding) -> bool:
+        return self._rounds_only
+
     def parts(self, folding: Folding) -> Parts:
         """Counted as mx_quantize builds it: lanes, then what finds the scale of a block."""
         lanes, width, q = folding.simd, self.source.width, self.quantizer

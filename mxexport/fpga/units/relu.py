@@ -78,6 +78,9 @@ class Relu:
     def timing(self, folding: Folding) -> Timing:
         return Timing(np.arange(self.source.vectors), self.source.beats(folding.simd) // self.source.vectors, 1)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         return {"unit": each(1), "values": each(folding.simd * self.source.width)}
 

@@ -73,6 +73,9 @@ class Reorder:
         out = self.result.beats(folding.simd)
         return Timing(np.array([self.source.vectors - 1]), out, out + 4)
 
+    def through(self, folding: Folding) -> bool:
+        return False
+
     def parts(self, folding: Folding) -> Parts:
         lanes, width = folding.simd, self.source.width
         segments = self.source.vectors // lanes

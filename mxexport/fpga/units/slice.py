@@ -119,6 +119,9 @@ class Slice:
         share = (self.start[2] + self.size[2]) / self._image[2]
         return Timing(needs, self.result.beats(folding.simd) // self.result.vectors, 0, share=share)
 
+    def through(self, folding: Folding) -> bool:
+        return True
+
     def parts(self, folding: Folding) -> Parts:
         counted = sum((n - 1).bit_length() for n in self.source.shape) + self.source.beats(folding.simd).bit_length()
         return {"unit": each(10), "counters": each(counted)}

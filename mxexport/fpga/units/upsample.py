@@ -111,6 +111,9 @@ class Upsample:
         rows = np.repeat(np.arange(1, height + 1) * width - 1, width * self.scales[0] * self.scales[1])
         return Timing(rows, beats, beats + 2)
 
+    def through(self, folding: Folding) -> bool:
+        return False
+
     def parts(self, folding: Folding) -> Parts:
         x = self.source
         beats = x.beats(folding.simd) // x.vectors

@@ -92,6 +92,9 @@ class MXWindow:
         beats = self.result.beats(folding.simd) // self.result.vectors
         return Timing(self.window.needs(self.source.shape), beats, beats + 2, (self.window, self.source.shape))
 
+    def through(self, folding: Folding) -> bool:
+        return folding.taps > 1
+
     def parts(self, folding: Folding) -> Parts:
         bits = self.source.beat_bits(folding.simd)
         if folding.taps > 1:
