@@ -20,7 +20,9 @@ from tests.test_hardware_units import CASES, arrays_of, folding_of, golden, pack
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 QUICK = ["matmul-mxint8-short", "quantize-mxfp8_e4m3", "affine-image"]
 CELLS = Path(__file__).parent / "data" / "dsp48e2.v"
-WRITTEN_BY_YOSYS = "".join(f"/* verilator lint_off {w} */\n" for w in ("WIDTH", "PROCASSINIT", "UNDRIVEN", "UNUSED"))
+WRITTEN_BY_YOSYS = "".join(
+    f"/* verilator lint_off {w} */\n" for w in ("WIDTH", "PROCASSINIT", "UNDRIVEN", "UNUSED", "UNOPTFLAT")
+)
 
 
 def netlist(module: str, parameters: dict, directory: Path) -> Path:
