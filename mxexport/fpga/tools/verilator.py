@@ -35,6 +35,8 @@ CXX_FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-uniq
 # Callbacks that the harness defines, so that a failing model raises instead of ending the process.
 USER_HOOKS = ("-DVL_USER_FATAL", "-DVL_USER_STOP", "-DVL_USER_FINISH", "-DVL_USER_WARN", "-DVL_TIME_CONTEXT")
 RUNTIME = ("verilated", "verilated_threads")
+COMMON = "".join(f"#include <{name}>\n" for name in ("verilated.h", "array", "memory", "stdexcept", "string", "vector"))
+"""Headers of every simulator, compiled once: reading them takes longer than the model of a unit."""
 # All warnings are errors, but these: outputs left open and carry bits dropped on purpose, memory styles that only
 # synthesis reads, and generated tops whose file is named otherwise.
 WAIVED = ("PINCONNECTEMPTY", "UNUSEDSIGNAL", "UNUSEDPARAM", "DECLFILENAME")
@@ -97,16 +99,20 @@ def _call(what: str, command: list[str], env: dict[str, str] | None = None) -> N
 
 
 def _runtime(tools: Tools) -> Path:
-    """Verilator's own C++ runtime, compiled once."""
+    """Verilator's own C++ runtime and its headers, compiled once."""
 
     def make(directory: Path) -> None:
         include = tools.root / "include"
+        flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{include}", f"-I{include}/vltstd"]
         for name in RUNTIME:
             source, target = str(include / f"{name}.cpp"), str(directory / f"{name}.o")
-            flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{include}", f"-I{include}/vltstd"]
             _call("compiling the Verilator runtime", [*tools.cxx, *flags, "-c", source, "-o", target])
+        header = directory / "common.h"
+        header.write_text(COMMON)
+        _call("compiling headers", [*tools.cxx, *flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
 
-    return cached("verilated", digest([tools.version, *CXX_FLAGS, *USER_HOOKS, *RUNTIME]), make)
+    parts = [tools.version, *tools.cxx, *CXX_FLAGS, *USER_HOOKS, *RUNTIME, COMMON]
+    return cached("verilated", digest(parts), make)
 
 
 def parameter_text(value: object) -> str:
@@ -176,7 +182,9 @@ def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...],
     (directory / "ports.h").write_text(_ports_header(top, *headers, monitors, trace))
     include = tools.root / "include"
     flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
-    objects = [str(_runtime(tools) / f"{name}.o") for name in RUNTIME]
+    runtime = _runtime(tools)
+    objects = [str(runtime / f"{name}.o") for name in RUNTIME]
+    flags += ["-include", str(runtime / "common.h")]
     units = _translation_units(directory)
 
     def compiled(unit: Path) -> str:
