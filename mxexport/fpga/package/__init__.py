@@ -18,7 +18,7 @@ import mxexport
 from mxexport.errors import OptionError
 from mxexport.fpga import emit, library
 from mxexport.fpga.devices import family
-from mxexport.fpga.identifiers import KEYWORDS
+from mxexport.fpga.identifiers import KEYWORDS, one_line
 from mxexport.fpga.tools.verilator import WAIVED
 from mxexport.model.writer import write_bytes
 
@@ -31,6 +31,13 @@ _LITE = [
     ("rdata", "out", 32), ("rresp", "out", 2),
 ]  # fmt: skip
 _OURS = "Written by mxexport"
+_ON_BOARDS = {  # device -> package and speed grade of the boards that devices.py names
+    "xc7z020": "xc7z020clg400-1", "xc7a100t": "xc7a100tcsg324-1", "xczu3eg": "xczu3eg-sbva484-1-e",
+    "xczu7ev": "xczu7ev-ffvc1156-2-e", "xczu9eg": "xczu9eg-ffvb1156-2-e", "xczu28dr": "xczu28dr-ffvg1517-2-e",
+    "xck26": "xck26-sfvc784-2LV-c", "xcu50": "xcu50-fsvh2104-2-e", "xcu55c": "xcu55c-fsvh2892-2L-e",
+    "xcu200": "xcu200-fsgd2104-2-e", "xcu250": "xcu250-figd2104-2L-e", "xcu280": "xcu280-fsvh2892-2L-e",
+    "xcvc1902": "xcvc1902-vsva2197-2MP-e-S",
+}  # fmt: skip
 _FIRST_COUNTER = 8  # word, as mx_registers has it
 _COUNTED = {
     "saturated_o": "values of input {} beyond its width",
@@ -87,6 +94,7 @@ def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.filters["one_line"] = one_line
     facts, vectors = _facts(design, report, name, streams), _vectors(design, streams)
     facts["vectors"] = sorted(vectors)
     made = {
@@ -115,7 +123,8 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
     frames = len(next(iter(streams.values())))
     rtl = [f"rtl/{p.name}" for p in library.rtl_sources()] + [f"rtl/{emit.TOP}.sv", f"xilinx/{name}.v"]
     inputs, outputs = ([e for e in ends if e["side"] == side] for side in "sm")
-    own = {key: report[key] for key in ("part", "clock_mhz", "frames_per_second", "cycles_per_frame")}
+    own = {key: report[key] for key in ("clock_mhz", "frames_per_second", "cycles_per_frame")}
+    own["part"] = _ON_BOARDS.get(part.lower(), part)
     ports = [{**e, "beats": e["beats"] * frames} for e in ends]
     checks = [(_FIRST_COUNTER + 2 * i, frames, f"frames of {e['port']}") for i, e in enumerate(ends)]
     version = mxexport.__version__
