@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -301,15 +302,18 @@ def folding_of(lanes: int | tuple[int, int] | Folding) -> Folding:
     return Folding(*lanes) if isinstance(lanes, tuple) else Folding(lanes, lanes)
 
 
-def build(unit, folding: Folding, directory) -> verilator.Simulator:
+def build(unit, folding: Folding, directory, netlist: Path | None = None) -> verilator.Simulator:
+    """Of its RTL, or of a netlist that has no parameters any more."""
     parameters = written(unit, folding, directory)
-    sources, top = rtl_sources(), unit.module
+    sources, top, taken = rtl_sources(), unit.module, parameters
+    if netlist:  # the FIFOs of mx_pair are not in it
+        sources, taken = [*(p for p in sources if p.stem in ("mx_pkg", "mx_fifo")), netlist], {}
     if len(unit.sources) > 1:
-        given = ", ".join(f".{name}({value})" for name, value in parameters.items())
+        given = ", ".join(f".{name}({value})" for name, value in taken.items())
         (directory / "pair.sv").write_text(PAIR.replace("MODULE", top).replace("PARAMETERS", given))
         sources, top = [*sources, directory / "pair.sv"], "mx_pair"
-        parameters = {name: parameters[name] for name in ("AWidth", "BWidth", "OutWidth", "Lanes")}
-    return verilator.build(top, sources, parameters, memory_dir=directory)
+        taken = {name: parameters[name] for name in ("AWidth", "BWidth", "OutWidth", "Lanes")}
+    return verilator.build(top, sources, taken, memory_dir=directory)
 
 
 def golden(unit, arrays: list[np.ndarray]) -> tuple[np.ndarray, ...]:

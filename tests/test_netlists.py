@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from mxexport.fpga import library
-from mxexport.fpga.tools import verilator, yosys
+from mxexport.fpga.tools import yosys
 from tests.areas import gated
-from tests.test_hardware_units import CASES, arrays_of, folding_of, golden, pack, written
+from tests.test_hardware_units import CASES, arrays_of, build, folding_of, golden, pack, written
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 QUICK = ["matmul-mxint8-short", "quantize-mxfp8_e4m3", "affine-image"]
@@ -43,11 +43,10 @@ def netlist(module: str, parameters: dict, directory: Path) -> Path:
 @pytest.mark.parametrize("name", gated() if FULL else QUICK)
 def test_the_netlist_equals_the_reference_under_stalls(name, tmp_path):
     unit, foldings = CASES[name]
-    if len(unit.sources) > 1:
-        pytest.skip("units with two inputs are simulated in a wrapper of their module, which a netlist is not")
     folding, frames = folding_of(foldings[len(foldings) // 2]), 3
-    simulator = verilator.build(unit.module, [netlist(unit.module, written(unit, folding, tmp_path), tmp_path)])
-    arrays = arrays_of(unit.sources[0], np.random.default_rng(0), frames)
+    made = netlist(unit.module, written(unit, folding, tmp_path), tmp_path)
+    simulator, rng = build(unit, folding, tmp_path, made), np.random.default_rng(0)
+    arrays = [a for source in unit.sources for a in arrays_of(source, rng, frames)]
     lanes_in, lanes_out = unit.lanes(folding)
     beats, last = pack(unit, arrays, lanes_in)
     count = unit.result.beats(lanes_out)
