@@ -52,8 +52,7 @@ def measured() -> dict[str, tuple[Unit, Folding]]:
 def gated() -> list[str]:
     """Units of the tests that say something of their own."""
     short = [name for name in CASES if name.endswith("-short") and not any(f in name for f in _TOLD)]
-    static = [name for name in CASES if "static" in name and not name.endswith(("118", "90", "blocks"))]
-    left_out = {*short, *static, *(name for name in CASES if _LARGE.fullmatch(name))}
+    left_out = {*short, *(name for name in CASES if _LARGE.fullmatch(name))}
     return [name for name in CASES if name not in left_out and not name.startswith(_ALIKE)]
 
 

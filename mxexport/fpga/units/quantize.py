@@ -202,11 +202,16 @@ class Quantize:
         found = {"rounder": each(8), "places": each(places), "scaled": Area(ff=lanes * kept)}
         found |= {"frames": each(10 * (self.source.vectors > 1))}
         if right:
-            found |= {"rounded": Area(lut=lanes * kept), "dropped": Area(lut=lanes * right)}
+            found |= {"rounded": Area(lut=lanes * kept), "dropped": Area(lut=lanes * right / 5)}
         if 2**left > q.max_code:  # all but zero saturates
             return found | {"saturating": each(lanes * kept / 3), "ends": each(2 * lanes)}
         beyond = max(kept + left - bits, 0)
-        return found | {"checked": Area(lut=lanes * beyond), "saturated": each(lanes * (bits - left + bool(left)))}
+        codes = min(bits - left + bool(left), kept)
+        if not beyond:
+            narrow = "narrow_unsigned" if self.format.startswith("u") else "narrow"
+            return found | {narrow: Area(lut=3 * lanes), "codes_kept": Area(ff=lanes * codes)}
+        checked = "checked" if q.max_code & (q.max_code + 1) else "checked_ones"  # against 2**n - 1: other LUTs
+        return found | {checked: Area(lut=lanes * beyond), "saturated": each(lanes * codes)}
 
     def bound(self, x: np.ndarray) -> None:
         return None
