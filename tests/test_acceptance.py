@@ -194,7 +194,18 @@ def test_the_command_says_how_the_sides_compare(tmp_path):
     path = file(tmp_path / "m.onnx", product(**RELU))
 
     def run(*options):
-        command = [sys.executable, "-m", "mxexport.cli", "convert", path, tmp_path / "q.onnx", "--to", "qdq", *options]
+        command = [
+            sys.executable,
+            "-m",
+            "mxexport.cli",
+            "convert",
+            path,
+            tmp_path / "q.onnx",
+            "--to",
+            "qdq",
+            "-f",
+            *options,
+        ]
         return subprocess.run(command, capture_output=True, text=True)
 
     assert "compared with the source: equal bits" in run().stdout

@@ -64,8 +64,8 @@ def untyped(model):
 @pytest.mark.parametrize(
     "change, error, message",
     [
-        (set_opset(99), UnsupportedError, r"opset 99: expected 1 to \d+"),
-        (set_opset(0), UnsupportedError, r"opset 0: expected 1 to \d+"),
+        (set_opset(99), UnsupportedError, r"opset 99: expected 7 to \d+"),
+        (set_opset(0), UnsupportedError, r"opset 0: expected 7 to \d+"),
         (lambda m: setattr(m, "ir_version", 99), UnsupportedError, r"IR version 99: expected 1 to \d+"),
         (untyped, InputFileError, "attribute 'bad' has no type"),
     ],
@@ -115,7 +115,7 @@ def test_tables_that_are_none(file, tmp_path, text, message):
 
 
 def test_compilers_that_are_broken_missing_or_have_options(monkeypatch):
-    for value, message in (("/nope", "no /nope"), ("false", "exit code 1"), ("sh -c 'exit 3'", "exit code 3")):
+    for value, message in (("/nope", "compiler /nope"), ("false", "exit code 1"), ("sh -c 'exit 3'", "exit code 3")):
         monkeypatch.setenv("CXX", value)
         with pytest.raises(mx.errors.MissingToolError, match=message):
             verilator.find_tools()

@@ -158,7 +158,7 @@ def test_command_line(tmp_path):
     mx.export(mx.quantize_model(nn.Sequential(nn.Linear(40, 4)), "mxfp4_e2m1"), (torch.zeros(1, 40),), source)
 
     def run(*arguments):
-        command = [sys.executable, "-m", "mxexport.cli", "convert", *map(str, arguments)]
+        command = [sys.executable, "-m", "mxexport.cli", "convert", *map(str, arguments), "-f"]
         return subprocess.run(command, capture_output=True, text=True)
 
     done = run(source, out, "--to", "qdq", "--opset", 24, "--json")

@@ -9,12 +9,12 @@ from dataclasses import asdict, fields
 from numbers import Integral, Real
 from pathlib import Path
 
-from mxexport.errors import OptionError
+from mxexport.errors import InputFileError, OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.devices import known_resources, resources
 from mxexport.fpga.unit import Folding
-from mxexport.model.yaml_tables import read_table
+from mxexport.model.yaml_tables import read_yaml
 
 _NUMBERS = tuple(field.name for field in fields(Folding))
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
@@ -116,8 +116,14 @@ def foldings(value) -> dict[str, tuple[int, ...]]:
 
 
 def _read_foldings(path: Path) -> dict:
+    try:
+        found = read_yaml(path)
+    except InputFileError as error:
+        raise InputFileError(f"{path}: no folding can be read from it: {error}") from None
+    if not isinstance(found, dict):
+        raise OptionError(f"{path} holds {type(found).__name__}; expected a table of layer: {{pe: …, simd: …}}")
     pairs = {}
-    for name, entry in read_table(path, "layer: {pe: …, simd: …}").items():
+    for name, entry in found.items():
         if not isinstance(entry, dict) or not {"pe", "simd"} <= set(entry) <= set(_NUMBERS):
             raise OptionError(f"{path}: folding of {name!r} is {entry!r}; expected {{pe: …, simd: …}}")
         pairs[str(name)] = tuple(entry.get(number, int(number != "luts")) for number in _NUMBERS)

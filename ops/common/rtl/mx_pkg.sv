@@ -224,8 +224,9 @@ package mx_pkg;
     return (count > 1) ? $clog2(count) : 1;
   endfunction
 
+  // Of a zero that a module then refuses: 1.
   function automatic int ceil_div(int a, int b);
-    return (a + b - 1) / b;
+    return (b == 0) ? 1 : (a + b - 1) / b;
   endfunction
 
   function automatic int clip(int x, int lo, int hi);
