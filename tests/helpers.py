@@ -108,15 +108,19 @@ def single_node_model(op_type: str, arrays: list, attributes: dict, opset: int =
     )
 
 
-def lint(design, cells: bool = False) -> str:
+def lint(design, cells: bool = False, top: str = "mx_top", more: tuple = ()) -> str:
     """What Verilator says of a design's RTL with -Wall, but for the waivers of `tools/verilator.py`; `cells`: with the
-    vendor's cells by name."""
+    vendor's cells by name; `top`: a module of the files `more` instead of mx_top."""
     tools, rtl = find_tools(), design.path / "rtl"
     sources = [*sorted(rtl.glob("*_pkg.sv")), *sorted(rtl.glob("*[!g].sv")), *(library.primitives() if cells else [])]
     options = [f"-Wno-{name}" for name in WAIVED] + ["-DMX_LUT6_2", "-DMX_DSP48E2"] * cells
-    command = [tools.verilator, "--lint-only", "-Wall", *options, "--no-timing", "--top-module", "mx_top"]
+    command = [tools.verilator, "--lint-only", "-Wall", *options, "--no-timing", "--top-module", top]
     environment = os.environ | {"VERILATOR_ROOT": str(tools.root)}
     done = subprocess.run(
-        [*command, *map(str, sources)], cwd=design.path / "mem", capture_output=True, text=True, env=environment
+        [*command, *map(str, (*sources, *more))],
+        cwd=design.path / "mem",
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     return done.stderr if done.returncode else ""

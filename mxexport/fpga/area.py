@@ -137,17 +137,18 @@ def shift_left(width: int, within: int, bits: int) -> float:
 
 
 def glue(module: str, parameters: Mapping[str, int | str]) -> Area:
-    """Cells that stand between units.
+    """Cells that stand between units. Raises MXExportError as `glue_parts` and `fitted`."""
+    return fitted(module, glue_parts(module, parameters))
+
+
+def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
+    """What they are made of.
 
     Raises:
         MXExportError: a cell nobody gave a cost.
     """
     if module not in _GLUE:
         raise MXExportError(f"no area is known for cell {module}")
-    return fitted(module, _GLUE[module](parameters))
-
-
-def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
     return _GLUE[module](parameters)
 
 

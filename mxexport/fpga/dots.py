@@ -113,10 +113,12 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
 
 def wide(a_bits: int, b_bits: int, signed: bool = True) -> Area:
     """mx_wide_mul: products of digits, then their sum; `signed`: whether a factor may be negative."""
-    a, b = (latencies.wide_digits(*x) for x in zip((a_bits, b_bits), latencies.wide_steps(a_bits, b_bits), strict=True))
-    dsp = 1
-    for bits, step in zip((a_bits, b_bits), latencies.wide_steps(a_bits, b_bits), strict=True):
-        digits = latencies.wide_digits(bits, step)
+    steps = latencies.wide_steps(a_bits, b_bits)
+    a, b = latencies.wide_digits(a_bits, steps[0]), latencies.wide_digits(b_bits, steps[1])
+
+    def in_slices(bits: int, digits: int, step: int) -> int:
         last = bits - (digits - 1) * step  # a sign that is never set and one more bit need no slice
-        dsp *= digits - (not signed and digits > 1 and last <= 2)
+        return digits - (not signed and digits > 1 and last <= 2)
+
+    dsp = in_slices(a_bits, a, steps[0]) * in_slices(b_bits, b, steps[1])
     return Area(ff=a * b_bits + b * a_bits, dsp=dsp) + tree(a * b, a_bits + b_bits)

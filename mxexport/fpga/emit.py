@@ -7,15 +7,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import jinja2
-
 import mxexport
-from mxexport.fpga import copies, library, words
-from mxexport.fpga.identifiers import identifiers, one_line
+from mxexport.fpga import copies, library, templates, words
+from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
-from mxexport.fpga.tools.verilator import parameter_text
 from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
 
@@ -272,16 +269,9 @@ class _Placer:
 
 def top_level(design: Design) -> str:
     """Text of the top-level module."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mxexport.fpga", "."),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"literal": parameter_text, "one_line": one_line}
     network, cells = design.network, _with_ports(design)
-    return environment.get_template("top.sv.j2").render(
+    template = templates.environment().get_template("top.sv.j2")
+    return template.render(
         module=TOP,
         version=mxexport.__version__,
         products=len(network.products()),

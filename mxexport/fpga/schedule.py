@@ -193,9 +193,9 @@ def relays(network: Network, foldings: Mapping[str, Folding]) -> set[str]:
         if maker is None or stream in network.outputs or len(readers) != 1 or len(readers[0].sources) > 1:
             continue
         (reader,) = readers
-        single, own = copies.one(reader.unit, foldings[reader.name])
-        taken = copies.lanes(reader.unit, foldings[reader.name])[0]
-        if single.through(own) or stream_lanes(network, foldings, stream) != taken:
+        folding = foldings[reader.name]
+        converted = stream_lanes(network, foldings, stream) != copies.lanes(reader.unit, folding)[0]
+        if reader.unit.through(folding) or converted:
             found.add(stream)
     return found
 
@@ -249,9 +249,8 @@ def _cheapest(network: Network, legal: Choices, products: Choices, target: int) 
         for reader in network.readers(stream):
             taken = [copies.lanes(reader.unit, f)[0] for f in options[reader.name]]
             if maker is None:
-                beats = {n: kind.beats(n) for n in taken}
                 entry = {"Width": kind.width, "K": kind.channels}
-                costs = [_luts(glue("mx_ingress", entry | {"Lanes": n, "Beats": beats[n]})) for n in taken]
+                costs = [_luts(glue("mx_ingress", entry | {"Lanes": n, "Beats": kind.beats(n)})) for n in taken]
                 own[reader.name] += costs
                 continue
             made = [copies.lanes(maker.unit, f)[1] for f in options[maker.name]]

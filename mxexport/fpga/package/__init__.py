@@ -11,14 +11,13 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import jinja2
 import numpy as np
 
 import mxexport
 from mxexport.errors import OptionError
-from mxexport.fpga import emit, library
+from mxexport.fpga import emit, library, templates
 from mxexport.fpga.devices import family
-from mxexport.fpga.identifiers import KEYWORDS, one_line
+from mxexport.fpga.identifiers import KEYWORDS
 from mxexport.fpga.tools.verilator import WAIVED
 from mxexport.model.writer import write_bytes
 
@@ -87,14 +86,7 @@ def name_of(directory: Path) -> str:
 def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str, np.ndarray]) -> dict[str, str]:
     """Relative path -> text of every file. `streams`: integers [N, ...] of every input and output of the network, the
     frames of the test bench."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mxexport.fpga", "package"),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["one_line"] = one_line
+    environment = templates.environment("package")
     facts, vectors = _facts(design, report, name, streams), _vectors(design, streams)
     facts["vectors"] = sorted(vectors)
     made = {
@@ -123,6 +115,7 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
     frames = len(next(iter(streams.values())))
     rtl = [f"rtl/{p.name}" for p in library.rtl_sources()] + [f"rtl/{emit.TOP}.sv", f"xilinx/{name}.v"]
     inputs, outputs = ([e for e in ends if e["side"] == side] for side in "sm")
+    interfaces = [e["port"] for e in ends] + ["s_axilite"]
     own = {key: report[key] for key in ("clock_mhz", "frames_per_second", "cycles_per_frame")}
     own["part"] = _ON_BOARDS.get(part.lower(), part)
     ports = [{**e, "beats": e["beats"] * frames} for e in ends]
@@ -138,13 +131,13 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "period": 1e3 / report["clock_mhz"],
         "hertz": int(report["clock_mhz"] * 1e6),
         "defines": _defines(part),
-        "interfaces": [e["port"] for e in ends] + ["s_axilite"],
+        "interfaces": interfaces,
         "streams": [p | {"name": p["port"]} for p in ports],
         "ends": ends,
         "inputs": len(inputs),
         "outputs": len(outputs),
         "lite": _LITE,
-        "buses": _buses(ends, report["clock_mhz"]),
+        "buses": _buses(ends, interfaces, report["clock_mhz"]),
         "ports": _ports(ends),
         "status": status,
         "counted": [port for port in status if port != "error_o"],
@@ -173,10 +166,13 @@ def _ports(ends: list[dict]) -> list[tuple[str, str, int]]:
     return found + [(f"s_axilite_{signal}", way, bits) for signal, way, bits in _LITE]
 
 
-def _buses(ends: list[dict], clock_mhz: float) -> list[dict]:
+def _buses(ends: list[dict], interfaces: list[str], clock_mhz: float) -> list[dict]:
     """The interfaces of the wrapper, as IP-XACT wants them."""
-    busy = ":".join([e["port"] for e in ends] + ["s_axilite"])
-    clock = [("ASSOCIATED_BUSIF", busy), ("ASSOCIATED_RESET", "ap_rst_n"), ("FREQ_HZ", int(clock_mhz * 1e6))]
+    clock = [
+        ("ASSOCIATED_BUSIF", ":".join(interfaces)),
+        ("ASSOCIATED_RESET", "ap_rst_n"),
+        ("FREQ_HZ", int(clock_mhz * 1e6)),
+    ]
     found = []
 
     def bus(name: str, kind: str, role: str, ports: list[tuple[str, str]], parameters=(), library="interface") -> None:

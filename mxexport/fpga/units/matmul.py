@@ -202,10 +202,14 @@ class MatMul:
             found["bias"] = Memory(bias, self.width)
         return found
 
+    def _words(self, folding: Folding) -> int:
+        """Of the weights: the beats of a vector in every fold."""
+        return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd) // self.source.vectors
+
     def _late(self, folding: Folding) -> bool:
         """Whether weights that are chosen from pieces of block RAM pass a register, before products in LUTs."""
         width = folding.pe * folding.simd * self.weight.format.element.bits
-        words = math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd) // self.source.vectors
+        words = self._words(folding)
         return not self._takes_dsp(folding) and in_block_ram(words, width, 128) and len(rom_pieces(words)) > 1
 
     def _turns(self, folding: Folding) -> int:
@@ -250,8 +254,7 @@ class MatMul:
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
             made = dots.dot(x, w, part, luts=not self._takes_dsp(folding))
-            words = math.ceil(self.rows / pe) * self.source.blocks * self.source.group_size // simd
-            few = "of_few_" * (words <= 2)  # weights that are nearly constants make smaller products
+            few = "of_few_" * (self._words(folding) <= 2)  # weights that are nearly constants make smaller products
             found |= {f"{few}{kind}": piece * (pe * across) for kind, piece in made.items()}
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
@@ -259,7 +262,7 @@ class MatMul:
         block = dot_bits + (block_beats - 1).bit_length()
         shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
         places = self.source.blocks // across
-        beat, words = across * (shift + part * x.bits), folds * places * block_beats
+        beat, words = across * (shift + part * x.bits), self._words(folding)
         memories = rom(words, pe * simd * (w.linear_bits if pairs else w.bits), 128)
         scales = rom(folds * places * turns, shift * grouped * across)
         if self.bias.any():
