@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 import mxexport as mx
 from mxexport.cli import COMMANDS, app
 from mxexport.cli._common import load_inputs, save_array
-from mxexport.cli.export import _call, _example
+from mxexport.cli.user_models import _call, example
 from mxexport.errors import InputFileError, OptionError
 
 
@@ -164,8 +164,8 @@ def test_a_header_of_a_hopeless_size_is_no_array(tmp_path):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: _example("1000000,100000000"), "torch cannot make it"),
-        (lambda: _example("99999999999999999999"), "torch cannot make it"),
+        (lambda: example("1000000,100000000"), "torch cannot make it"),
+        (lambda: example("99999999999999999999"), "torch cannot make it"),
         (lambda: _call(lambda: sys.exit(7), "net:build"), "net:build failed.*SystemExit: 7"),
     ],
 )

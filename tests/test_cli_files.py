@@ -11,7 +11,7 @@ import pytest
 from mxexport.cli import _common
 from mxexport.cli.files import _write
 from mxexport.errors import InputFileError
-from mxexport.model import writer
+from mxexport.model import staging
 
 RESULTS = {"a/b": np.arange(3.0), "file": np.ones(2, ml_dtypes.bfloat16)}
 TARGETS = [("y.npz", None), ("y.npy", None), ("y", None), ("unused", "many")]
@@ -40,7 +40,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch, out, direct
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_common if failing == "_write_array" else writer, failing, full)
+    monkeypatch.setattr(_common if failing == "_write_array" else staging, failing, full)
     with pytest.raises(InputFileError, match=f"cannot write {tmp_path}.*: No space left on device"):
         write(tmp_path, out, directory)
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(before)

@@ -16,7 +16,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.exporting import exporter
-from mxexport.model import graph, writer
+from mxexport.model import graph, staging, writer
 from mxexport.numbers import bits
 from mxexport.running import executors, verification
 from tests.helpers import assert_equal_bits
@@ -97,7 +97,7 @@ STAGES = {
     "naming": (exporter, "name_everything", UnsupportedError),
     "figures": (exporter, "describe_layers", UnsupportedError),
     "serializing": (writer.ir, "save", InputFileError),
-    "renaming": (writer, "_move", InputFileError),
+    "renaming": (staging, "_move", InputFileError),
 }
 
 
@@ -134,7 +134,7 @@ def test_two_files_change_together(tmp_path, monkeypatch, exported):
             raise_full_disk()
         rename(source, target)
 
-    monkeypatch.setattr(writer, "_move", fail_at_second)
+    monkeypatch.setattr(staging, "_move", fail_at_second)
     with pytest.raises(InputFileError, match="No space left"):
         graph.save(model, path, external_data=True)
     assert calls == [data, path] and (path.read_bytes(), data.read_bytes()) == old

@@ -114,7 +114,7 @@ def test_command_shows_before_and_after(file, tmp_path):
     result = run(file, tmp_path / "c.onnx", "--verify", "--save-stages", tmp_path / "stages", "--shapes", "batch=1")
     assert result.returncode == 0, result.stderr
     assert "Identity" in result.stdout and "verified remove_identities: equal bits" in result.stdout
-    assert f"written to {tmp_path / 'c.onnx'}" in result.stdout and list((tmp_path / "stages").iterdir())
+    assert f"written: {tmp_path / 'c.onnx'}" in result.stdout and list((tmp_path / "stages").iterdir())
     assert graph.load(tmp_path / "c.onnx").graph.inputs[0].shape == (1, 40)
 
 

@@ -7,17 +7,19 @@ A command is a function in one of the files beside this one and a line in `COMMA
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 import mxexport
-from mxexport.cli import check, clean, convert, demo, export, files, hardware, verify
-from mxexport.cli._common import console, fail, notes
+from mxexport.cli import check, clean, convert, demo, export, files, hardware, quantize, verify
+from mxexport.cli._common import console, fail, notes, warn
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
     demo.demo,
+    quantize.quantize,
     export.export,
     clean.clean,
     files.info,
@@ -66,8 +68,13 @@ _wanted = {"traceback": False}
 _EXTRAS = {"torch": "torch", "jinja2": "fpga"}
 
 
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    warn(str(message))
+
+
 def main() -> None:
-    """Entry point: our own errors become one clear message and the documented exit code."""
+    """Entry point: our own errors become one clear message and the documented exit code, warnings one line each."""
+    warnings.showwarning = _show_warning
     try:
         app()
     except MXExportError as error:

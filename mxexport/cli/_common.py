@@ -6,7 +6,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO, TextIO
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mxexport.errors import InputFileError
+from mxexport.errors import InputFileError, OptionError
 
 _IN_PIPES = 240  # columns: what reads a pipe wants lines whole
 
@@ -37,8 +37,16 @@ ModelFile = Annotated[Path, typer.Argument(help="An ONNX file written by mxexpor
 
 def fail(message: str) -> None:
     """On standard error; in pipes as one line, however long."""
-    text = f"error: {message}" if notes.is_terminal else f"error: {' '.join(message.split())}"
-    notes.print(text, style="bold red", highlight=False, markup=False, soft_wrap=True)
+    _say("error", message, "bold red")
+
+
+def warn(message: str) -> None:
+    _say("warning", message, "yellow")
+
+
+def _say(kind: str, message: str, style: str) -> None:
+    text = message if notes.is_terminal else " ".join(message.split())
+    notes.print(f"{kind}: {text}", style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], total: bool = False) -> None:
@@ -57,6 +65,37 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence], to
 
 
 Force = Annotated[bool, typer.Option("--force", "-f", help="Write over what stands there.")]
+
+
+OutFile = Annotated[Path | None, typer.Argument(help="The file to write (or -o).", show_default=False)]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="The file to write; without it, one named after the input.")
+]
+
+
+def one_target(argument: Path | None, option: Path | None, default: str) -> Path:
+    """Where the result goes: named as the second argument, with -o, or by default. Raises OptionError for both."""
+    if argument is not None and option is not None and argument != option:
+        raise OptionError(f"two names for what is written: {argument} and {option}; give one")
+    return argument or option or Path(default)
+
+
+def print_path(path: Path) -> None:
+    console.print(f"written: {path}", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that says what is done at the moment and for how long; call it with the next stage."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    if not notes.is_terminal or notes.quiet:
+        yield lambda _: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=notes, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        yield lambda stage: progress.update(task, description=stage)
 
 
 def check_target(out: Path, force: bool, source: Path | None = None) -> None:
@@ -110,7 +149,7 @@ def save_arrays(directory: Path, files: dict, make: bool = False) -> None:
 
     Raises InputFileError when they cannot be written. `make`: make the directory first.
     """
-    from mxexport.model.writer import replace_files, staging
+    from mxexport.model.staging import replace_files, staging
 
     with _reported(directory / next(iter(files)) if len(files) == 1 else directory):
         if make:

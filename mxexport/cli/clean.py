@@ -7,14 +7,28 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, Force, check_target, console, notes, print_json, print_table
+from mxexport.cli._common import (
+    AsJson,
+    Force,
+    OutFile,
+    OutOption,
+    check_target,
+    console,
+    notes,
+    one_target,
+    print_json,
+    print_path,
+    print_table,
+    stages,
+)
 
 _SHOWN = 20
 
 
 def clean(
     model: Annotated[Path, typer.Argument(help="An ONNX file: ours, Brevitas's or any other.")],
-    out: Annotated[Path, typer.Argument(help="Where the clean file goes.")],
+    out: OutFile = None,
+    out_option: OutOption = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Execute before and after every pass; stop where it differs.")
     ] = False,
@@ -29,7 +43,8 @@ def clean(
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
-    check_target(out, force, model)
+    path = one_target(out, out_option, f"{model.stem}_clean.onnx")
+    check_target(path, force, model)
     import json
 
     from mxexport.passes import clean as clean_file
@@ -39,17 +54,18 @@ def clean(
         raise typer.BadParameter(f"{check!r}; expected one of {', '.join(TARGETS)}", param_hint="--check")
     fixed = parse_shapes(shapes) if shapes else None
     options = {"verify": verify, "save_stages": save_stages, "shapes": fixed, "pack": pack, "exact": exact}
-    with notes.status("cleaning") as status:
-        report = clean_file(model, out, **options, progress=status.update)
+    with stages() as stage:
+        report = clean_file(model, path, **options, progress=stage)
     if as_json:
         print_json(json.loads(report.to_json()))
     else:
         _print(report)
+        print_path(path)
     if check is not None:
         from mxexport.model import graph
 
-        require(graph.load(out), check)
-        notes.print(f"{check} takes every operator of {out}", highlight=False, markup=False)
+        require(graph.load(path), check)
+        notes.print(f"{check} takes every operator of {path}", highlight=False, markup=False)
 
 
 def parse_shapes(text: str) -> dict[str, int | tuple[int, ...]]:
@@ -87,4 +103,3 @@ def _print(report) -> None:
         console.print(f"  and {len(report.declined) - _SHOWN} more; --json lists all", highlight=False)
     for stage in report.stages:
         console.print(f"stage {stage}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"written to {report.path}", highlight=False, soft_wrap=True, markup=False)

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, Force, ModelFile, check_target, console, print_json
+from mxexport.cli._common import (
+    AsJson,
+    Force,
+    ModelFile,
+    OutFile,
+    OutOption,
+    check_target,
+    console,
+    one_target,
+    print_json,
+    print_path,
+    stages,
+)
 
 
 def convert(
     model: ModelFile,
-    out: Annotated[Path, typer.Argument(help="Where the converted file goes.")],
     to: Annotated[str, typer.Option(help="qdq (standard ONNX), mxexport (the way back), hls4ml or finn.")],
+    out: OutFile = None,
+    out_option: OutOption = None,
     opset: Annotated[
         int | None, typer.Option(help="Opset to write. qdq: 21 to 25, from 24 on FP4, E8M0; finn: 13 to 21.")
     ] = None,
@@ -31,20 +43,24 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a file for another tool and say of every node how it is carried."""
-    check_target(out, force, model)
+    path = one_target(out, out_option, f"{model.stem}_{to}.onnx")
+    check_target(path, force, model)
     from mxexport import targets
 
     given = {"opset": opset, "batch": batch, "fold": fold, "max_weight_bits": max_weight_bits, "round_bias": round_bias}
     given["input_type"] = None if input_type is None else _numbers(input_type)
     options = {name: value for name, value in given.items() if value is not None}
-    report = targets.convert(model, out, to=to, verify=verify, **options)
+    with stages() as stage:
+        stage(f"converting to {to}")
+        report = targets.convert(model, path, to=to, verify=verify, **options)
     if as_json:
         print_json(asdict(report))
         return
     for where, note in report.notes:
         console.print(f"{where}: {note}", highlight=False, markup=False)
     console.print(f"compared with the source: {report.verified}", highlight=False, markup=False)
-    console.print(f"{report.path} (opset {report.opset})", highlight=False, markup=False)
+    console.print(f"opset {report.opset}", highlight=False)
+    print_path(path)
 
 
 def _numbers(text: str) -> tuple[int, int]:

@@ -50,7 +50,8 @@ def run(
     model: ModelFile,
     inputs: Annotated[Path, typer.Argument(help="The one input as .npy, or several by name as .npz.")],
     out: Annotated[
-        Path, typer.Option(help="Where the first output goes as .npy; all outputs by name where it ends in .npz.")
+        Path,
+        typer.Option("--out", "-o", help="The first output as .npy; all of them by name where it ends in .npz."),
     ] = Path("output.npy"),
     output_dir: Annotated[Path | None, typer.Option(help="Write every output as .npy into this directory.")] = None,
     outputs: Annotated[str | None, typer.Option(help="Tensors to compute, commas between; inner ones, too.")] = None,

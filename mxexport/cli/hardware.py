@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli._common import AsJson, ModelFile, console, load_array, print_json, print_table, save_array
+from mxexport.cli._common import (
+    AsJson,
+    ModelFile,
+    console,
+    load_array,
+    one_target,
+    print_json,
+    print_path,
+    print_table,
+    save_array,
+    stages,
+)
 from mxexport.errors import OptionError
 
 _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
@@ -21,8 +32,11 @@ def print_area(area: dict) -> None:
 
 def compile(
     model: ModelFile,
-    out: Annotated[Path, typer.Argument(help="Directory of the design.")],
     calibration: Annotated[Path, typer.Option(help="Typical inputs, as .npy; finds each layer's scale range.")],
+    out: Annotated[Path | None, typer.Argument(help="Directory of the design (or -o).", show_default=False)] = None,
+    out_option: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory of the design; without it build/<model>.")
+    ] = None,
     margin: Annotated[int, typer.Option(help="Scale codes of head room on both sides.")] = 1,
     target_fps: Annotated[float | None, typer.Option(help="Frames per second to reach at --clock-mhz.")] = None,
     clock_mhz: Annotated[float, typer.Option(help="Clock the frame rate is computed for.")] = 200.0,
@@ -44,23 +58,26 @@ def compile(
     from mxexport.fpga import compile as compile_design
     from mxexport.fpga import open_design
 
-    design = compile_design(
-        model,
-        out,
-        part=part,
-        calibration=load_array(calibration),
-        margin=margin,
-        target_fps=target_fps,
-        clock_mhz=clock_mhz,
-        folding=folding,
-        budget=_budget(budget),
-        resources=resources,
-    )
+    with stages() as stage:
+        design = compile_design(
+            model,
+            one_target(out, out_option, f"build/{model.stem}"),
+            part=part,
+            calibration=load_array(calibration),
+            margin=margin,
+            target_fps=target_fps,
+            clock_mhz=clock_mhz,
+            folding=folding,
+            budget=_budget(budget),
+            resources=resources,
+            progress=stage,
+        )
     points = design.explore([open_design(path) for path in against or []]) if explore else []
     if as_json:
         print_json(design.report | ({"explore": [p.table() for p in points]} if explore else {}))
         return
     _print_layers(design.report)
+    print_path(design.path)
     if explore:
         _print_points(points)
         console.print(f"drawn in {design.path / 'explore.svg'}", highlight=False, markup=False)
@@ -109,7 +126,7 @@ DesignDir = Annotated[Path, typer.Argument(help="A directory that `mxexport comp
 def simulate(
     design: DesignDir,
     inputs: Annotated[Path, typer.Argument(help="Network inputs, as .npy.")],
-    out: Annotated[Path, typer.Option(help="Where the outputs go, as .npy.")] = Path("output.npy"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Where the outputs go, as .npy.")] = Path("output.npy"),
     stall: Annotated[float, typer.Option(min=0, max=0.95, help="Probability of a random stall on both sides.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -118,8 +135,11 @@ def simulate(
     from mxexport.fpga import open_design
 
     opened, x = open_design(design), load_array(inputs)
-    result = opened.simulate(x, stall_in=stall, stall_out=stall)
-    equal = bool((result.raw == opened.run_dataflow(x).raw).all())
+    with stages() as stage:
+        stage("simulating")
+        result = opened.simulate(x, stall_in=stall, stall_out=stall)
+        stage("running the dataflow graph")
+        equal = bool((result.raw == opened.run_dataflow(x).raw).all())
     save_array(out, result.values)
     summary = {
         "frames": len(x),
@@ -144,7 +164,8 @@ def synth(design: DesignDir, as_json: AsJson = False) -> None:
     from mxexport.fpga.design import area_table
     from mxexport.fpga.tools import sta
 
-    results = open_design(design).synthesize()
+    with stages() as stage:
+        results = open_design(design).synthesize(progress=stage)
     area = area_table(results)
     if as_json:
         paths = {name: str(r.path) for name, r in results.items()}
@@ -160,9 +181,9 @@ def synth(design: DesignDir, as_json: AsJson = False) -> None:
 
 def report(design: DesignDir, as_json: AsJson = False) -> None:
     """Show what `mxexport compile` decided."""
-    from mxexport.fpga import open_design
+    from mxexport.fpga.stored_report import read_report
 
-    data = open_design(design).report
+    data = read_report(design)
     if as_json:
         print_json(data)
     else:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
+import mxexport
 from mxexport.errors import InputFileError
 from mxexport.fpga import emit, library, lowering, options, package, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
-from mxexport.fpga.design import REPORT, Design
+from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.static_scales import take_out_scales
+from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
+from mxexport.model.staging import locked, staging
 from mxexport.running import executors
 
 
@@ -36,6 +40,7 @@ def compile(
     budget: Mapping[str, float] | float | None = None,
     folding: Mapping[str, tuple[int, ...]] | str | os.PathLike | None = None,
     resources: str = "auto",
+    progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
 
@@ -48,6 +53,7 @@ def compile(
     `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
+    `progress` is called with the name of every stage as it begins.
     A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer
     that limits it. `part` names an AMD device, with or without package and speed grade.
 
@@ -64,49 +70,65 @@ def compile(
     supported = min(clock_mhz, clock_limit(part) or clock_mhz)
     target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
     folding, kinds = options.foldings(folding), options.kinds(resources)
+    progress("reading the model")
     qonnx = graph.load(model)
     given = qonnx.clone()
     rewritten = take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
+    progress("calibrating")
     calibrate(qonnx, inputs, margin)
+    progress("lowering")
     sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
+    progress("folding")
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
+    progress("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:
         verify.check_rewritten(given, qonnx, sample)
-    verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
+    compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
 
-    report = {"path": str(out), "part": part} | describe(placed, clock_mhz, target_fps, folding, part)
+    report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
+    report |= describe(placed, clock_mhz, target_fps, folding, part)
     report["tensors"] = lowered.tensors
     report["calibration"] = {
         "frames": min(map(len, inputs.values())),
         "margin": margin,
         "saturated_inputs": all_saturated(inputs, network),
     }
+    report["comparison"] = asdict(compared)
+    progress("writing")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".mxexport.") as temporary:
-            staging = Path(temporary)
-            graph.save(qonnx, staging / "calibrated.onnx")
-            graph.save(lowered.model, staging / "dataflow.onnx")
-            _write_rtl(placed, staging)
+        with staging(out) as staged:
+            graph.save(qonnx, staged / "calibrated.onnx")
+            graph.save(lowered.model, staged / "dataflow.onnx")
+            _write_rtl(placed, staged)
             chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
-            (staging / "folding.yaml").write_text(options.folding_text(chosen))
-            (staging / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+            (staged / "folding.yaml").write_text(options.folding_text(chosen))
+            (staged / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
             frames = {name: array[: package.FRAMES] for name, array in sample.items()}
             streams = all_fixed(frames, network)
-            streams |= executors.run(staging / "dataflow.onnx", streams, list(network.outputs))
+            streams |= executors.run(staged / "dataflow.onnx", streams, list(network.outputs))
             packed = package.texts(placed, report, package.name_of(out), streams)
-            _move_into(staging, out)
-            package.write(packed, out)
+            package.write(package.ours(packed, out), staged / _BESIDE)
+            _move_into(staged, out)
     except OSError as error:
         raise InputFileError(f"compile: cannot write to {_named(out)}: {error.strerror or error}") from error
     for words in filter(None, (report["limit"], too_large(report))):
         warnings.warn(words, stacklevel=2)
     return Design(out)
+
+
+_BESIDE = "beside"
+"""Of the staged files: what stands beside the user's own in folders that are not replaced as a whole."""
+
+
+def _source(model: str | os.PathLike) -> dict[str, str]:
+    """Which file a design was made of."""
+    return {"path": str(model), "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
 
 
 def _writable(out: Path) -> Path:
@@ -134,13 +156,22 @@ def _write_rtl(design: emit.Design, directory: Path) -> None:
     emit.write_memories(design, directory / "mem")
 
 
-def _move_into(staging: Path, out: Path) -> None:
-    """Replace the entries of `out` that this design has; report.json last, so that it vouches for the rest."""
+def _move_into(staged: Path, out: Path) -> None:
+    """Replace what `out` has of this design; report.json is away meanwhile and comes last, so that it vouches for the
+    rest. What else lies there stays."""
     out.mkdir(exist_ok=True)
-    entries = sorted(staging.iterdir(), key=lambda p: p.name == REPORT)
-    (out / REPORT).unlink(missing_ok=True)
-    for entry in entries:
-        target = out / entry.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(entry, target)
+    with locked(out):
+        (out / REPORT).unlink(missing_ok=True)
+        for entry in staged.iterdir():
+            target = out / entry.name
+            if entry.name in (REPORT, _BESIDE):
+                continue
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+        for file in (staged / _BESIDE).rglob("*"):
+            if file.is_file():
+                target = out / file.relative_to(staged / _BESIDE)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(file, target)
+        os.replace(staged / REPORT, out / REPORT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,16 +19,15 @@ from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import estimate
+from mxexport.fpga.stored_report import REPORT, read_report
 from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.model import graph
-from mxexport.model.writer import staging
+from mxexport.model.staging import staging
 from mxexport.numbers import fixedpoint
 from mxexport.running import executors
-
-REPORT = "report.json"
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,7 @@ class Design:
 
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
-        file = self.path / REPORT
-        if not file.is_file():
-            raise InputFileError(f"{self.path} holds no compiled design (no {REPORT}); run mxexport compile first")
-        self.report: dict = _read_report(file)
+        self.report: dict = read_report(self.path)
 
     def __repr__(self) -> str:
         r = self.report
@@ -299,38 +295,29 @@ class Design:
         streams = given | self._dataflow(given, list(network.outputs))
         texts = package.texts(self._placed, self.report, top, streams)
         try:
-            package.write(texts, self.path)
+            package.write(package.ours(texts, self.path), self.path)
         except OSError as error:
             raise InputFileError(f"package: cannot write to {self.path}: {error.strerror or error}") from error
         return sorted(texts)
 
-    def synthesize(self) -> dict[str, yosys.SynthResult]:
-        """Size every unit out of context with Yosys; unit name -> estimated area.
+    def synthesize(self, progress: Callable[[str], None] = lambda stage: None) -> dict[str, yosys.SynthResult]:
+        """Size every unit out of context with Yosys; unit name -> estimated area. `progress` is called with the name
+        of every unit as it begins.
 
         Raises:
             MissingToolError: pyosys is not installed.
         """
-        sources = library.rtl_sources()
-        return {
-            cell.name: yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories) * cell.copies
-            for cell in self._placed.cells
-        }
+        sources, found = library.rtl_sources(), {}
+        for i, cell in enumerate(self._placed.cells, 1):
+            progress(f"synthesizing {cell.name} ({i} of {len(self._placed.cells)})")
+            one = yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
+            found[cell.name] = one * cell.copies
+        return found
 
     def area(self) -> dict[str, dict[str, float]]:
         """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock
         in MHz that its longest path allows (`mxexport.fpga.tools.sta`); in total, of the slowest unit."""
         return area_table(self.synthesize())
-
-
-def _read_report(file: Path) -> dict:
-    """Raises InputFileError for what `compile` cannot have written."""
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputFileError(f"{file} is no report of a compiled design ({error}); compile it again") from None
-    if not isinstance(found, dict) or not {"path", "part", "layers", "clock_mhz"} <= set(found):
-        raise InputFileError(f"{file} is no report of a compiled design, or of an older version; compile it again")
-    return found
 
 
 def area_table(results: Mapping[str, yosys.SynthResult]) -> dict[str, dict[str, float]]:

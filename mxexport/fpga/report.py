@@ -56,7 +56,8 @@ def describe(
         "clock_limit_mhz": most,
         "frames_per_second": fps,
         "cycles_per_frame": cycles,
-        "latency_cycles": latency(network, foldings),
+        "latency_cycles": (cycles_of_latency := latency(network, foldings)),
+        "latency_us": cycles_of_latency / supported,
         "target_fps": None if target_fps is None else float(target_fps),
         "limited_by": _layer_of(network, slowest),
         "limit": limit,
@@ -117,6 +118,7 @@ def _end(stream: Wide, lanes: int) -> dict:
         "lanes": lanes,
         "beats": stream.beats(lanes),
         "slot_bits": stream.at_border().width,
+        "bus_bits": stream.at_border().beat_bits(lanes),
     }
 
 

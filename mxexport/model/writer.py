@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +11,7 @@ import onnx_ir as ir
 
 from mxexport.errors import InputFileError, OptionError
 from mxexport.model import protobuf
+from mxexport.model.staging import replace_files, staging
 
 EXTERNAL_ABOVE = 100_000_000
 """Bytes of tensors above which they get a file of their own."""
@@ -81,7 +78,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write a file under a temporary name, then rename. Raises OSError."""
     with staging(path) as staged:
         (staged / path.name).write_bytes(data)
-        _move(staged / path.name, path)
+        os.replace(staged / path.name, path)
 
 
 def read_tensors(model: ir.Model) -> None:
@@ -123,43 +120,3 @@ def _refers_to(path: Path, data_name: str) -> bool:
         for tensor in old.graph.initializer
         for entry in tensor.external_data
     )
-
-
-@contextlib.contextmanager
-def staging(path: Path) -> Iterator[Path]:
-    """A hidden directory beside `path`, on the same file system, gone afterwards."""
-    directory = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
-
-
-def _move(source: Path, target: Path) -> None:
-    os.replace(source, target)
-
-
-def _keep(file: Path, other: Path) -> None:
-    try:
-        os.link(file, other)
-    except OSError:  # not every file system has hard links
-        shutil.copy2(file, other)
-
-
-def replace_files(staged: Path, target: Path, names: list[str]) -> None:
-    """Move files into `target`; if one cannot be moved, those moved before go back to what they were."""
-    done: list[str] = []
-    try:
-        for name in names:
-            if (target / name).is_file():
-                _keep(target / name, staged / f"{name}.before")
-            _move(staged / name, target / name)
-            done.append(name)
-    except BaseException:
-        for name in done:
-            before = staged / f"{name}.before"
-            if before.exists():
-                os.replace(before, target / name)
-            else:
-                (target / name).unlink()
-        raise

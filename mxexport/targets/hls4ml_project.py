@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
@@ -92,13 +93,28 @@ def _in_order(outputs: list[str], model) -> list[str]:
 def check_channels_last(model: onnx.ModelProto, where: str) -> None:
     """Raises UnsupportedError where qonnx's conversion to channels last fails, or gives a graph of other values."""
     try:
-        _channels_last(model, where)
+        with _quiet():
+            _channels_last(model, where)
     except UnsupportedError:
         raise
     except Exception as error:  # qonnx raises whatever a transformation stumbles over
         reason = (str(error).splitlines() or [""])[0]
         why = f"qonnx cannot turn it to channels last ({type(error).__name__}: {reason[:200]})"
         raise UnsupportedError(f"{where}: {why}, expected images that are read once; end the model earlier") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what qonnx's transformations and single nodes in onnxruntime say on the way: the result is checked."""
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(4)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)
 
 
 def _prepared(path: str | os.PathLike):

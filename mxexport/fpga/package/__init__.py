@@ -96,12 +96,17 @@ def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str,
     return made | vectors
 
 
+def ours(texts: Mapping[str, str], directory: Path) -> dict[str, str]:
+    """`texts` without a README.md where the one in `directory` is somebody else's."""
+    readme = directory / "README.md"
+    foreign = readme.exists() and _OURS not in readme.read_text(errors="replace")
+    return {file: text for file, text in texts.items() if not (foreign and file == "README.md")}
+
+
 def write(texts: Mapping[str, str], directory: Path) -> None:
-    """Each file whole, or as it was; a README.md that is not ours stays. Raises OSError."""
+    """Each file whole, or as it was. Raises OSError."""
     for file, text in texts.items():
         path = directory / file
-        if file == "README.md" and path.exists() and _OURS not in path.read_text(errors="replace"):
-            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, text.encode())
 
