@@ -18,14 +18,18 @@ BELOW = {
     "ops": {"numbers"},
     "model": {"numbers", "ops"},
     "running": {"numbers", "ops", "model"},
+    "reporting": {"numbers", "ops", "model", "running"},
     "quant": {"numbers", "ops", "model", "running"},
     "passes": {"numbers", "ops", "model", "running"},
-    "fpga": {"numbers", "ops", "model", "running", "passes"},
+    "fpga": {"numbers", "ops", "model", "running", "passes", "reporting"},
     # A conversion cleans as the passes do, and `check` asks the compiler what hardware takes.
     "targets": {"numbers", "ops", "model", "running", "passes", "fpga"},
     "frontends": {"numbers", "ops", "model", "running", "quant"},
-    "exporting": {"numbers", "ops", "model", "running", "quant", "passes", "frontends"},
-    "cli": {"numbers", "ops", "model", "running", "quant", "passes", "fpga", "targets", "frontends", "exporting"},
+    "exporting": {"numbers", "ops", "model", "running", "quant", "passes", "frontends", "reporting"},
+    "cli": {
+        *{"numbers", "ops", "model", "running", "quant", "passes", "fpga", "targets", "frontends", "exporting"},
+        "reporting",
+    },
 }
 """Room -> the rooms it may import, beside itself, errors, cache and the package's own names."""
 FOUNDATIONS = {"errors", "cache"}

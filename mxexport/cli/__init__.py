@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import mxexport
-from mxexport.cli import check, clean, convert, demo, export, files, hardware, quantize, verify
+from mxexport.cli import check, clean, convert, demo, export, files, hardware, quantize, report, verify
 from mxexport.cli._common import console, fail, notes, warn
 from mxexport.errors import MissingToolError, MXExportError
 
@@ -30,7 +30,7 @@ COMMANDS = (
     hardware.compile,
     hardware.simulate,
     hardware.synth,
-    hardware.report,
+    report.report,
     check.view,
 )
 
@@ -65,7 +65,7 @@ def _options(
 
 _wanted = {"traceback": False}
 # Optional packages and the extra that brings them.
-_EXTRAS = {"torch": "torch", "jinja2": "fpga"}
+_EXTRAS = {"torch": "torch", "pyosys": "fpga", "yaml": "fpga"}
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mxexport.cli import pages
 from mxexport.cli._common import (
     AsJson,
     Force,
@@ -39,12 +40,14 @@ def clean(
         bool, typer.Option("--pack/--float-weights", help="Quantized weights as packed codes, or as they are.")
     ] = True,
     exact: Annotated[bool, typer.Option("--exact", help="Leave out the passes that round otherwise.")] = False,
+    html: pages.HtmlFile = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Fold, simplify and name the nodes of an ONNX file without changing what it computes."""
     path = one_target(out, out_option, f"{model.stem}_clean.onnx")
     check_target(path, force, model)
+    pages.check_page(html, force)
     import json
 
     from mxexport.passes import clean as clean_file
@@ -61,6 +64,8 @@ def clean(
     else:
         _print(report)
         print_path(path)
+    if html is not None:
+        pages.write_page(pages.clean_page(report), html, quiet=as_json)
     if check is not None:
         from mxexport.model import graph
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli import user_models
+from mxexport.cli import pages, user_models
 from mxexport.cli._common import (
     AsJson,
     Force,
@@ -44,6 +44,7 @@ def export(
     ] = None,
     weights: user_models.Weights = "float",
     keep_initializers: Annotated[bool, typer.Option(help="List parameters among the graph's inputs, too.")] = False,
+    html: pages.HtmlFile = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -54,6 +55,7 @@ def export(
     """
     path = one_target(out, out_option, user_models.file_name(model))
     check_target(path, force)
+    pages.check_page(html, force)
     from mxexport.exporting.exporter import export as write
 
     with stages() as stage:
@@ -76,9 +78,12 @@ def export(
     if as_json:
         print(report.to_json())
     else:
-        lines = [str(report), *user_models.changes(module)]
+        made = user_models.conversion(module)
+        lines = [str(report), *map(str, made.changed if made else ())]
         console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
         print_path(path)
+    if html is not None:
+        pages.write_page(pages.export_page(report, user_models.conversion(module)), html, quiet=as_json)
 
 
 def _quantized(module, weight: str | None, activation: str | None, exclude: list[str], recipe: str | None):

@@ -1,4 +1,4 @@
-"""Commands on designs: `compile`, `simulate`, `synth`, `report`."""
+"""Commands on designs: `compile`, `simulate`, `synth`."""
 
 from __future__ import annotations
 
@@ -76,8 +76,9 @@ def compile(
     if as_json:
         print_json(design.report | ({"explore": [p.table() for p in points]} if explore else {}))
         return
-    _print_layers(design.report)
+    print_layers(design.report)
     print_path(design.path)
+    console.print(f"page: {design.path / 'report.html'}", highlight=False, markup=False, soft_wrap=True)
     if explore:
         _print_points(points)
         console.print(f"drawn in {design.path / 'explore.svg'}", highlight=False, markup=False)
@@ -104,7 +105,7 @@ def _budget(text: str | None) -> dict[str, float] | float | None:
         raise OptionError(f"--budget {text}: expected a share such as 0.7, or lut=20000,dsp=100") from None
 
 
-def _print_layers(report: dict) -> None:
+def print_layers(report: dict) -> None:
     keys = ("name", "inputs", "outputs", "formats", "pe", "simd", "cycles", "accumulator_bits")
     named = [row | {"formats": f"{row['activation']} x {row['weight']}"} for row in report["layers"]]
     columns = ("layer", "inputs", "outputs", "formats", "PE", "SIMD", "cycles", "accumulator bits")
@@ -177,14 +178,3 @@ def synth(design: DesignDir, as_json: AsJson = False) -> None:
     console.print(
         f"{sta.ULTRASCALE_PLUS.net} ps a connection; {sta.ULTRASCALE_PLUS.source}", highlight=False, markup=False
     )
-
-
-def report(design: DesignDir, as_json: AsJson = False) -> None:
-    """Show what `mxexport compile` decided."""
-    from mxexport.fpga.stored_report import read_report
-
-    data = read_report(design)
-    if as_json:
-        print_json(data)
-    else:
-        _print_layers(data)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mxexport.cli import user_models
+from mxexport.cli import pages, user_models
 from mxexport.cli._common import (
     AsJson,
     Force,
@@ -54,6 +54,7 @@ def quantize(
     recipe: user_models.Recipe = "robust",
     opset: user_models.Opset = 20,
     weights: user_models.Weights = "float",
+    html: pages.HtmlFile = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +65,7 @@ def quantize(
     """
     path = one_target(out, out_option, user_models.file_name(model))
     check_target(path, force)
+    pages.check_page(html, force)
     if calibration is None and static:
         raise OptionError("--static: constant scales are found from typical inputs; give --calibration x.npy")
     if calibration is None and not inputs:
@@ -105,6 +107,8 @@ def quantize(
     else:
         console.print(f"{became}\n{report}", highlight=False, markup=False, soft_wrap=True)
         print_path(path)
+    if html is not None:
+        pages.write_page(pages.export_page(report, became), html, quiet=as_json)
 
 
 def _calls(path: Path) -> list:

@@ -36,14 +36,14 @@ Opset = Annotated[int, typer.Option(help="ONNX opset, 18 to 26.")]
 Weights = Annotated[str, typer.Option(help="float (QONNX style), or packed: codes and one scale per group.")]
 
 
-def changes(module) -> list[str]:
-    """What the recipe changed, one line per layer and change."""
+def conversion(module):
+    """The report of the quantize_model call that made `module`; None where it was quantized elsewhere."""
     from mxexport.quant import conversion_report
 
     try:
-        return [str(change) for change in conversion_report(module).changed]
-    except UnsupportedError:  # quantized elsewhere
-        return []
+        return conversion_report(module)
+    except UnsupportedError:
+        return None
 
 
 def example(text: str):

@@ -17,8 +17,7 @@ from mxexport.exporting.half import NOTE, carry_in_float32
 from mxexport.exporting.inputs import bind, name_open_dimensions, open_batch, widen
 from mxexport.exporting.naming import check_given_names, check_names, name_everything
 from mxexport.exporting.not_finite import not_finite
-from mxexport.exporting.quantizer_costs import describe_layers
-from mxexport.exporting.report import ExportReport, LayerReport
+from mxexport.exporting.report import ExportReport
 from mxexport.exporting.trace import trace
 from mxexport.exporting.unchanged_model import eval_mode
 from mxexport.exporting.weight_scales import fold_weight_scales
@@ -29,6 +28,7 @@ from mxexport.model import graph, rewriting
 from mxexport.model.writer import writable, write_model
 from mxexport.passes.fold.fold_weights import fold_weights
 from mxexport.quant import QuantLayer
+from mxexport.reporting.layers import LayerReport, describe_layers
 from mxexport.running.acceptance import check_result
 
 __all__ = ["ExportReport", "LayerReport", "export"]

@@ -5,26 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One quantizer of the exported file.
-
-    `bytes` (packed codes and scales), `sqnr_db` and `saturated_percent` (elements beyond the largest code) are known
-    for weights only; None at run time. `groups` is None where the shape is open. Quantizers without groups (QONNX's
-    own) have no axis and no figures.
-    """
-
-    name: str
-    format: str
-    axis: int | None
-    shape: list[int | str]
-    scale_shape: list[int | str]
-    groups: int | None = None
-    bytes: int | None = None
-    sqnr_db: float | None = None
-    saturated_percent: float | None = None
-    padding_percent: float = 0.0
+from mxexport.reporting.layers import LayerReport
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
+from mxexport.fpga.report_page import design_page
 from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
@@ -57,8 +58,9 @@ def compile(
     A rate that no folding reaches is a warning, as is a design larger than its part, and the report names the layer
     that limits it. `part` names an AMD device, with or without package and speed grade.
 
-    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml, report.json and what toolflows take beside them
-    (`Design.package`); both graphs are compared on (up to 64 of) the calibration inputs before anything is kept.
+    Writes calibrated.onnx, dataflow.onnx, rtl/, mem/, folding.yaml, report.json, report.html and what toolflows take
+    beside them (`Design.package`); both graphs are compared on (up to 64 of) the calibration inputs before
+    anything is kept.
 
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
@@ -108,6 +110,7 @@ def compile(
             _write_rtl(placed, staged)
             chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
             (staged / "folding.yaml").write_text(options.folding_text(chosen))
+            (staged / "report.html").write_text(design_page(report).to_html())
             (staged / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
             frames = {name: array[: package.FRAMES] for name, array in sample.items()}
             streams = all_fixed(frames, network)

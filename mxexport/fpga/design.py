@@ -105,6 +105,7 @@ class Design:
             "memories": "mem",
             "folding": "folding.yaml",
             "report": REPORT,
+            "page": "report.html",
         }
         return {kind: str(self.path / name) for kind, name in names.items()}
 

@@ -66,6 +66,7 @@ def describe(
         "layers": [_describe(network, p, foldings[p.name]) for p in products],
         "foldings": {name: asdict(f) for name, f in foldings.items()},
         "fifos": design.fifos,
+        "cells": _cells(design, taken),
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
         "next_step": _next_step(design, supported, folding),
@@ -76,6 +77,30 @@ def estimate(design: emit.Design) -> dict[str, Area]:
     """Cell -> area by the model, units and what stands between them."""
     units = {design.units[i.name]: copies.area(i.unit, design.foldings[i.name]) for i in design.network.instances}
     return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
+
+
+def _cells(design: emit.Design, cycles: Mapping[str, int]) -> list[dict]:
+    """Every cell of the top level, in the order of the data: what it is, whom it reads, what it takes."""
+    makers = {link.name: cell.name for cell in design.cells for link in (*cell.sinks, *cell.verdicts)}
+    instances = {design.units[i.name]: i for i in design.network.instances}
+    areas, found = estimate(design), []
+    for cell in design.cells:
+        own = instances.get(cell.name)
+        found.append(
+            {
+                "name": cell.name,
+                "module": cell.module,
+                "layer": None if own is None else own.layer,
+                "sources": list(dict.fromkeys(makers[link.name] for link in cell.sources if link.name in makers)),
+                "bits": [link.bits for link in cell.sinks],
+                "copies": cell.copies,
+                "folding": None if own is None else str(design.foldings[own.name]),
+                "cycles": None if own is None else cycles[own.name],
+                "depth": design.fifos.get(cell.name),
+                "estimate": areas[cell.name].table(),
+            }
+        )
+    return found
 
 
 def too_large(report: Mapping) -> str | None:

@@ -1,13 +1,13 @@
-"""What one quantizer node costs and loses."""
+"""What every quantizer of a graph costs and loses."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.exporting.report import LayerReport
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers import groups
@@ -15,10 +15,54 @@ from mxexport.numbers.formats import GroupFormat
 from mxexport.ops import OPERATORS, qonnx_general
 
 
+@dataclass(frozen=True)
+class LayerReport:
+    """One quantizer of the exported file.
+
+    `bytes` (packed codes and scales), `sqnr_db` and `saturated_percent` (elements beyond the largest code) are known
+    for weights only; None at run time. `groups` is None where the shape is open. Quantizers without groups (QONNX's
+    own) have no axis and no figures.
+    """
+
+    name: str
+    format: str
+    axis: int | None
+    shape: list[int | str]
+    scale_shape: list[int | str]
+    groups: int | None = None
+    bytes: int | None = None
+    sqnr_db: float | None = None
+    saturated_percent: float | None = None
+    padding_percent: float = 0.0
+
+
 def describe_layers(model: ir.Model) -> list[LayerReport]:
     """A report for every quantizer of the graph: ours in order, then QONNX's own."""
     ours = [_describe(node) for node in model.graph if graph.is_ours(node, graph.QUANTIZERS)]
     return ours + [_describe_standard(node) for node in model.graph if node.domain == qonnx_general.DOMAIN]
+
+
+def describe_packed(model: ir.Model) -> list[LayerReport]:
+    """A report for every packed weight of the graph; what it lost is not known any more."""
+    return [_describe_packed(node) for node in model.graph if graph.is_ours(node, graph.DEQUANTIZERS)]
+
+
+def _describe_packed(node: ir.Node) -> LayerReport:
+    fmt, a = graph.quantizer_format(node), graph.attributes(node)
+    shape, scale_shape = list(a["shape"]), _dims(node.inputs[1])
+    length = shape[a["axis"]]
+    padded = groups.group_count(length, a["group_size"]) * a["group_size"]
+    codes, scale = node.inputs[0].shape, math.prod(scale_shape) if all(isinstance(d, int) for d in scale_shape) else 0
+    return LayerReport(
+        node.name,
+        fmt.name,
+        a["axis"],
+        shape,
+        scale_shape,
+        groups=scale or None,
+        bytes=math.prod(codes) + scale * (4 if fmt.scale == "float32" else 1) if codes is not None else None,
+        padding_percent=100 * (padded - length) / padded if padded else 0.0,
+    )
 
 
 def _describe(node: ir.Node) -> LayerReport:
