@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -38,15 +39,23 @@ def view(
     port: Annotated[
         int, typer.Option(help="Where the page is served, on this machine only.", min=1, max=65_535)
     ] = 8080,
+    browse: Annotated[bool, typer.Option("--browse", help="Also open the page in the browser.")] = False,
 ) -> None:
     """Show a file in Netron, served from this machine; Ctrl-C ends it."""
     file = model / "dataflow.onnx" if model.is_dir() else model
     if not file.is_file():
         raise InputFileError(f"no such file: {file}")
     if importlib.util.find_spec("netron") is None:
-        raise MissingToolError("view needs Netron: pip install netron")
+        raise MissingToolError("view needs Netron: pip install 'mxexport[view]'")
     import netron
 
-    host, port = netron.start(str(file), address=("localhost", port), browse=False)
-    console.print(f"{file}: http://{host}:{port}", highlight=False, markup=False, soft_wrap=True)
-    netron.wait()
+    from mxexport.model.reader import read_proto
+    from mxexport.reporting.viewing import labelled
+
+    proto = labelled(read_proto(file))  # refuses what is no model
+    with tempfile.TemporaryDirectory(prefix="mxexport-view-") as directory:
+        shown = Path(directory) / file.name
+        shown.write_bytes(proto.SerializeToString())
+        host, port = netron.start(str(shown), address=("localhost", port), browse=browse)
+        console.print(f"{file}: http://{host}:{port}", highlight=False, markup=False, soft_wrap=True)
+        netron.wait()

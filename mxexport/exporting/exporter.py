@@ -118,6 +118,7 @@ def export(
     layers = describe_layers(ir_model)
     unpacked = _pack_weights(ir_model) if weights == "packed" else []
     ir_model.producer_name, ir_model.producer_version = "mxexport", mxexport.__version__
+    ir_model.doc_string = _description(layers)
     graph.attach_functions(ir_model)
     if keep_initializers:
         ir_model.graph.inputs.extend(ir_model.graph.initializers.values())
@@ -127,6 +128,15 @@ def export(
     notes += [n for m in model.modules() if isinstance(m, QuantLayer) for n in getattr(m, "notes", ())]
     notes += unpacked
     return ExportReport(str(path), opset, layers, notes, None if data_path is None else str(data_path))
+
+
+def _description(layers: list[LayerReport]) -> str:
+    """Of the model, for viewers."""
+    formats = ", ".join(dict.fromkeys(layer.format for layer in layers))
+    return (
+        f"A quantized network ({formats}). Scales are contracted: one for each group. Operators of the domain "
+        "mxexport.ops carry bodies of standard ONNX operators, so any ONNX runtime executes them."
+    )
 
 
 def _converted(model: torch.nn.Module, args: Any, kwargs: dict[str, Any] | None) -> torch.nn.Module:

@@ -359,9 +359,15 @@ class Lowering:
             opset_imports={"": OPSET, ops.DOMAIN: ops.VERSION},
             name="dataflow",
         )
-        model = ir.Model(made, ir_version=10, producer_name="mxexport")
+        model = ir.Model(made, ir_version=10, producer_name="mxexport", doc_string=_DESCRIPTION)
         graph.attach_functions(model)
         return model
+
+
+_DESCRIPTION = (
+    "A network in hardware: every node is one unit, in integers only. Values between units are whole numbers of "
+    "2**lsb_exp (see their description), or element codes and shared scales. onnxruntime computes what the RTL does."
+)
 
 
 def _declare_end(value: ir.Value, given: ir.Value, stream: Wide) -> None:
@@ -382,6 +388,7 @@ def _values(names: tuple[str, ...], stream: Stream) -> tuple[ir.Value, ...]:
         )
     value = _value(*names, ir.DataType.INT64, stream.shape)
     value.metadata_props.update(width=str(stream.width), lsb_exp=str(stream.lsb_exp))
+    value.doc_string = f"int{stream.width} in units of 2**{stream.lsb_exp}"
     return (value,)
 
 
