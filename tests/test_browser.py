@@ -3,6 +3,7 @@ pictures of the docs are made anew."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -55,10 +56,11 @@ def files(tmp_path_factory):
 
     x = np.random.default_rng(0).random((32, 1, 8, 8), np.float32)
     model, became = mx.quantize_model(Net(), "mxfp4_e2m1", "mxint8", return_report=True)
-    report = mx.export(model, (torch.tensor(x[:1]),), directory / "model.onnx")
-    (directory / "export.html").write_text(export_page(report, became).to_html())
-    mx.clean(directory / "model.onnx", directory / "clean.onnx")
-    mx.compile(directory / "clean.onnx", directory / "design", calibration=x)
+    with contextlib.chdir(directory):  # names without a machine's own directories
+        report = mx.export(model, (torch.tensor(x[:1]),), "model.onnx")
+        Path("export.html").write_text(export_page(report, became).to_html())
+        mx.clean("model.onnx", "clean.onnx")
+        mx.compile("clean.onnx", "design", calibration=x)
     return directory
 
 

@@ -70,9 +70,20 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
         UnsupportedError: every node that cannot be lowered, with its name, the reason and a suggestion. What only
             follows from another refusal is not refused again.
     """
+    _refuse_half(model.graph)
     walk = Lowering(model.graph, None)
     walk.run()
     return walk.frames
+
+
+def _refuse_half(g: ir.Graph) -> None:
+    """One word on models that compute in half precision, in place of one on every Cast."""
+    for value in (v for node in g for v in node.outputs):
+        if value.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+            found = f"it gives {value.dtype.name.lower()}, expected float32; call model.float() before export"
+            raise UnsupportedError(
+                "the model rounds to half precision between its layers, which hardware does not", [(value.name, found)]
+            )
 
 
 def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:

@@ -58,7 +58,7 @@ def _facts(report: Mapping) -> Facts:
     for kind, name in _AREA.items():
         value = (report.get("estimate") or {}).get(kind)
         pairs[f"{name}, estimate"] = (
-            f"{value:,.0f}" + (f" ({used[kind]:g}%)" if kind in used else "") if value else value
+            f"{value:,.6g}" + (f" ({used[kind]:g}%)" if kind in used else "") if value else value
         )
     return Facts("At a glance", pairs)
 
