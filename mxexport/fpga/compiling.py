@@ -117,12 +117,12 @@ def compile(
             streams |= executors.run(staged / "dataflow.onnx", streams, list(network.outputs))
             packed = package.texts(placed, report, package.name_of(out), streams)
             package.write(package.ours(packed, out), staged / _BESIDE)
-            _move_into(staged, out)
+            design = _move_into(staged, out)
     except OSError as error:
         raise InputFileError(f"compile: cannot write to {_named(out)}: {error.strerror or error}") from error
     for words in filter(None, (report["limit"], too_large(report))):
         warnings.warn(words, stacklevel=2)
-    return Design(out)
+    return design
 
 
 _BESIDE = "beside"
@@ -159,9 +159,9 @@ def _write_rtl(design: emit.Design, directory: Path) -> None:
     emit.write_memories(design, directory / "mem")
 
 
-def _move_into(staged: Path, out: Path) -> None:
+def _move_into(staged: Path, out: Path) -> Design:
     """Replace what `out` has of this design; report.json is away meanwhile and comes last, so that it vouches for the
-    rest. What else lies there stays."""
+    rest. What else lies there stays. Gives what stands there before another process may replace it."""
     out.mkdir(exist_ok=True)
     with locked(out):
         (out / REPORT).unlink(missing_ok=True)
@@ -178,3 +178,4 @@ def _move_into(staged: Path, out: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(file, target)
         os.replace(staged / REPORT, out / REPORT)
+        return Design(out)

@@ -75,7 +75,7 @@ def read(model: ir.Model) -> Network:
         if node.domain != DOMAIN or node.op_type not in OF_OPERATOR:
             raise InputFileError(f"dataflow graph: node {node.name!r} ({node.op_type}) is no hardware unit")
         sources = tuple(v.name for v in node.inputs if v is not None and v.name in streams)
-        unit = OF_OPERATOR[node.op_type].from_node(node, tuple(streams[name] for name in sources))
+        unit = _unit(node, tuple(streams[name] for name in sources))
         result = node.outputs[0].name
         streams[result] = unit.result
         instances.append(Instance(node.name, unit, sources, result, tuple(v.name for v in node.outputs)))
@@ -83,6 +83,16 @@ def read(model: ir.Model) -> Network:
     frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
     tensors = {v.name: v.metadata_props.get("tensor", v.name) for v in (*g.inputs, *g.outputs)}
     return Network(tuple(instances), streams, *ends, frames, tensors)
+
+
+def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
+    try:
+        return OF_OPERATOR[node.op_type].from_node(node, sources)
+    except Exception as error:  # a file that nobody vouches for: whatever is missing or does not fit
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputFileError(
+            f"dataflow graph: node {node.name!r} ({node.op_type}) does not describe a unit: {why}; compile it again"
+        ) from error
 
 
 def _frame(value: ir.Value, stream: Wide) -> tuple[int, ...]:

@@ -14,21 +14,19 @@ _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
 def design_page(report: Mapping, extra: Sequence[Section] = ()) -> Page:
     """`extra`: sections behind the tables of units, such as what synthesis counted."""
-    made = f"for {report['part']}, by mxexport {report.get('version', '?')}"
-    source = report.get("model") or {}
-    subtitle = f"A dataflow design {made}" + (f", of {source['path']}" if source else "")
+    subtitle = f"A dataflow design for {report['part']}, by mxexport {report['version']}, of {report['model']['path']}"
     sections: list[Section] = [
         _facts(report),
         Findings("Worth knowing", _findings(report), "The design fits its part and its clock; nothing was clipped."),
-        _drawing(report.get("cells", [])),
+        _drawing(report["cells"]),
         _layers(report),
-        _units(report.get("cells", [])),
+        _units(report["cells"]),
         *extra,
         _ports(report),
-        _comparison(report),
-        *_provenance(report),
+        _comparison(report["comparison"]),
+        _provenance(report),
     ]
-    return Page(str(report["path"]), subtitle, [s for s in sections if s is not None])
+    return Page(report["path"], subtitle, sections)
 
 
 def pareto(svg: str) -> Picture:
@@ -49,14 +47,14 @@ def _facts(report: Mapping) -> Facts:
     pairs = {
         "frames a second": round(report["frames_per_second"]),
         "clock, MHz": report["clock_mhz"],
-        "cycles a frame": report.get("cycles_per_frame"),
-        "latency, cycles": report.get("latency_cycles"),
-        "latency, us": report.get("latency_us"),
-        "limited by": report.get("limited_by"),
+        "cycles a frame": report["cycles_per_frame"],
+        "latency, cycles": report["latency_cycles"],
+        "latency, us": report["latency_us"],
+        "limited by": report["limited_by"],
     }
     used = report.get("utilization_percent") or {}
     for kind, name in _AREA.items():
-        value = (report.get("estimate") or {}).get(kind)
+        value = report["estimate"].get(kind)
         pairs[f"{name}, estimate"] = (
             f"{value:,.6g}" + (f" ({used[kind]:g}%)" if kind in used else "") if value else value
         )
@@ -72,11 +70,11 @@ def _findings(report: Mapping) -> list[Finding]:
             found.append(
                 Finding("area", f"{share:g}% of the {kind} of {report['part']}", "name a budget or a larger part")
             )
-    if saturated := (report.get("calibration") or {}).get("saturated_inputs"):
+    if saturated := report["calibration"]["saturated_inputs"]:
         what = f"{saturated:,} calibration inputs lie beyond the input's fixed point and take its end"
         found.append(Finding("input", what, "raise margin, or calibrate with inputs of the full range"))
     for row in report["layers"]:
-        if row.get("padding_percent", 0) >= 50:
+        if row["padding_percent"] >= 50:
             what = f"{row['padding_percent']:g}% of what its blocks hold is padding"
             found.append(Finding(row["name"], what, "narrow inputs fill no block of 32"))
     step = report.get("next_step")
@@ -87,10 +85,8 @@ def _findings(report: Mapping) -> list[Finding]:
     return found
 
 
-def _drawing(cells: Sequence[Mapping]) -> Drawing | None:
+def _drawing(cells: Sequence[Mapping]) -> Drawing:
     """Units as boxes; what stands between them as words on the lines."""
-    if not cells:
-        return None
     by_name = {cell["name"]: cell for cell in cells}
     boxes, index, labels = [], {}, {}
     for cell in cells:
@@ -107,18 +103,19 @@ def _drawing(cells: Sequence[Mapping]) -> Drawing | None:
 
 def _behind(cells: Mapping[str, Mapping], name: str) -> tuple[str, str]:
     """The unit that feeds a cell through others, and the FIFOs on the way in words."""
-    words = []
-    while name in cells and cells[name]["module"] in _GLUE and cells[name]["sources"]:
-        if cells[name]["depth"]:
-            words.append(f"FIFO {cells[name]['depth']:,}")
+    words, seen = [], set()
+    while name in cells and cells[name]["module"] in _GLUE and cells[name]["sources"] and name not in seen:
+        seen.add(name)
+        if cells[name].get("depth"):
+            words.append(f"FIFO {cells[name]['depth']}")
         name = cells[name]["sources"][0]
     return name, ", ".join(words)
 
 
 def _words(cell: Mapping) -> tuple[str, ...]:
     area = ", ".join(f"{n:,.0f} {_AREA[k]}" for k, n in cell["estimate"].items() if k in _AREA and n)
-    second = ", ".join(filter(None, [cell["module"], cell["folding"]]))
-    third = ", ".join(filter(None, [f"{cell['cycles']:,} cycles" if cell["cycles"] else "", area]))
+    second = ", ".join(str(part) for part in (cell["module"], cell.get("folding")) if part)
+    third = ", ".join(filter(None, [f"{cell['cycles']} cycles" if cell.get("cycles") else "", area]))
     return tuple(filter(None, (cell["name"], second, third)))
 
 
@@ -137,12 +134,10 @@ def _layers(report: Mapping) -> Table:
     return Table("Layers", (*columns, "accumulator bits", "padding %"), rows, note)
 
 
-def _units(cells: Sequence[Mapping]) -> Table | None:
-    if not cells:
-        return None
+def _units(cells: Sequence[Mapping]) -> Table:
     columns = ("cell", "module", "layer", "folding", "cycles", "FIFO depth", *_AREA.values())
     keys = ("name", "module", "layer", "folding", "cycles", "depth")
-    rows = [[*(c[key] for key in keys), *(c["estimate"].get(kind, 0) for kind in _AREA)] for c in cells]
+    rows = [[*(c.get(key) for key in keys), *(c["estimate"].get(kind, 0) for kind in _AREA)] for c in cells]
     return Table("Units", columns, rows, "Area by the fitted model (docs/hardware.md); mxexport synth counts.")
 
 
@@ -150,22 +145,15 @@ def _ports(report: Mapping) -> Table:
     columns = ("port", "tensor", "values a frame", "value", "lanes", "bus bits", "beats a frame")
     rows = []
     for side, key in (("s_axis", "inputs"), ("m_axis", "outputs")):
-        for i, (name, end) in enumerate((report.get(key) or {}).items()):
+        for i, (name, end) in enumerate(report[key].items()):
             kind = f"int{end['width']} x 2^{end['lsb_exp']}"
-            bits = end.get("bus_bits")
-            rows.append((f"{side}_{i}", name, end["length"], kind, end["lanes"], bits, end["beats"]))
-    note = f"AXI4-Stream; every value in a slot of whole bytes. Calibrated with a margin of {_margin(report)} codes."
+            rows.append((f"{side}_{i}", name, end["length"], kind, end["lanes"], end["bus_bits"], end["beats"]))
+    margin = report["calibration"]["margin"]
+    note = f"AXI4-Stream; every value in a slot of whole bytes. Calibrated with a margin of {margin} codes."
     return Table("Interfaces", columns, rows, note)
 
 
-def _margin(report: Mapping) -> object:
-    return (report.get("calibration") or {}).get("margin", "?")
-
-
-def _comparison(report: Mapping) -> Table | None:
-    compared = report.get("comparison")
-    if not compared:
-        return None
+def _comparison(compared: Mapping) -> Table:
     rows = [(c["layer"], c["codes"], c["flipped_codes"], c["error"]) for c in compared["layers"]]
     note = (
         f"Calibrated QONNX graph against dataflow graph on {compared['frames']} frames: "
@@ -175,13 +163,8 @@ def _comparison(report: Mapping) -> Table | None:
     return Table("Against the model", ("layer", "codes", "differ", "product error / bound"), rows, note)
 
 
-def _provenance(report: Mapping) -> list[Section]:
-    source = report.get("model")
-    if not source:
-        return []
-    rows = [("model", source["path"]), ("SHA-256", source["sha256"]), ("calibration frames", _frames(report))]
-    return [Table("Made of", ("what", "which"), [*rows, ("files", "README.md beside this page says what is where")])]
-
-
-def _frames(report: Mapping) -> object:
-    return (report.get("calibration") or {}).get("frames", "?")
+def _provenance(report: Mapping) -> Table:
+    source = report["model"]
+    rows = [("model", source["path"]), ("SHA-256", source["sha256"])]
+    rows += [("calibration frames", str(report["calibration"]["frames"]))]
+    return Table("Made of", ("what", "which"), [*rows, ("files", "README.md beside this page says what is where")])

@@ -8,7 +8,38 @@ from pathlib import Path
 from mxexport.errors import InputFileError
 
 REPORT = "report.json"
-_NEEDED = {"path", "part", "layers", "clock_mhz", "frames_per_second"}
+_END = {"length": int, "width": int, "lsb_exp": int, "lanes": int, "beats": int, "slot_bits": int, "bus_bits": int}
+_LAYER = {
+    **dict.fromkeys(("name", "activation", "weight"), str),
+    **dict.fromkeys(("inputs", "outputs", "accumulator_bits", "pe", "simd", "cycles"), int),
+    "padding_percent": float,
+}
+_CELL = {"name": str, "module": str, "sources": [str], "bits": [int], "estimate": {str: float}}
+_COMPARED = {"layer": str, "codes": int, "flipped_codes": int, "error": float}
+_SHAPE = {
+    **dict.fromkeys(("path", "part", "version", "limited_by"), str),
+    **dict.fromkeys(("clock_mhz", "frames_per_second", "latency_us"), float),
+    **dict.fromkeys(("cycles_per_frame", "latency_cycles"), int),
+    "model": {"path": str, "sha256": str},
+    "layers": [_LAYER],
+    "cells": [_CELL],
+    "inputs": {str: _END},
+    "outputs": {str: _END},
+    "tensors": {str: str},
+    "foldings": {str: {str: int}},
+    "fifos": {str: int},
+    "estimate": {str: float},
+    "calibration": {"frames": int, "margin": int, "saturated_inputs": int},
+    "comparison": {"layers": [_COMPARED], "flip_rate": float, "same_predictions": float, "frames": int},
+}
+"""What must be there: a type, a list of what each entry is, a table of names (`str`: any name) and what each is."""
+_MAY_BE_MISSING = {
+    "limit": str,
+    "target_fps": float,
+    "clock_limit_mhz": float,
+    "utilization_percent": {str: float},
+    "next_step": {"layer_cycles": int, "layer_frames_per_second": float, "more": {str: float}},
+}
 
 
 def read_report(directory: Path) -> dict:
@@ -20,6 +51,33 @@ def read_report(directory: Path) -> dict:
         found = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"{file} is no report of a compiled design ({error}); compile it again") from None
-    if not isinstance(found, dict) or not set(found) >= _NEEDED or not isinstance(found["layers"], list):
-        raise InputFileError(f"{file} is no report of a compiled design, or of an older version; compile it again")
+    wrong = _misfit(found, _SHAPE, "")
+    if not wrong:
+        given = {key: shape for key, shape in _MAY_BE_MISSING.items() if found.get(key) is not None}
+        wrong = _misfit(found, given, "")
+    if wrong:
+        raise InputFileError(
+            f"{file} is no report of a compiled design, or of an older version ({wrong}); compile it again"
+        )
     return found
+
+
+def _misfit(found: object, shape: object, where: str) -> str:
+    """In words, the first place where `found` is not as `shape` says; empty where it is."""
+    place = where or "it"
+    if isinstance(shape, type):
+        fits = type(found) is shape or (shape is float and type(found) is int and abs(found) < 1 << 63)
+        if shape is int and fits and abs(found) >= 1 << 63:
+            return f"{place} is out of all range"
+        return "" if fits else f"{place} is {type(found).__name__}, expected {shape.__name__}"
+    if isinstance(shape, list):
+        if not isinstance(found, list):
+            return f"{place} is {type(found).__name__}, expected a list"
+        return next(filter(None, (_misfit(item, shape[0], f"{where}[{i}]") for i, item in enumerate(found))), "")
+    if not isinstance(found, dict):
+        return f"{place} is {type(found).__name__}, expected a table"
+    if str in shape:
+        return next(filter(None, (_misfit(item, shape[str], f"{where}.{name}") for name, item in found.items())), "")
+    if missing := sorted(set(shape) - set(found)):
+        return f"{place} lacks {missing[0]!r}"
+    return next(filter(None, (_misfit(found[name], inner, f"{where}.{name}") for name, inner in shape.items())), "")

@@ -3,16 +3,17 @@ somewhere, that tensors written out as numbers are complete, and that our operat
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Mapping
 
 import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
-from onnx import TensorProto
+from onnx import TensorProto, defs
 
 from mxexport.errors import FormatError, InputFileError, ShapeError, UnsupportedError
-from mxexport.ops import DOMAIN, OPERATORS, VERSION
+from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 
 _T = TensorProto
 _FIELDS = (
@@ -37,9 +38,10 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
         _check_graph(proto.graph, set(), where)
         for function in proto.functions:
             _check_nodes(function.node, set(function.input), f"{where}: function {function.name!r}")
-        for node in all_nodes(proto.graph):
-            if node.domain == DOMAIN and node.op_type in OPERATORS:
-                _check_operator(node, f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})")
+        _check_calls(proto.graph, proto, where)
+        for function in proto.functions:
+            if function.domain not in _WITH_OUR_BODIES:
+                _check_calls(function, function, f"{where}: function {function.name!r}")
     except RecursionError as error:
         raise InputFileError(f"{where}: graphs inside graphs inside graphs, too many to follow") from error
 
@@ -145,7 +147,59 @@ def _check_nodes(nodes, known: set[str], where: str) -> set[str]:
     return known
 
 
-# --- our operators --------------------------------------------------------------------------------------------
+# --- calls of operators ---------------------------------------------------------------------------------------
+
+_WITH_OUR_BODIES = (DOMAIN, qonnx_general.DOMAIN)
+"""Functions of these domains are made anew before anything runs."""
+_Kind = onnx.AttributeProto.AttributeType
+
+
+def _check_calls(body: onnx.GraphProto | onnx.FunctionProto, owner: onnx.ModelProto | onnx.FunctionProto, where: str):
+    """Nodes of `body` against what their operators declare; `owner` says which versions of them it uses."""
+    versions = {_plain(i.domain): i.version for i in owner.opset_import}
+    for node in all_nodes(body):
+        named = f"{where}: node {node.name or node.output[:1]!r} ({node.op_type})"
+        if node.domain == DOMAIN and node.op_type in OPERATORS:
+            _check_operator(node, named)
+        elif (schema := _schema(node.op_type, versions.get(_plain(node.domain)), _plain(node.domain))) is not None:
+            _check_call(node, schema, named)
+    if "" not in versions and any(_plain(node.domain) in ("", DOMAIN) for node in body.node):
+        raise InputFileError(f"{where} does not say which opset its operators are of; expected an opset import of ''")
+
+
+def _plain(domain: str) -> str:
+    return {"ai.onnx": ""}.get(domain, qonnx_general.DOMAIN if domain in qonnx_general.FORMER_DOMAINS else domain)
+
+
+@functools.lru_cache(maxsize=4096)
+def _schema(op_type: str, version: int | None, domain: str) -> defs.OpSchema | None:
+    """What an operator declares; None where that is not known here."""
+    version = qonnx_general.VERSION if domain == qonnx_general.DOMAIN else version
+    known = version is not None and version > 0 and defs.has(op_type, version, domain)
+    return defs.get_schema(op_type, version, domain) if known else None
+
+
+def _check_call(node: onnx.NodeProto, schema: defs.OpSchema, where: str) -> None:
+    for what, given, least, most in (
+        ("inputs", node.input, schema.min_input, schema.max_input),
+        ("outputs", node.output, schema.min_output, schema.max_output),
+    ):
+        if not least <= len(given) <= most:
+            expected = (
+                str(least) if least == most else f"{least} to {most}" if most < 2**31 - 1 else f"at least {least}"
+            )
+            raise InputFileError(f"{where} has {len(given)} {what}, expected {expected}")
+    for name, port in zip(node.input, schema.inputs, strict=False):
+        if not name and port.option == defs.OpSchema.FormalParameterOption.Single:
+            raise InputFileError(f"{where} lacks its input {port.name}")
+    held = {attribute.name: attribute for attribute in node.attribute}
+    for name, declared in schema.attributes.items():
+        if name not in held:
+            if declared.required:
+                raise InputFileError(f"{where} lacks its attribute {name}")
+        elif not held[name].ref_attr_name and held[name].type != declared.type.value:
+            found, wanted = _Kind.Name(held[name].type), declared.type.name
+            raise InputFileError(f"{where}: attribute {name} is of type {found}, expected {wanted}")
 
 
 def _check_operator(node: onnx.NodeProto, where: str) -> None:

@@ -76,7 +76,7 @@ def _sort(model: ir.Model, path: Path) -> None:
     """
     made: set[ir.Value] = set()
     for node in model.graph:
-        makers = ((v, v.producer()) for v in node.inputs if v is not None)
+        makers = ((v, v.producer()) for v in _read_by(node))
         if any(p is not None and p.graph is model.graph and v not in made for v, p in makers):
             break
         made |= set(node.outputs)
@@ -86,6 +86,18 @@ def _sort(model: ir.Model, path: Path) -> None:
         model.graph.sort()
     except ValueError:
         raise InputFileError(f"{path}: its graph has a cycle; expected nodes that follow from its inputs") from None
+
+
+def _read_by(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads, and what the graphs inside it read."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        inner = attribute.value if attribute.type == ir.AttributeType.GRAPHS else [attribute.value]
+        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            for each in inner:
+                for inside in each:
+                    yield from _read_by(inside)
+                yield from (value for value in each.outputs if value is not None)
 
 
 def _read_mapped(path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:

@@ -68,7 +68,7 @@ def _describe_packed(node: ir.Node) -> LayerReport:
 def _describe(node: ir.Node) -> LayerReport:
     fmt, axis = graph.quantizer_format(node), node.attributes["axis"].value
     shape, scale_shape = _dims(node.inputs[0]), _dims(node.inputs[1])
-    length = shape[axis] if shape else 0
+    length = shape[axis] if -len(shape) <= axis < len(shape) else 0
     padded = groups.group_count(length, fmt.group_size) * fmt.group_size if isinstance(length, int) and length else 0
     weight, scale = constant(node.inputs[0]), constant(node.inputs[1])
     return LayerReport(
