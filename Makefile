@@ -9,7 +9,7 @@ FINN := .venv-finn
 # plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-full test-finn finn bench lint finn-base clean
+.PHONY: demo test test-full test-finn fuzz finn bench lint finn-base clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -27,6 +27,11 @@ test-full: $(READY)
 test-finn: $(READY)
 	.ci/install-finn $(FINN) || echo "FINN+ could not be installed"
 	MXEXPORT_FINN=$(CURDIR)/$(FINN)/bin/python $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/finn
+
+# Wrong files through every command, CASES of them; says how many became what.
+CASES ?= 100000
+fuzz: $(READY)
+	$(BIN)/python -m tests.fuzz --cases $(CASES) --jobs $(JOBS)
 
 finn:
 	.ci/install-finn $(FINN)

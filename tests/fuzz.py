@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import os
@@ -497,9 +498,18 @@ COMMANDS = {
 # --- running -----------------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def _command():
+    """The command line, built once."""
+    import typer
+
+    from mxexport.cli import app
+
+    return typer.main.get_command(app)
+
+
 def run_case(number: int, seed: int, seeds: Path) -> tuple[str, str, str]:
     """(command, what became of it, what is wrong: empty where nothing is)."""
-    from mxexport.cli import app
     from mxexport.errors import MXExportError
 
     with tempfile.TemporaryDirectory(prefix="mxexport-fuzz-") as directory, contextlib.chdir(directory):
@@ -510,7 +520,7 @@ def run_case(number: int, seed: int, seeds: Path) -> tuple[str, str, str]:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                app(case.arguments, standalone_mode=False)
+                _command().main(case.arguments, standalone_mode=False)
             except MXExportError as error:
                 became = f"{type(error).__name__}"
                 wrong = _unreadable(str(error))

@@ -165,3 +165,105 @@ def test_designs_show_themselves(file, tmp_path):
     design = mx.compile(file, tmp_path / "a<b", calibration=X)
     assert "2 layers for xczu7ev" in repr(design) and "LUT" in repr(design)
     assert "a&lt;b" in design._repr_html_() and "<b" not in design._repr_html_().replace("<br", "")
+
+
+def test_files_that_say_nothing_of_inner_shapes_compile(file, tmp_path):
+    """ONNX does not ask for them; other tools leave them out."""
+    bare = changed(file, tmp_path / "bare.onnx", lambda m: m.graph.ClearField("value_info"))
+    design = mx.compile(bare, tmp_path / "d", calibration=X)
+    assert (design.run_dataflow(X).raw == mx.compile(file, tmp_path / "e", calibration=X).run_dataflow(X).raw).all()
+    assert mx.check(bare, "fpga") == []
+
+
+def test_an_inner_graph_that_stands_before_what_it_reads_is_sorted(file, tmp_path):
+    def nest(model):
+        last = model.graph.node[-1].output[0]
+        inner = onnx.helper.make_graph([onnx.helper.make_node("Identity", [last], ["inside"])], "g", [], [])
+        inner.output.add().name = "inside"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "yes"))
+        model.graph.node.insert(0, onnx.helper.make_node("If", ["yes"], ["o"], then_branch=inner, else_branch=inner))
+        model.graph.output.add().CopyFrom(model.graph.output[0])
+        model.graph.output[1].name = "o"
+
+    bad = changed(file, tmp_path / "nested.onnx", nest)
+    mx.clean(bad, tmp_path / "c.onnx")
+    found = mx.run(tmp_path / "c.onnx", X)
+    assert np.array_equal(found["o"], next(iter(found.values())))
+
+
+def _conv(**changes):
+    """A change that puts another call of an operator in front of the model."""
+
+    def change(model):
+        given = {"op_type": "Relu", "inputs": [model.graph.input[0].name], "outputs": ["odd"]} | changes
+        model.graph.node.add().CopyFrom(onnx.helper.make_node(**given))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (_conv(op_type="Conv"), r"\(Conv\) has 1 inputs, expected 2 to 3"),
+        (_conv(op_type="Relu", outputs=["a", "b"]), r"\(Relu\) has 2 outputs, expected 1"),
+        (_conv(op_type="MatMul", inputs=["input", ""]), r"\(MatMul\) lacks its input B"),
+        (_conv(op_type="Cast"), r"\(Cast\) lacks its attribute to"),
+        (_conv(op_type="Softmax", axis="one"), r"\(Softmax\): attribute axis is of type STRING, expected INT"),
+        (
+            _conv(op_type="Quant", domain="qonnx.custom_op.general", inputs=["input"] * 4, rounding_mode=1.5),
+            r"\(Quant\): attribute rounding_mode is of type FLOAT, expected STRING",
+        ),
+        (lambda m: m.ClearField("opset_import"), "does not say which opset"),
+    ],
+)
+def test_calls_that_no_operator_has(file, tmp_path, change, message):
+    bad = changed(file, tmp_path / "bad.onnx", change)
+    for call in (
+        lambda: mx.run(bad, X),
+        lambda: mx.compile(bad, tmp_path / "d", calibration=X),
+        lambda: mx.clean(bad, tmp_path / "c.onnx"),
+        lambda: mx.check(bad, "hls4ml"),
+    ):
+        with pytest.raises(InputFileError, match=message):
+            call()
+
+
+def test_arrays_with_a_damaged_header(tmp_path):
+    from mxexport.cli._common import load_inputs
+
+    np.save(tmp_path / "x.npy", X)
+    data = (tmp_path / "x.npy").read_bytes()
+    (tmp_path / "x.npy").write_bytes(data.replace(b"(8, 32)", b"(8, 32 "))
+    with pytest.raises(InputFileError, match="is not a .npy array"):
+        load_inputs(tmp_path / "x.npy")
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda r: r.pop("cells"), "it lacks 'cells'"),
+        (lambda r: r.update(clock_mhz="fast"), ".clock_mhz is str, expected float"),
+        (lambda r: r["layers"].append(3), r".layers\[2\] is int, expected a table"),
+        (lambda r: r["layers"][0].update(cycles=10**30), "is out of all range"),
+        (lambda r: r.update(next_step={"more": {}}), ".next_step lacks 'layer_cycles'"),
+        (lambda r: r["foldings"].update(odd={"pe": 1, "simd": 1}), "do not belong together"),
+        (lambda r: next(iter(r["foldings"].values())).update(odd=1), "foldings nobody knows"),
+    ],
+)
+def test_reports_that_compile_did_not_write(file, tmp_path, change, words):
+    design = mx.compile(file, tmp_path / "d", calibration=X)
+    report = json.loads((design.path / "report.json").read_text())
+    change(report)
+    (design.path / "report.json").write_text(json.dumps(report))
+    with pytest.raises(InputFileError, match=words):
+        mx.open_design(design.path).simulate(X)
+
+
+def test_a_dataflow_graph_that_was_changed(file, tmp_path):
+    design = mx.compile(file, tmp_path / "d", calibration=X)
+    model = onnx.load(design.path / "dataflow.onnx")
+    node = next(n for n in model.graph.node if n.op_type == "MXMatMul")
+    del node.metadata_props[:]
+    onnx.save(model, design.path / "dataflow.onnx")
+    with pytest.raises(InputFileError, match="does not describe a unit: .*compile it again"):
+        mx.open_design(design.path).simulate(X)

@@ -95,7 +95,10 @@ def _design(path: Path, paged: bool, synth: bool, explore: bool, extra: list, st
 
 def _file(path: Path, extra: list):
     from mxexport.model import graph
+    from mxexport.passes import infer_shapes
     from mxexport.reporting.model_page import model_page
 
-    page = model_page(graph.load(path), str(path), extra)
+    model = graph.load(path)
+    infer_shapes(model)  # files of other tools say little of what is inside
+    page = model_page(model, str(path), extra)
     return {"path": str(path)} | json.loads(page.to_json()), page

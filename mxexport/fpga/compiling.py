@@ -26,6 +26,7 @@ from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.running import executors
 
 
@@ -74,6 +75,7 @@ def compile(
     folding, kinds = options.foldings(folding), options.kinds(resources)
     progress("reading the model")
     qonnx = graph.load(model)
+    infer_shapes(qonnx)
     given = qonnx.clone()
     rewritten = take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work

@@ -87,9 +87,15 @@ class Design:
     @cached_property
     def foldings(self) -> dict[str, Folding]:
         """Unit -> folding."""
-        if "foldings" not in self.report:
-            raise InputFileError(f"{self.path}: {REPORT} does not say how units are folded; compile it again")
-        return {name: Folding(**numbers) for name, numbers in self.report["foldings"].items()}
+        found = self.report["foldings"]
+        try:
+            foldings = {name: Folding(**numbers) for name, numbers in found.items()}
+        except TypeError:
+            raise InputFileError(f"{self.path}: {REPORT} names foldings nobody knows; compile it again") from None
+        if odd := set(foldings) ^ {instance.name for instance in self.network.instances}:
+            why = f"{REPORT} and dataflow.onnx do not belong together (unit {sorted(odd)[0]!r})"
+            raise InputFileError(f"{self.path}: {why}; compile it again")
+        return foldings
 
     @cached_property
     def _placed(self) -> emit.Design:

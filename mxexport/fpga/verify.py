@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from mxexport.errors import VerificationError
+from mxexport.errors import UnsupportedError, VerificationError
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.types import Blocks, Wide, from_stream, to_stream
 from mxexport.numbers import fixedpoint, groups, numerics
@@ -220,5 +220,10 @@ def _as_stream(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _run_between(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], end: str) -> np.ndarray:
     """The part of the graph from the tensors given to tensor `end`. Inputs of the graph are among them: shapes of
     static scales are found from the first one."""
-    part = onnx.utils.Extractor(proto).extract_model(list(feeds), [end])
+    try:
+        part = onnx.utils.Extractor(proto).extract_model(list(feeds), [end])
+    except ValueError as error:  # a tensor whose type nobody knows, nor can find out
+        raise UnsupportedError(
+            f"compile: {error}; expected tensors of known shape: mxexport clean finds them"
+        ) from None
     return executors.run(part, feeds, [end])[end]

@@ -60,6 +60,8 @@ def read_model(path: str | os.PathLike) -> ir.Model:
     except Exception as error:
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
     _sort(model, path)
+    if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:  # the same by its other name
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     for g in model.graphs():
         ir.external_data.set_base_dir(g, path.parent.absolute())
         for value in g.initializers.values():

@@ -15,6 +15,7 @@ from mxexport.model import rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, of_role
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets.conversion import convert_model
 
 Problem = tuple[str, str]
@@ -66,6 +67,7 @@ def _where(node: ir.Node) -> str:
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
     copy = model.clone()
+    infer_shapes(copy)
     take_out_scales(copy)
     try:
         read_frames(copy)
