@@ -39,6 +39,7 @@ _HOME = {
     "check": "mxexport.targets.check",
     "convert": "mxexport.targets",
     "run": "mxexport.running.executors",
+    "Session": "mxexport.running.executors",
     "verify": "mxexport.running.verification",
     "compile": "mxexport.fpga",
     "open_design": "mxexport.fpga",

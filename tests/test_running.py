@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import mxexport as mx
+from mxexport.cli import app
+from mxexport.errors import OptionError, ShapeError
 from mxexport.model import graph
 from mxexport.running import executors
 from tests.helpers import assert_equal_bits
@@ -88,3 +92,29 @@ def test_the_documented_snippet_runs(path, monkeypatch):
     scope = {"x": X}
     exec(compile(snippet, "docs/running.md", "exec"), scope)
     assert_equal_bits(scope["outputs"][0], next(iter(executors.run(path, X).values())))
+
+
+def test_a_session_gives_the_bits_of_run_as_often_as_it_is_asked(path):
+    session = mx.Session(path, threads=1)
+    wanted = mx.run(path, X)
+    for _ in range(3):
+        for name, array in session.run(X).items():
+            assert_equal_bits(array, wanted[name])
+    inner = mx.Session(path, outputs=["2.input_quant"]).run(X)
+    assert list(inner) == ["2.input_quant"]
+    with pytest.raises(ShapeError):
+        session.run(X[:, :3])
+    with pytest.raises(OptionError, match="threads is 0"):
+        mx.Session(path, threads=0)
+    with pytest.raises(OptionError, match="no tensor 'nothing'"):
+        mx.Session(path, outputs=["nothing"])
+
+
+def test_files_are_timed_beside_each_other(path):
+    done = CliRunner().invoke(app, ["bench", str(path), str(path), "--runs", "3", "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert [row["path"] for row in told["models"]] == [str(path)] * 2
+    assert told["models"][0]["ratio"] == 1 and all(row["fastest_ms"] > 0 for row in told["models"])
+    assert "ratio to the first" in CliRunner().invoke(app, ["bench", str(path), "--runs", "1"]).stdout
+    assert "absent.onnx" in str(CliRunner().invoke(app, ["bench", "absent.onnx"]).exception)

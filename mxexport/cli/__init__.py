@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 import mxexport
-from mxexport.cli import check, clean, convert, demo, export, files, hardware, quantize, report, verify
+from mxexport.cli import bench, check, clean, convert, demo, export, files, hardware, quantize, report, verify
 from mxexport.cli._common import console, fail, notes, warn
 from mxexport.errors import MissingToolError, MXExportError
 
@@ -32,6 +32,7 @@ COMMANDS = (
     hardware.synth,
     report.report,
     check.view,
+    bench.bench,
 )
 
 app = typer.Typer(

@@ -179,11 +179,49 @@ def run(
         if flush_denormals:
             raise OptionError(f"flush_denormals is for onnxruntime; executor {executor!r} has no such setting")
         return execute(model, inputs, outputs)
-    prepared = _prepare(model, output_names(outputs))
-    check_nodes(prepared.proto)
-    fed = feeds(prepared.proto, inputs)
+    return Session(model, outputs, flush_denormals=flush_denormals).run(inputs)
+
+
+class Session:
+    """A model opened in onnxruntime once, for many calls; the same bits as `run`.
+
+    Args:
+        model: a path, a proto or an onnx-ir model.
+        outputs: names of the tensors to compute, intermediate ones included; None: the model's own.
+        threads: of one node's computation; None: as many as onnxruntime takes (one a core).
+
+    Raises:
+        InputFileError, OptionError: a bad file, names of outputs, or number of threads.
+        UnsupportedError: an operator with attributes that make no sense, or onnxruntime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike,
+        outputs: list[str] | None = None,
+        *,
+        threads: int | None = None,
+        flush_denormals: bool = False,
+    ):
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+            raise OptionError(f"threads is {threads!r}; expected a whole number from 1 on")
+        prepared = _prepare(model, output_names(outputs))
+        check_nodes(prepared.proto)
+        self._proto = prepared.proto
+        with _onnxruntimes_errors():
+            self._session = _open(prepared, flush_denormals, threads)
+
+    def run(self, inputs) -> dict[str, np.ndarray]:
+        """Output name -> array. Raises ShapeError for inputs that do not fit, UnsupportedError where it fails."""
+        fed = feeds(self._proto, inputs)
+        with _onnxruntimes_errors():
+            return _execute(self._session, fed)
+
+
+@contextlib.contextmanager
+def _onnxruntimes_errors() -> Iterator[None]:
     try:
-        return _execute(_open(prepared, flush_denormals), fed)
+        yield
     except Exception as error:  # onnxruntime has an exception type for each of its status codes
         own = type(error).__module__.startswith("onnxruntime")
         if not own and not isinstance(error, (RuntimeError, UnicodeDecodeError)):
@@ -251,13 +289,14 @@ def _shareable(dtype: ir.DataType) -> bool:
     return dtype in _NOT_IN_NUMPY.values() or (dtype != ir.DataType.STRING and dtype.numpy().kind in "fiub")
 
 
-def _open(prepared: _Prepared, flush_denormals: bool) -> onnxruntime.InferenceSession:
+def _open(prepared: _Prepared, flush_denormals: bool, threads: int | None = None) -> onnxruntime.InferenceSession:
     return sessions.open_fast(
         str(prepared.path) if prepared.path else prepared.proto.SerializeToString(),
         has_functions=bool(prepared.proto.functions),
         given={name: _ort_value(tensor.numpy(), tensor.dtype) for name, tensor in prepared.arrays.items()},
         data_directory=prepared.data_directory,
         flush_denormals=flush_denormals,
+        threads=threads,
     )
 
 

@@ -21,6 +21,7 @@ def open_fast(
     given: Mapping[str, onnxruntime.OrtValue] | None = None,
     data_directory: str | os.PathLike | None = None,
     flush_denormals: bool = False,
+    threads: int | None = None,
 ) -> onnxruntime.InferenceSession:
     """With onnxruntime's optimizer and threads.
 
@@ -30,8 +31,11 @@ def open_fast(
         given: large initializers, which stay where they lie in memory.
         data_directory: where data files of a serialized model lie.
         flush_denormals: onnxruntime then keeps it for the whole process.
+        threads: of one node's computation; None: onnxruntime's own choice.
     """
     options = _options(3)
+    if threads is not None:
+        options.intra_op_num_threads = threads
     if flush_denormals:
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
     if given:
