@@ -634,6 +634,8 @@ def fuzz(cases: int, jobs: int, seed: int, show=print) -> Tally:
                     at[i] = told["begun"]
                 else:
                     tally.take(told)
+                    if told["wrong"]:
+                        show(f"case {told['case']}: {told['wrong']}", file=sys.stderr, flush=True)
             done = sum(sum(c.values()) for c in tally.became.values())
             if done >= next_at:
                 rate = done / (time.monotonic() - started)
