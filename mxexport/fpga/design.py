@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mxexport.errors import InputFileError, VerificationError
+from mxexport.errors import InputFileError, MXExportError, VerificationError
 from mxexport.fpga import emit, explore, library, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
@@ -82,7 +83,19 @@ class Design:
 
     @cached_property
     def network(self) -> Network:
-        return read(graph.load(self.path / "dataflow.onnx"))
+        with self._whole():
+            return read(graph.load(self.path / "dataflow.onnx"))
+
+    @contextlib.contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What the files say need not fit together: nobody vouches for a folder."""
+        try:
+            yield
+        except MXExportError:
+            raise
+        except Exception as error:  # as many kinds as there are ways not to fit
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputFileError(f"{self.path}: dataflow.onnx describes no design ({why}); compile it again") from error
 
     @cached_property
     def foldings(self) -> dict[str, Folding]:
@@ -99,7 +112,8 @@ class Design:
 
     @cached_property
     def _placed(self) -> emit.Design:
-        return emit.place(self.network, self.foldings)
+        with self._whole():
+            return emit.place(self.network, self.foldings)
 
     def files(self) -> dict[str, str]:
         """Where everything lies."""

@@ -154,7 +154,7 @@ def _check_units(
         if instance.result not in tensors:
             continue
         starts = dict.fromkeys(s for source in instance.sources for s in _carried(network, tensors, source))
-        feeds = {tensors[s]: _as_graph(values.floats(s), shapes[tensors[s]]) for s in starts}
+        feeds = {tensors[s]: _as_graph(values.floats(s), shapes[tensors[s]], tensors[s]) for s in starts}
         ours = values.floats(instance.result)
         theirs = _as_stream(_run_between(proto, dict(x) | feeds, tensors[instance.result]), ours.shape)
         bound = instance.unit.bound(*(values.floats(stream) for stream in instance.sources))
@@ -209,7 +209,12 @@ def _typed(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
 
 
-def _as_graph(x: np.ndarray, shape: list[int]) -> np.ndarray:
+def _as_graph(x: np.ndarray, shape: list[int], tensor: str) -> np.ndarray:
+    if math.prod(shape[1:]) * len(x) != x.size:
+        frame = list(x.shape[1:])
+        raise UnsupportedError(
+            f"compile: the file says tensor {tensor!r} has shape {shape[1:]}; its frames are {frame}"
+        )
     return from_stream(x, shape[1:]).astype(np.float32)
 
 

@@ -77,13 +77,14 @@ def read_weight(
     Taps of a kernel stand side by side, each with its own groups; `whole_groups`: padded to whole ones;
     `flipped`: from the last tap to the first. Groups of a convolution become zeros in the places of other groups.
     """
-    fmt, shape = mx_format(quantizer), tuple(map(int, graph.quantized_shape(quantizer)))
-    scale = constant_array(quantizer.inputs[1])
+    fmt, scale, values = mx_format(quantizer), constant_array(quantizer.inputs[1]), constant_array(quantizer.outputs[0])
+    if scale is None or values is None:
+        raise Refused(f"its weight {quantizer.name!r} is not constant; run mx.clean")
+    shape = values.shape
     axis = groups.normalize_axis(quantizer.attributes["axis"].value, len(shape))
     if axis != reduction_axis:
         raise Refused(f"weight groups run along axis {axis}; expected the reduction axis {reduction_axis}")
     groups.check_scale_shape(f"node {quantizer.name!r}", scale.shape, shape, axis, fmt.group_size)
-    values = constant_array(quantizer.outputs[0])
     if not np.isfinite(values).all():
         raise Refused(f"its quantized weight {quantizer.name!r} holds NaN or Inf")
     scale_codes = numerics.codes_from_scale(scale, fmt.step_frac_bits)

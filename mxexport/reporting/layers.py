@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.model import graph
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import attribute, constant, is_qonnx_quantizer
 from mxexport.numbers import groups
 from mxexport.numbers.formats import GroupFormat
-from mxexport.ops import OPERATORS, qonnx_general
+from mxexport.ops import OPERATORS
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LayerReport:
 def describe_layers(model: ir.Model) -> list[LayerReport]:
     """A report for every quantizer of the graph: ours in order, then QONNX's own."""
     ours = [_describe(node) for node in model.graph if graph.is_ours(node, graph.QUANTIZERS)]
-    return ours + [_describe_standard(node) for node in model.graph if node.domain == qonnx_general.DOMAIN]
+    return ours + [_describe_standard(node) for node in model.graph if is_qonnx_quantizer(node)]
 
 
 def describe_packed(model: ir.Model) -> list[LayerReport]:
@@ -113,13 +113,19 @@ def _last_step(fmt: GroupFormat) -> float:
 
 
 def _describe_standard(node: ir.Node) -> LayerReport:
-    widths = [constant(v) for v in node.inputs[2:]]
-    fmt = {
-        "Quant": lambda: f"{'int' if node.attributes['signed'].value else 'uint'}{int(widths[1])}",
-        "FloatQuant": lambda: f"float_e{int(widths[0])}m{int(widths[1])}",
-        "BipolarQuant": lambda: "bipolar",
-    }[node.op_type]()
+    widths = [_whole(v) for v in node.inputs[2:]]
+    if node.op_type == "Quant":  # signed is the default of QONNX
+        fmt = f"{'int' if attribute(node, 'signed', 1) else 'uint'}{widths[1]}"
+    else:
+        fmt = "bipolar" if node.op_type == "BipolarQuant" else f"float_e{widths[0]}m{widths[1]}"
     return LayerReport(node.name, fmt, None, _dims(node.inputs[0]), _dims(node.inputs[1]))
+
+
+def _whole(value: ir.Value | None) -> str:
+    """A constant whole number; a question mark where it is none."""
+    array = constant(value)
+    known = array is not None and array.size == 1 and np.isfinite(array).all()
+    return str(int(array.reshape(()))) if known else "?"
 
 
 def _dims(value: ir.Value) -> list[int | str]:
