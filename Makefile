@@ -9,7 +9,7 @@ FINN := .venv-finn
 # plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-full test-finn fuzz finn bench lint finn-base clean
+.PHONY: demo test test-full test-finn fuzz docs finn bench lint finn-base clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -27,6 +27,10 @@ test-full: $(READY)
 test-finn: $(READY)
 	.ci/install-finn $(FINN) || echo "FINN+ could not be installed"
 	MXEXPORT_FINN=$(CURDIR)/$(FINN)/bin/python $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/finn
+
+# The site in build/site; a warning is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f .mkdocs.yml
 
 # Wrong files through every command, CASES of them; says how many became what.
 CASES ?= 100000

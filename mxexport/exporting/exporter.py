@@ -70,7 +70,8 @@ def export(
         dynamic_batch: the first dimension of every tensor input stays open.
         dynamic_shapes: which dimensions stay open, in the form of `torch.onnx.export`, for example
             `{"tokens": {0: "batch", 1: "sequence"}}`; takes the place of `dynamic_batch`.
-        input_names, output_names: names in the file, in order.
+        input_names: names in the file, in order.
+        output_names: the same.
         external_data: keep tensors in `<name>.data` beside the file; None does so above 100 MB.
         weights: "float" keeps trained values before their quantizers; "packed" stores element codes and one scale per
             group (see `passes.fold_weights`; the same bits when run), and notes name every weight that stays float.

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.errors import UnsupportedError
+from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import same_image
@@ -274,9 +274,17 @@ class Lowering:
         try:
             self._lower(node)
         except Refused as refusal:
-            self._problems.append((label(refusal.node or node), str(refusal)))
-            for value in node.outputs:
-                self.bind(value, Pending(None, blocked=node))
+            self._refuse(node, refusal.node or node, str(refusal))
+        except MXExportError:
+            raise
+        except Exception as error:  # attributes and shapes that do not fit each other fail in as many ways
+            why = (str(error).splitlines() or [""])[0][:200]
+            self._refuse(node, node, f"its attributes and shapes make no sense ({type(error).__name__}: {why})")
+
+    def _refuse(self, node: ir.Node, named: ir.Node, why: str) -> None:
+        self._problems.append((label(named), why))
+        for value in node.outputs:
+            self.bind(value, Pending(None, blocked=node))
 
     def _lower(self, node: ir.Node) -> None:
         from mxexport.fpga.units import LOWERS  # the units import this module

@@ -227,6 +227,9 @@ class Window:
             raise Refused(f"it runs over {rank} dimensions; units run over one or two")
         if a.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             raise Refused(f"auto_pad is {a['auto_pad']}; run mx.clean, or export with pads written out")
+        for name, wanted in (("strides", rank), ("dilations", rank), ("pads", 2 * rank)):
+            if len(a.get(name, (0,) * wanted)) != wanted:
+                raise Refused(f"{name} {list(a[name])} do not fit its kernel {list(kernel)}")
         pads = tuple(a.get("pads", (0,) * 2 * rank)) if a.get("auto_pad", "NOTSET") == "NOTSET" else (0,) * 2 * rank
         found = cls(
             kernel=_both(kernel),

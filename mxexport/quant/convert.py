@@ -49,8 +49,9 @@ def quantize_model(
     what became of every layer; weights that stay in float without being asked to are named in a warning.
 
     Args:
-        weight, activation: formats, format names or `QuantSpec`s (static, learned, per channel, … scales; a dict of
-            its fields serves as well); None keeps that side in float.
+        weight: a format, its name or a `QuantSpec` (static, learned, per channel, … scales; a dict of its fields serves
+            as well); None keeps that side in float.
+        activation: the same.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
         scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even or rceil.
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).

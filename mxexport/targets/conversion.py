@@ -5,10 +5,11 @@ A target module has `convert(model: ir.Model, **options) -> Converted`. It does 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -86,17 +87,12 @@ def convert(
     path = writable(path)
     model = graph.load(source)
     where = f"convert --to {to}: {source}"
-    try:
+    with _own_errors(where):
         converted = convert_model(model, to, where, **options)
         acceptance.check_result(converted.model, where, _DOMAINS[to], loads=converted.runs)
         verified = verify_conversion(model, converted, verify, _TOLERANCES[to], where)
         graph.save(converted.model, path)
         notes = converted.notes + getattr(target, "after_writing", lambda path: [])(path)
-    except MXExportError:
-        raise
-    except Exception as error:  # a graph that makes no sense, such as a cycle, fails anywhere
-        reason = (str(error).splitlines() or [""])[0]
-        raise UnsupportedError(f"{where}: {type(error).__name__}: {reason[:300]}") from error
     return ConvertReport(str(path), to, converted.model.opset_imports[""], notes, verified)
 
 
@@ -110,7 +106,19 @@ def convert_model(model: ir.Model, to: str, where: str = "convert", **options) -
     target, known = _find(to, options), model.clone()
     qonnx_domains.unify(known)
     acceptance.check_source(known, where)
-    return target.convert(known, **options)
+    with _own_errors(where):
+        return target.convert(known, **options)
+
+
+@contextlib.contextmanager
+def _own_errors(where: str) -> Iterator[None]:
+    try:
+        yield
+    except MXExportError:
+        raise
+    except Exception as error:  # a graph that makes no sense, such as a cycle, fails anywhere
+        reason = (str(error).splitlines() or [""])[0]
+        raise UnsupportedError(f"{where}: {type(error).__name__}: {reason[:300]}") from error
 
 
 def _find(to: str, options: Mapping) -> ModuleType:

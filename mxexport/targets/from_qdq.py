@@ -1,7 +1,8 @@
 """Standard ONNX -> our operators: the way back from `qdq`, and a way in for files of other tools.
 
     DequantizeLinear(constant codes)                          -> quantizer on float32 weights (QONNX style)
-    QuantizeLinear -> [Clip] -> DequantizeLinear [-> Where]   -> GroupwiseQuant or MXFloatQuant
+    QuantizeLinear -> [Clip] -> DequantizeLinear [-> Where]   -> GroupwiseQuant or MXFloatQuant; QONNX's Quant where one
+                                                                 scale serves a tensor whose size is open
     the standard nodes of our function bodies                 -> the operator
 
 Values keep their bits. One thing the standard leaves open: an integer QuantizeLinear of NaN; ours keeps NaN.
@@ -25,8 +26,9 @@ from mxexport.numbers import groups
 from mxexport.numbers.bits import equal_bits
 from mxexport.numbers.formats import Element, FloatElement, IntElement, get_format
 from mxexport.numbers.numerics import int_range
-from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant
+from mxexport.ops import DOMAIN, OPERATORS, VERSION, GroupwiseQuant, MXFloatQuant, qonnx_general
 from mxexport.ops._body import LOWEST_OPSET
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets import carriers
 from mxexport.targets.conversion import Converted
 from mxexport.targets.recover import recover_operators
@@ -60,11 +62,13 @@ def convert(model: ir.Model) -> Converted:
     raise_opset(result, LOWEST_OPSET)
     notes = read_quantizers(result)
     graph.attach_functions(result)
+    graph.attach_standard_functions(result)
     return Converted(result, notes)
 
 
 def read_quantizers(model: ir.Model) -> list[tuple[str, str]]:
     """The same in place, at the opset that the model has, and without the bodies a file needs; the notes."""
+    infer_shapes(model)  # files of other tools say little of what is inside
     notes = [(name, f"recovered as {op}") for name, op in recover_operators(model)]
     common.RemoveUnusedNodesPass()(model)
     for node in list(model.graph.all_nodes()):
@@ -86,10 +90,13 @@ def _convert_dequantizer(node: ir.Node, model: ir.Model) -> str:
 
 
 def _put(node: ir.Node, last: ir.Node, op_type: str, inputs: list, attributes: dict, model: ir.Model) -> str:
-    """Put a node of ours in place of `last` under the name of `node`; what it is, for the notes."""
-    made = ir.node(op_type, inputs, attributes, domain=DOMAIN, name=node.name or node.outputs[0].name)
+    """Put a node of ours or QONNX's in place of `last` under the name of `node`; what it is, for the notes."""
+    domain, version = (DOMAIN, VERSION) if op_type in OPERATORS else (qonnx_general.DOMAIN, qonnx_general.VERSION)
+    made = ir.node(op_type, inputs, attributes, domain=domain, name=node.name or node.outputs[0].name)
     ir.convenience.replace_nodes_and_values(node.graph, last, [last], [made], last.outputs, made.outputs)
-    model.opset_imports[DOMAIN] = VERSION
+    model.opset_imports[domain] = version
+    if domain != DOMAIN:
+        return f"{op_type} of QONNX, one scale for the tensor"
     with contextlib.suppress(FormatError):
         made.metadata_props[graph.FORMAT_KEY] = graph.quantizer_format(made).name
     return f"{op_type}, {made.metadata_props.get(graph.FORMAT_KEY, 'a format without a name')}"
@@ -187,6 +194,8 @@ def _activation(node: ir.Node, codes: None, g: ir.Graph):
     if x.shape is None:
         raise _Declined("the shape of its input is unknown; run shape inference first")
     shape = tuple(d if isinstance(d, int) else None for d in x.shape)
+    if None in shape and (whole := _whole_tensor(node, source, clip, g)) is not None:
+        return whole
     here, there = _grouping(node, shape), _grouping(source, shape)
     if node.inputs[1] is not source.inputs[1] or (here.axis, here.group_size) != (there.axis, there.group_size):
         raise _Declined("QuantizeLinear and DequantizeLinear scale differently")
@@ -202,6 +211,23 @@ def _activation(node: ir.Node, codes: None, g: ir.Graph):
             raise _Declined("it does not saturate (saturate=0), or a Clip stands before it")
         return "MXFloatQuant", [x, scale], where | MXFloatQuant.attributes_of(carriers.FLOAT_ELEMENTS[dtype])
     return "GroupwiseQuant", [x, scale], where | _int_attributes(dtype, clip)
+
+
+def _whole_tensor(node: ir.Node, source: ir.Node, clip: ir.Node | None, g: ir.Graph):
+    """QONNX's Quant for integers under one constant scale, whatever the size of the tensor; None where there is more
+    than that."""
+    scale, *zeros = (
+        constant_array(v) for v in (node.inputs[1], *node.inputs[2:3], *source.inputs[2:3]) if v is not None
+    )
+    if scale is None or scale.size != 1 or node.inputs[1] is not source.inputs[1]:
+        return None
+    if any(zero is None or zero.any() for zero in zeros) or _quantized_type(source) not in carriers.INT_TYPES:
+        return None
+    described = _int_attributes(_quantized_type(source), clip)
+    stem, bits = node.name or node.outputs[0].name, np.float32(described.pop("bit_width"))
+    arrays = {"scale": scale.astype(np.float32).reshape(()), "zero_point": np.float32(0), "bit_width": bits}
+    inputs = [add_initializer(g, f"{stem}_{name}", np.asarray(array)) for name, array in arrays.items()]
+    return "Quant", [source.inputs[0], *inputs], described | {"rounding_mode": "ROUND"}
 
 
 def _int_attributes(dtype: ir.DataType, clip: ir.Node | None) -> dict:

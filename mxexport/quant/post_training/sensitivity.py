@@ -37,7 +37,8 @@ def sensitivity(
 
     Args:
         inputs: a tensor, a tuple of positional arguments, a dict of them by name, or a list of these (several calls).
-        weight, activation, exclude, scale_rule, formats, fold_batch_norm: as in `quantize_model`.
+
+    All else is as in `quantize_model`.
 
     Raises:
         UnsupportedError: inputs of another kind, or a model without floating outputs; and what `quantize_model` raises.
