@@ -73,7 +73,11 @@ def tree(names: list[str]) -> dict[str, str] | None:
     if names == ["design"] and not Path("design/report.json").exists():
         return None
     files = [f for n in names for f in ([Path(n)] if not Path(n).is_dir() else sorted(Path(n).rglob("*")))]
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+    return {
+        str(f): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files
+        if f.is_file() and f.name != "time_per_step.json"
+    }
 
 
 def hidden() -> list[str]:

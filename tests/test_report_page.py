@@ -175,6 +175,29 @@ def test_a_compiled_design_has_its_page_and_a_report_that_is_complete(files):
     assert all((files / "design" / p).exists() for p in mx.open_design(files / "design").files().values())
 
 
+def test_finns_names_hold_what_they_mean_there(tmp_path):
+    """The MLP of the table, and a depthwise layer, which has one weight for every tap and channel."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.Flatten(), nn.Linear(8 * 16, 4))
+    mx.export(mx.quantize_model(net), (torch.zeros(1, 8, 4, 4),), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((8, 8, 4, 4)).astype(np.float32)
+    design, folder = mx.compile(tmp_path / "m.onnx", tmp_path / "d", calibration=x), tmp_path / "d"
+
+    def read(name):
+        return json.loads((folder / name).read_text())
+
+    counts = read("report/op_and_param_counts.json")
+    assert counts["0"] == {"op_mac_mxint8_x_mxint8": 8 * 9 * 16, "param_weight_mxint8": 8 * 9}
+    assert counts["2"] == {"op_mac_mxint8_x_mxint8": 128 * 4, "param_weight_mxint8": 128 * 4}
+    assert counts["total"]["op_mac_mxint8_x_mxint8"] == 8 * 9 * 16 + 128 * 4
+    performance, cycles = read("report/estimate_network_performance.json"), read("report/estimate_layer_cycles.json")
+    assert performance["max_cycles"] == max(cycles.values()) == cycles[performance["max_cycles_node_name"]]
+    resources = read("report/estimate_layer_resources.json")
+    assert resources["total"]["LUT"] == design.report["estimate"]["lut"]
+    assert resources["total"]["BRAM_18K"] == 2 * design.report["estimate"]["bram36"]
+    assert list(read("time_per_step.json"))[:2] == ["reading the model", "calibrating"]
+
+
 def test_the_page_on_the_command_line(files, tmp_path):
     def call(*arguments):
         return CliRunner().invoke(app, list(map(str, arguments)))

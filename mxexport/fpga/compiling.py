@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, library, lowering, options, package, schedule, verify
+from mxexport.fpga import emit, finn_reports, library, lowering, options, package, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
@@ -68,27 +69,27 @@ def compile(
         VerificationError: the dataflow graph differs from the QONNX graph.
         InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
     """
-    out = _writable(Path(out))
+    out, stage = _writable(Path(out)), _Stages(progress)
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
     supported = min(clock_mhz, clock_limit(part) or clock_mhz)
     target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
     folding, kinds = options.foldings(folding), options.kinds(resources)
-    progress("reading the model")
+    stage("reading the model")
     qonnx = graph.load(model)
     infer_shapes(qonnx)
     given = qonnx.clone()
     rewritten = take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
-    progress("calibrating")
+    stage("calibrating")
     calibrate(qonnx, inputs, margin)
-    progress("lowering")
+    stage("lowering")
     sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
-    progress("folding")
+    stage("folding")
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
-    progress("comparing with the model")
+    stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:
         verify.check_rewritten(given, qonnx, sample)
@@ -103,7 +104,7 @@ def compile(
         "saturated_inputs": all_saturated(inputs, network),
     }
     report["comparison"] = asdict(compared)
-    progress("writing")
+    stage("writing")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with staging(out) as staged:
@@ -117,6 +118,7 @@ def compile(
             frames = {name: array[: package.FRAMES] for name, array in sample.items()}
             streams = all_fixed(frames, network)
             streams |= executors.run(staged / "dataflow.onnx", streams, list(network.outputs))
+            package.write(finn_reports.texts(report, stage.seconds()), staged)
             packed = package.texts(placed, report, package.name_of(out), streams)
             package.write(package.ours(packed, out), staged / _BESIDE)
             design = _move_into(staged, out)
@@ -125,6 +127,22 @@ def compile(
     for words in filter(None, (report["limit"], too_large(report))):
         warnings.warn(words, stacklevel=2)
     return design
+
+
+class _Stages:
+    """Tells what is done, and remembers how long each stage took."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        self._tell, self._begun = tell, {}
+
+    def __call__(self, stage: str) -> None:
+        self._begun[stage] = time.monotonic()
+        self._tell(stage)
+
+    def seconds(self) -> dict[str, float]:
+        """Of every stage so far."""
+        ends = [*self._begun.values(), time.monotonic()][1:]
+        return {stage: end - begun for (stage, begun), end in zip(self._begun.items(), ends, strict=True)}
 
 
 _BESIDE = "beside"

@@ -174,6 +174,8 @@ def _describe(network: Network, product: Instance, f: Folding) -> dict:
         "accumulator_bits": unit.result.width,
         "lsb_exp": unit.result.lsb_exp,
         **asdict(f),
+        "weights": int(unit.weight.codes.size),
+        "macs": int(unit.weight.codes.size) * unit.result.vectors,
         "cycles": copies.cycles(unit, f),
         "padding_percent": round(100 * (1 - x.channels / (x.blocks * x.group_size)), 1),
     }

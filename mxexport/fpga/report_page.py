@@ -124,8 +124,8 @@ def _accent(cell: Mapping) -> int:
 
 
 def _layers(report: Mapping) -> Table:
-    keys = ("name", "inputs", "outputs", "activation", "weight", "pe", "simd", "taps", "pixels", "cycles")
-    columns = ("layer", "inputs", "outputs", "activation", "weight", "PE", "SIMD", "taps", "pixels", "cycles")
+    keys = ("name", "inputs", "outputs", "activation", "weight", "macs", "pe", "simd", "taps", "pixels", "cycles")
+    columns = ("layer", "inputs", "outputs", "activation", "weight", "MACs", "PE", "SIMD", "taps", "pixels", "cycles")
     more = ("accumulator_bits", "padding_percent")
     rows = [[row.get(key) for key in (*keys, *more)] for row in report["layers"]]
     note = (

@@ -11,7 +11,7 @@ REPORT = "report.json"
 _END = {"length": int, "width": int, "lsb_exp": int, "lanes": int, "beats": int, "slot_bits": int, "bus_bits": int}
 _LAYER = {
     **dict.fromkeys(("name", "activation", "weight"), str),
-    **dict.fromkeys(("inputs", "outputs", "accumulator_bits", "pe", "simd", "cycles"), int),
+    **dict.fromkeys(("inputs", "outputs", "accumulator_bits", "pe", "simd", "cycles", "macs", "weights"), int),
     "padding_percent": float,
 }
 _CELL = {"name": str, "module": str, "sources": [str], "bits": [int], "estimate": {str: float}}
