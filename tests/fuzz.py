@@ -628,6 +628,7 @@ def fuzz(cases: int, jobs: int, seed: int, show=print) -> Tally:
                         hang = -status == signal.SIGALRM
                         became = f"more than {LIMIT} s" if hang else f"a crash ({status})"
                         tally.take({"case": at[i], "command": command, "became": "WRONG", "wrong": became})
+                        show(f"case {at[i]}: {command}: {became}", file=sys.stderr, flush=True)
                         if at[i] + jobs < cases:
                             workers[i] = _start(seed, seeds, at[i] + jobs, jobs, cases)
                 elif "begun" in told:

@@ -31,7 +31,7 @@ class ExportReport:
         lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         weights = [layer for layer in self.layers if layer.bytes is not None]
         if weights:
-            lines.append(f"{len(weights)} weights, {sum(layer.bytes for layer in weights):,} bytes once packed")
+            lines.append(f"{len(weights)} weights, {sum(layer.bytes or 0 for layer in weights):,} bytes once packed")
         return "\n".join([*lines, *(f"{where}: {what}" for where, what in self.notes)])
 
 
@@ -39,7 +39,7 @@ _HEADER = ("name", "format", "axis", "shape", "groups", "bytes", "SQNR dB", "sat
 
 
 def _cells(layer: LayerReport) -> tuple[str, ...]:
-    def shown(value, spec: str) -> str:
+    def shown(value: float | None, spec: str) -> str:
         return "-" if value is None else format(value, spec)
 
     return (

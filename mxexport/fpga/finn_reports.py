@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 
-def texts(report: Mapping, seconds: Mapping[str, float]) -> dict[str, str]:
+def texts(report: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, str]:
     """Relative path -> text. `report`: report.json; `seconds`: what every stage of compile took.
 
     Meanings are FINN's: cycles of one frame, latency of one frame, BRAM_18K in halves of block RAMs. Keys whose meaning
@@ -37,7 +38,7 @@ def _resources(area: Mapping[str, float]) -> dict[str, float]:
     return {"BRAM_18K": 2 * area["bram36"]} | names
 
 
-def _counts(layers: list[Mapping]) -> dict[str, dict[str, int]]:
+def _counts(layers: list[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Multiplications and weights by their formats, of every layer and in total."""
     found: dict[str, dict[str, int]] = {}
     total: dict[str, int] = {}

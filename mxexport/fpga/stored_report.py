@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mxexport.errors import InputFileError
 
@@ -42,13 +43,13 @@ _MAY_BE_MISSING = {
 }
 
 
-def read_report(directory: Path) -> dict:
+def read_report(directory: Path) -> dict[str, Any]:
     """What `compile` wrote there. Raises InputFileError where there is nothing, or what it cannot have written."""
     file = directory / REPORT
     if not file.is_file():
         raise InputFileError(f"{directory} holds no compiled design (no {REPORT}); run mxexport compile first")
     try:
-        found = json.loads(file.read_text())
+        found: Any = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"{file} is no report of a compiled design ({error}); compile it again") from None
     wrong = _misfit(found, _SHAPE, "")
@@ -59,10 +60,10 @@ def read_report(directory: Path) -> dict:
         raise InputFileError(
             f"{file} is no report of a compiled design, or of an older version ({wrong}); compile it again"
         )
-    return found
+    return dict(found)
 
 
-def _misfit(found: object, shape: object, where: str) -> str:
+def _misfit(found: Any, shape: Any, where: str) -> str:
     """In words, the first place where `found` is not as `shape` says; empty where it is."""
     place = where or "it"
     if isinstance(shape, type):

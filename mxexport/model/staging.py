@@ -7,6 +7,7 @@ what was left goes after a day, and writers of one place do not wait for each ot
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -14,10 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:
-    fcntl = None
+fcntl = importlib.import_module("fcntl") if importlib.util.find_spec("fcntl") else None
 
 _YOUNG, _OLD = 10, 86_400
 """Seconds: made a moment ago and perhaps not locked yet; surely left behind."""

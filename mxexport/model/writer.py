@@ -18,7 +18,7 @@ EXTERNAL_ABOVE = 100_000_000
 _PROTO_LIMIT = 1_800_000_000  # protobuf refuses 2 GiB; leave room for everything but tensors
 
 
-def writable(path: str | os.PathLike) -> Path:
+def writable(path: str | os.PathLike[str]) -> Path:
     """`path` as a Path where a file may be put: it is replaced by renaming, so never a directory or a device.
 
     Raises:

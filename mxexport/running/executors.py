@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,7 +25,7 @@ from mxexport.ops import check_nodes
 from mxexport.running import sessions
 from mxexport.running.static_shapes import with_static_shapes
 
-ModelLike = str | os.PathLike | onnx.ModelProto | ir.Model
+ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
 
 _LARGE = 1 << 20  # bytes from which an initializer is handed to onnxruntime as it lies in memory
 _NOT_IN_NUMPY = {"tensor(bfloat16)": ir.DataType.BFLOAT16} | {
@@ -52,7 +53,7 @@ def load_proto(model: ModelLike) -> onnx.ModelProto:
     return graph.to_proto(graph.load(model))
 
 
-def feeds(proto: onnx.ModelProto, inputs) -> dict[str, np.ndarray]:
+def feeds(proto: onnx.ModelProto, inputs: Any) -> dict[str, np.ndarray]:
     """Inputs by name from a dict, a tuple in graph order or a single array, checked against the graph.
 
     Graph inputs that have an initializer may be left out of a dict.
@@ -158,7 +159,7 @@ def _reads(node: onnx.NodeProto) -> set[str]:
 
 def run(
     model: ModelLike,
-    inputs,
+    inputs: Any,
     outputs: list[str] | None = None,
     *,
     executor: str = "onnxruntime",
@@ -211,7 +212,7 @@ class Session:
         with _onnxruntimes_errors():
             self._session = _open(prepared, flush_denormals, threads)
 
-    def run(self, inputs) -> dict[str, np.ndarray]:
+    def run(self, inputs: Any) -> dict[str, np.ndarray]:
         """Output name -> array. Raises ShapeError for inputs that do not fit, UnsupportedError where it fails."""
         fed = feeds(self._proto, inputs)
         with _onnxruntimes_errors():
@@ -329,7 +330,7 @@ def _to_numpy(value: onnxruntime.OrtValue) -> np.ndarray:
 # --- the other executors --------------------------------------------------------------------------------------
 
 
-def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+def run_reference(model: ModelLike, inputs: Any, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute in onnx's ReferenceEvaluator, our operators by their own function bodies.
 
     Raises:
@@ -349,7 +350,7 @@ def run_reference(model: ModelLike, inputs, outputs: list[str] | None = None) ->
         return dict(zip(names, ReferenceEvaluator(proto).run(names, fed), strict=True))
 
 
-def run_qonnx(model: ModelLike, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+def run_qonnx(model: ModelLike, inputs: Any, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
     """Execute node by node in qonnx, our operators through their CustomOp classes. Open dimensions are fixed first.
 
     Raises:

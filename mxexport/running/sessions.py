@@ -19,7 +19,7 @@ def open_fast(
     *,
     has_functions: bool = False,
     given: Mapping[str, onnxruntime.OrtValue] | None = None,
-    data_directory: str | os.PathLike | None = None,
+    data_directory: str | os.PathLike[str] | None = None,
     flush_denormals: bool = False,
     threads: int | None = None,
 ) -> onnxruntime.InferenceSession:
@@ -49,7 +49,7 @@ def open_fast(
     return session
 
 
-def open_plain(source: bytes | str | os.PathLike) -> onnxruntime.InferenceSession:
+def open_plain(source: bytes | str | os.PathLike[str]) -> onnxruntime.InferenceSession:
     """Plain kernels, no fusion, one thread, nothing packed ahead of time: equal graphs give equal bits."""
     options = _options(4)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -65,7 +65,9 @@ def _options(severity: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def _opened(source, options: onnxruntime.SessionOptions, disabled: tuple[str, ...] = ()):
+def _opened(
+    source: bytes | str | os.PathLike[str], options: onnxruntime.SessionOptions, disabled: tuple[str, ...] = ()
+) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(
         source, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(disabled)
     )

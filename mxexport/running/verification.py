@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -89,7 +90,7 @@ def _describe(t: TensorComparison) -> str:
 def verify(
     a: ModelLike,
     b: ModelLike,
-    inputs=None,
+    inputs: Any = None,
     *,
     executor: str = "onnxruntime",
     tolerance: Tolerance | None = None,

@@ -6,11 +6,19 @@ Nothing is imported before it is asked for: `mxexport.targets.finn_steps` runs w
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mxexport.targets.conversion import TARGETS as TARGETS
+    from mxexport.targets.conversion import Converted as Converted
+    from mxexport.targets.conversion import ConvertReport as ConvertReport
+    from mxexport.targets.conversion import convert as convert
+    from mxexport.targets.conversion import convert_model as convert_model
 
 __all__ = ["TARGETS", "ConvertReport", "Converted", "convert", "convert_model"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.conversion"), name)
