@@ -33,8 +33,8 @@ def info(model: ModelFile, as_json: AsJson = False) -> None:
             "op": node.op_type,
             "format": graph.quantizer_format(node).name,
             "axis": node.attributes["axis"].value,
-            "shape": str(graph.quantized_shape(node)),
-            "scale_shape": str(node.inputs[1].shape),
+            "shape": _dims(graph.quantized_shape(node)),
+            "scale_shape": _dims(node.inputs[1].shape),
         }
         for node in loaded.graph
         if graph.is_ours(node, graph.QUANTIZERS | graph.DEQUANTIZERS)
@@ -43,7 +43,17 @@ def info(model: ModelFile, as_json: AsJson = False) -> None:
         print_json({"path": str(model), "opset": loaded.opset_imports.get(""), "quantizers": rows})
         return
     columns = ("name", "op", "format", "axis", "shape", "scale_shape")
-    print_table(str(model), columns, [list(row.values()) for row in rows])
+    cells = [[_text(cell) for cell in row.values()] for row in rows]
+    print_table(str(model), columns, cells)
+
+
+def _dims(shape) -> list[int | str] | None:
+    """As `run --json` gives shapes; open sizes by their names."""
+    return None if shape is None else [d if isinstance(d, int) else str(d) for d in shape]
+
+
+def _text(cell) -> object:
+    return f"[{','.join(map(str, cell))}]" if isinstance(cell, list) else "?" if cell is None else cell
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 
+from mxexport.reporting.cells import html_table
 from mxexport.reporting.layers import LayerReport
 
 
@@ -23,6 +24,10 @@ class ExportReport:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
+
+    def _repr_html_(self) -> str:
+        """Its quantizers as a table, for notebooks."""
+        return html_table(f"{self.path}, opset {self.opset}", _HEADER, map(_cells, self.layers))
 
     def __str__(self) -> str:
         rows = [_HEADER, *map(_cells, self.layers)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from mxexport.fpga.unit import Folding
 from mxexport.model import graph
 from mxexport.model.staging import staging
 from mxexport.numbers import fixedpoint
+from mxexport.reporting.cells import html_table
 from mxexport.running import executors
 
 
@@ -73,13 +73,9 @@ class Design:
 
     def _repr_html_(self) -> str:
         """Its layers as a table, for notebooks."""
-        columns = ("name", "inputs", "outputs", "activation", "weight", "pe", "simd", "cycles", "accumulator_bits")
-        head = "".join(f"<th>{column.replace('_', ' ')}</th>" for column in columns)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(row[column]))}</td>" for column in columns) + "</tr>"
-            for row in self.report["layers"]
-        )
-        return f"<p>{html.escape(repr(self))}</p><table><tr>{head}</tr>{rows}</table>"
+        keys = ("name", "inputs", "outputs", "activation", "weight", "pe", "simd", "cycles", "accumulator_bits")
+        rows = [[row[key] for key in keys] for row in self.report["layers"]]
+        return html_table(repr(self), [key.replace("_", " ") for key in keys], rows)
 
     @cached_property
     def network(self) -> Network:

@@ -13,6 +13,7 @@ from mxexport.numbers import groups
 from mxexport.numbers.formats import GroupFormat
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.quantizers.spec import QuantSpec
+from mxexport.reporting.cells import html_table
 
 _ATTRIBUTE = "_mxexport_conversion_report"
 
@@ -58,7 +59,7 @@ class RecipeChange:
         return f"{self.layer}: {self.what} {self.before} -> {self.after} (recipe: {self.reason})"
 
 
-@dataclass
+@dataclass(repr=False)
 class ConversionReport:
     """`folded`: (batch norm, layer it went into) pairs; `not_folded`: (batch norm, why) if folding was asked for;
     `changed`: where a recipe departed from what was asked."""
@@ -71,6 +72,15 @@ class ConversionReport:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
+
+    def __repr__(self) -> str:
+        return f"<ConversionReport: {len(self.converted)} layers quantized, {len(self.left)} left as they are>"
+
+    def _repr_html_(self) -> str:
+        """What became of every module as a table, for notebooks."""
+        rows = [(c.name, c.kind, c.weight, c.activation, c.note) for c in self.converted]
+        rows += [(f.place, f.kind, "float", "float", f.reason) for f in self.left]
+        return html_table(repr(self), ("module", "kind", "weight", "activation", "note"), rows)
 
     def __str__(self) -> str:
         lines = [

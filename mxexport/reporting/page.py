@@ -11,9 +11,8 @@ from typing import Any
 import jinja2
 
 import mxexport
+from mxexport.reporting.cells import Cell, shown
 from mxexport.reporting.charts import Bars, Flow, bars_svg, flow_svg
-
-Cell = str | int | float | None
 
 
 @dataclass(frozen=True)
@@ -113,19 +112,6 @@ class Page:
         return template.render(
             page=self, version=mxexport.__version__, bars_svg=bars_svg, flow_svg=flow_svg, anchor=_anchor
         )
-
-
-def shown(cell: Cell) -> str:
-    """A cell as a reader wants it: thousands apart, three digits behind the point at most."""
-    if cell is None:
-        return "–"
-    if isinstance(cell, bool):
-        return "yes" if cell else "no"
-    if isinstance(cell, int):
-        return f"{cell:,}"
-    if isinstance(cell, float):
-        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
-    return cell
 
 
 def _is_number(cell: Cell) -> bool:

@@ -21,6 +21,7 @@ from mxexport.model.calls import output_names
 from mxexport.model.reader import read_proto
 from mxexport.numbers.bits import equal_bits
 from mxexport.ops import OPERATORS
+from mxexport.reporting.cells import html_table
 from mxexport.running import executors
 from mxexport.running.comparison import TensorComparison, Tolerance, check_tolerance, compare
 from mxexport.running.drawing import random_inputs
@@ -65,6 +66,12 @@ class Verification:
         first = self.first_difference
         data = asdict(self) | {"equal": self.equal, "first_difference": first.name if first else None}
         return json.dumps(data, indent=2)
+
+    def _repr_html_(self) -> str:
+        """The tensors that differ (or all were equal) as a table, for notebooks."""
+        wrong = [(t.name, t.outside, t.values, t.max_ulp, t.sqnr_db) for t in self.tensors if not t.equal]
+        title = str(self).splitlines()[0]
+        return html_table(title, ("tensor", "values that differ", "of", "at most ulp", "SQNR dB"), wrong)
 
     def __str__(self) -> str:
         values = sum(t.values for t in self.tensors)

@@ -20,6 +20,7 @@ from mxexport.passes.clean.fix_shapes import fix_shapes
 from mxexport.passes.driver.collector import collector_paused
 from mxexport.passes.driver.fixed_point import Approximation, Pass, Record, Verify, run_passes
 from mxexport.passes.exactness import bound_of
+from mxexport.reporting.cells import html_table
 from mxexport.running import acceptance
 
 _LOWEST_IR = 8
@@ -37,7 +38,7 @@ class Census:
     bytes: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CleanReport:
     """What `clean` wrote. `changed`: pass -> number of changes; `declined`: (pass, node, reason); `approximate`: the
     passes among those that changed something which are not exact; `verified`: pass -> how its result agreed, where
@@ -54,6 +55,16 @@ class CleanReport:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
+
+    def __repr__(self) -> str:
+        changes = ", ".join(f"{name} {count}" for name, count in self.changed.items()) or "nothing to do"
+        return f"<CleanReport {self.path!r}: {self.before.nodes} nodes -> {self.after.nodes}: {changes}>"
+
+    def _repr_html_(self) -> str:
+        """Operators before and after as a table, for notebooks."""
+        before, after = self.before.operators, self.after.operators
+        rows = [(name, before.get(name, 0), after.get(name, 0)) for name in sorted({*before, *after})]
+        return html_table(repr(self), ("operator", "before", "after"), rows)
 
 
 def clean(

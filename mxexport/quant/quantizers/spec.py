@@ -16,7 +16,7 @@ from mxexport.quant.quantizers.factory import activation_quantizer, weight_quant
 from mxexport.quant.quantizers.sources import SOURCES, ScaleSource
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class QuantSpec:
     """A format with the options of `weight_quantizer` and `activation_quantizer`; stands wherever a format does.
 
@@ -49,6 +49,11 @@ class QuantSpec:
         check_scaling(self.format, chosen)
         if self.scale_rule is not None:
             check_rule(self.scale_rule)
+
+    def __repr__(self) -> str:
+        chosen = [(f.name, getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) != f.default]
+        others = [f"{name}={value!r}" for name, value in chosen if name != "format"]
+        return f"QuantSpec({', '.join([repr(self.name), *others])})"
 
     @property
     def name(self) -> str:
