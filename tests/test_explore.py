@@ -107,4 +107,4 @@ def test_synth_says_clocks_and_the_longest_path(tmp_path):
     told = json.loads(CliRunner().invoke(app, ["synth", str(tmp_path / "d"), "--json"]).stdout)
     units = {name: row for name, row in told.items() if name != "total"}
     assert told["total"]["fmax_mhz"] == min(row["fmax_mhz"] for row in units.values()) >= 300
-    assert all(" ns, " in row["path"] for row in units.values())
+    assert all(" ns, " in row["longest_path"] for row in units.values())

@@ -210,7 +210,10 @@ def test_the_page_on_the_command_line(files, tmp_path):
     told = json.loads(done.stdout)["stages"]
     assert [row["same_predictions_percent"] for row in told] == [100, 100] and told[1]["sqnr_db"] > 40
     text = (tmp_path / "d.html").read_text()
-    assert "Longest paths" in text and "Stages" in text and "accuracy %" in text
+    assert "Synthesis" in text and "longest path" in text and "Stages" in text and "accuracy %" in text
+    kept = json.loads(call("report", files / "design", "--json").stdout)["synthesis"]  # until the next compile
+    assert kept["l0_matmul"]["dsp"] > 0 and " ns" in kept["l0_matmul"]["longest_path"]
+    assert "Synthesis" in (files / "design" / "report.html").read_text()
     done = call("report", files / "m.onnx", "--html", tmp_path / "m.html")
     assert done.exit_code == 0 and "depthwise" in done.stdout and "page:" in done.stdout
     assert call("report", files / "m.onnx", "--html", tmp_path / "m.html").exception.args[0].endswith("write over it")

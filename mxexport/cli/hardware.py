@@ -165,12 +165,13 @@ def synth(design: DesignDir, as_json: AsJson = False) -> None:
     from mxexport.fpga.design import area_table
     from mxexport.fpga.tools import sta
 
+    opened = open_design(design)
     with stages() as stage:
-        results = open_design(design).synthesize(progress=stage)
+        results = opened.synthesize(progress=stage)
+    opened.record_synthesis(results)
     area = area_table(results)
     if as_json:
-        paths = {name: str(r.path) for name, r in results.items()}
-        print_json({name: row | ({"path": paths[name]} if name in paths else {}) for name, row in area.items()})
+        print_json(opened.report["synthesis"] | {"total": area["total"]})
         return
     print_area(area)
     name, slowest = min(results.items(), key=lambda item: item[1].fmax_mhz)

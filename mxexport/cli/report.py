@@ -82,15 +82,12 @@ def _design(path: Path, paged: bool, synth: bool, explore: bool, extra: list, st
 
     design = open_design(path)
     if synth:
-        results = design.synthesize(progress=stage)
-        from mxexport.fpga.design import area_table
-
-        extra += report_page.synthesized(area_table(results), {name: str(r.path) for name, r in results.items()})
+        design.record_synthesis(design.synthesize(progress=stage))
     if explore:
         stage("exploring foldings")
         design.explore()
         extra.append(report_page.pareto((path / "explore.svg").read_text()))
-    return data, report_page.design_page(data, extra)
+    return design.report, report_page.design_page(design.report, extra)
 
 
 def _file(path: Path, extra: list):

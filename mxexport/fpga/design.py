@@ -19,7 +19,8 @@ from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import estimate
-from mxexport.fpga.stored_report import REPORT, read_report
+from mxexport.fpga.report_page import design_page
+from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
@@ -330,6 +331,21 @@ class Design:
             one = yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
             found[cell.name] = one * cell.copies
         return found
+
+    def record_synthesis(self, results: Mapping[str, yosys.SynthResult]) -> None:
+        """Keep what `synthesize` found beside the report, and in its page: area, clock and longest path of every unit.
+
+        Raises:
+            InputFileError: the directory cannot be written.
+        """
+        table = area_table(results)
+        units = {name: table[name] | {"longest_path": str(result.path)} for name, result in results.items()}
+        self.report["synthesis"] = units
+        texts = {SYNTHESIS: json.dumps(units, indent=2) + "\n", "report.html": design_page(self.report).to_html()}
+        try:
+            package.write(texts, self.path)
+        except OSError as error:
+            raise InputFileError(f"synthesis: cannot write to {self.path}: {error.strerror or error}") from error
 
     def area(self) -> dict[str, dict[str, float]]:
         """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock

@@ -13,7 +13,7 @@ _AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
 
 def design_page(report: Mapping, extra: Sequence[Section] = ()) -> Page:
-    """`extra`: sections behind the tables of units, such as what synthesis counted."""
+    """`extra`: sections behind the tables of units, such as how stages answer."""
     subtitle = f"A dataflow design for {report['part']}, by mxexport {report['version']}, of {report['model']['path']}"
     sections: list[Section] = [
         _facts(report),
@@ -21,6 +21,7 @@ def design_page(report: Mapping, extra: Sequence[Section] = ()) -> Page:
         _drawing(report["cells"]),
         _layers(report),
         _units(report["cells"]),
+        *([_synthesis(report["synthesis"])] if "synthesis" in report else []),
         *extra,
         _ports(report),
         _comparison(report["comparison"]),
@@ -33,14 +34,13 @@ def pareto(svg: str) -> Picture:
     return Picture("Other foldings: designs that no other beats", svg)
 
 
-def synthesized(area: Mapping[str, Mapping], paths: Mapping[str, str]) -> list[Section]:
-    """What Yosys counted, and the longest path of every unit in words."""
-    columns = ("unit", *_AREA.values(), "MHz")
-    rows = [(name, *(row[key] for key in _AREA), round(row["fmax_mhz"])) for name, row in area.items()]
+def _synthesis(units: Mapping[str, Mapping]) -> Table:
+    """What Yosys counted, and the longest path of every unit in words, the slowest first."""
+    columns = ("unit", *_AREA.values(), "MHz", "longest path")
+    slow = sorted(units.items(), key=lambda item: item[1]["fmax_mhz"])
+    rows = [(n, *(row[key] for key in _AREA), round(row["fmax_mhz"]), row["longest_path"]) for n, row in slow]
     note = "Counted in the netlist of Yosys; the clock by static timing analysis of it. Nothing was placed and routed."
-    slow = sorted(paths, key=lambda name: area[name]["fmax_mhz"])
-    table = Table("Synthesis", columns, rows, note)
-    return [table, Table("Longest paths", ("unit", "path"), [(name, paths[name]) for name in slow])]
+    return Table("Synthesis", columns, rows, note)
 
 
 def _facts(report: Mapping) -> Facts:

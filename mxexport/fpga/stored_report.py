@@ -9,6 +9,9 @@ from typing import Any
 from mxexport.errors import InputFileError
 
 REPORT = "report.json"
+SYNTHESIS = "report/synthesis.json"
+"""What `Design.record_synthesis` keeps: unit -> area, clock and longest path."""
+_UNIT = {"lut": int, "ff": int, "dsp": int, "bram36": float, "fmax_mhz": float, "longest_path": str}
 _END = {"length": int, "width": int, "lsb_exp": int, "lanes": int, "beats": int, "slot_bits": int, "bus_bits": int}
 _LAYER = {
     **dict.fromkeys(("name", "activation", "weight"), str),
@@ -44,17 +47,24 @@ _MAY_BE_MISSING = {
 
 
 def read_report(directory: Path) -> dict[str, Any]:
-    """What `compile` wrote there. Raises InputFileError where there is nothing, or what it cannot have written."""
-    file = directory / REPORT
-    if not file.is_file():
+    """What `compile` wrote there; with "synthesis" where that was recorded. Raises InputFileError where there is
+    nothing, or what they cannot have written."""
+    if not (directory / REPORT).is_file():
         raise InputFileError(f"{directory} holds no compiled design (no {REPORT}); run mxexport compile first")
+    found = _read(directory / REPORT, _SHAPE, _MAY_BE_MISSING)
+    if (directory / SYNTHESIS).is_file():
+        found["synthesis"] = _read(directory / SYNTHESIS, {str: _UNIT}, {})
+    return found
+
+
+def _read(file: Path, needed: Any, others: dict[str, Any]) -> dict[str, Any]:
     try:
         found: Any = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"{file} is no report of a compiled design ({error}); compile it again") from None
-    wrong = _misfit(found, _SHAPE, "")
+    wrong = _misfit(found, needed, "")
     if not wrong:
-        given = {key: shape for key, shape in _MAY_BE_MISSING.items() if found.get(key) is not None}
+        given = {key: shape for key, shape in others.items() if found.get(key) is not None}
         wrong = _misfit(found, given, "")
     if wrong:
         raise InputFileError(
