@@ -8,7 +8,7 @@ import pytest
 
 from tests.fuzz import COMMANDS, fuzz
 
-CASES = 10_000 if os.environ.get("MXEXPORT_FULL") else 700
+CASES = 10_000 if os.environ.get("MXEXPORT_FULL") else 400
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits of time and memory are those of POSIX")

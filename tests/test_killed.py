@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).with_name("killed_worker.py")
-KILLS = 100 if os.environ.get("MXEXPORT_FULL") else 24
+KILLS = 100 if os.environ.get("MXEXPORT_FULL") else 12
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
