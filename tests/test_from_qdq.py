@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from mxexport.running import executors
 from mxexport.targets import from_qdq
 from tests.helpers import assert_equal_bits
-from tests.qdq_models import contracted, formats_of, standard_quantizer
+from tests.qdq_models import contracted, edge_tensor, formats_of, standard_quantizer
 
 RNG = np.random.default_rng(3)
 
@@ -105,3 +106,30 @@ def test_what_our_operators_cannot_say_stays_and_is_named(change, reason):
     back = from_qdq.convert(model)
     assert len(back.notes) == 1 and back.notes[0][0] == "dq" and reason in back.notes[0][1], back.notes
     assert [n.op_type for n in back.model.graph] == [n.op_type for n in model.graph]
+
+
+@pytest.mark.parametrize("dtype, clip", [(np.int8, None), (np.int8, (-7, 7)), (np.int8, (-8, 7)), (np.uint8, None)])
+def test_one_scale_on_a_tensor_of_open_size_becomes_qonnxs_quantizer(dtype, clip):
+    """Files of other tools leave the batch open; every edge value, in the order that a batch happens to have."""
+    x = edge_tensor((64, 32), 1)
+    x = x[np.isfinite(x).all(1)]  # an integer QuantizeLinear of NaN is undefined
+    arrays = {"s": np.float32(0.0625), "z": np.array(0, dtype)}
+    model = standard_quantizer(x, arrays, {}, weight=False, clip=clip)
+    for value in (*model.graph.inputs, *model.graph.outputs):
+        value.shape = ir.Shape(["batch", 32])
+    back = from_qdq.convert(model)
+    assert [n.op_type for n in back.model.graph] == ["Quant"] and "Quant of QONNX" in back.notes[0][1]
+    for rows in (x, x[:3]):
+        wanted, found = executors.run(model, rows)["y"], executors.run(back.model, rows)["y"]
+        np.testing.assert_array_equal(found, wanted)  # -0 is 0 in integers
+    np.testing.assert_array_equal(executors.run_qonnx(back.model, x)["y"], executors.run(model, x)["y"])
+
+
+def test_a_zero_point_on_a_tensor_of_open_size_stays():
+    x = RNG.standard_normal((4, 32)).astype(np.float32)
+    arrays = {"s": np.float32(0.0625), "z": np.array(3, np.uint8)}
+    model = standard_quantizer(x, arrays, {}, weight=False)
+    model.graph.inputs[0].shape = ir.Shape(["batch", 32])
+    back = from_qdq.convert(model)
+    assert [n.op_type for n in back.model.graph] == ["QuantizeLinear", "DequantizeLinear"]
+    assert from_qdq.LEFT in back.notes[0][1]

@@ -128,6 +128,20 @@ def test_histograms_are_those_of_the_codes(tmp_path, fmt):
     assert sum(bars.counts) == 96 * 16
 
 
+@pytest.mark.parametrize("fmt", ["mxint8", "mxfp8_e5m2", "mxint4"])
+def test_scale_codes_are_those_that_are_stored(tmp_path, fmt):
+    torch.manual_seed(2)
+    layer = nn.Linear(64, 16, bias=False)
+    mx.export(mx.quantize_model(layer, fmt, None), (torch.zeros(1, 64),), tmp_path / "m.onnx")
+    (node,) = [n for n in graph.load(tmp_path / "m.onnx").graph if graph.is_quantized_constant(n)]
+    bars = weight_histograms(node)["scales"]
+    codes = quantized.quantize(layer.weight.detach().numpy(), fmt, 1).scale_codes
+    told = {
+        int(label.rpartition(" ")[2]): count for label, count in zip(bars.labels, bars.counts, strict=True) if count
+    }
+    assert told == {int(code): int((codes == code).sum()) for code in np.unique(codes)}
+
+
 def test_names_are_text_and_no_markup(tmp_path):
     name = "<script>alert(1)</script>\"'&"
     mx.export(mx.quantize_model(nn.Linear(32, 4)), (torch.zeros(1, 32),), tmp_path / "m.onnx")

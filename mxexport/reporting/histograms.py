@@ -26,8 +26,13 @@ def weight_histograms(node: ir.Node) -> dict[str, Bars]:
     found = {} if zero is not None and zero.any() else {"elements": _elements(values, scale, fmt, node, axis)}
     exponents, exact = numerics.power_of_two_exponents(scale)
     if exact.all():
-        found["scales"] = _counted(exponents.ravel(), lambda e: f"2^{e}", lambda e: f"2^{e} (E8M0 code {e + 127})")
+        found["scales"] = _counted(exponents.ravel(), lambda e: f"2^{e}", lambda e: _scale_words(e, fmt))
     return found
+
+
+def _scale_words(exponent: int, fmt: GroupFormat) -> str:
+    """An integer's scale in the graph is its step, some bits below the shared scale that is stored."""
+    return f"2^{exponent}" + (f", stored as E8M0 code {exponent + fmt.step_frac_bits + 127}" if fmt.is_mx else "")
 
 
 def _elements(values: np.ndarray, scale: np.ndarray, fmt: GroupFormat, node: ir.Node, axis: int) -> Bars:
