@@ -252,8 +252,8 @@ def test_info_lists_packed_weights(tmp_path):
     done = CliRunner().invoke(cli.app, ["info", str(tmp_path / "m.onnx"), "--json"])
     rows = {row["name"]: row for row in json.loads(done.stdout)["quantizers"]}
     packed = rows["0.weight_dequant"]
-    assert (packed["op"], packed["format"], packed["shape"]) == ("MXFloatDequant", "mxfp4_e2m1", "[4,40]")
-    assert packed["scale_shape"] == "[4,2]"
+    assert (packed["op"], packed["format"], packed["shape"]) == ("MXFloatDequant", "mxfp4_e2m1", [4, 40])
+    assert packed["scale_shape"] == [4, 2]
 
 
 def test_other_words_for_weights_are_refused(tmp_path):
