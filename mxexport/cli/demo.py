@@ -69,9 +69,9 @@ def _print_demo(result: dict) -> None:
     console.print("\nfiles")
     for name, path in result["files"].items():
         console.print(f"  {name:<12} {path}", highlight=False, soft_wrap=True)
+    graph, page = result["files"]["qonnx"], result["files"]["page"]
     console.print(
-        f"\nTo look at the graph, open {result['files']['qonnx']} at https://netron.app "
-        "or run: pip install netron && netron " + result["files"]["qonnx"],
+        f"\nTo look at the design, open {page}; at the graph: pip install 'mxexport[view]' && mxexport view {graph}",
         highlight=False,
         soft_wrap=True,
     )
