@@ -73,6 +73,7 @@ def _print_demo(result: dict) -> None:
     console.print(
         f"\nTo look at the design, open {page}; at the graph: pip install 'mxexport[view]' && mxexport view {graph}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 

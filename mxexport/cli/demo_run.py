@@ -18,6 +18,7 @@ from torch import nn
 import mxexport
 from mxexport.cli.digit_networks import NETWORKS, shifted
 from mxexport.errors import MissingToolError, OptionError
+from mxexport.fpga.design import area_table
 from mxexport.model import graph
 from mxexport.model.writer import write_bytes
 from mxexport.numbers import bits
@@ -134,7 +135,9 @@ def run_demo(
     area = {}
     if synthesize:
         progress("sizing every unit (Yosys)")
-        area = design.area()
+        results = design.synthesize()
+        design.record_synthesis(results)
+        area = area_table(results)
     result = {
         "network": network,
         "format": fmt.name,
