@@ -32,8 +32,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-LIMIT = 10
-"""Seconds for a case."""
+LIMIT, PATIENCE = 10, 180
+"""Seconds for a case: of computing, whatever else the machine does, and by the clock."""
 _MEMORY = 12 << 30
 _OPERATORS = [
     *("Add", "Mul", "Relu", "Conv", "MatMul", "Gemm", "Reshape", "Transpose", "Softmax", "Identity", "Cast", "Concat"),
@@ -583,8 +583,10 @@ def work(seed: int, seeds: Path, start: int, step: int, cases: int) -> None:
     os.dup2(1, 2)
     for number in range(start, cases, step):
         print(json.dumps({"begun": number}), file=out, flush=True)
-        signal.setitimer(signal.ITIMER_REAL, LIMIT)  # no handler: what hangs in C ends, too
+        signal.setitimer(signal.ITIMER_PROF, LIMIT)  # no handlers: what hangs in C ends, too
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         command, became, wrong = run_case(number, seed, seeds)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps({"case": number, "command": command, "became": became, "wrong": wrong}), file=out, flush=True)
 
@@ -625,7 +627,7 @@ def fuzz(cases: int, jobs: int, seed: int, show=print) -> Tally:
                     del workers[i]
                     if status:
                         command = _command_of(at[i], seed)
-                        hang = -status == signal.SIGALRM
+                        hang = -status in (signal.SIGALRM, signal.SIGPROF)
                         became = f"more than {LIMIT} s" if hang else f"a crash ({status})"
                         tally.take({"case": at[i], "command": command, "became": "WRONG", "wrong": became})
                         show(f"case {at[i]}: {command}: {became}", file=sys.stderr, flush=True)
