@@ -201,3 +201,14 @@ def test_run_takes_npz_and_writes_chosen_outputs(files, tmp_path):
     done = command("run", files / "a.onnx", tmp_path / "x.npz", "--outputs", chosen, "--output-dir", tmp_path / "many")
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "many").glob("*.npy"))) == 2
+
+
+def test_differences_of_integers_are_told_in_words():
+    """They have no ulp."""
+    from mxexport.running.comparison import Tolerance, compare
+    from mxexport.running.verification import Verification
+
+    for a, b in ((np.array([1, 2]), np.array([1, 3])), (np.array([True]), np.array([False]))):
+        found = compare("codes", a, b, Tolerance())
+        text = str(Verification("a", "b", "onnxruntime", Tolerance(), [found]))
+        assert "DIFFERENT" in text and f"'codes': 1 of {a.size} values" in text and "ulp" not in text.splitlines()[1]

@@ -89,8 +89,10 @@ def _describe(t: TensorComparison) -> str:
     if t.problem:
         return f"{t.name!r}: {t.problem}"
     parts = [f"{t.outside:,} of {t.values:,} values", f"first at {t.index}: {t.found[0]} and {t.found[1]}"]
-    parts += [f"at most {t.max_ulp:,} ulp"] * (t.max_ulp is not None)
-    parts += [f"SQNR {t.sqnr_db} dB"] * (t.sqnr_db is not None)
+    if t.max_ulp is not None:
+        parts.append(f"at most {t.max_ulp:,} ulp")
+    if t.sqnr_db is not None:
+        parts.append(f"SQNR {t.sqnr_db} dB")
     return f"{t.name!r}: " + ", ".join(parts)
 
 
