@@ -52,7 +52,9 @@ def _describe_packed(node: ir.Node) -> LayerReport:
     shape, scale_shape = list(a["shape"]), _dims(node.inputs[1])
     length = shape[a["axis"]]
     padded = groups.group_count(length, a["group_size"]) * a["group_size"]
-    codes, scale = node.inputs[0].shape, math.prod(scale_shape) if all(isinstance(d, int) for d in scale_shape) else 0
+    codes = _dims(node.inputs[0])
+    known = bool(codes) and all(isinstance(d, int) for d in (*codes, *scale_shape))
+    scale = math.prod(scale_shape) if known else 0
     return LayerReport(
         node.name,
         fmt.name,
@@ -60,7 +62,7 @@ def _describe_packed(node: ir.Node) -> LayerReport:
         shape,
         scale_shape,
         groups=scale or None,
-        bytes=math.prod(codes) + scale * (4 if fmt.scale == "float32" else 1) if codes is not None else None,
+        bytes=math.prod(codes) + scale * (4 if fmt.scale == "float32" else 1) if known else None,
         padding_percent=100 * (padded - length) / padded if padded else 0.0,
     )
 
