@@ -6,81 +6,41 @@ Attributes load on first use, so `import mxexport` is light and works without to
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both together
     from mxexport.exporting.exporter import export as export
-    from mxexport.fpga import compile as compile
-    from mxexport.fpga import open_design as open_design
+    from mxexport.fpga import compile as compile, open_design as open_design
     from mxexport.frontends.brevitas import from_brevitas as from_brevitas
     from mxexport.frontends.torchao import from_torchao as from_torchao
     from mxexport.numbers.formats import get_format as get_format
     from mxexport.passes.driver.cleaning import clean as clean
     from mxexport.quant import (
         GroupwiseFloatQuantTensor as GroupwiseFloatQuantTensor,
-    )
-    from mxexport.quant import (
         GroupwiseIntQuantTensor as GroupwiseIntQuantTensor,
-    )
-    from mxexport.quant import (
         QuantAdd as QuantAdd,
-    )
-    from mxexport.quant import (
         QuantConv1d as QuantConv1d,
-    )
-    from mxexport.quant import (
         QuantConv2d as QuantConv2d,
-    )
-    from mxexport.quant import (
         QuantConv3d as QuantConv3d,
-    )
-    from mxexport.quant import (
         QuantConvTranspose1d as QuantConvTranspose1d,
-    )
-    from mxexport.quant import (
         QuantConvTranspose2d as QuantConvTranspose2d,
-    )
-    from mxexport.quant import (
         QuantConvTranspose3d as QuantConvTranspose3d,
-    )
-    from mxexport.quant import (
         QuantEmbedding as QuantEmbedding,
-    )
-    from mxexport.quant import (
         QuantIdentity as QuantIdentity,
-    )
-    from mxexport.quant import (
         QuantLinear as QuantLinear,
-    )
-    from mxexport.quant import (
         QuantMatMul as QuantMatMul,
-    )
-    from mxexport.quant import (
         QuantMultiheadAttention as QuantMultiheadAttention,
-    )
-    from mxexport.quant import (
         QuantReLU as QuantReLU,
-    )
-    from mxexport.quant import (
         QuantSpec as QuantSpec,
-    )
-    from mxexport.quant import (
         conversion_report as conversion_report,
-    )
-    from mxexport.quant import (
         freeze_scales as freeze_scales,
-    )
-    from mxexport.quant import (
         quantize as quantize,
-    )
-    from mxexport.quant import (
         quantize_model as quantize_model,
-    )
-    from mxexport.quant import (
         sensitivity as sensitivity,
     )
-    from mxexport.running.executors import Session as Session
-    from mxexport.running.executors import run as run
+    from mxexport.running.executors import Session as Session, run as run
     from mxexport.running.verification import verify as verify
     from mxexport.targets import convert as convert
     from mxexport.targets.check import check as check
@@ -126,10 +86,15 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mxexport' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
+    return attribute_of(__name__, _HOME, name)
+
+
+def attribute_of(package: str, home: Mapping[str, str], name: str) -> Any:
+    """What the `__getattr__` of a package gives whose names load on first use; `home`: name -> its module."""
+    if name not in home:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home[name]), name)
+    setattr(sys.modules[package], name, value)
     return value
 
 

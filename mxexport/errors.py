@@ -15,6 +15,9 @@ Messages name what was found, what was expected and how to fix it.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
+
 
 class MXExportError(Exception):
     """Base of all mxexport errors; `exit_code` is what the command line returns for it."""
@@ -57,3 +60,15 @@ class VerificationError(MXExportError):
 
 class MissingToolError(MXExportError):
     exit_code = 4
+
+
+@contextlib.contextmanager
+def foreign_errors(ours: Callable[[Exception], MXExportError]) -> Iterator[None]:
+    """Around what may raise anything (libraries below, files that nobody vouches for): `ours` makes our exception of
+    it; those of ours pass as they are."""
+    try:
+        yield
+    except MXExportError:
+        raise
+    except Exception as error:
+        raise ours(error) from error

@@ -12,10 +12,13 @@ from brevitas.core.zero_point import _ScaleShiftQuantZeroPoint
 from brevitas.inject.enum import RestrictValueType, ScalingPerOutputType, StatsOp
 from brevitas.proxy.groupwise_float_parameter_quant import GroupwiseWeightFloatQuantProxyFromInjector
 from brevitas.proxy.groupwise_int_parameter_quant import GroupwiseWeightQuantProxyFromInjector
-from brevitas.quant import float_quant_fnuz as fnuz
-from brevitas.quant import float_quant_ocp as ocp
-from brevitas.quant import mx_quant_ocp as mx
-from brevitas.quant import scaled_int, shifted_scaled_int
+from brevitas.quant import (
+    float_quant_fnuz as fnuz,
+    float_quant_ocp as ocp,
+    mx_quant_ocp as mx,
+    scaled_int,
+    shifted_scaled_int,
+)
 from brevitas_examples.common.generative import quantizers as generative
 from dependencies import this, value
 

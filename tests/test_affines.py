@@ -6,8 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mxexport.passes.fold._weights import weight_of
 from mxexport.passes.streamline.absorb_affines import absorb_affines

@@ -7,8 +7,7 @@ import warnings
 
 import pytest
 import torch
-from brevitas import nn as qnn
-from brevitas import quant as bq
+from brevitas import nn as qnn, quant as bq
 from brevitas.quant import mx_quant_ocp, scaled_int
 from torch import nn
 

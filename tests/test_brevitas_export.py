@@ -11,8 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from brevitas import nn as qnn
-from brevitas import quant as bq
+from brevitas import nn as qnn, quant as bq
 from brevitas.quant import mx_quant_ocp
 from torch import nn
 

@@ -8,8 +8,7 @@ import sys
 
 import pytest
 import torch
-from brevitas import nn as qnn
-from brevitas import quant as bq
+from brevitas import nn as qnn, quant as bq
 from brevitas.quant import mx_quant_ocp
 from brevitas.quant_tensor import QuantTensor
 from torch import nn

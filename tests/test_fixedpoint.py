@@ -7,8 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mxexport.numbers import fixedpoint, numerics, quantized
 from mxexport.numbers.fixedpoint import BlockQuantizer, element_parameters, mx_matmul, mx_quantize

@@ -25,8 +25,7 @@ from mxexport.passes.fold._weights import weight_of
 from mxexport.passes.fold.fold_weights import fold_weights
 from mxexport.running import executors, verification
 from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values
-from tests.pass_helpers import Build
-from tests.pass_helpers import model as text_model
+from tests.pass_helpers import Build, model as text_model
 from tests.test_export import Net, inputs
 from tests.test_ops import quant_node
 

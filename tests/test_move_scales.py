@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mxexport.passes.streamline.move_scales import move_scales
 from tests.pass_helpers import Build, apply, op_types, producer_chain

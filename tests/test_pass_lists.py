@@ -6,8 +6,7 @@ from random import Random
 
 import numpy as np
 import onnx_ir as ir
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mxexport.passes.exactness import bound_of
 from mxexport.passes.fold.contract_scales import contract_scales

@@ -10,8 +10,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import nn
 
 import mxexport as mx

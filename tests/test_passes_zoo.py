@@ -15,8 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def tfc(bits: int) -> nn.Module:
     """Three hidden layers of 64, batch norm and a quantized activation after each."""
-    from brevitas import nn as qnn
-    from brevitas import quant as bq
+    from brevitas import nn as qnn, quant as bq
 
     weight = {"weight_quant": bq.SignedBinaryWeightPerTensorConst} if bits == 1 else {"weight_bit_width": bits}
     act = {"act_quant": bq.SignedBinaryActPerTensorConst} if bits == 1 else {"bit_width": bits}

@@ -20,14 +20,13 @@ from mxexport.cli._common import (
     stages,
 )
 from mxexport.errors import OptionError
-
-_AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
+from mxexport.fpga.stored_report import AREA
 
 
 def print_area(area: dict) -> None:
-    rows = [(name, *(f"{row[key]:g}" for key in _AREA), f"{row['fmax_mhz']:.0f}") for name, row in area.items()]
+    rows = [(name, *(f"{row[key]:g}" for key in AREA), f"{row['fmax_mhz']:.0f}") for name, row in area.items()]
     title = "area per unit (Yosys estimate, UltraScale+)"
-    print_table(title, ("unit", *_AREA.values(), "MHz"), rows, total="total" in area)
+    print_table(title, ("unit", *AREA.values(), "MHz"), rows, total="total" in area)
 
 
 def compile(
@@ -57,8 +56,7 @@ def compile(
     as_json: AsJson = False,
 ) -> None:
     """Lower an exported network to SystemVerilog."""
-    from mxexport.fpga import compile as compile_design
-    from mxexport.fpga import open_design
+    from mxexport.fpga import compile as compile_design, open_design
 
     with stages() as stage:
         design = compile_design(
@@ -89,10 +87,10 @@ def compile(
 def _print_points(points: list) -> None:
     rows = []
     for p in points:
-        area = [f"{p.area.table()[key]:,.0f}" for key in _AREA]
+        area = [f"{p.area.table()[key]:,.0f}" for key in AREA]
         rows.append((f"{p.frames_per_second:,.0f}", f"{p.cycles_per_frame:,}", p.resources.upper(), *area))
     title = "designs that no other beats (estimates)"
-    print_table(title, ("frames/s", "cycles", "products", *_AREA.values()), rows)
+    print_table(title, ("frames/s", "cycles", "products", *AREA.values()), rows)
 
 
 def _budget(text: str | None) -> dict[str, float] | float | None:
@@ -115,7 +113,7 @@ def print_layers(report: dict) -> None:
     console.print(
         f"{report['frames_per_second']:,.0f} frames per second at {report['clock_mhz']:g} MHz", highlight=False
     )
-    figures = ", ".join(f"{value:,.0f} {_AREA[key]}" for key, value in report["estimate"].items() if key in _AREA)
+    figures = ", ".join(f"{value:,.0f} {AREA[key]}" for key, value in report["estimate"].items() if key in AREA)
     console.print(f"about {figures} (estimate; mxexport synth counts)", highlight=False)
     if report.get("limit"):
         console.print(report["limit"], highlight=False, markup=False)

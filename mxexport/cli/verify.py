@@ -25,8 +25,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Run two files on the same inputs and compare the tensors both name alike; exit code 1 where they differ."""
-    from mxexport.running.verification import Tolerance
-    from mxexport.running.verification import verify as verify_models
+    from mxexport.running.verification import Tolerance, verify as verify_models
 
     result = verify_models(
         a,

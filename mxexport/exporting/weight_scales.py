@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from mxexport.exporting.naming import names_in_use
-from mxexport.model import graph
-from mxexport.model import rewriting as rw
+from mxexport.model import graph, rewriting as rw
 from mxexport.model.editing import new_initializer
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+import mxexport
 
 if TYPE_CHECKING:
     from mxexport.fpga.compiling import compile as compile
-    from mxexport.fpga.design import Design as Design
-    from mxexport.fpga.design import Outputs as Outputs
-    from mxexport.fpga.design import Simulation as Simulation
-    from mxexport.fpga.design import open_design as open_design
+    from mxexport.fpga.design import (
+        Design as Design,
+        Outputs as Outputs,
+        Simulation as Simulation,
+        open_design as open_design,
+    )
 
 _HOME = {
     "Design": "mxexport.fpga.design",
@@ -23,8 +26,4 @@ __all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'mxexport.fpga' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
-    return value
+    return mxexport.attribute_of(__name__, _HOME, name)

@@ -151,7 +151,8 @@ _BESIDE = "beside"
 
 def _source(model: str | os.PathLike) -> dict[str, str]:
     """Which file a design was made of."""
-    return {"path": str(model), "sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest()}
+    with open(model, "rb") as file:
+        return {"path": str(model), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def _writable(out: Path) -> Path:

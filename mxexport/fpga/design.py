@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from mxexport.errors import InputFileError, MXExportError, VerificationError
+from mxexport.errors import InputFileError, VerificationError, foreign_errors
 from mxexport.fpga import emit, explore, library, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
@@ -83,16 +83,14 @@ class Design:
         with self._whole():
             return read(graph.load(self.path / "dataflow.onnx"))
 
-    @contextlib.contextmanager
-    def _whole(self) -> Iterator[None]:
-        """What the files say need not fit together: nobody vouches for a folder."""
-        try:
-            yield
-        except MXExportError:
-            raise
-        except Exception as error:  # as many kinds as there are ways not to fit
+    def _whole(self) -> contextlib.AbstractContextManager[None]:
+        """What the files say need not fit together, in as many ways as there are: nobody vouches for a folder."""
+
+        def ours(error: Exception) -> InputFileError:
             why = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputFileError(f"{self.path}: dataflow.onnx describes no design ({why}); compile it again") from error
+            return InputFileError(f"{self.path}: dataflow.onnx describes no design ({why}); compile it again")
+
+        return foreign_errors(ours)
 
     @cached_property
     def foldings(self) -> dict[str, Folding]:

@@ -39,7 +39,8 @@ def describe(
     most = clock_limit(part)
     supported = min(clock_mhz, most or clock_mhz)
     fps = supported * 1e6 / cycles
-    limit, area = None, total(estimate(design).values())
+    areas, delay, limit = estimate(design), latency(network, foldings), None
+    area = total(areas.values())
     if supported < clock_mhz:
         limit = (
             f"clock_mhz {clock_mhz:g} is more than the {supported:g} MHz that the timing estimate supports; "
@@ -56,8 +57,8 @@ def describe(
         "clock_limit_mhz": most,
         "frames_per_second": fps,
         "cycles_per_frame": cycles,
-        "latency_cycles": (cycles_of_latency := latency(network, foldings)),
-        "latency_us": cycles_of_latency / supported,
+        "latency_cycles": delay,
+        "latency_us": delay / supported,
         "target_fps": None if target_fps is None else float(target_fps),
         "limited_by": _layer_of(network, slowest),
         "limit": limit,
@@ -66,7 +67,7 @@ def describe(
         "layers": [_describe(network, p, foldings[p.name]) for p in products],
         "foldings": {name: asdict(f) for name, f in foldings.items()},
         "fifos": design.fifos,
-        "cells": _cells(design, taken),
+        "cells": _cells(design, taken, areas),
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
         "next_step": _next_step(design, supported, folding),
@@ -79,11 +80,11 @@ def estimate(design: emit.Design) -> dict[str, Area]:
     return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
 
 
-def _cells(design: emit.Design, cycles: Mapping[str, int]) -> list[dict]:
+def _cells(design: emit.Design, cycles: Mapping[str, int], areas: Mapping[str, Area]) -> list[dict]:
     """Every cell of the top level, in the order of the data: what it is, whom it reads, what it takes."""
     makers = {link.name: cell.name for cell in design.cells for link in (*cell.sinks, *cell.verdicts)}
     instances = {design.units[i.name]: i for i in design.network.instances}
-    areas, found = estimate(design), []
+    found = []
     for cell in design.cells:
         own = instances.get(cell.name)
         found.append(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mxexport.fpga.stored_report import AREA
 from mxexport.reporting.charts import Box, Flow
 from mxexport.reporting.page import Drawing, Facts, Finding, Findings, Page, Picture, Section, Table
 
 _GLUE = ("mx_fifo", "mx_fork", "mx_lanes", "mx_skid")
 """Cells between units; drawn as words on the lines."""
-_AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
 
 
 def design_page(report: Mapping, extra: Sequence[Section] = ()) -> Page:
@@ -36,9 +36,9 @@ def pareto(svg: str) -> Picture:
 
 def _synthesis(units: Mapping[str, Mapping]) -> Table:
     """What Yosys counted, and the longest path of every unit in words, the slowest first."""
-    columns = ("unit", *_AREA.values(), "MHz", "longest path")
+    columns = ("unit", *AREA.values(), "MHz", "longest path")
     slow = sorted(units.items(), key=lambda item: item[1]["fmax_mhz"])
-    rows = [(n, *(row[key] for key in _AREA), round(row["fmax_mhz"]), row["longest_path"]) for n, row in slow]
+    rows = [(n, *(row[key] for key in AREA), round(row["fmax_mhz"]), row["longest_path"]) for n, row in slow]
     note = "Counted in the netlist of Yosys; the clock by static timing analysis of it. Nothing was placed and routed."
     return Table("Synthesis", columns, rows, note)
 
@@ -53,7 +53,7 @@ def _facts(report: Mapping) -> Facts:
         "limited by": report["limited_by"],
     }
     used = report.get("utilization_percent") or {}
-    for kind, name in _AREA.items():
+    for kind, name in AREA.items():
         value = report["estimate"].get(kind)
         pairs[f"{name}, estimate"] = (
             f"{value:,.6g}" + (f" ({used[kind]:g}%)" if kind in used else "") if value else value
@@ -79,7 +79,7 @@ def _findings(report: Mapping) -> list[Finding]:
             found.append(Finding(row["name"], what, "narrow inputs fill no block of 32"))
     step = report.get("next_step")
     if step:
-        more = ", ".join(f"{n:,.0f} {_AREA.get(kind, kind)}" for kind, n in step["more"].items() if n)
+        more = ", ".join(f"{n:,.0f} {AREA.get(kind, kind)}" for kind, n in step["more"].items() if n)
         what = f"{step['layer_frames_per_second']:,.0f} frames a second for {more or 'nothing'} more"
         found.append(Finding("next step", what, "by the estimates; set target_fps to it"))
     return found
@@ -113,7 +113,7 @@ def _behind(cells: Mapping[str, Mapping], name: str) -> tuple[str, str]:
 
 
 def _words(cell: Mapping) -> tuple[str, ...]:
-    area = ", ".join(f"{n:,.0f} {_AREA[k]}" for k, n in cell["estimate"].items() if k in _AREA and n)
+    area = ", ".join(f"{n:,.0f} {AREA[k]}" for k, n in cell["estimate"].items() if k in AREA and n)
     second = ", ".join(str(part) for part in (cell["module"], cell.get("folding")) if part)
     third = ", ".join(filter(None, [f"{cell['cycles']} cycles" if cell.get("cycles") else "", area]))
     return tuple(filter(None, (cell["name"], second, third)))
@@ -135,9 +135,9 @@ def _layers(report: Mapping) -> Table:
 
 
 def _units(cells: Sequence[Mapping]) -> Table:
-    columns = ("cell", "module", "layer", "folding", "cycles", "FIFO depth", *_AREA.values())
+    columns = ("cell", "module", "layer", "folding", "cycles", "FIFO depth", *AREA.values())
     keys = ("name", "module", "layer", "folding", "cycles", "depth")
-    rows = [[*(c.get(key) for key in keys), *(c["estimate"].get(kind, 0) for kind in _AREA)] for c in cells]
+    rows = [[*(c.get(key) for key in keys), *(c["estimate"].get(kind, 0) for kind in AREA)] for c in cells]
     return Table("Units", columns, rows, "Area by the fitted model (docs/hardware.md); mxexport synth counts.")
 
 

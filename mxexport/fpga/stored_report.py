@@ -9,6 +9,8 @@ from typing import Any
 from mxexport.errors import InputFileError
 
 REPORT = "report.json"
+AREA = {"lut": "LUT", "ff": "FF", "dsp": "DSP", "bram36": "BRAM36"}
+"""Kinds of area that tables show, and what they are called there."""
 SYNTHESIS = "report/synthesis.json"
 """What `Design.record_synthesis` keeps: unit -> area, clock and longest path."""
 _UNIT = {"lut": int, "ff": int, "dsp": int, "bram36": float, "fmax_mhz": float, "longest_path": str}

@@ -15,6 +15,7 @@ from mxexport.errors import InputFileError
 from mxexport.model import protobuf
 from mxexport.model.calls import as_path
 from mxexport.model.checks import check_numbers, check_proto, subgraphs
+from mxexport.model.rewriting import name_standard_opset
 
 _PACKED_BITS = (2, 4, 6)
 
@@ -60,8 +61,7 @@ def read_model(path: str | os.PathLike) -> ir.Model:
     except Exception as error:
         raise InputFileError(f"{path} is not a readable ONNX model: {_first_line(error)}") from error
     _sort(model, path)
-    if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:  # the same by its other name
-        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    name_standard_opset(model)
     for g in model.graphs():
         ir.external_data.set_base_dir(g, path.parent.absolute())
         for value in g.initializers.values():

@@ -28,6 +28,12 @@ def nodes(model: ir.Model) -> Iterator[tuple[ir.Graph, ir.Node]]:
                 yield graph, node
 
 
+def name_standard_opset(model: ir.Model) -> None:
+    """Under "", which "ai.onnx" is another name of."""
+    if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+
+
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """A standard ONNX operator of one of the given types."""
     return node is not None and node.domain in STANDARD_DOMAINS and node.op_type in op_types

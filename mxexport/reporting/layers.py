@@ -50,8 +50,6 @@ def describe_packed(model: ir.Model) -> list[LayerReport]:
 def _describe_packed(node: ir.Node) -> LayerReport:
     fmt, a = graph.quantizer_format(node), graph.attributes(node)
     shape, scale_shape = list(a["shape"]), _dims(node.inputs[1])
-    length = shape[a["axis"]]
-    padded = groups.group_count(length, a["group_size"]) * a["group_size"]
     codes = _dims(node.inputs[0])
     known = bool(codes) and all(isinstance(d, int) for d in (*codes, *scale_shape))
     scale = math.prod(scale_shape) if known else 0
@@ -62,8 +60,8 @@ def _describe_packed(node: ir.Node) -> LayerReport:
         shape,
         scale_shape,
         groups=scale or None,
-        bytes=math.prod(codes) + scale * (4 if fmt.scale == "float32" else 1) if known else None,
-        padding_percent=100 * (padded - length) / padded if padded else 0.0,
+        bytes=math.prod(codes) + _scale_bytes(fmt, scale) if known else None,
+        padding_percent=_padding_percent(shape[a["axis"]], a["group_size"]),
     )
 
 
@@ -71,7 +69,6 @@ def _describe(node: ir.Node) -> LayerReport:
     fmt, axis = graph.quantizer_format(node), node.attributes["axis"].value
     shape, scale_shape = _dims(node.inputs[0]), _dims(node.inputs[1])
     length = shape[axis] if -len(shape) <= axis < len(shape) else 0
-    padded = groups.group_count(length, fmt.group_size) * fmt.group_size if isinstance(length, int) and length else 0
     weight, scale = constant(node.inputs[0]), constant(node.inputs[1])
     return LayerReport(
         node.name,
@@ -80,9 +77,22 @@ def _describe(node: ir.Node) -> LayerReport:
         shape,
         scale_shape,
         groups=math.prod(scale_shape) if scale_shape and all(isinstance(d, int) for d in scale_shape) else None,
-        padding_percent=100 * (padded - length) / padded if padded else 0.0,
+        padding_percent=_padding_percent(length, fmt.group_size),
         **({} if weight is None or scale is None else _weight_figures(node, fmt, weight, scale)),
     )
+
+
+def _padding_percent(length: int | str, size: int) -> float:
+    """Zeros among the stored elements of an axis, from a short last group; 0 where its length is open."""
+    if not isinstance(length, int) or not length:
+        return 0.0
+    padded = groups.group_count(length, size) * size
+    return 100 * (padded - length) / padded
+
+
+def _scale_bytes(fmt: GroupFormat, count: int) -> int:
+    """Of so many stored scales; nvfp4 has one more for the tensor."""
+    return 4 * count if fmt.scale == "float32" else count + 4 * (fmt.scale == "nvfp4")
 
 
 def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: np.ndarray) -> dict:
@@ -90,9 +100,8 @@ def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: 
     inputs = (weight, scale, zero) if node.op_type == "GroupwiseQuant" else (weight, scale)
     a = graph.attributes(node)
     (quantized,) = OPERATORS[node.op_type].reference(*inputs, **a)
-    scale_bytes = scale.size * 4 if fmt.scale == "float32" else scale.size + 4 * (fmt.scale == "nvfp4")
     return {
-        "bytes": -(-weight.size * fmt.element.bits // 8) + scale_bytes,
+        "bytes": -(-weight.size * fmt.element.bits // 8) + _scale_bytes(fmt, scale.size),
         "sqnr_db": sqnr(weight, quantized),
         "saturated_percent": 100 * saturated(weight, quantized, scale, a, fmt) / weight.size if weight.size else 0.0,
     }

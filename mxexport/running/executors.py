@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from mxexport.errors import MXExportError, OptionError, ShapeError, UnsupportedError
+from mxexport.errors import OptionError, ShapeError, UnsupportedError, foreign_errors
 from mxexport.model import bodies, graph
 from mxexport.model.calls import as_path, output_names
 from mxexport.model.reader import read_proto
@@ -377,13 +377,13 @@ def run_qonnx(model: ModelLike, inputs: Any, outputs: list[str] | None = None) -
 @contextlib.contextmanager
 def our_errors(executor: str) -> Iterator[None]:
     """Executors written in Python raise whatever numpy and their own code do; ours name what went wrong."""
-    try:
-        yield
-    except MXExportError:
-        raise
-    except Exception as error:
+
+    def ours(error: Exception) -> UnsupportedError:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UnsupportedError(f"{executor} cannot execute the model: {reason}") from error
+        return UnsupportedError(f"{executor} cannot execute the model: {reason}")
+
+    with foreign_errors(ours):
+        yield
 
 
 EXECUTORS = {"onnxruntime": run, "qonnx": run_qonnx, "reference": run_reference}

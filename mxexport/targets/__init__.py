@@ -9,11 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mxexport.targets.conversion import TARGETS as TARGETS
-    from mxexport.targets.conversion import Converted as Converted
-    from mxexport.targets.conversion import ConvertReport as ConvertReport
-    from mxexport.targets.conversion import convert as convert
-    from mxexport.targets.conversion import convert_model as convert_model
+    from mxexport.targets.conversion import (
+        TARGETS as TARGETS,
+        Converted as Converted,
+        ConvertReport as ConvertReport,
+        convert as convert,
+        convert_model as convert_model,
+    )
 
 __all__ = ["TARGETS", "ConvertReport", "Converted", "convert", "convert_model"]
 

@@ -10,8 +10,7 @@ import onnx_ir as ir
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
 from mxexport.fpga.lowering import SUGGESTIONS, read_frames
 from mxexport.fpga.static_scales import take_out_scales
-from mxexport.model import graph
-from mxexport.model import rewriting as rw
+from mxexport.model import graph, rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, of_role

@@ -9,14 +9,14 @@ import contextlib
 import importlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import ModuleType
 
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.errors import MXExportError, OptionError, UnsupportedError
+from mxexport.errors import OptionError, UnsupportedError, foreign_errors
 from mxexport.model import graph, qonnx_domains
 from mxexport.model.writer import writable
 from mxexport.ops import qonnx_general
@@ -110,15 +110,14 @@ def convert_model(model: ir.Model, to: str, where: str = "convert", **options) -
         return target.convert(known, **options)
 
 
-@contextlib.contextmanager
-def _own_errors(where: str) -> Iterator[None]:
-    try:
-        yield
-    except MXExportError:
-        raise
-    except Exception as error:  # a graph that makes no sense, such as a cycle, fails anywhere
+def _own_errors(where: str) -> contextlib.AbstractContextManager[None]:
+    """A graph that makes no sense, such as a cycle, fails anywhere."""
+
+    def ours(error: Exception) -> UnsupportedError:
         reason = (str(error).splitlines() or [""])[0]
-        raise UnsupportedError(f"{where}: {type(error).__name__}: {reason[:300]}") from error
+        return UnsupportedError(f"{where}: {type(error).__name__}: {reason[:300]}")
+
+    return foreign_errors(ours)
 
 
 def _find(to: str, options: Mapping) -> ModuleType:

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from mxexport.model import qonnx_domains
-from mxexport.model import rewriting as rw
+from mxexport.model import qonnx_domains, rewriting as rw
 from mxexport.model.outcome import Outcome
 from mxexport.ops import qonnx_general
 

@@ -142,8 +142,7 @@ def load(source: Source) -> ir.Model:
         model = ir.from_proto(source)
     else:
         model = graph.load(source)
-    if "" not in model.opset_imports and "ai.onnx" in model.opset_imports:
-        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
+    rewriting.name_standard_opset(model)
     what = f"clean: {source}" if isinstance(source, str | os.PathLike) else "clean"
     acceptance.check_source(model, what)
     model.ir_version = max(model.ir_version, _LOWEST_IR)
