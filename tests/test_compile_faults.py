@@ -75,6 +75,16 @@ def test_a_report_that_compile_did_not_write(compiled, tmp_path, text):
     assert isinstance(result.exception, InputFileError)
 
 
+@pytest.mark.parametrize("key", ["clock_mhz", "frames_per_second", "cycles_per_frame"])
+def test_rates_in_a_report_are_above_zero(compiled, tmp_path, key):
+    shutil.copytree(compiled, tmp_path / "d")
+    report = json.loads((tmp_path / "d" / "report.json").read_text())
+    for number in (0, -3):
+        (tmp_path / "d" / "report.json").write_text(json.dumps(report | {key: type(report[key])(number)}))
+        with pytest.raises(InputFileError, match=f"{key} is .*, expected a number above 0"):
+            mx.open_design(tmp_path / "d")
+
+
 @pytest.mark.parametrize("name", ["rtl/mx_top.sv", "rtl/mx_matmul.sv", "dataflow.onnx"])
 def test_a_file_of_the_design_is_missing(compiled, tmp_path, name):
     shutil.copytree(compiled, tmp_path / "d")

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from torch import nn
@@ -70,6 +71,14 @@ def test_multiply_accumulates_are_those_of_the_shapes(files, name):
         "fc": 256 * 40,
         "head": 200,
     }
+
+
+def test_a_scalar_that_calls_itself_a_matrix_has_no_sums(files):
+    model = graph.load(files / "c.onnx")
+    for product in products(model):
+        for value in product.node.inputs[:2]:
+            value.shape = ir.Shape([])
+    assert [p.macs for p in products(model)] == [None] * 5
 
 
 def test_what_is_worth_knowing_is_named(files):

@@ -39,6 +39,7 @@ _SHAPE = {
     "comparison": {"layers": [_COMPARED], "flip_rate": float, "same_predictions": float, "frames": int},
 }
 """What must be there: a type, a list of what each entry is, a table of names (`str`: any name) and what each is."""
+_RATES = ("clock_mhz", "frames_per_second", "cycles_per_frame")
 _MAY_BE_MISSING = {
     "limit": str,
     "target_fps": float,
@@ -68,6 +69,9 @@ def _read(file: Path, needed: Any, others: dict[str, Any]) -> dict[str, Any]:
     if not wrong:
         given = {key: shape for key, shape in others.items() if found.get(key) is not None}
         wrong = _misfit(found, given, "")
+    if not wrong and needed is _SHAPE:
+        stopped = (f"{key} is {found[key]!r}, expected a number above 0" for key in _RATES if not found[key] > 0)
+        wrong = next(stopped, "")
     if wrong:
         raise InputFileError(
             f"{file} is no report of a compiled design, or of an older version ({wrong}); compile it again"

@@ -69,7 +69,7 @@ def operand(value: ir.Value) -> Operand:
 def _macs(node: ir.Node) -> int | None:
     """Of one frame: outputs times the length of their sums. Transposed convolutions: inputs times taps and outputs."""
     out, x, weight = (None if v.shape is None else list(v.shape) for v in (node.outputs[0], *node.inputs[:2]))
-    if out is None or x is None or weight is None:
+    if not x or not weight or out is None:  # a scalar has no sums
         return None
     turned = node.op_type == "Gemm" and attribute(node, "transA", 0)
     sizes = {
