@@ -1,0 +1,238 @@
+"""The Triton kernels: shared scale, elements and gradient mask of a tile in one pass, and the masking of a gradient.
+
+Imported by `on_gpu` only, once a tensor needs them: this is the one module that needs triton.
+
+Bits must not depend on how a device treats subnormals or joins a product with a sum. So all is computed on the integer
+bits of float32, but for one addition and one subtraction that round to nearest even. They see normal numbers or zero
+and sums that are again normal or zero; numbers below 2**-126 reach them only where they round to zero anyway. There is
+no product and no quotient of floats, and a subnormal becomes a normal number by conversion from an integer.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+MAGNITUDE = tl.constexpr(0x7FFFFFFF)
+INF_BITS = tl.constexpr(0x7F800000)
+NAN_BITS = tl.constexpr(0x7FC00000)
+MANTISSA = tl.constexpr(0x007FFFFF)
+HIDDEN = tl.constexpr(0x00800000)
+
+
+class Format(NamedTuple):
+    """What a kernel must know of a format, as int32: the first five as in `numerics.mx_scale`, then bits of float32."""
+
+    emax: int
+    round_bias: int
+    frac_bits: int
+    code_min: int
+    code_max: int
+    lowest: int  # bits of 2**emin: below, element steps do not shrink any more
+    shift: int  # from the bits of a binade to those of the number whose last bit weighs one element step there
+    max_bits: int  # of the largest element
+    limit_bits: int  # of the largest magnitude that is not clipped
+    signed_zero: int  # 0: -0 becomes +0
+
+
+class Layout(NamedTuple):
+    """Contiguous [outer, length, inner] with groups of `group_size` along `length`, `groups` of them in a row."""
+
+    lanes: int  # groups in all: entries of the scale tensor
+    groups: int
+    length: int
+    inner: int
+    group_size: int
+
+
+# --- where a group lies -----------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _lanes(LANES: tl.constexpr, EVERY: tl.constexpr, WIDE: tl.constexpr):
+    """Indices into the scale tensor of this program's groups, or of every so-many-th of them."""
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    return program * LANES + tl.arange(0, LANES // EVERY) * EVERY
+
+
+@triton.jit
+def _starts(lane, layout):
+    """Offset of the first element of the groups `lane`, and how many elements they have (none beyond the last)."""
+    i = lane % layout.inner
+    along = lane // layout.inner
+    first = along % layout.groups * layout.group_size
+    start = (along // layout.groups * layout.length + first) * layout.inner + i
+    return start, tl.where(lane < layout.lanes, tl.minimum(layout.group_size, layout.length - first), 0)
+
+
+# --- float types and bits of float32 ----------------------------------------------------------------------------
+
+
+@triton.jit
+def _load(x, at, there, KIND: tl.constexpr):
+    """float32 bits of elements of any kind; `x` points to integers of their width."""
+    raw = tl.load(x + at, mask=there, other=0)
+    if KIND == "bfloat16":
+        bits = raw.to(tl.int32) << 16
+    elif KIND == "float16":
+        bits = raw.to(tl.float16, bitcast=True).to(tl.float32).to(tl.int32, bitcast=True)
+    else:
+        bits = raw
+    return bits
+
+
+@triton.jit
+def _store(y, at, there, bits, KIND: tl.constexpr):
+    """Rounds to nearest even; no NaN has bits that the carry of bfloat16 could turn into something else."""
+    if KIND == "bfloat16":
+        raw = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
+    elif KIND == "float16":
+        raw = bits.to(tl.float32, bitcast=True).to(tl.float16).to(tl.int16, bitcast=True)
+    else:
+        raw = bits
+    tl.store(y + at, raw, mask=there)
+
+
+# --- arithmetic -------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _codes(amax, p):
+    """E8M0 codes (0 .. 254) of groups whose largest magnitude has the bits `amax`; of no use where it is not finite."""
+    code = ((tl.minimum(amax, INF_BITS) + p.round_bias) >> 23) - p.emax
+    return tl.minimum(tl.maximum(code, p.code_min), p.code_max)
+
+
+@triton.jit
+def _scales(code, finite, p):
+    """float32 bits of 2**(code - 127 - frac_bits), subnormal ones included; NaN where the group is not finite."""
+    field = code - p.frac_bits
+    subnormal = 1 << tl.maximum(tl.minimum(22 + field, 22), 0)
+    return tl.where(finite, tl.where(field > 0, field << 23, subnormal), NAN_BITS)
+
+
+@triton.jit
+def _in_steps(magnitude, code):
+    """Bits of magnitude * 2**(127 - code); 0 or less where that lies below 2**-126, far below every element step.
+
+    A subnormal is read as an integer, 2**149 times too large. The bound of -250 keeps int32 from running over: results
+    are negative at either.
+    """
+    subnormal = magnitude < HIDDEN
+    read = magnitude.to(tl.float32).to(tl.int32, bitcast=True)
+    up = tl.where(subnormal, tl.maximum(127 - 149 - code, -250), 127 - code)
+    return tl.where(subnormal, read, magnitude) + (up << 23)
+
+
+@triton.jit
+def _rounded(v, p):
+    """Bits of the element (its magnitude) nearest to the magnitude with the bits `v`."""
+    kept = tl.minimum(tl.maximum(v, 0), p.max_bits)
+    grid = (tl.maximum(kept & INF_BITS, p.lowest) + p.shift).to(tl.float32, bitcast=True)
+    rounded = (kept.to(tl.float32, bitcast=True) + grid) - grid
+    return rounded.to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _scaled(element, code):
+    """Bits of element * 2**(code - 127), rounded to nearest even where that is subnormal, Inf from 2**128 on."""
+    field = (element >> 23) + code - 127
+    normal = tl.minimum(element + ((code - 127) << 23), INF_BITS)
+    lost = tl.minimum(tl.maximum(1 - field, 1), 25)
+    significand = (element & MANTISSA) | HIDDEN
+    subnormal = (significand + (1 << (lost - 1)) - 1 + ((significand >> lost) & 1)) >> lost
+    return tl.where(element == 0, 0, tl.where(field > 0, normal, subnormal))
+
+
+# --- the mask ---------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _store_mask(mask, at, there, inside, first, layout, PACKING: tl.constexpr, WIDE: tl.constexpr,
+                LANES: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """One bit per element where eight neighbours in memory are neighbours in the tile, else one byte."""
+    bit = tl.arange(0, 8)
+    if PACKING == "bytes":
+        tl.store(mask + at, inside.to(tl.uint8), mask=there)
+    elif PACKING == "along":  # eight elements of one group
+        eights = tl.reshape((inside & there).to(tl.int32), [LANES, CHUNK // 8, 8])
+        packed = tl.sum(eights << bit[None, None, :], axis=2)
+        start, count = _starts(_lanes(LANES, 1, WIDE), layout)
+        k = first + 8 * tl.arange(0, CHUNK // 8)
+        tl.store(mask + (start[:, None] + k[None, :]) // 8, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
+    elif PACKING == "across":  # one element each of eight groups side by side
+        eights = tl.reshape((inside & there).to(tl.int32), [LANES // 8, 8, CHUNK])
+        packed = tl.sum(eights << bit[None, :, None], axis=1)
+        start, count = _starts(_lanes(LANES, 8, WIDE), layout)
+        k = first + tl.arange(0, CHUNK)
+        at_byte = (start[:, None] + k[None, :] * layout.inner) // 8
+        tl.store(mask + at_byte, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
+
+
+# --- kernels ----------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _elements(y, mask, bits, at, there, code, finite, first, layout, p, KIND: tl.constexpr, PACKING: tl.constexpr,
+              WIDE: tl.constexpr, LANES: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """Store values and mask of a tile [LANES, CHUNK] whose groups have the codes [LANES]."""
+    code, finite = code[:, None], finite[:, None]
+    magnitude = bits & MAGNITUDE
+    v = _in_steps(magnitude, code)
+    value = _scaled(_rounded(v, p), code)
+    signed = tl.where((value == 0) & (p.signed_zero == 0), 0, value | (bits ^ magnitude))
+    _store(y, at, there, tl.where(finite, signed, NAN_BITS), KIND)
+    if PACKING != "none":
+        inside = finite & (v <= p.limit_bits)
+        _store_mask(mask, at, there, inside, first, layout, PACKING, WIDE, LANES, CHUNK)
+
+
+@triton.jit
+def quantize_dequantize(x, y, scale, mask, layout, p, KIND: tl.constexpr, PACKING: tl.constexpr, WIDE: tl.constexpr,
+                        WHOLE: tl.constexpr, LANES: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+    """LANES groups per program, CHUNK elements of each at a time: y and mask like x, scale contracted, all contiguous.
+
+    x and y point to integers of the width of KIND, scale to int32. `WHOLE`: CHUNK covers a group, which is read once.
+    `WIDE`: offsets need 64 bits.
+    """
+    lane = _lanes(LANES, 1, WIDE)
+    start, count = _starts(lane, layout)
+    k = tl.arange(0, CHUNK)
+    at = start[:, None] + k[None, :] * layout.inner
+    there = k[None, :] < count[:, None]
+    bits = _load(x, at, there, KIND)
+    amax = tl.max(bits & MAGNITUDE, axis=1)
+    longest = tl.minimum(layout.group_size, layout.length)
+    if not WHOLE:
+        for first in range(CHUNK, longest, CHUNK):
+            more = _load(x, at + first * layout.inner, first + k[None, :] < count[:, None], KIND)
+            amax = tl.maximum(amax, tl.max(more & MAGNITUDE, axis=1))
+    code, finite = _codes(amax, p), amax < INF_BITS
+    tl.store(scale + lane, _scales(code, finite, p), mask=lane < layout.lanes)
+    if WHOLE:
+        _elements(y, mask, bits, at, there, code, finite, 0, layout, p, KIND, PACKING, WIDE, LANES, CHUNK)
+    else:
+        for first in range(0, longest, CHUNK):
+            here, inside_group = at + first * layout.inner, first + k[None, :] < count[:, None]
+            again = _load(x, here, inside_group, KIND)
+            _elements(
+                y, mask, again, here, inside_group, code, finite, first, layout, p, KIND, PACKING, WIDE, LANES, CHUNK
+            )
+
+
+@triton.jit
+def mask_gradient(grad, mask, out, count, WIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """out = grad where the element's bit is set, else 0: on integers of the gradient's width, flat."""
+    program = tl.program_id(0)
+    if WIDE:
+        program = program.to(tl.int64)
+    at = program * BLOCK + tl.arange(0, BLOCK)
+    there = at < count
+    bits = tl.load(mask + (at >> 3), mask=there, other=0).to(tl.int32)
+    kept = (bits >> (at & 7).to(tl.int32)) & 1
+    given = tl.load(grad + at, mask=there, other=0)
+    tl.store(out + at, tl.where(kept != 0, given, tl.zeros_like(given)), mask=there)
