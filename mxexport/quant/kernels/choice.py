@@ -46,4 +46,6 @@ def _choose(device: torch.device) -> Status:
     if device.type != "cpu":
         return Status("torch", why_no_triton)
     compiled = native.status()
-    return Status("native" if compiled.active else "torch", compiled.reason)
+    asked_for = os.environ.get(native.SWITCH, "") == "triton"
+    reason = f"{compiled.reason}; {why_no_triton}" if asked_for else compiled.reason
+    return Status("native" if compiled.active else "torch", reason)

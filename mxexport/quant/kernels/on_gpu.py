@@ -42,7 +42,7 @@ def missing(device: torch.device) -> str | None:
 
 @cache
 def _trial(device: torch.device) -> str | None:
-    """What goes wrong when one small kernel is built and started on `device`.
+    """What goes wrong when the kernels are built and started on `device` for a tensor of zeros.
 
     Any error counts: triton builds with a compiler of its own and one for C, for a driver and a card it may not know,
     and each of them fails in its own way. The reason is kept, and torch computes the same bits.
@@ -50,8 +50,9 @@ def _trial(device: torch.device) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     try:
-        grad, mask = torch.zeros(8, device=device), torch.zeros(1, dtype=torch.uint8, device=device)
-        mask_gradient(grad, mask, torch.empty_like(grad))
+        x, mask = torch.zeros(1, 32, 1, device=device), torch.zeros(4, dtype=torch.uint8, device=device)
+        quantize_dequantize(x, torch.empty_like(x), x.new_empty(1, 1, 1), mask, 32, native.Format(max_val=1, limit=1))
+        mask_gradient(x.view(-1), mask, torch.empty(32, device=device))
     except Exception as error:
         return f"triton could not run a kernel: {type(error).__name__}: {error}"
     return None
@@ -85,12 +86,13 @@ def quantize_dequantize(
     layout = kernels.Layout(scale.numel(), scale.shape[1], length, inner, group_size)
     chunk = min(_power_of_two(min(group_size, length)), LONGEST_CHUNK)
     lanes = TILE // chunk
-    packing = "none" if mask is None else packing_of(length, inner, group_size)
+    aligned = inner == 1 and group_size % 8 == 0 and length % 8 == 0
+    packing = "none" if mask is None else "along" if aligned else "across" if inner % 8 == 0 else "bytes"
     inside = torch.empty(x.numel(), dtype=torch.uint8, device=x.device) if packing == "bytes" else None
     with _current(x.device):
         kernels.quantize_dequantize[(-(-scale.numel() // lanes),)](
             _bits(x), _bits(values), _bits(scale), scale if mask is None else mask if inside is None else inside,
-            layout, _format(fmt), KIND=KINDS[x.dtype], PACKING=packing, WIDE=x.numel() >= _WIDE,
+            layout, _format(fmt), KIND=KINDS[x.dtype], PACKING=packing, ALIGNED=aligned, WIDE=x.numel() >= _WIDE,
             WHOLE=chunk >= min(group_size, length), LANES=lanes, CHUNK=chunk, **_OPTIONS,
         )  # fmt: skip
     return inside
@@ -103,13 +105,6 @@ def mask_gradient(grad: Tensor, mask: Tensor, out: Tensor) -> None:
         _kernels().mask_gradient[(-(-count // BLOCK),)](
             _bits(grad), mask, _bits(out), count, WIDE=count >= _WIDE, BLOCK=BLOCK, **_OPTIONS
         )
-
-
-def packing_of(length: int, inner: int, group_size: int) -> str:
-    """How eight neighbours in memory lie: "along" one group, "across" eight groups side by side, or in neither way."""
-    if inner == 1 and group_size % 8 == 0 and length % 8 == 0:
-        return "along"
-    return "across" if inner % 8 == 0 else "bytes"
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -60,13 +60,19 @@ def _lanes(LANES: tl.constexpr, EVERY: tl.constexpr, WIDE: tl.constexpr):
 
 
 @triton.jit
-def _starts(lane, layout):
-    """Offset of the first element of the groups `lane`, and how many elements they have (none beyond the last)."""
+def _starts(lane, layout, ALIGNED: tl.constexpr):
+    """Offset of the first element of the groups `lane`, and how many elements they have (none beyond the last).
+
+    `ALIGNED`: both are multiples of eight, which triton must be told before it reads several elements at once.
+    """
     i = lane % layout.inner
     along = lane // layout.inner
     first = along % layout.groups * layout.group_size
     start = (along // layout.groups * layout.length + first) * layout.inner + i
-    return start, tl.where(lane < layout.lanes, tl.minimum(layout.group_size, layout.length - first), 0)
+    count = tl.where(lane < layout.lanes, tl.minimum(layout.group_size, layout.length - first), 0)
+    if ALIGNED:
+        start, count = tl.multiple_of(start, 8), tl.multiple_of(count, 8)
+    return start, count
 
 
 # --- float types and bits of float32 ----------------------------------------------------------------------------
@@ -161,13 +167,13 @@ def _store_mask(mask, at, there, inside, first, layout, PACKING: tl.constexpr, W
     elif PACKING == "along":  # eight elements of one group
         eights = tl.reshape((inside & there).to(tl.int32), [LANES, CHUNK // 8, 8])
         packed = tl.sum(eights << bit[None, None, :], axis=2)
-        start, count = _starts(_lanes(LANES, 1, WIDE), layout)
+        start, count = _starts(_lanes(LANES, 1, WIDE), layout, True)
         k = first + 8 * tl.arange(0, CHUNK // 8)
         tl.store(mask + (start[:, None] + k[None, :]) // 8, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
     elif PACKING == "across":  # one element each of eight groups side by side
         eights = tl.reshape((inside & there).to(tl.int32), [LANES // 8, 8, CHUNK])
         packed = tl.sum(eights << bit[None, :, None], axis=1)
-        start, count = _starts(_lanes(LANES, 8, WIDE), layout)
+        start, count = _starts(_lanes(LANES, 8, WIDE), layout, False)
         k = first + tl.arange(0, CHUNK)
         at_byte = (start[:, None] + k[None, :] * layout.inner) // 8
         tl.store(mask + at_byte, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
@@ -192,15 +198,15 @@ def _elements(y, mask, bits, at, there, code, finite, first, layout, p, KIND: tl
 
 
 @triton.jit
-def quantize_dequantize(x, y, scale, mask, layout, p, KIND: tl.constexpr, PACKING: tl.constexpr, WIDE: tl.constexpr,
-                        WHOLE: tl.constexpr, LANES: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
+def quantize_dequantize(x, y, scale, mask, layout, p, KIND: tl.constexpr, PACKING: tl.constexpr, ALIGNED: tl.constexpr,
+                        WIDE: tl.constexpr, WHOLE: tl.constexpr, LANES: tl.constexpr, CHUNK: tl.constexpr):  # fmt: skip
     """LANES groups per program, CHUNK elements of each at a time: y and mask like x, scale contracted, all contiguous.
 
     x and y point to integers of the width of KIND, scale to int32. `WHOLE`: CHUNK covers a group, which is read once.
     `WIDE`: offsets need 64 bits.
     """
     lane = _lanes(LANES, 1, WIDE)
-    start, count = _starts(lane, layout)
+    start, count = _starts(lane, layout, ALIGNED)
     k = tl.arange(0, CHUNK)
     at = start[:, None] + k[None, :] * layout.inner
     there = k[None, :] < count[:, None]
