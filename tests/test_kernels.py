@@ -240,8 +240,14 @@ def test_a_traced_model_gives_eager_bits():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("kernel", ["triton", "torch"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_cuda_equals_the_reference(name):
+def test_cuda_equals_the_reference(name, kernel, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, "0" if kernel == "torch" else "1")
+    found = choice.status("cuda")
+    if kernel == "triton" and "not installed" in found.reason:
+        pytest.skip(found.reason)
+    assert found.kernel == kernel, found.reason
     x = edge_values((64, 70))
     on_device = torch.from_numpy(x).cuda().requires_grad_()
     y = fake_quantize(on_device, name, 1)

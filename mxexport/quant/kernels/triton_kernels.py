@@ -51,12 +51,21 @@ class Layout(NamedTuple):
 
 
 @triton.jit
-def _lanes(LANES: tl.constexpr, EVERY: tl.constexpr, WIDE: tl.constexpr):
-    """Indices into the scale tensor of this program's groups, or of every so-many-th of them."""
+def _every(STEP: tl.constexpr, END: tl.constexpr, WIDE: tl.constexpr):
+    """0, STEP, .. below END, in 64 bits where products with it need them."""
+    index = tl.arange(0, END // STEP) * STEP
+    if WIDE:
+        index = index.to(tl.int64)
+    return index
+
+
+@triton.jit
+def _of_program(COUNT: tl.constexpr, STEP: tl.constexpr, WIDE: tl.constexpr):
+    """The indices that this program has to do with, COUNT of them in a row, or every STEP-th."""
     program = tl.program_id(0)
     if WIDE:
         program = program.to(tl.int64)
-    return program * LANES + tl.arange(0, LANES // EVERY) * EVERY
+    return program * COUNT + _every(STEP, COUNT, WIDE)
 
 
 @triton.jit
@@ -73,6 +82,12 @@ def _starts(lane, layout, ALIGNED: tl.constexpr):
     if ALIGNED:
         start, count = tl.multiple_of(start, 8), tl.multiple_of(count, 8)
     return start, count
+
+
+@triton.jit
+def _tile(start, count, k, layout):
+    """Offsets of the elements `k` of groups, [groups, k], and which of them there are."""
+    return start[:, None] + k[None, :] * layout.inner, k[None, :] < count[:, None]
 
 
 # --- float types and bits of float32 ----------------------------------------------------------------------------
@@ -123,10 +138,10 @@ def _scales(code, finite, p):
 
 @triton.jit
 def _in_steps(magnitude, code):
-    """Bits of magnitude * 2**(127 - code); 0 or less where that lies below 2**-126, far below every element step.
+    """Bits of magnitude * 2**(127 - code), or some integer below `HIDDEN` where that is less than 2**-126.
 
-    A subnormal is read as an integer, 2**149 times too large. The bound of -250 keeps int32 from running over: results
-    are negative at either.
+    A subnormal is read as an integer, 2**149 times too large. The bound of -250 keeps int32 from running over: there
+    the result is negative with or without it.
     """
     subnormal = magnitude < HIDDEN
     read = magnitude.to(tl.float32).to(tl.int32, bitcast=True)
@@ -136,7 +151,10 @@ def _in_steps(magnitude, code):
 
 @triton.jit
 def _rounded(v, p):
-    """Bits of the element (its magnitude) nearest to the magnitude with the bits `v`."""
+    """Bits of the element (its magnitude) nearest to the magnitude with the bits `v`.
+
+    Whatever lies below 2**-126 becomes zero: no element has a step below 2**-69.
+    """
     kept = tl.minimum(tl.maximum(v, 0), p.max_bits)
     grid = (tl.maximum(kept & INF_BITS, p.lowest) + p.shift).to(tl.float32, bitcast=True)
     rounded = (kept.to(tl.float32, bitcast=True) + grid) - grid
@@ -167,16 +185,15 @@ def _store_mask(mask, at, there, inside, first, layout, PACKING: tl.constexpr, W
     elif PACKING == "along":  # eight elements of one group
         eights = tl.reshape((inside & there).to(tl.int32), [LANES, CHUNK // 8, 8])
         packed = tl.sum(eights << bit[None, None, :], axis=2)
-        start, count = _starts(_lanes(LANES, 1, WIDE), layout, True)
-        k = first + 8 * tl.arange(0, CHUNK // 8)
-        tl.store(mask + (start[:, None] + k[None, :]) // 8, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
+        start, count = _starts(_of_program(LANES, 1, WIDE), layout, True)
+        first_bit, there = _tile(start, count, first + _every(8, CHUNK, WIDE), layout)
+        tl.store(mask + first_bit // 8, packed.to(tl.uint8), mask=there)
     elif PACKING == "across":  # one element each of eight groups side by side
         eights = tl.reshape((inside & there).to(tl.int32), [LANES // 8, 8, CHUNK])
         packed = tl.sum(eights << bit[None, :, None], axis=1)
-        start, count = _starts(_lanes(LANES, 8, WIDE), layout, False)
-        k = first + tl.arange(0, CHUNK)
-        at_byte = (start[:, None] + k[None, :] * layout.inner) // 8
-        tl.store(mask + at_byte, packed.to(tl.uint8), mask=k[None, :] < count[:, None])
+        start, count = _starts(_of_program(LANES, 8, WIDE), layout, False)
+        first_bit, there = _tile(start, count, first + _every(1, CHUNK, WIDE), layout)
+        tl.store(mask + first_bit // 8, packed.to(tl.uint8), mask=there)
 
 
 # --- kernels ----------------------------------------------------------------------------------------------------
@@ -205,17 +222,17 @@ def quantize_dequantize(x, y, scale, mask, layout, p, KIND: tl.constexpr, PACKIN
     x and y point to integers of the width of KIND, scale to int32. `WHOLE`: CHUNK covers a group, which is read once.
     `WIDE`: offsets need 64 bits.
     """
-    lane = _lanes(LANES, 1, WIDE)
+    lane = _of_program(LANES, 1, WIDE)
     start, count = _starts(lane, layout, ALIGNED)
-    k = tl.arange(0, CHUNK)
-    at = start[:, None] + k[None, :] * layout.inner
-    there = k[None, :] < count[:, None]
+    k = _every(1, CHUNK, WIDE)
+    at, there = _tile(start, count, k, layout)
     bits = _load(x, at, there, KIND)
     amax = tl.max(bits & MAGNITUDE, axis=1)
     longest = tl.minimum(layout.group_size, layout.length)
     if not WHOLE:
         for first in range(CHUNK, longest, CHUNK):
-            more = _load(x, at + first * layout.inner, first + k[None, :] < count[:, None], KIND)
+            at, there = _tile(start, count, first + k, layout)
+            more = _load(x, at, there, KIND)
             amax = tl.maximum(amax, tl.max(more & MAGNITUDE, axis=1))
     code, finite = _codes(amax, p), amax < INF_BITS
     tl.store(scale + lane, _scales(code, finite, p), mask=lane < layout.lanes)
@@ -223,20 +240,15 @@ def quantize_dequantize(x, y, scale, mask, layout, p, KIND: tl.constexpr, PACKIN
         _elements(y, mask, bits, at, there, code, finite, 0, layout, p, KIND, PACKING, WIDE, LANES, CHUNK)
     else:
         for first in range(0, longest, CHUNK):
-            here, inside_group = at + first * layout.inner, first + k[None, :] < count[:, None]
-            again = _load(x, here, inside_group, KIND)
-            _elements(
-                y, mask, again, here, inside_group, code, finite, first, layout, p, KIND, PACKING, WIDE, LANES, CHUNK
-            )
+            at, there = _tile(start, count, first + k, layout)
+            again = _load(x, at, there, KIND)
+            _elements(y, mask, again, at, there, code, finite, first, layout, p, KIND, PACKING, WIDE, LANES, CHUNK)
 
 
 @triton.jit
 def mask_gradient(grad, mask, out, count, WIDE: tl.constexpr, BLOCK: tl.constexpr):
     """out = grad where the element's bit is set, else 0: on integers of the gradient's width, flat."""
-    program = tl.program_id(0)
-    if WIDE:
-        program = program.to(tl.int64)
-    at = program * BLOCK + tl.arange(0, BLOCK)
+    at = _of_program(BLOCK, 1, WIDE)
     there = at < count
     bits = tl.load(mask + (at >> 3), mask=there, other=0).to(tl.int32)
     kept = (bits >> (at & 7).to(tl.int32)) & 1
