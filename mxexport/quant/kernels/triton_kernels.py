@@ -108,9 +108,9 @@ def _load(x, at, there, KIND: tl.constexpr):
 
 @triton.jit
 def _store(y, at, there, bits, KIND: tl.constexpr):
-    """Rounds to nearest even; no NaN has bits that the carry of bfloat16 could turn into something else."""
+    """Elements have seven significant bits at most, and bfloat16 eight: nothing to round. float16 overflows to Inf."""
     if KIND == "bfloat16":
-        raw = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).to(tl.int16)
+        raw = (bits >> 16).to(tl.int16)
     elif KIND == "float16":
         raw = bits.to(tl.float32, bitcast=True).to(tl.float16).to(tl.int16, bitcast=True)
     else:
@@ -163,13 +163,14 @@ def _rounded(v, p):
 
 @triton.jit
 def _scaled(element, code):
-    """Bits of element * 2**(code - 127), rounded to nearest even where that is subnormal, Inf from 2**128 on."""
+    """Bits of element * 2**(code - 127). Nothing is left to round.
+
+    A subnormal result is a multiple of 2**-149, as the input was that became this element. The largest are 2**128 or
+    less, for a scale that was rounded up leaves its elements half of their range: the bits are those of Inf at most.
+    """
     field = (element >> 23) + code - 127
-    normal = tl.minimum(element + ((code - 127) << 23), INF_BITS)
-    lost = tl.minimum(tl.maximum(1 - field, 1), 25)
-    significand = (element & MANTISSA) | HIDDEN
-    subnormal = (significand + (1 << (lost - 1)) - 1 + ((significand >> lost) & 1)) >> lost
-    return tl.where(element == 0, 0, tl.where(field > 0, normal, subnormal))
+    subnormal = ((element & MANTISSA) | HIDDEN) >> tl.minimum(tl.maximum(1 - field, 0), 31)
+    return tl.where(element == 0, 0, tl.where(field > 0, element + ((code - 127) << 23), subnormal))
 
 
 # --- the mask ---------------------------------------------------------------------------------------------------
