@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 MODELS := $(VENV)/models
 FINN := .venv-finn
+TRITON := .venv-triton
 # One process per core; the suite is CPU bound. The profile `ci` gives property tests the same examples every time:
 # plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
 
-.PHONY: demo test test-full test-finn fuzz docs finn bench lint finn-base clean
+.PHONY: demo test test-full test-finn test-triton fuzz docs finn bench lint finn-base clean
 
 demo: $(READY)
 	$(BIN)/mxexport demo
@@ -27,6 +28,13 @@ test-full: $(READY)
 test-finn: $(READY)
 	.ci/install-finn $(FINN) || echo "FINN+ could not be installed"
 	MXEXPORT_FINN=$(CURDIR)/$(FINN)/bin/python $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/finn
+
+# The GPU kernels in triton's interpreter, and compiled for GPUs without running there. triton (1 GB) goes into a folder
+# of its own.
+test-triton: $(READY)
+	.ci/install-triton $(BIN) $(TRITON)
+	TRITON_INTERPRET=1 PYTHONPATH=$(CURDIR)/$(TRITON) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal \
+		--hypothesis-profile=ci tests/test_kernels.py tests/test_triton.py
 
 # The site in build/site; a warning is an error.
 docs: $(READY)
@@ -74,4 +82,4 @@ $(MODELS)/.ready: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(FINN) build dist
+	rm -rf $(VENV) $(FINN) $(TRITON) build dist

@@ -31,15 +31,17 @@ def ratios(functions: dict[str, Callable[[], object]], x: torch.Tensor, seconds:
         function()
         copies, times, end = [], [], time.perf_counter() + seconds
         while len(times) < 5 or time.perf_counter() < end:
-            copies.append(_time(x.clone))
-            times.append(_time(function))
+            copies.append(_time(x.clone, x.is_cuda))
+            times.append(_time(function, x.is_cuda))
         found[name] = median(times) / median(copies)
     return found
 
 
-def _time(function: Callable[[], object]) -> float:
+def _time(function: Callable[[], object], on_gpu: bool) -> float:
     start = time.perf_counter()
     function()
+    if on_gpu:
+        torch.cuda.synchronize()  # calls return before the work is done
     return time.perf_counter() - start
 
 

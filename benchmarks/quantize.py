@@ -1,4 +1,8 @@
-"""Quantize-dequantize of a [1024, 4096] float32 tensor on one thread, as ratios to a memory copy: `make bench`."""
+"""Quantize-dequantize of a float32 tensor as ratios to a memory copy: `make bench`.
+
+[1024, 4096] on one thread of the CPU; where there is a CUDA device, [8192, 16384] there, so that the time to start a
+kernel does not count.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,10 @@ from rich.table import Table
 
 from mxexport.numbers.formats import MX_FORMATS, get_format
 from mxexport.quant import Quantizer
-from mxexport.quant.kernels import native
+from mxexport.quant.kernels import choice, native
 
 SHAPE = (1024, 4096)
+GPU_SHAPE = (8192, 16384)
 FORWARD = {"kernel": 1.5, "torch": 12.0}
 TRAINING = {"kernel": 4.0}
 MEMORY = {"kernel": 1.0, "torch": 1.0}
@@ -67,6 +72,23 @@ def add_row(table: Table, name: str, figures: dict[str, float], targets: dict[st
     table.add_row(name, *cells)
 
 
+def on_gpu(names: list[str]) -> Table:
+    """The kernel that a CUDA device gets, and torch operators there: forward / forward and backward."""
+    x, gradient = torch.randn(GPU_SHAPE, device="cuda"), torch.randn(GPU_SHAPE, device="cuda")
+    weight, found = x.clone().requires_grad_(), choice.status("cuda")
+    title = f"{GPU_SHAPE} float32 on {torch.cuda.get_device_name()}, ratio to x.clone(); {found.reason}"
+    table = Table("", found.kernel, "torch", title=title, title_justify="left")
+    for name in names:
+        quantizer = Quantizer(get_format(name), -1)
+        for label, call in (
+            (name, lambda q=quantizer: q(x)),
+            (f"{name}, forward + backward", lambda q=quantizer: torch.autograd.grad(q(weight), weight, gradient)),
+        ):
+            figures = ratios({"kernel": call, "torch": without_kernel(call)}, x)
+            table.add_row(label, *(f"{figures[column]:.2f}" for column in ("kernel", "torch")))
+    return table
+
+
 def main(names: list[str]) -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -88,7 +110,12 @@ def main(names: list[str]) -> None:
         table.add_section()
         for row in rows:
             add_row(table, *row)
-    Console(width=max(Console().width, 120)).print(table)
+    console = Console(width=max(Console().width, 120))
+    console.print(table)
+    if torch.cuda.is_available():
+        console.print(on_gpu(names))
+    else:
+        console.print(f"No CUDA device: the kernel for GPUs was not timed ({choice.status('cuda').reason}).")
 
 
 if __name__ == "__main__":

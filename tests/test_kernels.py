@@ -15,7 +15,7 @@ import mxexport as mx
 from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.quant import Quantizer, fake_quantize
-from mxexport.quant.kernels import fused, native
+from mxexport.quant.kernels import choice, fused, native, on_gpu
 from tests.helpers import assert_equal_bits, edge_values
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -23,11 +23,18 @@ FNUZ = ("mxfloat_fnuz_e4m3", "mxfloat_fnuz_e1m2_g9")
 FORMATS = (*MX_FORMATS, "mxint4", "mxint2", "mxfp6_e3m2_g7", "mxint8_g128", "mxfloat_e4m3", "mxfloat_e7m0", *FNUZ)
 
 
-@pytest.fixture(params=["native", "torch"])
+SWITCHES = {"native": "1", "torch": "0", "triton": "triton"}
+# In triton's interpreter only where it was on before the first import of triton: `test_triton` starts such a process.
+ENGINES = tuple(SWITCHES) if os.environ.get(on_gpu.INTERPRETER) == "1" else ("native", "torch")
+
+
+@pytest.fixture(params=ENGINES)
 def engine(request, monkeypatch):
-    monkeypatch.setenv(native.SWITCH, "0" if request.param == "torch" else "1")
-    if request.param == "native" and not native.status().active:
-        pytest.skip(f"no native kernel here: {native.status().reason}")
+    monkeypatch.setenv(native.SWITCH, SWITCHES[request.param])
+    found = choice.status()
+    if request.param == "native" and found.kernel != "native":
+        pytest.skip(f"no native kernel here: {found.reason}")
+    assert found.kernel == request.param, found.reason
     return request.param
 
 
@@ -233,8 +240,14 @@ def test_a_traced_model_gives_eager_bits():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+@pytest.mark.parametrize("kernel", ["triton", "torch"])
 @pytest.mark.parametrize("name", FORMATS)
-def test_cuda_equals_the_reference(name):
+def test_cuda_equals_the_reference(name, kernel, monkeypatch):
+    monkeypatch.setenv(native.SWITCH, "0" if kernel == "torch" else "1")
+    found = choice.status("cuda")
+    if kernel == "triton" and "not installed" in found.reason:
+        pytest.skip(found.reason)
+    assert found.kernel == kernel, found.reason
     x = edge_values((64, 70))
     on_device = torch.from_numpy(x).cuda().requires_grad_()
     y = fake_quantize(on_device, name, 1)

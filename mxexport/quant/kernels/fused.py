@@ -1,7 +1,8 @@
 """MX quantize-dequantize in one go: shared scale, elements and the mask of what was not clipped.
 
-One pass over memory in the compiled kernel (`native`), or slab by slab in torch on any device, so that every
-intermediate result stays in the cache. Both give the bits of `mxexport.numbers.numerics`.
+One pass over memory in a kernel compiled for the CPU (`native`) or a GPU (`on_gpu`), or slab by slab in torch on any
+device, so that every intermediate result stays in the cache; `choice` says which. All give the bits of
+`mxexport.numbers.numerics`.
 
 A mask holds one bit per element in memory order, lowest bit first, eight to a byte: what the gradient needs.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mxexport.numbers.groups import contracted_shape
-from mxexport.quant.kernels import native, operators
+from mxexport.quant.kernels import choice, native, on_gpu, operators
 
 _MAGNITUDE = 0x7FFFFFFF
 _INF_BITS = 0x7F800000
@@ -54,7 +55,7 @@ class MXSpec:
         """Largest magnitude that keeps its gradient: half a step beyond the last integer still rounds to it."""
         return self.max_val + (2.0 ** -(self.mantissa_bits + 1) if self.integer else 0.0)
 
-    def native(self) -> native.Format:
+    def kernel_format(self) -> native.Format:
         zero = -0.0 if self.signed_zero else 0.0
         shared = (self.emax, self.round_bias, self.frac_bits, self.code_min, self.code_max)
         return native.Format(*shared, self.mantissa_bits, self.emin, self.max_val, self.limit, zero)
@@ -79,6 +80,21 @@ def mx_quantize_dequantize(
     mask = torch.empty(mask_bytes(x.numel()) if with_mask else 0, dtype=torch.uint8, device=x.device)
     if x.numel() == 0:
         return values, scale, mask
+    folded = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
+    x3, values3 = x.view(folded), values.view(folded)
+    scale3 = scale.view(folded[0], -1, folded[2])
+    kernel = choice.kernel_for(x)
+    slabs = [
+        (x3[o, k], values3[o, k], scale3[o, _groups(k, group_size)], mask[bits] if with_mask else None)
+        for o, k, bits in _slabs(folded, group_size, _limit(kernel, x))
+    ]
+    if kernel == "native" and x.dtype == torch.float32:
+        native.quantize_dequantize(slabs, group_size, p.kernel_format())
+    else:
+        compute = {"native": _quantize_on_cpu, "triton": _quantize_on_gpu, "torch": _quantize_slab}[kernel]
+        for slab in slabs:
+            compute(*slab, group_size, p)
+    return values, scale, mask
     folded = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
     x3, values3 = x.view(folded), values.view(folded)
     scale3 = scale.view(folded[0], -1, folded[2])
@@ -110,13 +126,16 @@ def mask_gradient(grad: Tensor, mask: Tensor) -> Tensor:
     flat, flat_result, count = grad.view(-1), result.view(-1), grad.numel()
     if count == 0:
         return result
-    library = native.library_for(grad)
-    limit = _slab_size(grad) if library is None else -(-count // native.thread_count(count))
+    kernel = choice.kernel_for(grad)
+    if kernel == "triton":
+        on_gpu.mask_gradient(flat, mask, flat_result)
+        return result
+    limit = -(-count // native.thread_count(count)) if kernel == "native" else _slab_size(grad)
     step = -(-limit // 8) * 8
     starts = range(0, count, step)
     pieces = [(flat[i : i + step], mask[i // 8 : (i + step) // 8], flat_result[i : i + step]) for i in starts]
-    if library is not None:
-        native.mask_gradient(library, pieces)
+    if kernel == "native":
+        native.mask_gradient(pieces)
     else:
         zero = grad.new_zeros(())
         for piece, bits, out in pieces:
@@ -130,6 +149,13 @@ def memory_order(x: Tensor) -> list[int] | None:
         return None
     order = sorted(range(x.ndim), key=lambda dim: x.stride(dim), reverse=True)
     return order if x.permute(order).is_contiguous() else None
+
+
+def _limit(kernel: choice.Kernel, x: Tensor) -> int:
+    """Elements of a slab: one per thread or the whole tensor where no intermediate results need memory."""
+    if kernel == "native" and x.dtype == torch.float32:
+        return -(-x.numel() // native.thread_count(x.numel()))
+    return x.numel() if kernel == "triton" and x.dtype in on_gpu.KINDS else _slab_size(x)
 
 
 def _slab_size(x: Tensor) -> int:
@@ -165,6 +191,29 @@ def _slabs(folded: tuple[int, int, int], group_size: int, limit: int) -> Iterato
 
 def _groups(elements: slice, group_size: int) -> slice:
     return slice(elements.start // group_size, -(-elements.stop // group_size))
+
+
+# --- one slab in a compiled kernel ----------------------------------------------------------------------------
+
+
+def _quantize_on_cpu(x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None, group_size: int, p: MXSpec) -> None:
+    """As `_quantize_slab`, for a type that the native kernel does not take."""
+    wide = x.float()
+    wide_values = torch.empty_like(wide)
+    native.quantize_dequantize([(wide, wide_values, scale, mask)], group_size, p.kernel_format())
+    values.copy_(wide_values)
+
+
+def _quantize_on_gpu(x: Tensor, values: Tensor, scale: Tensor, mask: Tensor | None, group_size: int, p: MXSpec) -> None:
+    """As `_quantize_slab`, in Triton."""
+    direct = x.dtype in on_gpu.KINDS
+    given = x if direct else x.float()
+    result = values if direct else torch.empty_like(given)
+    unpacked = on_gpu.quantize_dequantize(given, result, scale, mask, group_size, p.kernel_format())
+    if unpacked is not None:
+        mask.copy_(_pack(unpacked))
+    if not direct:
+        values.copy_(result)
 
 
 # --- one slab in torch ----------------------------------------------------------------------------------------

@@ -35,11 +35,6 @@ def status() -> Status:
     return switched_off() or _load()[0]
 
 
-def library_for(x: Tensor) -> ctypes.CDLL | None:
-    """The compiled kernel if it can take `x`, a CPU tensor."""
-    return _load()[1] if x.device.type == "cpu" and not switched_off() else None
-
-
 # --- loading --------------------------------------------------------------------------------------------------
 
 
@@ -63,12 +58,13 @@ def _load() -> tuple[Status, ctypes.CDLL | None]:
 
 
 def quantize_dequantize(
-    library: ctypes.CDLL, pieces: list[tuple[Tensor, Tensor, Tensor, Tensor | None]], group_size: int, fmt: Format
+    pieces: list[tuple[Tensor, Tensor, Tensor, Tensor | None]], group_size: int, fmt: Format
 ) -> None:
     """Fill the (values, scale, mask) of every piece (x, values, scale, mask), the pieces in parallel.
 
     All contiguous; x and values float32 [outer, length, inner], scale float32 [outer, n, inner], mask packed uint8.
     """
+    library = _load()[1]
 
     def one(piece):
         x, values, scale, mask = piece
@@ -79,9 +75,9 @@ def quantize_dequantize(
     _in_parallel(one, pieces)
 
 
-def mask_gradient(library: ctypes.CDLL, pieces: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+def mask_gradient(pieces: list[tuple[Tensor, Tensor, Tensor]]) -> None:
     """Fill `out` of every piece (grad, mask, out), the pieces in parallel: flat, one floating type, the mask packed."""
-    entry = getattr(library, f"mask_gradient_{8 * pieces[0][0].element_size()}")
+    entry = getattr(_load()[1], f"mask_gradient_{8 * pieces[0][0].element_size()}")
     _in_parallel(lambda p: entry(*(t.data_ptr() for t in p), p[0].numel()), pieces)
 
 
