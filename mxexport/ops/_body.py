@@ -7,12 +7,15 @@ correct it. NaN is kept out of anything that could drop it and put back at the e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 LOWEST_OPSET = 18
 _POW2_MIN = -149  # the smallest float32 subnormal
+Branch = Callable[["Body"], ir.Value]
 
 
 class Body(Tape):
@@ -50,6 +53,14 @@ class Body(Tape):
             self._constants[name] = self.op("Constant", (), {field: ir.RefAttr(field, name, of_type)})
         return self._constants[name]
 
+    def choose(
+        self, condition: ir.Value, then: Callable[[Body], ir.Value], other: Callable[[Body], ir.Value]
+    ) -> ir.Value:
+        """`then(branch)` where the bool scalar holds, else `other(branch)`: only one of the two is computed."""
+        branches = {name: _Branch(self, name).graph(make) for name, make in (("then", then), ("else", other))}
+        graphs = {f"{name}_branch": ir.AttrGraph(f"{name}_branch", graph) for name, graph in branches.items()}
+        return self.op("If", (condition,), graphs)
+
     def function(self, domain: str, name: str, outputs: dict[str, ir.Value], attributes: list[ir.Attr]) -> ir.Function:
         for output, value in outputs.items():
             value.name = output
@@ -57,6 +68,26 @@ class Body(Tape):
             list(self.inputs.values()), list(outputs.values()), nodes=self.nodes, opset_imports={"": LOWEST_OPSET}
         )
         return ir.Function(domain, name, graph=graph, attributes=attributes)
+
+
+class _Branch(Body):
+    """A branch of an If. Constants stand outside, where both branches and what follows find them."""
+
+    def __init__(self, outer: Body, name: str):
+        super().__init__(())
+        self.outer, self.name = outer, name
+
+    def const(self, value, dtype=np.float32) -> ir.Value:
+        return self.outer.const(value, dtype)
+
+    def attr(self, name: str, kind: str = "i") -> ir.Value:
+        return self.outer.attr(name, kind)
+
+    def graph(self, make: Branch) -> ir.Graph:
+        result = make(self)
+        for i, node in enumerate(self.nodes):  # a name that the function itself has would stand twice
+            node.outputs[0].name = f"{self.name[:4]}{len(self.outer.nodes)}_{i}"
+        return ir.Graph([], [result], nodes=self.nodes, name=self.name)
 
 
 # --- groups ---------------------------------------------------------------------------------------------------

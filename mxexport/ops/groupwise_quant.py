@@ -3,9 +3,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport.numbers import numerics
-from mxexport.ops import _body
+from mxexport.ops import _body, _floats
 from mxexport.ops._attributes import Attribute
 from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Port
 
 
@@ -33,9 +34,10 @@ class GroupwiseQuant(IntegerOperator):
     @classmethod
     def body(cls, b, present):
         x, zero, one = b.inputs["X"], b.const(0), b.const(1)
-        scale = _body.expand(b, b.inputs["scale"], x)
-        v = _body.divide(b, x, scale)
-        z = _body.expand(b, b.inputs["zero_point"], x) if "zero_point" in present else None
+        groups = Groups.of(b, x)
+        scale = groups.spread(b.inputs["scale"])
+        z = groups.spread(b.inputs["zero_point"]) if "zero_point" in present else None
+        v = b.Div(groups.split(x), _floats.divisor(b, scale, b.Equal(scale, zero)))
         if z is not None:
             v = b.Add(v, z)
         signed = b.Equal(b.attr("signed"), b.int(1))
@@ -44,10 +46,10 @@ class GroupwiseQuant(IntegerOperator):
         half = b.Mul(codes, b.const(0.5))
         low = b.Where(signed, b.Sub(narrow, half), zero)
         high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
-        q = b.Where(b.IsNaN(v), v, b.Clip(b.Round(v), low, high))
+        q = b.Clip(b.Round(v), low, high)
         # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where q or the scale is 0.
-        z_less_q = b.Neg(q) if z is None else b.Sub(z, q)
-        return {"Y": b.Sub(zero, b.Mul(z_less_q, scale))}
+        less = b.Mul(q, b.Neg(scale)) if z is None else b.Mul(b.Sub(z, q), scale)
+        return {"Y": groups.join(b.Sub(zero, less))}
 
     @classmethod
     def attributes_of(cls, element) -> dict[str, int]:

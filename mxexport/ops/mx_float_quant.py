@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from mxexport.numbers import numerics
-from mxexport.ops import _body
+from mxexport.ops import _body, _floats
 from mxexport.ops._attributes import LARGEST, POSITIVE, Attribute
 from mxexport.ops._elements import FloatOperator
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Port
 
 
@@ -33,19 +36,25 @@ class MXFloatQuant(FloatOperator):
     @classmethod
     def body(cls, b, present):
         x, zero = b.inputs["X"], b.const(0)
-        scale = _body.expand(b, b.inputs["scale"], x)
-        # Where adds its two sides in onnxruntime, which turns -0 into +0: magnitudes here, the sign by a product.
-        negative = b.Or(b.Less(x, zero), b.Less(b.Reciprocal(x), zero))
-        v = _body.divide(b, b.Abs(x), scale)
-        largest = b.attr("max_val", "f")
-        saturated = b.Where(b.Less(v, largest), v, largest)
-        rounded = _body.round_to_grid(b, saturated, b.attr("mantissa_bits"), b.attr("exponent_bias"))
-        signed = b.Equal(b.attr("signed"), b.int(1))
-        rounded = b.Where(b.And(negative, b.Not(signed)), zero, rounded)
-        zero_keeps_sign = b.Equal(b.attr("signed_zero"), b.int(1))
-        keeps_sign = b.And(signed, b.Or(zero_keeps_sign, b.Greater(rounded, zero)))
-        sign = b.Where(b.And(negative, keeps_sign), b.const(-1), b.const(1))
-        return {"Y": b.Mul(b.Mul(b.Where(b.IsNaN(v), v, rounded), sign), scale)}
+        groups = Groups.of(b, x)
+        scale = groups.spread(b.inputs["scale"])
+        is_zero = b.Equal(scale, zero)
+        largest, mantissa_bits, bias = b.attr("max_val", "f"), b.attr("mantissa_bits"), b.attr("exponent_bias")
+        signed, signed_zero = (b.Cast(b.attr(name), to=ir.DataType.FLOAT) for name in ("signed", "signed_zero"))
+        v = b.Div(groups.split(x), _floats.divisor(b, scale, is_zero))
+        v = b.Clip(v, b.Mul(largest, b.Neg(signed)), largest)
+        unit, smallest_normal = _body.pow2(b, b.Neg(mantissa_bits)), _body.pow2(b, b.Sub(b.int(1), bias))
+        # Under a zero scale the smallest quotient counts as the largest: no subnormal may lose its sign by rounding.
+        floor = b.Where(is_zero, b.const(_floats.SMALLEST_NORMAL), b.Mul(smallest_normal, unit))
+        step = b.choose(
+            b.LessOrEqual(largest, b.const(_floats.MOST)),
+            lambda branch: _floats.float_step(branch, v, unit, floor),
+            lambda branch: _floats.any_float_step(branch, v, mantissa_bits, bias),
+        )
+        rounded = b.Mul(b.Round(b.Div(v, step)), step)
+        # -0 where the element has it: adding that keeps the sign of a zero, adding 0 clears it.
+        nothing = b.Mul(zero, b.Sub(zero, b.Mul(signed, signed_zero)))
+        return {"Y": groups.join(b.Mul(b.Add(rounded, nothing), scale))}
 
     @classmethod
     def attributes_of(cls, element):
