@@ -43,15 +43,6 @@ def group_amax(b: Body, groups: Groups, grouped: ir.Value) -> tuple[ir.Value, ir
     return amax, b.Add(b.Mul(amax, zero), b.Div(zero, b.Add(total, b.const(1))))
 
 
-def divisor(b: Body, scale: ir.Value, is_zero: ir.Value) -> ir.Value:
-    """`scale`, but 2**-126 with its sign where it is zero or flushed to zero, so that zeros do not become NaN.
-
-    A quotient is multiplied by the zero afterwards: of finite ones only the sign counts.
-    """
-    sign = b.Clip(b.Reciprocal(scale), b.const(-SMALLEST_NORMAL), b.const(SMALLEST_NORMAL))
-    return b.Add(scale, b.Mul(b.Cast(is_zero, to=ir.DataType.FLOAT), sign))
-
-
 def float_step(b: Body, v: ir.Value, unit: ir.Value, floor: ir.Value) -> ir.Value:
     """Distance of the values of a minifloat around `v`, a power of two: `unit` = 2**-mantissa_bits of the first place.
 

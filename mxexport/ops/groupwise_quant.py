@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport.numbers import numerics
-from mxexport.ops import _body, _floats
+from mxexport.ops import _body
 from mxexport.ops._attributes import Attribute
 from mxexport.ops._elements import IntegerOperator
 from mxexport.ops._groups import Groups
@@ -33,11 +33,12 @@ class GroupwiseQuant(IntegerOperator):
 
     @classmethod
     def body(cls, b, present):
-        x, zero, one = b.inputs["X"], b.const(0), b.const(1)
-        groups = Groups.of(b, x)
-        scale = groups.spread(b.inputs["scale"])
+        scale, zero, one = b.inputs["scale"], b.const(0), b.const(1)
+        groups = Groups.of(b, b.inputs["X"])
         z = groups.spread(b.inputs["zero_point"]) if "zero_point" in present else None
-        v = b.Div(groups.split(x), _floats.divisor(b, scale, b.Equal(scale, zero)))
+        # Not by a scale that is zero, or flushed to zero: what it divides becomes zero in the end, NaN would stay.
+        divisor = b.Add(scale, b.Cast(b.Equal(scale, zero), to=ir.DataType.FLOAT))
+        v = b.Div(groups.split(b.inputs["X"]), groups.spread(divisor))
         if z is not None:
             v = b.Add(v, z)
         signed = b.Equal(b.attr("signed"), b.int(1))
@@ -48,7 +49,7 @@ class GroupwiseQuant(IntegerOperator):
         high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
         q = b.Clip(b.Round(v), low, high)
         # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where q or the scale is 0.
-        less = b.Mul(q, b.Neg(scale)) if z is None else b.Mul(b.Sub(z, q), scale)
+        less = b.Mul(q, groups.spread(b.Neg(scale))) if z is None else b.Mul(b.Sub(z, q), groups.spread(scale))
         return {"Y": groups.join(b.Sub(zero, less))}
 
     @classmethod

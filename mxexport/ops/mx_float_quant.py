@@ -35,26 +35,35 @@ class MXFloatQuant(FloatOperator):
 
     @classmethod
     def body(cls, b, present):
-        x, zero = b.inputs["X"], b.const(0)
-        groups = Groups.of(b, x)
-        scale = groups.spread(b.inputs["scale"])
-        is_zero = b.Equal(scale, zero)
+        scale, zero, groups = b.inputs["scale"], b.const(0), Groups.of(b, b.inputs["X"])
         largest, mantissa_bits, bias = b.attr("max_val", "f"), b.attr("mantissa_bits"), b.attr("exponent_bias")
         signed, signed_zero = (b.Cast(b.attr(name), to=ir.DataType.FLOAT) for name in ("signed", "signed_zero"))
-        v = b.Div(groups.split(x), _floats.divisor(b, scale, is_zero))
-        v = b.Clip(v, b.Mul(largest, b.Neg(signed)), largest)
+        # Minus the quotient, because of the difference below.
+        minus_v = cls._quotient(b, groups.split(b.inputs["X"]), scale, groups.spread(b.Neg(scale)))
+        minus_v = b.Clip(minus_v, b.Neg(largest), b.Mul(largest, signed))
         unit, smallest_normal = _body.pow2(b, b.Neg(mantissa_bits)), _body.pow2(b, b.Sub(b.int(1), bias))
-        # Under a zero scale the smallest quotient counts as the largest: no subnormal may lose its sign by rounding.
-        floor = b.Where(is_zero, b.const(_floats.SMALLEST_NORMAL), b.Mul(smallest_normal, unit))
+        floor = b.Mul(smallest_normal, unit)
         step = b.choose(
             b.LessOrEqual(largest, b.const(_floats.MOST)),
-            lambda branch: _floats.float_step(branch, v, unit, floor),
-            lambda branch: _floats.any_float_step(branch, v, mantissa_bits, bias),
+            lambda branch: _floats.float_step(branch, minus_v, unit, floor),
+            lambda branch: _floats.any_float_step(branch, minus_v, mantissa_bits, bias),
         )
-        rounded = b.Mul(b.Round(b.Div(v, step)), step)
-        # -0 where the element has it: adding that keeps the sign of a zero, adding 0 clears it.
+        minus_rounded = b.Mul(b.Round(b.Div(minus_v, step)), step)
+        # -0 less a zero keeps its sign and 0 less a zero clears it; a runtime may drop the addition of either.
         nothing = b.Mul(zero, b.Sub(zero, b.Mul(signed, signed_zero)))
-        return {"Y": groups.join(b.Mul(b.Add(rounded, nothing), scale))}
+        return {"Y": groups.join(b.Mul(b.Sub(nothing, minus_rounded), groups.spread(scale)))}
+
+    @staticmethod
+    def _quotient(b, grouped, scale, divisor):
+        """grouped / divisor. The reference leaves zeros alone: where a scale is not above 0 they are divided by -1."""
+
+        def careful(branch):
+            is_zero = branch.Cast(branch.Equal(grouped, b.const(0)), to=ir.DataType.FLOAT)
+            others = branch.Mul(divisor, branch.Sub(b.const(1), is_zero))
+            return branch.Div(grouped, branch.Sub(others, is_zero))
+
+        all_positive = b.Greater(b.ReduceMin(scale, keepdims=0), b.const(0))
+        return b.choose(all_positive, lambda branch: branch.Div(grouped, divisor), careful)
 
     @classmethod
     def attributes_of(cls, element):
