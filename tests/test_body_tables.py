@@ -15,8 +15,8 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from mxexport import ops
-from mxexport.numbers import groups
-from mxexport.numbers.formats import SCALE_RULES, get_format, round_bias
+from mxexport.numbers import groups, packing
+from mxexport.numbers.formats import SCALE_RULES, FloatElement, get_format, round_bias
 from mxexport.ops._attributes import LARGEST, POSITIVE
 from mxexport.running.sessions import DISABLED_OPTIMIZERS
 from tests.helpers import assert_equal_bits, edge_values
@@ -191,3 +191,21 @@ def test_integers_of_every_width_with_and_without_zero_points(signed):
         for kind, x in kinds((30, 70)).items():
             expected = [ops.GroupwiseQuant.compute(x, *given.values(), **a)[0] for a in table]
             run.check({"X": x} | given, expected, (signed, list(given), kind))
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("axis", SHAPES)
+def test_packed_codes_of_every_width(bits, axis):
+    """Every byte pattern, groups that end within a byte and groups longer than the axis, scales of any kind."""
+    rng, shapes = np.random.default_rng(bits), [s for s in SHAPES[axis] if 0 not in s or bits in (5, 8)]
+    element = ops.MXFloatDequant.attributes_of(FloatElement(min(bits - 2, 4), bits - 1 - min(bits - 2, 4)))
+    types = {"codes": onnx.TensorProto.UINT8, "scale": onnx.TensorProto.FLOAT}
+    for shape, group_size in zip(shapes, itertools.cycle((32, 7, 16)), strict=False):
+        common = {"axis": axis, "group_size": group_size, "shape": list(shape)}
+        codes = rng.integers(0, 256, packing.packed_shape(shape, bits, axis, group_size), dtype=np.uint8)
+        feeds = {"codes": codes, "scale": foreign(shape, axis, group_size)}
+        table = [("GroupwiseDequant", common | {"bit_width": bits, "signed": signed}) for signed in (0, 1)]
+        table += [("MXFloatDequant", common | element)] * (bits > 2)
+        nodes = [(op, "codes scale", f"y{i}", attributes) for i, (op, attributes) in enumerate(table)]
+        expected = [ops.OPERATORS[op].compute(*feeds.values(), **attributes)[0] for op, attributes in table]
+        Executors(model_of(nodes, types)).check(feeds, expected, (bits, axis, shape, group_size))
