@@ -6,6 +6,8 @@ Every session serves all shapes and values of its row, for its model leaves the 
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -19,7 +21,7 @@ from mxexport.numbers import groups, packing
 from mxexport.numbers.formats import SCALE_RULES, FloatElement, get_format, round_bias
 from mxexport.ops._attributes import LARGEST, POSITIVE
 from mxexport.running.sessions import DISABLED_OPTIMIZERS
-from tests.helpers import assert_equal_bits, edge_values
+from tests.helpers import assert_equal_bits, edge_values, single_node_model
 from tests.test_ops import quant_node, scale_attributes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -209,3 +211,42 @@ def test_packed_codes_of_every_width(bits, axis):
         nodes = [(op, "codes scale", f"y{i}", attributes) for i, (op, attributes) in enumerate(table)]
         expected = [ops.OPERATORS[op].compute(*feeds.values(), **attributes)[0] for op, attributes in table]
         Executors(model_of(nodes, types)).check(feeds, expected, (bits, axis, shape, group_size))
+
+
+@pytest.mark.parametrize("shape, axis", [((6, 64), 1), ((2, 40, 3, 2), 1), ((5, 4), -1), ((40, 3), 0)])
+@pytest.mark.parametrize("name", ["mxfp8_e4m3", "mxint8"])
+def test_shapes_that_are_known_when_the_file_is_loaded(name, shape, axis):
+    """onnxruntime then computes the shapes ahead, and drops what they make pointless."""
+    fmt, x = get_format(name), kinds(shape)["patterns"]
+    op_type, element = quant_node(fmt, axis)
+    attributes = scale_attributes(fmt, axis=axis)
+    (scale,) = ops.MXScale.compute(x, **attributes)
+    for op, arrays, given in (("MXScale", [x], attributes), (op_type, [x, scale], element)):
+        model = single_node_model(op, arrays, given)
+        feeds = dict(zip(ops.OPERATORS[op].inputs, arrays, strict=False))
+        Executors(model).check(feeds, list(ops.OPERATORS[op].compute(*arrays, **given)), (op, shape))
+
+
+def test_flush_to_zero_makes_no_nan():
+    """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
+    script = """
+import numpy as np
+from mxexport import ops
+from mxexport.numbers.formats import MX_FORMATS, get_format
+from mxexport.running import executors
+from tests.helpers import edge_values, single_node_model
+from tests.test_ops import quant_node, scale_attributes
+x = edge_values((40, 70))
+for name in MX_FORMATS:
+    fmt = get_format(name)
+    op_type, attributes = quant_node(fmt)
+    nan = np.isnan(ops.OPERATORS[op_type].compute(x, *ops.MXScale.compute(x, **scale_attributes(fmt)), **attributes)[0])
+    model = single_node_model("MXScale", [x], scale_attributes(fmt))
+    scale = executors.run(model, {"X": x}, flush_denormals=True)["scale"]
+    model = single_node_model(op_type, [x, scale], attributes)
+    y = executors.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
+    assert (np.isnan(y) == nan).all(), name
+    assert (y[:2] == 0).all() and np.isfinite(y[4:]).mean() > 0.9, name
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
