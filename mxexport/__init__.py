@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
         sensitivity as sensitivity,
     )
     from mxexport.running.executors import Session as Session, run as run
+    from mxexport.running.native_operators import ort_library as ort_library
     from mxexport.running.verification import verify as verify
     from mxexport.targets import convert as convert
     from mxexport.targets.check import check as check
@@ -78,6 +79,7 @@ _HOME = {
     "convert": "mxexport.targets",
     "run": "mxexport.running.executors",
     "Session": "mxexport.running.executors",
+    "ort_library": "mxexport.running.native_operators",
     "verify": "mxexport.running.verification",
     "compile": "mxexport.fpga",
     "open_design": "mxexport.fpga",

@@ -7,12 +7,15 @@ import subprocess
 
 import numpy as np
 import onnx
+import pytest
 from onnx import helper
 
 from mxexport import ops
 from mxexport.fpga import library
 from mxexport.fpga.tools.verilator import WAIVED, find_tools
+from mxexport.native.building import SWITCH
 from mxexport.numbers import bits
+from mxexport.running import executors
 
 ALL_FORMATS = (
     "mxfp8_e4m3",
@@ -54,6 +57,13 @@ def edge_values(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     ]
     x[: len(rows)] = np.array(rows, np.float32)
     return x
+
+
+def run_bodies(model, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:
+    """`mx.run` by the function bodies, where it would take compiled kernels."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SWITCH, "0")
+        return executors.run(model, inputs, outputs)
 
 
 def assert_equal_bits(actual: np.ndarray, expected: np.ndarray, context: object = "") -> None:

@@ -96,9 +96,9 @@ def standard_quantizer(codes_or_x: np.ndarray, arrays: dict, attributes: dict, *
 
 
 def formats_of(model: ir.Model) -> dict[str, str]:
-    """Name -> format of every quantizer of ours."""
-    nodes = [n for n in model.graph if graph.is_ours(n, graph.QUANTIZERS)]
-    return {n.name: graph.quantizer_format(n).name for n in nodes}
+    """Name -> format of every quantizer of ours; packed weights under the name they had before."""
+    nodes = [n for n in model.graph if graph.is_ours(n, graph.QUANTIZERS | graph.DEQUANTIZERS)]
+    return {n.name.replace("_dequant", "_quant"): n.metadata_props[graph.FORMAT_KEY] for n in nodes}
 
 
 def edge_tensor(shape: tuple[int, ...], axis: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import os
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -79,6 +80,16 @@ def test_a_file_of_the_design_is_missing(compiled, tmp_path, name):
     shutil.copytree(compiled, tmp_path / "d")
     (tmp_path / "d" / name).unlink()
     with pytest.raises(InputFileError, match=name.replace(".", "[.]")):
+        mx.open_design(tmp_path / "d").simulate(X)
+
+
+def test_a_dataflow_graph_of_empty_frames_is_refused(compiled, tmp_path):
+    shutil.copytree(compiled, tmp_path / "d")
+    path = tmp_path / "d" / "dataflow.onnx"
+    changed = onnx.load(path)
+    changed.graph.input[0].type.tensor_type.shape.dim[-1].dim_value = 0
+    onnx.save(changed, path)
+    with pytest.raises(InputFileError, match="carries frames of .*0.*no length below 1"):
         mx.open_design(tmp_path / "d").simulate(X)
 
 

@@ -8,9 +8,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
+from typer.testing import CliRunner
 
 import mxexport as mx
-from mxexport.errors import InputFileError, ShapeError, UnsupportedError
+from mxexport.cli import app
+from mxexport.errors import InputFileError, MXExportError, ShapeError, UnsupportedError
 from mxexport.running import executors
 from mxexport.running.drawing import random_inputs
 
@@ -256,3 +258,22 @@ def test_inputs_of_hopeless_sizes_are_not_made_up(good):
         huge.graph.input[0].type.tensor_type.shape.dim[1].dim_value = size
         with pytest.raises(ShapeError, match="cannot be made up"):
             random_inputs(huge)
+
+
+def test_an_element_type_that_onnx_does_not_know_is_refused(good, tmp_path):
+    strange = onnx.ModelProto.FromString(good.SerializeToString())
+    strange.graph.input[0].type.tensor_type.elem_type = 77
+    (tmp_path / "m.onnx").write_bytes(strange.SerializeToString())
+    with pytest.raises(InputFileError, match="has the element type 77"):
+        mx.verify(tmp_path / "m.onnx", tmp_path / "m.onnx")
+
+
+def test_a_graph_without_outputs_gives_no_file(good, tmp_path):
+    empty = onnx.ModelProto.FromString(good.SerializeToString())
+    del empty.graph.output[:]
+    (tmp_path / "m.onnx").write_bytes(empty.SerializeToString())
+    np.save(tmp_path / "x.npy", next(iter(random_inputs(empty).values())))
+    command = ["run", str(tmp_path / "m.onnx"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "y.npy")]
+    for executor in ("reference", "qonnx", "onnxruntime"):
+        assert isinstance(CliRunner().invoke(app, [*command, "--executor", executor]).exception, MXExportError)
+    assert not (tmp_path / "y.npy").exists()

@@ -14,12 +14,13 @@ PACKAGE = ROOT / "mxexport"
 BELOW = {
     "errors": set(),
     "cache": set(),
+    "native": set(),
     "numbers": set(),
     "ops": {"numbers"},
     "model": {"numbers", "ops"},
     "reporting": {"numbers", "ops", "model"},
-    "running": {"numbers", "ops", "model", "reporting"},
-    "quant": {"numbers", "ops", "model", "running", "reporting"},
+    "running": {"numbers", "ops", "model", "reporting", "native"},
+    "quant": {"numbers", "ops", "model", "running", "reporting", "native"},
     "passes": {"numbers", "ops", "model", "running", "reporting"},
     "fpga": {"numbers", "ops", "model", "running", "passes", "reporting"},
     # A conversion cleans as the passes do, and `check` asks the compiler what hardware takes.

@@ -15,8 +15,8 @@ from mxexport import ops
 from mxexport.errors import ScaleShapeError
 from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
-from mxexport.running import executors
-from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, single_node_model
+from mxexport.running import executors, native_operators
+from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, run_bodies, single_node_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
@@ -28,10 +28,12 @@ def check_all_executors(op_type: str, arrays: list, attributes: dict, opset: int
     feeds = {i.name: a for i, a in zip(model.graph.input, [a for a in arrays if a is not None], strict=True)}
     names = [o.name for o in model.graph.output]
     runs = {
-        "onnxruntime": lambda: [executors.run(model, feeds)[n] for n in names],
+        "onnxruntime": lambda: [run_bodies(model, feeds)[n] for n in names],
         "ReferenceEvaluator": lambda: ReferenceEvaluator(model).run(names, feeds),
         "qonnx": lambda: [executors.run_qonnx(model, feeds)[n] for n in names],
     }
+    if op_type in native_operators.operators():
+        runs["kernel"] = lambda: [executors.run(model, feeds)[n] for n in names]
     for name, execute in runs.items():
         for actual, wanted in zip(execute(), expected, strict=True):
             assert_equal_bits(actual, wanted, f"{op_type} in {name}")
@@ -226,7 +228,7 @@ def test_zero_groups_survive_flush_to_zero():
     script = """
 import numpy as np
 from mxexport import ops
-from mxexport.running import executors
+from mxexport.running import executors, native_operators
 from mxexport.numbers.formats import MX_FORMATS, get_format
 from tests.helpers import single_node_model
 from tests.test_ops import quant_node, scale_attributes

@@ -42,11 +42,12 @@ def test_stages_compare_equal_by_name(files):
 
 def test_packed_weights_become_standard_onnx_with_equal_bits(files, tmp_path):
     _, x, exported, _, packed = files
-    report = mx.convert(packed, tmp_path / "qdq.onnx", to="qdq")
-    assert {n.domain for n in onnx.load(report.path).graph.node} <= {""}
-    assert mx.verify(exported, report.path, x).equal
-    mx.convert(report.path, tmp_path / "back.onnx", to="mxexport")
-    assert mx.verify(exported, tmp_path / "back.onnx", x).equal
+    for functions in (False, True):
+        report = mx.convert(packed, tmp_path / "qdq.onnx", to="qdq", functions=functions)
+        assert functions or {n.domain for n in onnx.load(report.path).graph.node} <= {""}
+        assert mx.verify(exported, report.path, x).equal
+        mx.convert(report.path, tmp_path / "back.onnx", to="mxexport")
+        assert mx.verify(exported, tmp_path / "back.onnx", x).equal
 
 
 def test_hardware_reads_the_same_codes(files):

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
+import onnxruntime
 import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
 
+import mxexport as mx
+from mxexport.cli import app
 from mxexport.errors import OptionError, ScaleShapeError, UnsupportedError
 from mxexport.model import graph
 from mxexport.numbers.formats import get_format
+from mxexport.passes.fold import fold_weights
 from mxexport.running import executors
 from mxexport.targets import from_qdq, qdq
-from tests.helpers import ALL_FORMATS, assert_equal_bits
+from tests.helpers import ALL_FORMATS, assert_equal_bits, run_bodies
 from tests.qdq_models import edge_tensor, formats_of, quantizer_model, scales
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -33,7 +41,8 @@ def expected(name: str, x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def standard(model: ir.Model, opset: int | None = None) -> tuple[onnx.ModelProto, dict[str, str], ir.Model]:
-    converted = qdq.convert(model) if opset is None else qdq.convert(model, opset=opset)
+    """Without functions: nothing but standard nodes."""
+    converted = qdq.convert(model, opset=opset, functions=False)
     proto = graph.to_proto(converted.model)
     onnx.checker.check_model(proto, full_check=True)
     assert not proto.functions and {n.domain for n in proto.graph.node} <= {""}
@@ -175,3 +184,70 @@ def test_operators_without_a_standard_form_are_all_listed():
     with pytest.raises(UnsupportedError, match="first.*Trunc") as caught:
         qdq.convert(model)
     assert [where for where, _ in caught.value.problems] == ["first", "second"]
+
+
+# --- functions ----------------------------------------------------------------------------------------------------
+
+
+def with_functions(model: ir.Model) -> tuple[onnx.ModelProto, dict[str, str], ir.Model]:
+    converted = qdq.convert(model)
+    proto = graph.to_proto(converted.model)
+    onnx.checker.check_model(proto, full_check=True)
+    named = {(f.domain, f.name) for f in proto.functions}
+    assert named == {(n.domain, n.op_type) for n in proto.graph.node if n.domain}
+    assert all(n.domain == "" for f in proto.functions for n in f.node)
+    return proto, dict(converted.notes), converted.model
+
+
+@pytest.mark.parametrize("weight", [True, False])
+@pytest.mark.parametrize("name", FORMATS)
+def test_quantizers_are_one_function_each_with_equal_bits(name, weight):
+    x = edge_tensor((40, 70), 1)
+    model, y = quantizer_model(name, x, 1, weight=weight), expected(name, x, 1)
+    proto, notes, converted = with_functions(model)
+    assert len(proto.graph.node) <= 4, [n.op_type for n in proto.graph.node]
+    fed = {} if weight else {proto.graph.input[0].name: x}
+    for execute in (executors.run, run_bodies, executors.run_reference):
+        assert_equal_bits(execute(proto, fed)["y"], y, (name, notes, execute))
+    plain = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert_equal_bits(plain.run(None, fed)[0], y, (name, "plain onnxruntime"))
+    inlined = onnx.inliner.inline_local_functions(proto)
+    assert {n.domain for n in inlined.graph.node} == {""}
+    assert_equal_bits(run_bodies(inlined, fed)["y"], y, (name, "inlined"))
+    back = from_qdq.convert(converted)
+    assert set(formats_of(back.model).values()) == {name}
+    assert_equal_bits(executors.run(back.model, fed)["y"], y, "way back")
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_minifloats_of_four_bits_take_half_a_byte(axis):
+    x = np.random.default_rng(0).standard_normal((256, 512)).astype(np.float32)
+    for source in (quantizer_model("mxfp4_e2m1", x, axis, weight=True), packed(x, axis)):
+        proto, notes, _ = with_functions(source)
+        assert notes["w_quant" if "w_quant" in notes else "w_dequant"].startswith("mxfp4_e2m1: two codes a byte")
+        found = sum(len(i.raw_data) for i in proto.graph.initializer)
+        assert found == x.size // 2 + x.size // 32, {i.name: list(i.dims) for i in proto.graph.initializer}
+        assert_equal_bits(executors.run(proto, {})["y"], expected("mxfp4_e2m1", x, axis))
+
+
+def packed(x: np.ndarray, axis: int) -> ir.Model:
+    model = quantizer_model("mxfp4_e2m1", x, axis, weight=True)
+    fold_weights.fold_weights(model)
+    assert [n.op_type for n in model.graph][-1] == "MXFloatDequant"
+    return model
+
+
+def test_a_network_keeps_one_node_for_each_quantizer(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 3), nn.Flatten(), nn.Linear(8 * 16, 10))
+    mx.export(mx.quantize_model(net, "mxfp4_e2m1", "mxfp8_e4m3"), (torch.randn(1, 3, 8, 8),), tmp_path / "m.onnx")
+    mx.clean(tmp_path / "m.onnx", tmp_path / "c.onnx", pack=True)
+    short, long = (tmp_path / f"{n}.onnx" for n in ("short", "long"))
+    assert mx.convert(tmp_path / "c.onnx", short, to="qdq").verified == "equal bits"
+    assert mx.convert(tmp_path / "c.onnx", long, to="qdq", functions=False).verified == "equal bits"
+    source, found, inlined = (onnx.load(p).graph.node for p in (tmp_path / "c.onnx", short, long))
+    assert len(found) <= len(source) + 3 < 40 < 100 < len(inlined)
+    assert short.stat().st_size <= 1.15 * (tmp_path / "c.onnx").stat().st_size
+    done = CliRunner().invoke(app, ["convert", str(short), str(tmp_path / "b.onnx"), "--to", "qdq", "--no-functions"])
+    assert done.exit_code == 0, done.output
+    assert not onnx.load(tmp_path / "b.onnx").functions

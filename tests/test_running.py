@@ -18,7 +18,8 @@ import mxexport as mx
 from mxexport.cli import app
 from mxexport.errors import OptionError, ShapeError
 from mxexport.model import graph
-from mxexport.running import executors
+from mxexport.native.building import SWITCH
+from mxexport.running import executors, native_operators
 from tests.helpers import assert_equal_bits
 
 X = np.random.default_rng(0).standard_normal((3, 64), np.float32)
@@ -44,7 +45,9 @@ def constant_only(proto: onnx.ModelProto) -> list[bool]:
     return found
 
 
-def test_run_sets_the_documented_options(path, monkeypatch):
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_run_sets_the_documented_options(path, monkeypatch, switch):
+    monkeypatch.setenv(SWITCH, switch)
     seen = []
     session = onnxruntime.InferenceSession
 
@@ -55,7 +58,9 @@ def test_run_sets_the_documented_options(path, monkeypatch):
     monkeypatch.setattr(onnxruntime, "InferenceSession", spy)
     for model in (path, graph.load(path), onnx.load(path)):
         executors.run(model, X)
-    assert seen == [(False, ["ConstantFolding"])] * 3
+    bodies_run = not native_operators.status().active
+    assert bodies_run or switch == "1"
+    assert seen == [(False, ["ConstantFolding"]) if bodies_run else (True, [])] * 3
 
 
 def test_settings_keep_every_quantized_weight(path):

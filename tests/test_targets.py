@@ -49,17 +49,18 @@ PAIRS = {
 }
 
 
+@pytest.mark.parametrize("functions", [True, False])
 @pytest.mark.parametrize(("name", "formats"), [(name, pair) for name, pairs in PAIRS.items() for pair in pairs])
-def test_network_to_standard_onnx_and_back(name, formats, tmp_path):
+def test_network_to_standard_onnx_and_back(name, formats, functions, tmp_path):
     torch.manual_seed(0)
     make, x = MODELS[name]
     source, there, back = (tmp_path / f"{n}.onnx" for n in ("source", "qdq", "back"))
     mx.export(mx.quantize_model(randomized(make()), *formats), (x,), source)
-    report = targets.convert(source, there, to="qdq")
+    report = targets.convert(source, there, to="qdq", functions=functions)
     targets.convert(there, back, to="mxexport")
     proto = onnx.load(there)
     onnx.checker.check_model(proto, full_check=True)
-    assert not proto.functions and {n.domain for n in proto.graph.node} == {""}
+    assert bool(proto.functions) == functions and {n.domain for n in proto.graph.node} <= {"", "mxexport.ops"}
     quantizers = formats_of(graph.load(source))
     assert set(quantizers) <= {name for name, _ in report.notes}
     assert formats_of(graph.load(back)) == quantizers
@@ -141,10 +142,11 @@ def test_quantizers_of_qonnx_become_standard_operators(tmp_path):
     imports = [helper.make_opsetid("", 20), helper.make_opsetid(qonnx_general.DOMAIN, 2)]
     proto = helper.make_model(helper.make_graph([node], "g", [x], [y], inits), opset_imports=imports, ir_version=10)
     onnx.save(proto, tmp_path / "m.onnx")
-    report = targets.convert(tmp_path / "m.onnx", tmp_path / "q.onnx", to="qdq")
-    assert report.notes == [("q", "Quant as standard operators")]
     values = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32) * 3
-    assert_equal_bits(executors.run(tmp_path / "q.onnx", values)["y"], executors.run_qonnx(proto, values)["y"])
+    for functions, how in ((True, "as a function of standard operators"), (False, "as standard operators")):
+        report = targets.convert(tmp_path / "m.onnx", tmp_path / "q.onnx", to="qdq", functions=functions)
+        assert report.notes == [("q", f"Quant {how}")]
+        assert_equal_bits(executors.run(tmp_path / "q.onnx", values)["y"], executors.run_qonnx(proto, values)["y"])
 
 
 def test_unknown_targets_and_options(tmp_path):

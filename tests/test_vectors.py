@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from mxexport import ops
 from mxexport.running import executors
-from tests.helpers import assert_equal_bits
+from tests.helpers import assert_equal_bits, run_bodies
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,6 +37,7 @@ def test_every_executor_gives_the_published_outputs(path):
     results = {"numpy": ops.OPERATORS[node.op_type].reference(*inputs, **attributes)}
     for name, execute in executors.EXECUTORS.items():
         results[name] = list(execute(model, tuple(inputs)).values())
+    results["bodies in onnxruntime"] = list(run_bodies(model, tuple(inputs)).values())
     for name, actual in results.items():
         for a, e in zip(actual, expected, strict=True):
             assert_equal_bits(np.asarray(a), e, name)

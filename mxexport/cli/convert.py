@@ -30,6 +30,12 @@ def convert(
     opset: Annotated[
         int | None, typer.Option(help="Opset to write. qdq: 21 to 25, from 24 on FP4, E8M0; finn: 13 to 21.")
     ] = None,
+    functions: Annotated[
+        bool | None,
+        typer.Option(
+            "--functions/--no-functions", help="qdq: quantizers as functions of the file (default), or inline."
+        ),
+    ] = None,
     batch: Annotated[int | None, typer.Option(help="hls4ml, finn: size of an open first dimension (1).")] = None,
     fold: Annotated[str | None, typer.Option(help="hls4ml: wide, groups, or auto (wide where narrow enough).")] = None,
     max_weight_bits: Annotated[int | None, typer.Option(help="hls4ml, finn: widest integer of a wide fold.")] = None,
@@ -47,7 +53,14 @@ def convert(
     check_target(path, force, model)
     from mxexport import targets
 
-    given = {"opset": opset, "batch": batch, "fold": fold, "max_weight_bits": max_weight_bits, "round_bias": round_bias}
+    given = {
+        "opset": opset,
+        "functions": functions,
+        "batch": batch,
+        "fold": fold,
+        "max_weight_bits": max_weight_bits,
+        "round_bias": round_bias,
+    }
     given["input_type"] = None if input_type is None else _numbers(input_type)
     options = {name: value for name, value in given.items() if value is not None}
     with stages() as stage:

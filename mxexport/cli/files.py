@@ -69,12 +69,15 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Execute a file on given inputs."""
+    from mxexport.errors import InputFileError
     from mxexport.running import executors
 
     if executor not in executors.EXECUTORS:
         raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(executors.EXECUTORS)}")
     execute = executors.find_executor(executor)
     results = execute(model, load_inputs(inputs), outputs.split(",") if outputs else None)
+    if not results:
+        raise InputFileError(f"{model}: its graph has no outputs; name tensors with --outputs")
     paths = _write(results, out, output_dir)
     summary = {
         name: {"shape": list(a.shape), "dtype": str(a.dtype), "path": paths[name]} for name, a in results.items()

@@ -69,7 +69,7 @@ def read(model: ir.Model) -> Network:
         InputFileError: a node that is no unit of hardware, or a value that does not say its fixed-point type.
     """
     g = model.graph
-    streams: dict[str, Stream] = {value.name: _wide(value) for value in g.inputs}
+    streams: dict[str, Stream] = {value.name: _not_empty(value.name, _wide(value)) for value in g.inputs}
     instances = []
     for node in g:
         if node.domain != DOMAIN or node.op_type not in OF_OPERATOR:
@@ -77,7 +77,7 @@ def read(model: ir.Model) -> Network:
         sources = tuple(v.name for v in node.inputs if v is not None and v.name in streams)
         unit = _unit(node, tuple(streams[name] for name in sources))
         result = node.outputs[0].name
-        streams[result] = unit.result
+        streams[result] = _not_empty(node.name, unit.result)
         instances.append(Instance(node.name, unit, sources, result, tuple(v.name for v in node.outputs)))
     ends = [tuple(v.name for v in values) for values in (g.inputs, g.outputs)]
     frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
@@ -93,6 +93,14 @@ def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
         raise InputFileError(
             f"dataflow graph: node {node.name!r} ({node.op_type}) does not describe a unit: {why}; compile it again"
         ) from error
+
+
+def _not_empty(name: str, stream: Stream) -> Stream:
+    if min(stream.shape, default=1) < 1:
+        raise InputFileError(
+            f"dataflow graph: {name!r} carries frames of {list(stream.shape)}; expected no length below 1"
+        )
+    return stream
 
 
 def _frame(value: ir.Value, stream: Wide) -> tuple[int, ...]:

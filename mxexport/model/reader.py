@@ -44,6 +44,10 @@ def _check_model(proto: onnx.ModelProto, path: Path, *, within: bool = False) ->
     of the graph lie in the model's own file."""
     if not proto.ir_version or not proto.HasField("graph"):
         raise InputFileError(f"{path} is not a readable ONNX model: it holds no graph")
+    known = set(onnx.TensorProto.DataType.values())
+    for value in (*proto.graph.input, *proto.graph.output):
+        if (found := value.type.tensor_type.elem_type) not in known:
+            raise InputFileError(f"{path}: {value.name!r} has the element type {found}, which ONNX does not know")
     check_proto(proto, str(path))
     for tensor in proto.graph.initializer:
         _check(tensor, path, within)

@@ -7,7 +7,7 @@ import ctypes
 import os
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import onnxruntime
 from mxexport.errors import OptionError, ShapeError, UnsupportedError, foreign_errors
 from mxexport.model import bodies, graph
 from mxexport.model.calls import as_path, output_names
+from mxexport.model.checks import all_nodes
 from mxexport.model.reader import read_proto
 from mxexport.numbers.arrays import on_host
-from mxexport.ops import check_nodes
-from mxexport.running import sessions
+from mxexport.ops import DOMAIN, check_nodes
+from mxexport.running import native_operators, sessions, weights
 from mxexport.running.static_shapes import with_static_shapes
 
 ModelLike = str | os.PathLike[str] | onnx.ModelProto | ir.Model
@@ -39,7 +40,7 @@ class _Prepared:
     of a directory, or in memory."""
 
     proto: onnx.ModelProto
-    arrays: dict[str, ir.TensorProtocol] = field(default_factory=dict)
+    arrays: dict[str, onnxruntime.OrtValue] = field(default_factory=dict)
     path: Path | None = None
     data_directory: Path | None = None
 
@@ -128,7 +129,7 @@ def _set_outputs(proto: onnx.ModelProto, names: list[str]) -> None:
     made = [onnx.ValueInfoProto.FromString(known[n].SerializeToString()) if n in known else None for n in names]
     del g.output[:]
     g.output.extend(m or onnx.ValueInfoProto(name=n) for m, n in zip(made, names, strict=True))
-    _prune(g, set(names))
+    weights.prune(g)
 
 
 def _check_names(g: onnx.GraphProto, names: list[str]) -> None:
@@ -136,22 +137,6 @@ def _check_names(g: onnx.GraphProto, names: list[str]) -> None:
     unknown = [name for name in names if name not in there]
     if unknown:
         raise OptionError(f"outputs: the graph has no tensor {', '.join(map(repr, unknown))}")
-
-
-def _prune(g: onnx.GraphProto, needed: set[str]) -> None:
-    """Leave out nodes that nothing in `needed` comes from: a quantized weight costs no run of the whole network."""
-    for i in reversed(range(len(g.node))):
-        if needed.isdisjoint(g.node[i].output):
-            del g.node[i]
-        else:
-            needed.update(_reads(g.node[i]))
-
-
-def _reads(node: onnx.NodeProto) -> set[str]:
-    """Names of all tensors a node reads, those that its subgraphs take from outside included."""
-    graphs = [g for a in node.attribute for g in (*([a.g] if a.HasField("g") else ()), *a.graphs)]
-    inner = {name for g in graphs for n in g.node for name in _reads(n)} | {o.name for g in graphs for o in g.output}
-    return {name for name in node.input if name} | inner
 
 
 # --- onnxruntime ----------------------------------------------------------------------------------------------
@@ -180,19 +165,25 @@ def run(
         if flush_denormals:
             raise OptionError(f"flush_denormals is for onnxruntime; executor {executor!r} has no such setting")
         return execute(model, inputs, outputs)
-    return Session(model, outputs, flush_denormals=flush_denormals).run(inputs)
+    return Session(model, outputs, flush_denormals=flush_denormals, weights="each").run(inputs)
 
 
 class Session:
-    """A model opened in onnxruntime once, for many calls; the same bits as `run`.
+    """A model opened in onnxruntime once, for many calls.
+
+    Our operators run as compiled kernels where there is a C compiler (`kernels` says so), else by their function
+    bodies; the bits are the same.
 
     Args:
         model: a path, a proto or an onnx-ir model.
         outputs: names of the tensors to compute, intermediate ones included; None: the model's own.
         threads: of one node's computation; None: as many as onnxruntime takes (one a core).
+        weights: "once": quantized weights are computed when the model is opened and kept, float32, which takes the
+            memory of the float model and makes every call faster; "each": anew in every call, as `run` does. Quantizers
+            give the same bits; onnxruntime may sum products with constant weights in another order.
 
     Raises:
-        InputFileError, OptionError: a bad file, names of outputs, or number of threads.
+        InputFileError, OptionError: a bad file, names of outputs, number of threads, or weights.
         UnsupportedError: an operator with attributes that make no sense, or onnxruntime refuses the model.
     """
 
@@ -203,13 +194,19 @@ class Session:
         *,
         threads: int | None = None,
         flush_denormals: bool = False,
+        weights: str = "once",
     ):
         if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
             raise OptionError(f"threads is {threads!r}; expected a whole number from 1 on")
-        prepared = _prepare(model, output_names(outputs))
+        if weights not in ("once", "each"):
+            raise OptionError(f"weights is {weights!r}; expected once or each")
+        prepared = _prepare(model, output_names(outputs), with_data=weights == "once")
         check_nodes(prepared.proto)
-        self._proto = prepared.proto
+        self.kernels: str = _kernels(prepared.proto)
         with _onnxruntimes_errors():
+            if weights == "once":
+                prepared = _with_weights(prepared, flush_denormals, threads)
+            self._proto = prepared.proto
             self._session = _open(prepared, flush_denormals, threads)
 
     def run(self, inputs: Any) -> dict[str, np.ndarray]:
@@ -230,19 +227,21 @@ def _onnxruntimes_errors() -> Iterator[None]:
         raise UnsupportedError(f"onnxruntime: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
-def _prepare(model: ModelLike, outputs: list[str] | None) -> _Prepared:
+def _prepare(model: ModelLike, outputs: list[str] | None, with_data: bool) -> _Prepared:
+    """`with_data`: the proto holds its initializers, or says where they lie, though onnxruntime could open the path."""
     if isinstance(model, ir.Model):
         return _prepare_ir(model, outputs)
     path = None if isinstance(model, onnx.ModelProto) else as_path(model)
     proto = read_proto(path) if path else model
     ours = bodies.are_ours(proto)
-    if ours and path and outputs is None:
+    if ours and path and outputs is None and not with_data:
         return _Prepared(_without_data(proto), path=path)
     if not ours or proto.ByteSize() >= 1 << 30:  # too large to be copied or handed over as one message
         del proto
         return _prepare_ir(graph.load(path) if path else ir.from_proto(model), outputs)
     if path:
-        _set_outputs(proto, outputs)
+        if outputs is not None:
+            _set_outputs(proto, outputs)
         return _Prepared(proto, data_directory=path.absolute().parent)
     return _Prepared(with_outputs(proto, outputs))
 
@@ -253,7 +252,8 @@ def _prepare_ir(model: ir.Model, outputs: list[str] | None) -> _Prepared:
         proto, arrays = _skeleton(bodies.with_ours(model))
     if outputs is not None:
         _set_outputs(proto, outputs)
-    return _Prepared(proto, arrays)
+    kept = {t.name for t in proto.graph.initializer}
+    return _Prepared(proto, {name: _ort_value(t.numpy(), t.dtype) for name, t in arrays.items() if name in kept})
 
 
 def _without_data(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -293,12 +293,61 @@ def _shareable(dtype: ir.DataType) -> bool:
 def _open(prepared: _Prepared, flush_denormals: bool, threads: int | None = None) -> onnxruntime.InferenceSession:
     return sessions.open_fast(
         str(prepared.path) if prepared.path else prepared.proto.SerializeToString(),
-        has_functions=bool(prepared.proto.functions),
-        given={name: _ort_value(tensor.numpy(), tensor.dtype) for name, tensor in prepared.arrays.items()},
+        has_bodies=any(not _has_kernel(f) for f in prepared.proto.functions),
+        library=native_operators.status().library if any(map(_has_kernel, prepared.proto.functions)) else None,
+        given=prepared.arrays,
         data_directory=prepared.data_directory,
         flush_denormals=flush_denormals,
         threads=threads,
     )
+
+
+def _has_kernel(function: onnx.FunctionProto) -> bool:
+    return function.domain == DOMAIN and function.name in native_operators.operators()
+
+
+def _kernels(proto: onnx.ModelProto) -> str:
+    """What computes our operators, in words."""
+    ours = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS})
+    bodies_of = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS and not _has_kernel(f)})
+    if not ours:
+        return "onnxruntime's own"
+    status = native_operators.status()
+    if not status.active:
+        return f"function bodies ({status.reason})"
+    return f"compiled kernels{'; function bodies of ' + ', '.join(bodies_of) if bodies_of else ''}"
+
+
+def _with_weights(prepared: _Prepared, flush_denormals: bool, threads: int | None) -> _Prepared:
+    """The model with its quantized weights as initializers, computed by a session of their own."""
+    names = weights.constant_results(prepared.proto.graph)
+    if not names:
+        return prepared
+    alone = with_outputs(prepared.proto, names)
+    del alone.graph.input[:]
+    arrays = {t.name: prepared.arrays[t.name] for t in alone.graph.initializer if t.name in prepared.arrays}
+    session = _open(replace(prepared, proto=alone, arrays=arrays), flush_denormals, threads)
+    types = {o.name: _NOT_IN_NUMPY.get(o.type, ir.DataType.UNDEFINED) for o in session.get_outputs()}
+    made = {name: _ort_value(array, types[name]) for name, array in _execute(session, {}).items()}
+    rest = onnx.ModelProto()
+    rest.CopyFrom(prepared.proto)
+    weights.prune(rest.graph, made)
+    rest.graph.initializer.extend(_referring(name, value) for name, value in made.items())
+    used = {f"{n.domain}:{n.op_type}" for n in all_nodes(rest.graph)}
+    kept = [f for f in rest.functions if f"{f.domain}:{f.name}" in used or f.domain not in graph.BODY_DOMAINS]
+    del rest.functions[:]
+    rest.functions.extend(kept)
+    there = {t.name for t in rest.graph.initializer}
+    arrays = {name: value for name, value in (prepared.arrays | made).items() if name in there}
+    return replace(prepared, proto=rest, arrays=arrays)
+
+
+def _referring(name: str, value: onnxruntime.OrtValue) -> onnx.TensorProto:
+    """An initializer whose data is handed over beside the model."""
+    tensor = onnx.TensorProto(name=name, dims=value.shape(), data_type=value.element_type())
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="given")
+    return tensor
 
 
 def _ort_value(array: np.ndarray, dtype: ir.DataType) -> onnxruntime.OrtValue:

@@ -17,7 +17,8 @@ quantizer for every later weight of the same shape, and so those of all shapes a
 def open_fast(
     source: bytes | str,
     *,
-    has_functions: bool = False,
+    has_bodies: bool = False,
+    library: str | os.PathLike[str] | None = None,
     given: Mapping[str, onnxruntime.OrtValue] | None = None,
     data_directory: str | os.PathLike[str] | None = None,
     flush_denormals: bool = False,
@@ -27,7 +28,8 @@ def open_fast(
 
     Args:
         source: a serialized model, or the path of a file.
-        has_functions: whether operators of the model have function bodies.
+        has_bodies: whether operators of the model run by their function bodies.
+        library: kernels of operators (`native_operators`).
         given: large initializers, which stay where they lie in memory.
         data_directory: where data files of a serialized model lie.
         flush_denormals: onnxruntime then keeps it for the whole process.
@@ -42,9 +44,11 @@ def open_fast(
         options.add_external_initializers(list(given), list(given.values()))
     if data_directory:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data_directory))
-    if has_functions:
+    if library:
+        options.register_custom_ops_library(str(library))
+    if has_bodies:
         options.enable_mem_reuse = False
-    session = _opened(source, options, DISABLED_OPTIMIZERS if has_functions else ())
+    session = _opened(source, options, DISABLED_OPTIMIZERS if has_bodies else ())
     session.mxexport_keeps = given  # onnxruntime reads them where they lie
     return session
 

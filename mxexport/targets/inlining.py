@@ -16,23 +16,31 @@ def inline_functions(model: ir.Model) -> None:
         common.InlinePass()(model)
 
 
-def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
-    """Every node of ours and of QONNX becomes standard nodes named `<node>/<op>`; (node name, op type) of each.
+def calls(model: ir.Model) -> list[tuple[str, str]]:
+    """(node name, op type) of every node of ours and of QONNX."""
+    return [(node.name or "?", node.op_type) for node in _calls(model)]
 
-    Raises:
-        UnsupportedError: operators without a body, every node listed.
-    """
-    opset = model.opset_imports[""]
-    calls = [node for node in model.graph.all_nodes() if node.domain.startswith("qonnx.") or node.domain == DOMAIN]
+
+def _calls(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph.all_nodes() if node.domain.startswith("qonnx.") or node.domain == DOMAIN]
+
+
+def refuse_unknown(model: ir.Model) -> None:
+    """Raise UnsupportedError for operators without a body, every node listed."""
     unknown = [
         (node.name or "?", f"operator {node.op_type} of domain {node.domain} has no form in standard ONNX")
-        for node in calls
+        for node in _calls(model)
         if node.op_type not in (OPERATORS if node.domain == DOMAIN else qonnx_general.OPERATORS)
     ]
     if unknown:
         raise UnsupportedError("convert: operators that cannot become standard ONNX", unknown)
+
+
+def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
+    """Every node of ours and of QONNX becomes standard nodes named `<node>/<op>`; (node name, op type) of each."""
+    opset, nodes = model.opset_imports[""], _calls(model)
     done = []
-    for i, node in enumerate(calls):
+    for i, node in enumerate(nodes):
         function = _body_of(node, opset)
         last = function.outputs[0].producer()
         for inner in function.all_nodes():
@@ -52,7 +60,7 @@ def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
             attributes=list(function.attributes.values()),
         )
     inline_functions(model)
-    for domain in {node.domain for node in calls} | set(graph.BODY_DOMAINS):
+    for domain in {node.domain for node in nodes} | set(graph.BODY_DOMAINS):
         model.opset_imports.pop(domain, None)
     return done
 

@@ -1,8 +1,13 @@
-"""QONNX -> standard ONNX: QuantizeLinear, DequantizeLinear and standard operators only, the same bits.
+"""QONNX -> standard ONNX: QuantizeLinear, DequantizeLinear and functions of standard operators, the same bits.
 
-    weights      codes -> DequantizeLinear(codes, scale[, zero_point])
-    activations  QuantizeLinear -> [Clip] -> DequantizeLinear where that gives the same bits, else the standard
-                 operators of our function bodies; scales found at run time always are the latter
+    weights      codes -> DequantizeLinear(codes, scale[, zero_point]); four-bit minifloats, which no type that
+                 onnxruntime runs holds, are two codes a byte behind the function MXFloatDequant
+    activations  QuantizeLinear -> [Clip] -> DequantizeLinear where that gives the same bits, else our operators with
+                 their function bodies; scales found at run time always are the latter
+
+The functions are local to the file, as ONNX has them since IR version 8: a runtime needs nothing of ours. For tools
+that cannot take functions (`functions=False`) their standard operators stand in the graph, and four-bit minifloats take
+a byte.
 
 Blocked DequantizeLinear came with opset 21, FLOAT4E2M1 with 23, FLOAT8E8M0 with 24, INT2 with 25 (onnx operators,
 DequantizeLinear). Two details decide what QuantizeLinear may carry: it adds the zero point after rounding, we before,
@@ -22,8 +27,10 @@ from mxexport.model.constants import evaluate_node
 from mxexport.model.editing import add_initializer
 from mxexport.model.opsets import raise_opset
 from mxexport.model.rewriting import constant
+from mxexport.numbers.formats import FloatElement
 from mxexport.numbers.numerics import int_range
 from mxexport.ops import DOMAIN, OPERATORS
+from mxexport.passes.fold import fold_weights
 from mxexport.targets import carriers, inlining, values
 from mxexport.targets.conversion import Converted
 
@@ -31,8 +38,11 @@ LOWEST_OPSET, HIGHEST_OPSET = 21, 25
 _T = ir.DataType
 
 
-def convert(model: ir.Model, opset: int | None = None) -> Converted:
-    """`model` without any operator or function of ours, at `opset` (default: the model's own, at least 21).
+def convert(model: ir.Model, opset: int | None = None, functions: bool = True) -> Converted:
+    """`model` in standard ONNX at `opset` (default: the model's own, at least 21).
+
+    `functions`: quantizers that no standard operator is are functions of the file, one node each; without them, many
+    nodes each, and no operator or function of ours.
 
     The default runs in onnxruntime. An explicit opset of 24 or more stores FLOAT4E2M1 and FLOAT8E8M0 (25: INT2), which
     onnxruntime 1.32 does not run on the CPU. Notes say for every quantizer how it is carried.
@@ -48,17 +58,23 @@ def convert(model: ir.Model, opset: int | None = None) -> Converted:
     raise_opset(result, target)
     native = target if opset is not None and target >= carriers.NATIVE_OPSET else None
     notes = [
-        (node.name, _convert_quantizer(node, result, native))
+        (node.name, _convert_quantizer(node, result, native, functions))
         for node in list(result.graph.all_nodes())
         if node.domain == DOMAIN and node.op_type in OPERATORS and "scale" in OPERATORS[node.op_type].inputs
         if "Y" in OPERATORS[node.op_type].outputs
     ]
     _fold_constants(result)
-    standard = dict(inlining.inline_operators(result))
+    inlining.refuse_unknown(result)
+    if functions:
+        how, standard = "as a function of standard operators", dict(inlining.calls(result))
+        graph.attach_functions(result)
+        graph.attach_standard_functions(result)
+    else:
+        how, standard = "as standard operators", dict(inlining.inline_operators(result))
     notes = [(name, note) for name, note in notes if note]
-    notes += [(name, f"{op} as standard operators") for name, op in standard.items() if name not in dict(notes)]
+    notes += [(name, f"{op} {how}") for name, op in standard.items() if name not in dict(notes)]
     _clean(result)
-    return Converted(result, notes, runs=native is None)
+    return Converted(result, notes, runs=native is None, functions=functions)
 
 
 def _check_opset(model: ir.Model, opset: int | None) -> int:
@@ -77,15 +93,34 @@ def _check_opset(model: ir.Model, opset: int | None) -> int:
 # --- one quantizer --------------------------------------------------------------------------------------------
 
 
-def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None) -> str | None:
-    """Replace one node; what to say about it, or None where it stays for the inliner."""
+def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None, functions: bool) -> str | None:
+    """Replace one node; what to say about it, or None where it stays for its body."""
     name = values.format_name(node) or node.op_type
     if graph.FORMAT_KEY not in node.metadata_props and name != node.op_type:
         node.metadata_props[graph.FORMAT_KEY] = name
     codes = values.constant_codes(node)
     if codes is None:
         return _convert_activation(node, model, native, name)
+    if functions and native is None and _halves(node) and (packed := _pack(node, model)):
+        return f"{name}: {packed}"
     return _convert_weight(node, codes, model, native, name)
+
+
+def _halves(node: ir.Node) -> bool:
+    """Whether packed codes take half of the bytes that the smallest type onnxruntime runs does."""
+    element = values.element_of(node)
+    return isinstance(element, FloatElement) and element.bits <= 4
+
+
+def _pack(node: ir.Node, model: ir.Model) -> str | None:
+    """Codes of four bits as packed bytes behind a function; None where a weight does not fold so."""
+    if node.op_type not in graph.DEQUANTIZERS:
+        name = node.outputs[0].name
+        fold_weights.pack(model, [(node, None)])
+        node = next((n for n in model.graph if n.outputs and n.outputs[0].name == name), node)
+    if node.op_type not in graph.DEQUANTIZERS:
+        return None
+    return "two codes a byte, MXFloatDequant as a function of standard operators"
 
 
 def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, native: int | None, name: str) -> str:
@@ -257,8 +292,11 @@ def _substitute(node: ir.Node, value: ir.Value) -> None:
 
 
 def _fold_constants(model: ir.Model) -> None:
-    """Scales and zero points that our operators compute from constants become initializers."""
+    """Scales and zero points that our operators compute from constants become initializers; what is stored in few bits
+    stays so."""
     for node in [n for n in model.graph.all_nodes() if n.domain == DOMAIN and n.op_type in OPERATORS]:
+        if OPERATORS[node.op_type].role in ("dequantizer", "stored_scale"):
+            continue
         results = evaluate_node(node)
         for output, array in zip(node.outputs, results or (), strict=False):
             name, output.name = output.name, f"{output.name}.folded"

@@ -1,6 +1,6 @@
 /* MX quantize-dequantize in one pass: shared scale, elements and gradient mask while a group is in the cache.
 
-   Compiled on the machine it runs on by native.py. The arithmetic is that of mxexport/numbers/numerics.py, bit for bit:
+   Compiled on the machine it runs on by mxexport/native/building.py. The arithmetic is that of mxexport/numbers/numerics.py, bit for bit:
    scales come from integer bits; elements are rounded by adding and subtracting the power of two whose last bit
    weighs one step of the element grid, which rounds to nearest even. Never compile this with -ffast-math.
 
@@ -9,13 +9,11 @@
 
 #include <fenv.h>
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "bits.h"
 
-enum { INF_BITS = 0x7F800000, MAGNITUDE = 0x7FFFFFFF, SIGN = (int)0x80000000, WORD = 32 };
+enum { WORD = 32 };
 
 /* The fields of native.Format, in its order. */
 typedef struct {
@@ -26,18 +24,6 @@ typedef struct {
     float zero;                                              /* added at the end: -0 keeps the sign of zero, +0 clears it */
 } Format;
 
-INLINE int32_t bits_of(float value) {
-    int32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-INLINE float float_of(int32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* Asks for the memory that the loops come to AHEAD elements later, to read or to write: without it they wait for memory
    at every line, half of the time once the tensors outgrow the caches. Addresses behind the tensor do no harm. */
 enum { AHEAD = 1024, LINE = 64 };
@@ -45,11 +31,6 @@ enum { AHEAD = 1024, LINE = 64 };
 #define SOON(address, for_writing)                                                                                  \
     for (uintptr_t at = (uintptr_t)((address) + AHEAD), end = at + WORD * sizeof *(address); at < end; at += LINE)  \
         __builtin_prefetch((const void *)at, for_writing)
-
-INLINE float power_of_two(int32_t exponent) { /* -149 .. 127 */
-    int32_t subnormal = exponent + 149;
-    return float_of(exponent >= -126 ? (exponent + 127) << 23 : 1 << (subnormal < 31 ? subnormal : 31));
-}
 
 /* --- the shared scales ----------------------------------------------------------------------------------------- */
 
@@ -136,15 +117,6 @@ INLINE void elements(const float *restrict x, float *restrict y, const float *re
 
 enum { TILE_GROUPS = 32, TILE_ELEMENTS = 4096 }; /* what is read twice stays in the first-level cache */
 
-INLINE int32_t largest_magnitude(const float *x, int64_t count) {
-    int32_t amax = 0;
-    for (int64_t i = 0; i < count; i++) {
-        int32_t magnitude = bits_of(x[i]) & MAGNITUDE;
-        amax = amax > magnitude ? amax : magnitude;
-    }
-    return amax;
-}
-
 INLINE void tile(const float *restrict x, float *restrict y, float *restrict scale, int64_t count, int64_t group_size,
                  const Format *f, Bits *mask) {
     int32_t amax[TILE_GROUPS];
@@ -177,13 +149,6 @@ typedef struct {
     Groups groups;  /* arrays of `period` entries; the multipliers repeat every `inner` entries */
     int64_t period; /* a multiple of inner */
 } Workspace;
-
-INLINE void keep_larger(int32_t *restrict amax, const int32_t *restrict other, int64_t count) {
-    for (int64_t i = 0; i < count; i++) {
-        int32_t magnitude = other[i] & MAGNITUDE;
-        amax[i] = amax[i] > magnitude ? amax[i] : magnitude;
-    }
-}
 
 /* Column maxima of |x| [rows, inner] into amax[0 .. inner). As many rows as fit are taken side by side and then folded
    in halves, so that every loop is long even where `inner` is short (the taps of a convolution kernel). */
@@ -248,7 +213,7 @@ static __attribute__((noinline)) void with_mask(const float *restrict x, float *
 
 /* x, y [outer, length, inner]; scale [outer, ceil(length / group_size), inner]; mask: one bit per element, or NULL.
    Returns 0, or 1 when memory ran out. Subnormals count whatever the caller's flush-to-zero setting is. */
-int mx_quantize_dequantize(const float *restrict x, float *restrict y, float *restrict scale, uint8_t *mask, int64_t outer, int64_t length,
+PUBLIC int mx_quantize_dequantize(const float *restrict x, float *restrict y, float *restrict scale, uint8_t *mask, int64_t outer, int64_t length,
                            int64_t inner, int64_t group_size, const Format *f) {
     Workspace w = {{NULL, NULL, NULL}, 0};
     if (inner > 1) {
@@ -271,7 +236,7 @@ int mx_quantize_dequantize(const float *restrict x, float *restrict y, float *re
 
 /* out = grad where the element's bit is set, else 0: on the bits, so that one loop serves every type of that width. */
 #define MASK_GRADIENT(name, type)                                                                   \
-    void name(const type *restrict grad, const uint8_t *restrict mask, type *restrict out, int64_t count) { \
+    PUBLIC void name(const type *restrict grad, const uint8_t *restrict mask, type *restrict out, int64_t count) { \
         int64_t i = 0;                                                                              \
         for (; i + WORD <= count; i += WORD) {                                                      \
             uint32_t word;                                                                          \
