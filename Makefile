@@ -54,6 +54,7 @@ bench: $(READY) $(MODELS)/.ready
 	$(BIN)/python benchmarks/export.py
 	$(BIN)/python benchmarks/passes.py --peers
 	$(BIN)/python benchmarks/scale.py --large
+	$(BIN)/python benchmarks/bodies.py
 	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/real_models.py
 	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/depthwise.py
 

@@ -7,12 +7,15 @@ correct it. NaN is kept out of anything that could drop it and put back at the e
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.tape import Tape
 
 LOWEST_OPSET = 18
 _POW2_MIN = -149  # the smallest float32 subnormal
+Branch = Callable[["Body"], ir.Value]
 
 
 class Body(Tape):
@@ -50,6 +53,14 @@ class Body(Tape):
             self._constants[name] = self.op("Constant", (), {field: ir.RefAttr(field, name, of_type)})
         return self._constants[name]
 
+    def choose(
+        self, condition: ir.Value, then: Callable[[Body], ir.Value], other: Callable[[Body], ir.Value]
+    ) -> ir.Value:
+        """`then(branch)` where the bool scalar holds, else `other(branch)`: only one of the two is computed."""
+        branches = {name: _Branch(self, name).graph(make) for name, make in (("then", then), ("else", other))}
+        graphs = {f"{name}_branch": ir.AttrGraph(f"{name}_branch", graph) for name, graph in branches.items()}
+        return self.op("If", (condition,), graphs)
+
     def function(self, domain: str, name: str, outputs: dict[str, ir.Value], attributes: list[ir.Attr]) -> ir.Function:
         for output, value in outputs.items():
             value.name = output
@@ -59,13 +70,27 @@ class Body(Tape):
         return ir.Function(domain, name, graph=graph, attributes=attributes)
 
 
+class _Branch(Body):
+    """A branch of an If. Constants stand outside, where both branches and what follows find them."""
+
+    def __init__(self, outer: Body, name: str):
+        super().__init__(())
+        self.outer, self.name = outer, name
+
+    def const(self, value, dtype=np.float32) -> ir.Value:
+        return self.outer.const(value, dtype)
+
+    def attr(self, name: str, kind: str = "i") -> ir.Value:
+        return self.outer.attr(name, kind)
+
+    def graph(self, make: Branch) -> ir.Graph:
+        result = make(self)
+        for i, node in enumerate(self.nodes):  # a name that the function itself has would stand twice
+            node.outputs[0].name = f"{self.name[:4]}{len(self.outer.nodes)}_{i}"
+        return ir.Graph([], [result], nodes=self.nodes, name=self.name)
+
+
 # --- groups ---------------------------------------------------------------------------------------------------
-
-
-def axis_from_front(b: Body, x: ir.Value) -> ir.Value:
-    """The `axis` attribute, counted from the front, as a tensor of one element."""
-    rank = b.Size(b.Shape(x))
-    return b.Reshape(b.Mod(b.Add(b.attr("axis"), rank), rank), b.int([1]))
 
 
 def axis_length(b: Body, x: ir.Value) -> ir.Value:
@@ -74,31 +99,9 @@ def axis_length(b: Body, x: ir.Value) -> ir.Value:
 
 def expand(b: Body, contracted: ir.Value, x: ir.Value) -> ir.Value:
     """One entry per group -> one per element of `x` along `axis`."""
-    return _expand(b, contracted, axis_length(b, x))
-
-
-def expand_to_shape(b: Body, contracted: ir.Value) -> ir.Value:
-    """The same for a tensor whose shape is the attribute `shape`."""
-    return _expand(b, contracted, b.Gather(b.attr("shape", "ints"), b.attr("axis")))
-
-
-def _expand(b: Body, contracted: ir.Value, length: ir.Value) -> ir.Value:
-    positions = b.Range(b.int(0), length, b.int(1))
+    positions = b.Range(b.int(0), axis_length(b, x), b.int(1))
     axis = ir.RefAttr("axis", "axis", ir.AttributeType.INT)
     return b.Gather(contracted, b.Div(positions, b.attr("group_size")), axis=axis)
-
-
-def split_groups(b: Body, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """(..., K, ...) -> zero-padded (..., n, G, ...), and the axis of G as a tensor of one element."""
-    axis, size = axis_from_front(b, x), b.Reshape(b.attr("group_size"), b.int([1]))
-    inner = b.Add(axis, b.int([1]))
-    length = b.Gather(b.Shape(x), axis)
-    count = b.Div(b.Add(length, b.Sub(size, b.int([1]))), size)
-    pads = b.Concat(b.int([0]), b.Sub(b.Mul(count, size), length), axis=0)
-    padded = b.Pad(x, pads, None, axis)
-    shape = b.Shape(x)
-    before, after = b.Slice(shape, b.int([0]), axis), b.Slice(shape, inner, b.int([2**31 - 1]))
-    return b.Reshape(padded, b.Concat(before, count, size, after, axis=0), allowzero=1), inner
 
 
 # --- float32 --------------------------------------------------------------------------------------------------
@@ -125,61 +128,18 @@ def divide(b: Body, x: ir.Value, scale: ir.Value) -> ir.Value:
     return b.Where(b.Equal(x, b.const(0)), x, b.Div(x, scale))
 
 
-def group_amax(b: Body, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-    """Largest finite magnitude per group, and whether the group holds a NaN or Inf (contracted).
+def look_up(b: Body, table: ir.Value, codes: ir.Value, bits: ir.Value) -> ir.Value:
+    """table[code] for uint8 codes of `bits` bits (an int64 scalar); the table has 256 entries.
 
-    Runtimes disagree on NaN in ReduceMax, so non-finite values are counted apart.
+    onnxruntime's GatherElements takes 0.6 ns an element here, its Gather 8; onnx's evaluator has it up to 62 entries.
     """
-    grouped, inner = split_groups(b, b.Abs(x))
-    odd = b.Or(b.IsNaN(grouped), b.IsInf(grouped))
-    amax = b.ReduceMax(b.Where(odd, b.const(0), grouped), inner, keepdims=0)
-    any_odd = b.ReduceMax(b.Cast(odd, to=ir.DataType.FLOAT), inner, keepdims=0)
-    return amax, b.Greater(any_odd, b.const(0))
+    index = b.Reshape(b.Cast(codes, to=ir.DataType.INT32), b.int([-1]))
 
+    def narrow(branch: Body) -> ir.Value:
+        return branch.GatherElements(branch.Slice(table, b.int([0]), b.int([32])), index, axis=0)
 
-def round_to_grid(b: Body, magnitude: ir.Value, mantissa_bits: ir.Value, bias: ir.Value) -> ir.Value:
-    """Non-negative float32 -> nearest value (ties to even) of a minifloat; the caller has clamped the largest."""
-    smallest_normal = pow2(b, b.Sub(b.int(1), bias))
-    exponent = floor_log2(b, b.Max(magnitude, smallest_normal))
-    step = pow2(b, b.Sub(exponent, mantissa_bits))
-    return b.Mul(b.Round(b.Div(magnitude, step)), step)
-
-
-# --- packed codes -----------------------------------------------------------------------------------------------
-
-
-def decode_packed(b: Body, codes: ir.Value, bits: ir.Value, table: ir.Value) -> ir.Value:
-    """Packed codes (uint8, see `numbers.packing`) -> `table[code]` in the shape that the attribute `shape` gives.
-
-    A code lies in one byte or in two neighbours. As many steps as can be work on bytes: a runtime that folds
-    constants when it loads a file keeps every intermediate tensor.
-    """
-    one, eight, size = b.int(1), b.int(8), b.attr("group_size")
-    positions = b.Range(b.int(0), b.Gather(b.attr("shape", "ints"), b.attr("axis")), one)
-    group = b.Div(positions, size)
-    bit = b.Mul(b.Sub(positions, b.Mul(group, size)), bits)
-    byte = b.Div(bit, eight)
-    shift = b.Sub(bit, b.Mul(byte, eight))
-    bytes_per_group = b.Div(b.Add(b.Mul(size, bits), b.int(7)), eight)
-    first = b.Add(b.Mul(group, bytes_per_group), byte)
-    # Without a second byte the first serves again: what it adds is masked, or (shift 0) the first byte itself.
-    second = b.Add(first, b.Cast(b.Greater(b.Add(shift, bits), eight), to=ir.DataType.INT64))
-    axis = ir.RefAttr("axis", "axis", ir.AttributeType.INT)
-    low = b.BitShift(b.Gather(codes, first, axis=axis), _bytes_along_axis(b, shift), direction="RIGHT")
-    left = _bytes_along_axis(b, b.Mod(b.Sub(eight, shift), eight))
-    high = b.BitShift(b.Gather(codes, second, axis=axis), left, direction="LEFT")
-    mask = b.Cast(b.Sub(int_pow2(b, bits), one), to=ir.DataType.UINT8)
-    code = b.BitwiseAnd(b.BitwiseOr(low, high), mask)
-    return b.Gather(table, b.Cast(code, to=ir.DataType.INT32))
-
-
-def _bytes_along_axis(b: Body, numbers: ir.Value) -> ir.Value:
-    """One number per position on the group axis as uint8, broadcast over the other axes of `shape`."""
-    shape = b.attr("shape", "ints")
-    rank = b.Size(shape)
-    axis = b.Mod(b.Add(b.attr("axis"), rank), rank)
-    along = b.Where(b.Equal(b.Range(b.int(0), rank, b.int(1)), axis), b.int(-1), b.int(1))
-    return b.Reshape(b.Cast(numbers, to=ir.DataType.UINT8), along)
+    found = b.choose(b.LessOrEqual(bits, b.int(5)), narrow, lambda branch: branch.Gather(table, index))
+    return b.Reshape(found, b.Shape(codes), allowzero=1)
 
 
 # --- int64 ----------------------------------------------------------------------------------------------------

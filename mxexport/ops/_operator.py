@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -192,10 +193,7 @@ class Operator(CustomOp):
         declared = [ir.Attr(name, _KINDS[a.kind].function, None) for name, a in cls.attributes.items()]
         proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
         proto.opset_import[0].version = opset
-        for node in proto.node:  # numbers only; names are a third of what a body takes in a file
-            node.ClearField("name")
-            for names in (node.input, node.output):
-                names[:] = [name.replace("val_", "v") for name in names]
+        _shorten_names(proto.node)
         proto.doc_string = cls.summary()
         return proto.SerializeToString(deterministic=True)
 
@@ -245,6 +243,16 @@ class Operator(CustomOp):
         present = {a.name for a in self.onnx_node.attribute}
         missing = sorted(set(self.attributes) - present)
         return [f"attribute {name} is missing" for name in missing] or ["all attributes are set"]
+
+
+def _shorten_names(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Numbers only, branches included; names are a third of what a body takes in a file."""
+    for node in nodes:
+        node.ClearField("name")
+        for names in (node.input, node.output):
+            names[:] = [name.replace("val_", "v") for name in names]
+        for attribute in node.attribute:
+            _shorten_names(attribute.g.node)
 
 
 def contracted(shape: Shape, attributes: dict) -> Shape:

@@ -7,7 +7,9 @@ from mxexport.numbers import groups, packing
 from mxexport.ops import _body
 from mxexport.ops._attributes import SHAPE
 from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Port
+from mxexport.ops._packed import PackedCodes
 
 
 class GroupwiseDequant(IntegerOperator):
@@ -50,15 +52,13 @@ class GroupwiseDequant(IntegerOperator):
 
     @classmethod
     def body(cls, b, present):
-        # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where the scale is 0.
-        z_less_q = _body.decode_packed(b, b.inputs["codes"], b.attr("bit_width"), cls._negative_table(b))
+        groups, bits = Groups.of_shape(b), b.attr("bit_width")
+        code = b.Cast(PackedCodes(b, groups, bits).unpack(), to=ir.DataType.FLOAT)
+        count = _body.pow2(b, bits)
+        # Minus the element: codes from half of them on stand for themselves less all of them.
+        upper = b.Floor(b.Mul(code, b.Div(b.const(2), count)))
+        z_less_q = b.Sub(b.Mul(upper, b.Mul(count, b.Cast(b.attr("signed"), to=ir.DataType.FLOAT))), code)
         if "zero_point" in present:
-            z_less_q = b.Add(z_less_q, _body.expand_to_shape(b, b.inputs["zero_point"]))
-        return {"Y": b.Sub(b.const(0), b.Mul(z_less_q, _body.expand_to_shape(b, b.inputs["scale"])))}
-
-    @staticmethod
-    def _negative_table(b):
-        """float32 [256]: minus the value of every code; codes above bit_width bits do not occur."""
-        code, count = b.Range(b.int(0), b.int(256), b.int(1)), _body.int_pow2(b, b.attr("bit_width"))
-        negative = b.And(b.Equal(b.attr("signed"), b.int(1)), b.GreaterOrEqual(b.Add(code, code), count))
-        return b.Cast(b.Sub(b.Where(negative, count, b.int(0)), code), to=ir.DataType.FLOAT)
+            z_less_q = b.Add(z_less_q, groups.spread(b.inputs["zero_point"]))
+        # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where the scale is 0.
+        return {"Y": groups.join(b.Sub(b.const(0), b.Mul(z_less_q, groups.spread(b.inputs["scale"]))))}

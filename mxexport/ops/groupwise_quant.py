@@ -6,6 +6,7 @@ from mxexport.numbers import numerics
 from mxexport.ops import _body
 from mxexport.ops._attributes import Attribute
 from mxexport.ops._elements import IntegerOperator
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Port
 
 
@@ -32,10 +33,12 @@ class GroupwiseQuant(IntegerOperator):
 
     @classmethod
     def body(cls, b, present):
-        x, zero, one = b.inputs["X"], b.const(0), b.const(1)
-        scale = _body.expand(b, b.inputs["scale"], x)
-        v = _body.divide(b, x, scale)
-        z = _body.expand(b, b.inputs["zero_point"], x) if "zero_point" in present else None
+        scale, zero, one = b.inputs["scale"], b.const(0), b.const(1)
+        groups = Groups.of(b, b.inputs["X"])
+        z = groups.spread(b.inputs["zero_point"]) if "zero_point" in present else None
+        # Not by a scale that is zero, or flushed to zero: what it divides becomes zero in the end, NaN would stay.
+        divisor = b.Add(scale, b.Cast(b.Equal(scale, zero), to=ir.DataType.FLOAT))
+        v = b.Div(groups.split(b.inputs["X"]), groups.spread(divisor))
         if z is not None:
             v = b.Add(v, z)
         signed = b.Equal(b.attr("signed"), b.int(1))
@@ -44,10 +47,10 @@ class GroupwiseQuant(IntegerOperator):
         half = b.Mul(codes, b.const(0.5))
         low = b.Where(signed, b.Sub(narrow, half), zero)
         high = b.Where(signed, b.Sub(half, one), b.Sub(codes, one))
-        q = b.Where(b.IsNaN(v), v, b.Clip(b.Round(v), low, high))
+        q = b.Clip(b.Round(v), low, high)
         # 0 - (z - q) * s: a runtime that drops the addition of 0 would leave -0 where q or the scale is 0.
-        z_less_q = b.Neg(q) if z is None else b.Sub(z, q)
-        return {"Y": b.Sub(zero, b.Mul(z_less_q, scale))}
+        less = b.Mul(q, groups.spread(b.Neg(scale))) if z is None else b.Mul(b.Sub(z, q), groups.spread(scale))
+        return {"Y": groups.join(b.Sub(zero, less))}
 
     @classmethod
     def attributes_of(cls, element) -> dict[str, int]:

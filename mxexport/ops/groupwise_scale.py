@@ -3,8 +3,9 @@ from __future__ import annotations
 import numpy as np
 
 from mxexport.numbers import numerics
-from mxexport.ops import _body
+from mxexport.ops import _floats
 from mxexport.ops._attributes import AXIS, GROUP_SIZE, LARGEST, POSITIVE, Attribute
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Operator, Port, contracted
 
 
@@ -35,13 +36,13 @@ class GroupwiseScale(Operator):
 
     @classmethod
     def body(cls, b, present):
-        x, zero = b.inputs["X"], b.const(0)
-        amax, not_finite = _body.group_amax(b, x)
-        clean = b.Where(b.Or(b.IsNaN(x), b.IsInf(x)), zero, x)
-        grouped, inner = _body.split_groups(b, clean)
-        high = b.Max(b.ReduceMax(grouped, inner, keepdims=0), zero)
-        low = b.Min(b.ReduceMin(grouped, inner, keepdims=0), zero)
+        zero = b.const(0)
+        groups = Groups.of(b, b.inputs["X"])
+        grouped = groups.split(b.inputs["X"])
+        amax, odd = _floats.group_amax(b, groups, grouped)
+        high = b.Max(b.ReduceMax(grouped, groups.inner, keepdims=0), zero)
+        low = b.Min(b.ReduceMin(grouped, groups.inner, keepdims=0), zero)
         width = b.Where(b.Equal(b.attr("asymmetric"), b.int(1)), b.Sub(high, low), amax)
         scale = b.Div(width, b.attr("levels", "f"))
         scale = b.Where(b.Equal(scale, zero), b.const(1), scale)
-        return {"scale": b.Where(b.Or(not_finite, b.IsInf(scale)), b.const(np.nan), scale)}
+        return {"scale": b.Add(b.Where(b.IsInf(scale), b.const(np.nan), scale), odd)}

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 
 from mxexport.numbers import numerics
 from mxexport.ops import _body
 from mxexport.ops._attributes import AXIS, GROUP_SIZE, LARGEST, POSITIVE, Attribute
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Operator, Port, contracted
 
 
@@ -34,12 +34,12 @@ class GroupwiseZeroPoint(Operator):
 
     @classmethod
     def body(cls, b, present):
-        x, scale, zero, one = b.inputs["X"], b.inputs["scale"], b.const(0), b.const(1)
-        grouped, inner = _body.split_groups(b, x)
-        nan = b.IsNaN(grouped)
-        low = b.Min(b.ReduceMin(b.Where(nan, zero, grouped), inner, keepdims=0), zero)
-        has_nan = b.Greater(b.ReduceMax(b.Cast(nan, to=ir.DataType.FLOAT), inner, keepdims=0), zero)
+        scale, zero = b.inputs["scale"], b.const(0)
+        groups = Groups.of(b, b.inputs["X"])
+        grouped = groups.split(b.inputs["X"])
+        low = b.Min(b.ReduceMin(grouped, groups.inner, keepdims=0), zero)
+        total = b.ReduceSum(b.Abs(grouped), groups.inner, keepdims=0)
         finite = b.Not(b.Or(b.IsNaN(scale), b.IsInf(scale)))
-        quotient = _body.divide(b, b.Abs(low), b.Where(finite, scale, one))
+        quotient = _body.divide(b, b.Abs(low), b.Where(finite, scale, b.const(1)))
         z = b.Clip(b.Round(quotient), zero, b.attr("levels", "f"))
-        return {"zero_point": b.Where(finite, b.Where(has_nan, b.const(np.nan), z), zero)}
+        return {"zero_point": b.Where(finite, b.Where(b.IsNaN(total), b.const(np.nan), z), zero)}

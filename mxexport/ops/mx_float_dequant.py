@@ -7,7 +7,9 @@ from mxexport.numbers import groups, numerics, packing
 from mxexport.ops import _body
 from mxexport.ops._attributes import SHAPE, Attribute
 from mxexport.ops._elements import FloatOperator
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Port
+from mxexport.ops._packed import PackedCodes
 
 
 class MXFloatDequant(FloatOperator):
@@ -52,8 +54,9 @@ class MXFloatDequant(FloatOperator):
     @classmethod
     def body(cls, b, present):
         bits = b.Add(b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")), b.int(1))
-        values = _body.decode_packed(b, b.inputs["codes"], bits, cls._table(b))
-        return {"Y": b.Mul(values, _body.expand_to_shape(b, b.inputs["scale"]))}
+        groups = Groups.of_shape(b)
+        values = _body.look_up(b, cls._table(b), PackedCodes(b, groups, bits).unpack(), bits)
+        return {"Y": groups.join(b.Mul(values, groups.spread(b.inputs["scale"])))}
 
     @staticmethod
     def _table(b):

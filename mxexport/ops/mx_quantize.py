@@ -6,6 +6,7 @@ from qonnx.core.datatype import DataType
 from mxexport.numbers import fixedpoint
 from mxexport.ops import _body
 from mxexport.ops._attributes import AXIS, CODE_MAX, CODE_MIN, EMAX, GROUP_SIZE, LSB_EXP, ROUND_BIAS, WIDTH, Attribute
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Operator, Port, check_code_bits, contracted
 
 
@@ -90,8 +91,8 @@ class MXQuantize(Operator):
     @staticmethod
     def _scale_codes(b, magnitude):
         zero, one, hidden = b.int(0), b.int(1), b.int(1 << 23)
-        grouped, inner = _body.split_groups(b, magnitude)
-        amax = b.ReduceMax(grouped, inner, keepdims=0)
+        groups = Groups.of(b, magnitude)
+        amax = b.ReduceMax(groups.split(magnitude), groups.inner, keepdims=0)
         nonzero = b.Max(amax, one)
         top = _body.int_floor_log2(b, nonzero)
         unit = _body.int_pow2(b, b.Max(b.Sub(top, b.int(23)), zero))

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from mxexport.numbers import numerics
-from mxexport.ops import _body
+from mxexport.ops import _body, _floats
 from mxexport.ops._attributes import AXIS, CODE_MAX, CODE_MIN, EMAX, FRAC_BITS, GROUP_SIZE, ROUND_BIAS
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Operator, Port, contracted
 
 
@@ -40,18 +40,17 @@ class MXScale(Operator):
 
     @classmethod
     def body(cls, b, present):
-        amax, not_finite = _body.group_amax(b, b.inputs["X"])
-        smallest_normal = b.const(np.ldexp(np.float32(1), -126))
-        exponent = _body.floor_log2(b, b.Max(amax, smallest_normal))
-        # amax = fraction * 2**exponent with fraction in [1, 2), or in [0, 1) for subnormals: the float32 fields.
-        fraction = b.Div(amax, _body.pow2(b, exponent))
-        normal = b.GreaterOrEqual(fraction, b.const(1))
-        mantissa = b.Where(normal, b.Sub(fraction, b.const(1)), fraction)
-        # (mantissa + round_bias) carries into the exponent when mantissa >= 1 - round_bias * 2**-23, all exact.
-        bias = b.Mul(b.Cast(b.attr("round_bias"), to=ir.DataType.FLOAT), b.const(2.0**-23))
-        carry = b.GreaterOrEqual(mantissa, b.Sub(b.const(1), bias))
-        field = b.Add(b.Add(exponent, b.int(126)), b.Cast(normal, to=ir.DataType.INT64))
-        code = b.Sub(b.Add(field, b.Cast(carry, to=ir.DataType.INT64)), b.attr("emax"))
-        code = _body.int_clip(b, code, b.attr("code_min"), b.attr("code_max"))
-        scale = _body.pow2(b, b.Sub(b.Sub(code, b.int(127)), b.attr("frac_bits")))
-        return {"scale": b.Where(not_finite, b.const(np.nan), scale)}
+        groups = Groups.of(b, b.inputs["X"])
+        amax, odd = _floats.group_amax(b, groups, groups.split(b.inputs["X"]))
+        # The first place of large magnitudes is found 32 binades below, where nothing overflows.
+        large = b.GreaterOrEqual(amax, b.const(2.0**96))
+        a = b.Mul(amax, b.Where(large, b.const(2.0**-32), b.const(1)))
+        unit = b.Max(_floats.unit_in_first_place(b, a), b.const(_floats.SMALLEST_NORMAL))
+        # round_bias units in the last place carry into the exponent, or leave the first place where it is.
+        last_place = b.Mul(unit, b.Mul(b.Cast(b.attr("round_bias"), to=ir.DataType.FLOAT), b.const(2.0**-23)))
+        first_place = b.Max(_floats.unit_in_first_place(b, b.Add(a, last_place)), b.const(2.0**-127))
+        down = _body.pow2(b, b.Neg(b.attr("emax")))
+        scale = b.Mul(b.Mul(first_place, down), b.Where(large, b.const(2.0**32), b.const(1)))
+        low, high = (_body.pow2(b, b.Sub(b.attr(end), b.int(127))) for end in ("code_min", "code_max"))
+        scale = b.Mul(b.Clip(scale, low, high), _body.pow2(b, b.Neg(b.attr("frac_bits"))))
+        return {"scale": b.Add(scale, odd)}

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
-import numpy as np
-
 from mxexport.numbers import numerics
-from mxexport.ops import _body
+from mxexport.ops import _floats
 from mxexport.ops._attributes import AXIS, GROUP_SIZE
+from mxexport.ops._groups import Groups
 from mxexport.ops._operator import Operator, Port, contracted
 
-_LARGEST = float(numerics.NVFP4_SCALE.max_val)
+_E4M3 = numerics.NVFP4_SCALE
+_LARGEST = float(_E4M3.max_val)
+_SMALLEST_STEP = 1 - _E4M3.bias - _E4M3.mantissa_bits  # as an exponent
 
 
 class NVFP4Scale(Operator):
@@ -33,14 +34,15 @@ class NVFP4Scale(Operator):
     @classmethod
     def body(cls, b, present):
         zero, one = b.const(0), b.const(1)
-        amax, not_finite = _body.group_amax(b, b.inputs["X"])
-        amax = b.Where(not_finite, zero, amax)
+        groups = Groups.of(b, b.inputs["X"])
+        amax, odd = _floats.group_amax(b, groups, groups.split(b.inputs["X"]))
+        amax = b.Where(b.IsNaN(odd), zero, amax)
         largest = b.ReduceMax(amax, keepdims=0)
         s_enc = b.Min(b.Div(b.const(6 * _LARGEST), largest), b.const(2.0**126))
         s_enc = b.Where(b.Greater(largest, zero), s_enc, one)
         block = b.Min(b.Mul(b.Div(amax, b.const(6)), s_enc), b.const(_LARGEST))
-        element = numerics.NVFP4_SCALE
-        block = _body.round_to_grid(b, block, b.int(element.mantissa_bits), b.int(element.bias))
+        step = _floats.float_step(b, block, b.const(2.0**-_E4M3.mantissa_bits), b.const(2.0**_SMALLEST_STEP))
+        block = b.Mul(b.Round(b.Div(block, step)), step)
         # 2 / (2 s_enc) is 1 / s_enc; onnxruntime would turn a product with 1 / s into one division, which rounds once.
         tensor_scale = b.Div(b.const(2), b.Add(s_enc, s_enc))
-        return {"scale": b.Where(not_finite, b.const(np.nan), b.Mul(block, tensor_scale))}
+        return {"scale": b.Add(b.Mul(block, tensor_scale), odd)}

@@ -43,7 +43,7 @@ def inline_operators(model: ir.Model) -> list[tuple[str, str]]:
     for i, node in enumerate(nodes):
         function = _body_of(node, opset)
         last = function.outputs[0].producer()
-        for inner in function:
+        for inner in function.all_nodes():
             inner.name = f"{node.name}/{inner.op_type}"
             for j, value in enumerate(inner.outputs):
                 value.name = f"{inner.name}.{j}" if j else inner.name

@@ -40,7 +40,26 @@ def _variants(op: str) -> list[set[str]]:
 
 def _replace(root: ir.Node, call: ir.Node) -> None:
     call.metadata_props.update(root.metadata_props)
+    replaced = [v.producer() for v in root.inputs if v is not None]
     ir.convenience.replace_nodes_and_values(root.graph, root, [root], [call], root.outputs, call.outputs)
+    _remove_unused(replaced)
+
+
+def _remove_unused(nodes: list[ir.Node | None]) -> None:
+    """Remove those of `nodes` that nothing reads, then what only they read. onnx-ir's pass would take what the branches
+    of an If that is gone had read for used."""
+    while nodes:
+        node = nodes.pop()
+        if node is None or node.graph is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                branch = attribute.as_graph()
+                nodes += [v.producer() for inner in branch for v in inner.inputs if v is not None]
+                branch.outputs.clear()
+                branch.remove(list(branch), safe=True)
+        nodes += [v.producer() for v in node.inputs if v is not None]
+        node.graph.remove(node, safe=True)
 
 
 class _Pattern:
@@ -102,6 +121,8 @@ class _Pattern:
     def _attribute(self, wanted: ir.Attr, found: ir.Attr) -> bool:
         if found.is_ref() or wanted.type != found.type:
             return False
+        if wanted.type == ir.AttributeType.GRAPH:  # a branch: it reads the values around it by themselves
+            return self._value(wanted.as_graph().outputs[0], found.as_graph().outputs[0])
         return self._bind(wanted.ref_attr_name, found.value) if wanted.is_ref() else wanted.value == found.value
 
     def _bind(self, name: str, value) -> bool:
