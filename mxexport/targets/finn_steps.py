@@ -250,6 +250,11 @@ def main() -> int:
     arrays = None if given.check is None else dict(np.load(given.check))
     found = run_steps(given.model, given.out, given.part, given.fps, arrays)
     print(json.dumps(found))
+    return exit_code(found)
+
+
+def exit_code(found: dict) -> int:
+    """1 where a step failed or values differ, else 0."""
     return int("error" in found or any(step and step["differing"] for step in found["steps"].values()))
 
 
