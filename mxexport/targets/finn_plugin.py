@@ -79,6 +79,7 @@ def register(*folders: str | Path) -> None:
 
 # --- units on disk -------------------------------------------------------------------------------------------------
 
+_AREA = ("lut", "dsp", "bram36", "uram")
 _COUNT, _NAME = (int, lambda n: n > 0), (str, re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*").fullmatch)
 _END = {
     "bits": (int, lambda n: 2 <= n <= 63),

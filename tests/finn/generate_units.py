@@ -1,0 +1,63 @@
+"""Run in FINN's environment: HDL of every MX layer of a graph as FINN asks for it, and words as FINN packs them.
+
+    python generate_units.py PLUGIN FOLDER MODEL OUT PART X.npy
+
+MODEL is what the steps gave; X [N, ...] frames of its input. Writes OUT/<node>/ with the HDL, and OUT/<node>.json: the
+files in order, Tcl, bits of the ports, the words of N frames that go in and that must come out (hexadecimal).
+"""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+
+def words(values, datatype, folded, bits, folder):
+    from finn.util.data_packing import npy_to_rtlsim_input
+
+    np.save(folder / "values.npy", values.reshape(folded).astype(np.float64))
+    return [f"{int(word):x}" for word in npy_to_rtlsim_input(str(folder / "values.npy"), datatype, bits)]
+
+
+def main() -> None:
+    plugin, folder, model_file, out, part, x = sys.argv[1:]
+    spec = importlib.util.spec_from_file_location("finn_plugin", plugin)
+    made = importlib.util.module_from_spec(spec)
+    sys.modules["finn_plugin"] = made
+    spec.loader.exec_module(made)
+    made.register(folder)
+    from finn.core.onnx_exec import execute_onnx
+    from qonnx.core.modelwrapper import ModelWrapper
+    from qonnx.custom_op.registry import getCustomOp
+
+    model, out = ModelWrapper(model_file), Path(out)
+    out.mkdir(exist_ok=True)
+    plain = ModelWrapper(model.model, make_deepcopy=True)  # FINN's own layers compute in Python, not in HLS
+    for node in plain.graph.node:
+        for kind in ("_hls", "_rtl"):
+            node.op_type, node.domain = node.op_type.removesuffix(kind), node.domain.removesuffix(f".{kind[1:]}")
+    seen = [execute_onnx(plain, {plain.graph.input[0].name: frame[None]}, True) for frame in np.load(x)]
+    for node in model.graph.node:
+        if node.op_type != "MxLayer_rtl":
+            continue
+        layer, target = getCustomOp(node), out / node.name
+        target.mkdir()
+        layer.set_nodeattr("code_gen_dir_ipgen", str(target))
+        layer.code_generation_ipgen(model, part, 5.0)
+        sides = {}
+        for side, tensor, datatype, folded, bits in (
+            ("in", node.input[0], layer.get_input_datatype(), layer.get_folded_input_shape(), layer.get_instream_width()),
+            ("out", node.output[0], layer.get_output_datatype(), layer.get_folded_output_shape(),
+             layer.get_outstream_width()),
+        ):  # fmt: skip
+            sides[side] = [w for context in seen for w in words(context[tensor], datatype, folded, bits, out)]
+        ports = layer.get_verilog_top_module_intf_names()
+        found = {"files": layer.get_rtl_file_list(abspath=True), "tcl": layer.code_generation_ipi(), "words": sides}
+        found |= {"in_bits": ports["s_axis"][0][1], "out_bits": ports["m_axis"][0][1], "cycles": layer.get_exp_cycles()}
+        (out / f"{node.name}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
