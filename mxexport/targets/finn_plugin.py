@@ -110,7 +110,7 @@ def _read(folder: Path) -> dict:
         wanted = [(end[key], *rule) for end in ends for key, rule in _END.items()]
         wanted += [(n, *_COUNT) for end in ends for n in end["shape"]]
         wanted += [(unit[key], *_COUNT) for key in ("pe", "simd", "cycles")] + [(unit["top"], *_NAME)]
-        wanted += [(name, *_NAME) for kind in ("library", "rtl", "memories") for name in unit[kind]]
+        wanted += [(name, *_NAME) for kind in ("library", "rtl", "memories", "status") for name in unit[kind]]
         wanted += [(unit["estimate"][key], (int, float), lambda n: n >= 0) for key in ("lut", "dsp", "bram36", "uram")]
         wanted += [(n, *_COUNT) for n in unit["counts"].values()] + [
             (unit["name"], str, bool),
@@ -252,9 +252,14 @@ class MxLayer(HWCustomOp):
             end["name"]: self._whole(name, context[name], end)
             for name, end in zip(node.input, unit["inputs"], strict=True)
         }
-        given = _session(self._path / "dataflow.onnx").run([end["name"] for end in unit["outputs"]], fed)
+        given = self._computed(fed)
         for name, values in zip(node.output, given, strict=True):
             context[name] = values if _stays(graph, name) else self._float32(name, values, _leaves(graph, name))
+
+    def _computed(self, fed: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Outputs, int64, from inputs by their names in the unit."""
+        names = [end["name"] for end in self._unit["outputs"]]
+        return _session(self._path / "dataflow.onnx").run(names, fed)
 
     def _whole(self, name: str, values: np.ndarray, end: dict) -> np.ndarray:
         """int64 within what the unit holds; beyond it the end, as its wrapper does."""
@@ -314,8 +319,29 @@ class MxLayer_rtl(MxLayer, RTLBackend):
         )
 
     def execute_node(self, context, graph):
-        """In FINN's RTL simulation where that is asked for, else as `MxLayer`."""
-        (RTLBackend if self.get_nodeattr("exec_mode") == "rtlsim" else MxLayer).execute_node(self, context, graph)
+        """In FINN's RTL simulation where that is asked for (`exec_mode`), else as `MxLayer`."""
+        MxLayer.execute_node(self, context, graph)
+
+    def _computed(self, fed):
+        """Packed here: FINN's `RTLBackend` packs by way of float32."""
+        if self.get_nodeattr("exec_mode") != "rtlsim":
+            return super()._computed(fed)
+        unit, streams = self._unit, {"inputs": {}, "outputs": {}}
+        for i, end in enumerate(unit["inputs"]):
+            bits = self.get_input_datatype(i).bitwidth()
+            streams["inputs"][f"in{i}"] = finn_wrapper.packed(fed[end["name"]].ravel(), end["lanes"], bits)
+        for i in range(len(unit["outputs"])):
+            streams["outputs"][f"out{i}"] = []
+        sim = self.get_rtlsim()
+        self.reset_rtlsim(sim)
+        self.rtlsim_multi_io(sim, streams)
+        self.close_rtlsim(sim)
+        found = []
+        for i, end in enumerate(unit["outputs"]):
+            words, kind = streams["outputs"][f"out{i}"], self.get_output_datatype(i)
+            values = finn_wrapper.unpacked(words, end["lanes"], kind.bitwidth(), kind.signed())
+            found.append(np.array(values, np.int64).reshape(1, *end["shape"]))
+        return found
 
     def generate_hdl(self, model, fpgapart, clk):
         """Write the wrapper, the unit's module with the place of its ROMs, and the ROMs."""
@@ -345,7 +371,7 @@ class MxLayer_rtl(MxLayer, RTLBackend):
 
     def get_rtl_file_list(self, abspath=False):
         """The library, the unit and its wrapper, in compile order."""
-        unit, target = self._unit, Path(self.get_nodeattr("code_gen_dir_ipgen"))
+        unit, target = self._unit, Path(self.get_nodeattr("code_gen_dir_ipgen")).resolve()
         library = [self._path.parent.parent / "rtl" / file for file in unit["library"]]
         files = library + [target / file for file in (*unit["rtl"], f"{self.get_nodeattr('gen_top_module')}.v")]
         return [str(file) if abspath else file.name for file in files]

@@ -124,6 +124,7 @@ def _write_unit(part: Part, units: Path) -> str:
     emit.write_memories(part.design, folder / "mem")
     files = {
         "top": top,
+        "status": list(emit.status_bits(part.design)),
         "library": [file.name for file in library.rtl_sources()],
         "rtl": [f"{top}.sv"],
         "memories": sorted(file for cell in part.design.cells for file in cell.memories),

@@ -7,7 +7,7 @@ imported beside `finn_plugin.py`, in FINN's environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def wrapper(name: str, unit: Mapping, types: Sequence[tuple[int, bool]]) -> str:
@@ -22,6 +22,7 @@ def wrapper(name: str, unit: Mapping, types: Sequence[tuple[int, bool]]) -> str:
     body = [_input(port, end, *fed) for (port, end), fed in zip(ins, types, strict=True)]
     body += [_output(port, end) for port, end in outs]
     joined = [*_joined("s_axis", ins, last=True), *_joined("m_axis", outs, last=False)]
+    joined += [f".{port}()" for port in unit["status"]]  # FINN has no place for counters
     text = [_HEAD.format(name=name, what=_one_line(unit["name"])), ",\n".join(ports), "\n);\n", *body]
     text += [f"  {unit['top']} u_unit (\n    .aclk(ap_clk),\n    .aresetn(ap_rst_n),\n"]
     return "".join(
@@ -38,6 +39,19 @@ def limits(end: Mapping) -> tuple[int, int]:
     """The least and the largest value that a stream of a unit holds."""
     most = 1 << (end["bits"] - 1)
     return (0 if end["nonnegative"] else -most), most - 1
+
+
+def packed(values: Iterable[int], lanes: int, bits: int) -> list[int]:
+    """Words of a stream, as FINN packs them: its own packing goes through float32, which does not hold wide integers."""
+    fields = [int(value) & ((1 << bits) - 1) for value in values]
+    beats = (fields[i : i + lanes] for i in range(0, len(fields), lanes))
+    return [sum(field << (i * bits) for i, field in enumerate(beat)) for beat in beats]
+
+
+def unpacked(words: Iterable[int], lanes: int, bits: int, signed: bool) -> list[int]:
+    """The inverse of `packed`."""
+    fields = [(word >> (i * bits)) & ((1 << bits) - 1) for word in words for i in range(lanes)]
+    return [field - ((field >> (bits - 1)) << bits) if signed else field for field in fields]
 
 
 _SIDES = (("in", "inputs"), ("out", "outputs"))

@@ -14,11 +14,15 @@ from pathlib import Path
 import numpy as np
 
 
-def words(values, datatype, folded, bits, folder):
+def words(values, datatype, folded, bits, packed):
+    """FINN's own packing, but where it is wrong: it goes through float32."""
     from finn.util.data_packing import npy_to_rtlsim_input
 
-    np.save(folder / "values.npy", values.reshape(folded).astype(np.float64))
-    return [f"{int(word):x}" for word in npy_to_rtlsim_input(str(folder / "values.npy"), datatype, bits)]
+    ours = packed(values.ravel(), folded[-1], datatype.bitwidth())
+    floats = values.reshape(folded).astype(np.float32)
+    if np.array_equal(floats.astype(np.int64), values.reshape(folded)):
+        assert ours == [int(word) for word in npy_to_rtlsim_input(floats, datatype, bits)]
+    return [f"{word:x}" for word in ours]
 
 
 def main() -> None:
@@ -46,13 +50,12 @@ def main() -> None:
         target.mkdir()
         layer.set_nodeattr("code_gen_dir_ipgen", str(target))
         layer.code_generation_ipgen(model, part, 5.0)
-        sides = {}
-        for side, tensor, datatype, folded, bits in (
-            ("in", node.input[0], layer.get_input_datatype(), layer.get_folded_input_shape(), layer.get_instream_width()),
-            ("out", node.output[0], layer.get_output_datatype(), layer.get_folded_output_shape(),
-             layer.get_outstream_width()),
-        ):  # fmt: skip
-            sides[side] = [w for context in seen for w in words(context[tensor], datatype, folded, bits, out)]
+        read = layer.get_input_datatype(), layer.get_folded_input_shape(), layer.get_instream_width()
+        given = layer.get_output_datatype(), layer.get_folded_output_shape(), layer.get_outstream_width()
+        sides = {
+            side: [word for context in seen for word in words(context[tensor], *stream, made.finn_wrapper.packed)]
+            for side, tensor, stream in (("in", node.input[0], read), ("out", node.output[0], given))
+        }
         ports = layer.get_verilog_top_module_intf_names()
         found = {"files": layer.get_rtl_file_list(abspath=True), "tcl": layer.code_generation_ipi(), "words": sides}
         found |= {"in_bits": ports["s_axis"][0][1], "out_bits": ports["m_axis"][0][1], "cycles": layer.get_exp_cycles()}
