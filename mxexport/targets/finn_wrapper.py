@@ -42,7 +42,7 @@ def limits(end: Mapping) -> tuple[int, int]:
 
 
 def packed(values: Iterable[int], lanes: int, bits: int) -> list[int]:
-    """Words of a stream, as FINN packs them: its own packing goes through float32, which does not hold wide integers."""
+    """Words of a stream, as FINN packs them; its own packing goes through float32, too narrow for wide integers."""
     fields = [int(value) & ((1 << bits) - 1) for value in values]
     beats = (fields[i : i + lanes] for i in range(0, len(fields), lanes))
     return [sum(field << (i * bits) for i, field in enumerate(beat)) for beat in beats]

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
 
 def words(values, datatype, folded, bits, packed):
@@ -23,6 +24,13 @@ def words(values, datatype, folded, bits, packed):
     if np.array_equal(floats.astype(np.int64), values.reshape(folded)):
         assert ours == [int(word) for word in npy_to_rtlsim_input(floats, datatype, bits)]
     return [f"{word:x}" for word in ours]
+
+
+def golden(folder, layer, values):
+    """What the dataflow graph of a unit gives, in onnxruntime alone."""
+    file = Path(folder) / "units" / layer.get_nodeattr("unit") / "dataflow.onnx"
+    session = onnxruntime.InferenceSession(str(file))
+    return session.run(None, {session.get_inputs()[0].name: values})[0]
 
 
 def main() -> None:
@@ -52,9 +60,13 @@ def main() -> None:
         layer.code_generation_ipgen(model, part, 5.0)
         read = layer.get_input_datatype(), layer.get_folded_input_shape(), layer.get_instream_width()
         given = layer.get_output_datatype(), layer.get_folded_output_shape(), layer.get_outstream_width()
+        fed = [context[node.input[0]].astype(np.int64) for context in seen]
+        expected = [golden(folder, layer, values) for values in fed]
+        for context, values in zip(seen, expected, strict=True):  # float32 where others read it
+            assert np.array_equal(context[node.output[0]], values.astype(context[node.output[0]].dtype))
         sides = {
-            side: [word for context in seen for word in words(context[tensor], *stream, made.finn_wrapper.packed)]
-            for side, tensor, stream in (("in", node.input[0], read), ("out", node.output[0], given))
+            side: [word for values in frames for word in words(values, *stream, made.finn_wrapper.packed)]
+            for side, frames, stream in (("in", fed, read), ("out", expected, given))
         }
         ports = layer.get_verilog_top_module_intf_names()
         found = {"files": layer.get_rtl_file_list(abspath=True), "tcl": layer.code_generation_ipi(), "words": sides}
