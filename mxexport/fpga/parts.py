@@ -63,8 +63,8 @@ class Part:
 def cut(model: ir.Model, network: Network, foldings: Mapping[str, Folding]) -> list[Part]:
     """The parts of a dataflow graph, in order: what one gives is all that the next one takes.
 
-    It is cut where one stream of wide integers holds all that is on its way, and only quantizers read it: a residual
-    block stays whole, and so does a network that is nowhere so narrow.
+    It is cut where one stream of wide integers holds all that is on its way, and a quantizer reads it: a residual block
+    stays whole, and so does a network that is nowhere so narrow.
     """
     instances = network.instances
     ends = [i + 1 for i in range(len(instances) - 1) if _is_narrow(network, i + 1)] + [len(instances)]
@@ -81,8 +81,8 @@ def cut(model: ir.Model, network: Network, foldings: Mapping[str, Folding]) -> l
 
 
 def _is_narrow(network: Network, position: int) -> bool:
-    """Whether one wide stream alone passes from the instances before `position` to those behind it, to quantizers that
-    begin a matrix layer; both sides have one."""
+    """Whether one wide stream alone passes from the instances before `position` to those behind it, to a quantizer that
+    begins a matrix layer; both sides have one."""
     before, behind = network.instances[:position], network.instances[position:]
     made = {*network.inputs, *(i.result for i in before)}
     alive = {s for s in made if s in network.outputs or any(s in i.sources for i in behind)}
@@ -91,7 +91,7 @@ def _is_narrow(network: Network, position: int) -> bool:
         return False
     products = {p.name for p in network.products()}
     sides = [any(i.name in products for i in side) for side in (before, behind)]
-    return all(sides) and all(isinstance(r.unit, _QUANTIZE) for r in network.readers(stream))
+    return all(sides) and any(isinstance(r.unit, _QUANTIZE) for r in network.readers(stream))
 
 
 def _name(inner: tuple[Instance, ...]) -> str:

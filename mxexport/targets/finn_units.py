@@ -181,7 +181,7 @@ def _input_notes(design: Design) -> list[tuple[str, str]]:
 
 def _note(part: Part) -> tuple[str, str]:
     area = part.estimate().table()
-    taken = ", ".join(f"{round(area[kind]):,} {kind.upper()}" for kind in ("lut", "dsp", "bram36") if area[kind])
+    taken = ", ".join(f"{area[kind]:,.4g} {kind.upper()}" for kind in ("lut", "dsp", "bram36") if area[kind])
     return part.name, f"one unit, {part.foldings[part.slowest.name]}: {part.cycles:,} cycles a frame, about {taken}"
 
 
