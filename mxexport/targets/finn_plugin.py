@@ -81,6 +81,7 @@ def register(*folders: str | Path) -> None:
 
 _AREA = ("lut", "dsp", "bram36", "uram")
 _COUNT, _NAME = (int, lambda n: n > 0), (str, re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.]*").fullmatch)
+_IDENTIFIER = (str, re.compile(r"[A-Za-z]\w*", re.ASCII).fullmatch)
 _END = {
     "bits": (int, lambda n: 2 <= n <= 63),
     "nonnegative": (bool, lambda _: True),
@@ -109,8 +110,9 @@ def _read(folder: Path) -> dict:
         ends = [*unit["inputs"], *unit["outputs"]]
         wanted = [(end[key], *rule) for end in ends for key, rule in _END.items()]
         wanted += [(n, *_COUNT) for end in ends for n in end["shape"]]
-        wanted += [(unit[key], *_COUNT) for key in ("pe", "simd", "cycles")] + [(unit["top"], *_NAME)]
-        wanted += [(name, *_NAME) for kind in ("library", "rtl", "memories", "status") for name in unit[kind]]
+        wanted += [(unit[key], *_COUNT) for key in ("pe", "simd", "cycles")]
+        wanted += [(name, *_NAME) for kind in ("library", "rtl", "memories") for name in unit[kind]]
+        wanted += [(name, *_IDENTIFIER) for name in (unit["top"], *unit["status"])]
         wanted += [(unit["estimate"][key], (int, float), lambda n: n >= 0) for key in ("lut", "dsp", "bram36", "uram")]
         wanted += [(n, *_COUNT) for n in unit["counts"].values()] + [
             (unit["name"], str, bool),

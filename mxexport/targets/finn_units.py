@@ -57,12 +57,12 @@ def convert_design(source: str | os.PathLike, out: str | os.PathLike, verify: Ve
 
     Raises:
         InputFileError: no design, or `out` cannot be written.
-        UnsupportedError: an output whose step float32 does not hold.
+        UnsupportedError: several outputs, or one whose step float32 does not hold.
         VerificationError: units that give other integers.
     """
     design, out = Design(source), _writable(Path(out))
     network = design.network
-    _check_steps(network.streams[s] for s in network.outputs)
+    _check_ends(design)
     found = parts.cut(graph.load(design.path / "dataflow.onnx"), network, design.foldings)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -87,11 +87,16 @@ def _writable(out: Path) -> Path:
     return out
 
 
-def _check_steps(ends) -> None:
-    for stream in ends:
-        if not -126 <= stream.lsb_exp <= 127:
-            why = f"its output counts steps of 2**{stream.lsb_exp}, expected a float32; scale the last layer"
-            raise UnsupportedError(f"convert --to finn: {why}")
+def _check_ends(design: Design) -> None:
+    network = design.network
+    if len(network.outputs) > 1:
+        names = ", ".join(network.tensors[s] for s in network.outputs)
+        why = f"outputs {names}: FINN's layers give one stream each, expected one output; export them one by one"
+        raise UnsupportedError(f"convert --to finn: {design.path}: {why}")
+    stream = network.result
+    if not -126 <= stream.lsb_exp <= 127:
+        why = f"its output counts steps of 2**{stream.lsb_exp}, expected a float32; scale the last layer"
+        raise UnsupportedError(f"convert --to finn: {design.path}: {why}")
 
 
 def _move_into(staged: Path, out: Path) -> None:
