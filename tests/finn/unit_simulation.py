@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from mxexport.fpga.tools import verilator
+from mxexport.fpga.tools.simulator import Feed
 
-_ADAPTER = """module {name}_adapter (
-  input logic aclk, input logic aresetn,
-  input logic s_axis_tvalid, output logic s_axis_tready, input logic [{s}:0] s_axis_tdata, input logic s_axis_tlast,
-  output logic m_axis_tvalid, input logic m_axis_tready, output logic [{m}:0] m_axis_tdata, output logic m_axis_tlast
-);
-  assign m_axis_tlast = 1'b0;
-  {name} u_unit (
-    .ap_clk(aclk), .ap_rst_n(aresetn),
-    .in0_V_tvalid(s_axis_tvalid), .in0_V_tready(s_axis_tready), .in0_V_tdata(s_axis_tdata),
-    .out0_V_tvalid(m_axis_tvalid), .out0_V_tready(m_axis_tready), .out0_V_tdata(m_axis_tdata)
-  );
-endmodule
-"""
-"""The simulator's names of ports; FINN's streams have no TLAST."""
+
+@dataclass(frozen=True)
+class Ran:
+    """Words that came out, words too many, and cycles."""
+
+    words: list[str]
+    surplus: int
+    cycles: int
 
 
 def generated(folder: Path) -> dict[str, dict]:
@@ -39,13 +35,30 @@ def lint(name: str, files: list[str]) -> None:
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
-def simulate(name: str, found: dict, folder: Path, stall: float, seed: int) -> tuple[list[str], int, int]:
-    """(the words that come out of a wrapper, words too many, cycles) for those that go in."""
-    bits = {"s": found["in_bits"], "m": found["out_bits"]}
-    adapter = folder / f"{name}_adapter.sv"
-    adapter.write_text(_ADAPTER.format(name=name, s=bits["s"] - 1, m=bits["m"] - 1))
-    simulator = verilator.build(f"{name}_adapter", [*map(Path, found["files"]), adapter])
-    width = bits["s"] // 8
-    beats = np.array([list(int(word, 16).to_bytes(width, "little")) for word in found["words"]["in"]], np.uint8)
-    ran = simulator.run(beats, len(found["words"]["out"]), stall_in=stall, stall_out=stall, seed=seed)
-    return [f"{int.from_bytes(beat.tobytes(), 'little'):x}" for beat in ran.beats], ran.surplus, ran.cycles
+def adapter(name: str, in_bits: list[int], out_bits: int) -> str:
+    """A wrapper under the simulator's names of ports; FINN's streams have no TLAST."""
+    ports, joined = ["input logic aclk", "input logic aresetn"], [".ap_clk(aclk)", ".ap_rst_n(aresetn)"]
+    ends = [(f"s{i}_axis", f"in{i}_V", bits) for i, bits in enumerate(in_bits)] + [("m_axis", "out0_V", out_bits)]
+    for outer, inner, bits in ends:
+        given, taken = ("input", "output") if outer != "m_axis" else ("output", "input")
+        ports += [f"{given} logic {outer}_tvalid", f"{taken} logic {outer}_tready", f"{given} logic {outer}_tlast"]
+        ports.append(f"{given} logic [{bits - 1}:0] {outer}_tdata")
+        joined += [f".{inner}_{wire}({outer}_{wire})" for wire in ("tvalid", "tready", "tdata")]
+    body = f"  assign m_axis_tlast = 1'b0;\n  {name} u_unit ({', '.join(joined)});\n"
+    return f"module {name}_adapter (\n  {', '.join(ports)}\n);\n{body}endmodule\n"
+
+
+def simulate(name: str, found: dict, folder: Path, stall: float, seed: int) -> Ran:
+    """What comes out of a wrapper for the words that go in, with pauses of that probability on all sides."""
+    file = folder / f"{name}_adapter.sv"
+    file.write_text(adapter(name, found["in_bits"], found["out_bits"]))
+    simulator = verilator.build(f"{name}_adapter", [*map(Path, found["files"]), file])
+    feeds = [Feed(_beats(words, bits), None, stall)
+             for words, bits in zip(found["words"]["in"], found["in_bits"], strict=True)]  # fmt: skip
+    ran = simulator.run_streams(feeds, [len(found["words"]["out"][0])], stall_out=stall, seed=seed)
+    (out,) = ran.outputs
+    return Ran([f"{int.from_bytes(beat.tobytes(), 'little'):x}" for beat in out.beats], out.surplus, ran.cycles)
+
+
+def _beats(words: list[str], bits: int) -> np.ndarray:
+    return np.array([list(int(word, 16).to_bytes(bits // 8, "little")) for word in words], np.uint8)
