@@ -31,7 +31,6 @@ class Units:
         self.given, self.values = unit_networks.frames(self.design)
         mx.convert(self.design.path, self.units, to="finn")
         self.steps = run_steps(self.units, folder, self.given, self.values)
-        np.savez(folder / "given.npz", **self.given)
 
     def unit(self, node: int) -> dict:
         """unit.json of a node."""
@@ -50,12 +49,7 @@ class Units:
     def hdl(self) -> dict[str, dict]:
         """Node -> its HDL and words; written by FINN's side once."""
         out = self.folder / "hdl"
-        if not out.exists():
-            script = Path(__file__).with_name("generate_units.py")
-            model = self.folder / "build" / finn_steps.LAST_MODEL
-            in_finn(self.folder, script, finn_units.PLUGIN, self.units, model, out, finn_steps.DEFAULT_PART,
-                    self.folder / "given.npz")  # fmt: skip
-        return unit_simulation.generated(out)
+        return unit_simulation.generated(out) if out.exists() else generated(self.folder, self.units, self.given)
 
 
 def run_steps(units: Path, folder: Path, given: dict, values: np.ndarray, *options: str) -> dict:
@@ -65,6 +59,15 @@ def run_steps(units: Path, folder: Path, given: dict, values: np.ndarray, *optio
         np.savez(folder / "samples.npz", x=x.astype(np.float32), y=values)
         options = ("--check", str(folder / "samples.npz"), *options)
     return finn.run_finn(PYTHON, units, folder, *options, script=str(finn_units.PLUGIN))
+
+
+def generated(folder: Path, units: Path, given: dict) -> dict[str, dict]:
+    """What `generate_units` makes of the graph behind the steps in `folder`, for frames of its inputs."""
+    np.savez(folder / "given.npz", **given)
+    script, model = Path(__file__).with_name("generate_units.py"), folder / "build" / finn_steps.LAST_MODEL
+    in_finn(folder, script, finn_units.PLUGIN, units, model, folder / "hdl", finn_steps.DEFAULT_PART,
+            folder / "given.npz")  # fmt: skip
+    return unit_simulation.generated(folder / "hdl")
 
 
 def in_finn(folder: Path, *command) -> str:
@@ -117,16 +120,24 @@ def test_reports_hold_the_numbers_of_the_units(case, units):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_generated_hdl_gives_every_word_of_the_golden_model(case, units):
-    found, out = units(case), units(case).folder / "hdl"
+    found = units(case)
     hdl = found.hdl()
     assert list(hdl) == [f"MxLayer_rtl_{i}" for i in range(len(case.units))]
     for i, (name, made) in enumerate(hdl.items()):
         unit_simulation.lint(name, made["files"])
         assert len(made["words"]["out"][0]) == unit_networks.FRAMES * found.unit(i)["outputs"][0]["beats"]
         for stall, seed in ((0.0, 1), (0.4, 2)):
-            ran = unit_simulation.simulate(name, made, out, stall, seed)
+            ran = unit_simulation.simulate({name: made}, found.folder / "hdl", stall, seed)
             assert ran.words == made["words"]["out"][0] and ran.surplus == 0
         assert made["tcl"][-1] == f"create_bd_cell -type module -reference {name} {name}"
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[-1]], ids=str)
+def test_units_one_behind_the_other_are_the_network(case, units):
+    """In one design: no module of one stands for that of another."""
+    found = units(case)
+    ran = unit_simulation.simulate(found.hdl(), found.folder / "hdl", 0.4, 3)
+    assert ran.words == found.hdl()[f"MxLayer_rtl_{len(case.units) - 1}"]["words"]["out"][0] and ran.surplus == 0
 
 
 @pytest.mark.parametrize("images", [False, True], ids=["vectors", "images"])
@@ -150,6 +161,39 @@ def test_between_layers_of_finn(images, tmp_path):
     first, last = kinds.index("MxLayer_rtl"), len(kinds) - kinds[::-1].index("MxLayer_rtl")
     assert kinds[first - 1] == kinds[last] == "Thresholding_rtl" or images  # no scale is left between them
     assert not {"ElementwiseMul_hls", "Shuffle_hls"} & set(kinds[:last])
+    hdl = generated(tmp_path, units, {"x": made.x})
+    ran = unit_simulation.simulate(hdl, tmp_path / "hdl", 0.4, 1)
+    assert ran.words == list(hdl.values())[-1]["words"]["out"][0] and ran.surplus == 0
+    assert stitched(tmp_path, units) == ["MxLayer_rtl_0", "MxLayer_rtl_1"]
+
+
+def stitched(folder: Path, units: Path) -> list[str]:
+    """FINN puts converters and FIFOs between layers and generates all HDL and HLS; the MX layers that follow each other
+    with a FIFO between them, and no converter."""
+    script = f"""
+import sys
+sys.path.append({str(finn_units.PLUGIN.parent)!r})
+import finn_plugin
+finn_plugin.register({str(units)!r})
+from pathlib import Path
+from qonnx.core.modelwrapper import ModelWrapper
+from qonnx.custom_op.registry import getCustomOp
+from qonnx.transformation.general import GiveUniqueNodeNames
+from finn.transformation.fpgadataflow.insert_dwc import InsertDWC
+from finn.transformation.fpgadataflow.insert_fifo import InsertFIFO
+from finn.transformation.fpgadataflow.prepare_ip import PrepareIP
+from finn.transformation.fpgadataflow.specialize_layers import SpecializeLayers
+model, part = ModelWrapper("build/{finn_steps.LAST_MODEL}"), {finn_steps.DEFAULT_PART!r}
+for step in (InsertDWC(), InsertFIFO(create_shallow_fifos=True), SpecializeLayers(part), GiveUniqueNodeNames(),
+             PrepareIP(part, 5.0)):
+    model = model.transform(step)
+for node, fifo, behind in zip(model.graph.node, model.graph.node[1:], model.graph.node[2:]):
+    if (node.op_type, fifo.op_type, behind.op_type) == ("MxLayer_rtl", "StreamingFIFO_rtl", "MxLayer_rtl"):
+        for layer in (node, behind):
+            assert (Path(getCustomOp(layer).get_nodeattr("code_gen_dir_ipgen")) / (layer.name + ".v")).is_file()
+            print("LAYER", layer.name)
+"""
+    return [line.split()[1] for line in in_finn(folder, "-c", script).splitlines() if line.startswith("LAYER")]
 
 
 def test_what_a_unit_refuses_inside_finn(units):

@@ -34,6 +34,11 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(70, 40), nn.ReLU(), nn.Linear(40, 24), nn.ReLU(), nn.Linear(24, 6))
 
 
+def short() -> nn.Module:
+    """Fast, its vectors are no multiple of what comes in a beat."""
+    return nn.Sequential(nn.Linear(40, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
 def cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(),
@@ -61,6 +66,7 @@ class Case:
 
 NETWORKS = {
     "MLP": (mlp, [(70,)]),
+    "short MLP": (short, [(40,)]),
     "CNN": (cnn, [(3, 8, 8)]),
     "residual": (Residual, [(3, 8, 8)]),
     "image": (image, [(4, 8, 8)]),
@@ -69,7 +75,7 @@ NETWORKS = {
 CASES = [
     Case("MLP", "mxint8", ("0", "2", "4")),
     Case("MLP", "mxfp8_e4m3", ("0", "2", "4")),
-    Case("MLP", "mxint4", ("0", "2", "4"), 3),
+    Case("short MLP", "mxint4", ("0", "2"), 2),
     Case("CNN", "mxfp6_e2m3", ("0", "3", "6")),
     Case("residual", "mxint4", ("stem", "conv1 to conv2", "beside to conv4", "head")),
     Case("image", "mxint4", ("0", "3"), 32),

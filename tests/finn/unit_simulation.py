@@ -35,27 +35,42 @@ def lint(name: str, files: list[str]) -> None:
     assert done.returncode == 0 and not done.stderr, done.stderr
 
 
-def adapter(name: str, in_bits: list[int], out_bits: int) -> str:
-    """A wrapper under the simulator's names of ports; FINN's streams have no TLAST."""
-    ports, joined = ["input logic aclk", "input logic aresetn"], [".ap_clk(aclk)", ".ap_rst_n(aresetn)"]
-    ends = [(f"s{i}_axis", f"in{i}_V", bits) for i, bits in enumerate(in_bits)] + [("m_axis", "out0_V", out_bits)]
-    for outer, inner, bits in ends:
-        given, taken = ("input", "output") if outer != "m_axis" else ("output", "input")
-        ports += [f"{given} logic {outer}_tvalid", f"{taken} logic {outer}_tready", f"{given} logic {outer}_tlast"]
-        ports.append(f"{given} logic [{bits - 1}:0] {outer}_tdata")
-        joined += [f".{inner}_{wire}({outer}_{wire})" for wire in ("tvalid", "tready", "tdata")]
-    body = f"  assign m_axis_tlast = 1'b0;\n  {name} u_unit ({', '.join(joined)});\n"
-    return f"module {name}_adapter (\n  {', '.join(ports)}\n);\n{body}endmodule\n"
+def adapter(names: list[str], found: list[dict]) -> str:
+    """Wrappers one behind the other, under the simulator's names of ports; FINN's streams have no TLAST."""
+    taken, given = found[0]["in_bits"], [made["out_bits"] for made in found]
+    ports = ["input logic aclk", "input logic aresetn"]
+    for outer, bits in [*((f"s{i}_axis", bits) for i, bits in enumerate(taken)), ("m_axis", given[-1])]:
+        ways = ("input", "output") if outer != "m_axis" else ("output", "input")
+        ports += [
+            f"{ways[0]} logic {outer}_tvalid",
+            f"{ways[1]} logic {outer}_tready",
+            f"{ways[0]} logic {outer}_tlast",
+        ]
+        ports.append(f"{ways[0]} logic [{bits - 1}:0] {outer}_tdata")
+    body = ["assign m_axis_tlast = 1'b0;"]
+    for i, (name, bits) in enumerate(zip(names, given, strict=True)):
+        ins = [f"s{n}_axis" for n in range(len(taken))] if i == 0 else [f"w{i - 1}"]
+        out = "m_axis" if i == len(names) - 1 else f"w{i}"
+        if out != "m_axis":
+            body.append(f"logic {out}_tvalid, {out}_tready; logic [{bits - 1}:0] {out}_tdata;")
+        joined = [".ap_clk(aclk)", ".ap_rst_n(aresetn)"]
+        for inner, outer in [*((f"in{n}_V", wire) for n, wire in enumerate(ins)), ("out0_V", out)]:
+            joined += [f".{inner}_{wire}({outer}_{wire})" for wire in ("tvalid", "tready", "tdata")]
+        body.append(f"{name} u_{name} ({', '.join(joined)});")
+    return "\n".join(["module adapter (", ",\n".join(ports), ");", *body, "endmodule", ""])
 
 
-def simulate(name: str, found: dict, folder: Path, stall: float, seed: int) -> Ran:
-    """What comes out of a wrapper for the words that go in, with pauses of that probability on all sides."""
-    file = folder / f"{name}_adapter.sv"
-    file.write_text(adapter(name, found["in_bits"], found["out_bits"]))
-    simulator = verilator.build(f"{name}_adapter", [*map(Path, found["files"]), file])
+def simulate(hdl: dict[str, dict], folder: Path, stall: float, seed: int) -> Ran:
+    """What comes out of wrappers that stand one behind the other, for the words that go into the first, with pauses of
+    that probability on all sides."""
+    names, found = list(hdl), list(hdl.values())
+    file = folder / f"{names[0]}_to_{names[-1]}.sv"
+    file.write_text(adapter(names, found))
+    sources = list(dict.fromkeys(path for made in found for path in made["files"]))
+    simulator = verilator.build("adapter", [*map(Path, sources), file])
     feeds = [Feed(_beats(words, bits), None, stall)
-             for words, bits in zip(found["words"]["in"], found["in_bits"], strict=True)]  # fmt: skip
-    ran = simulator.run_streams(feeds, [len(found["words"]["out"][0])], stall_out=stall, seed=seed)
+             for words, bits in zip(found[0]["words"]["in"], found[0]["in_bits"], strict=True)]  # fmt: skip
+    ran = simulator.run_streams(feeds, [len(found[-1]["words"]["out"][0])], stall_out=stall, seed=seed)
     (out,) = ran.outputs
     return Ran([f"{int.from_bytes(beat.tobytes(), 'little'):x}" for beat in out.beats], out.surplus, ran.cycles)
 
