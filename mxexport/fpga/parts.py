@@ -4,7 +4,7 @@ toolflow. Between them travel wide integers as they are; whoever joins them says
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import onnx
@@ -67,7 +67,7 @@ def cut(model: ir.Model, network: Network, foldings: Mapping[str, Folding]) -> l
     stays whole, and so does a network that is nowhere so narrow.
     """
     instances = network.instances
-    ends = [i + 1 for i in range(len(instances) - 1) if _is_narrow(network, i + 1)] + [len(instances)]
+    ends = [*_narrow_places(network), len(instances)]
     proto, found, begin, names = graph.to_proto(model), [], 0, list(network.inputs)
     lanes = _outer_lanes(network, foldings, [instances[end - 1].result for end in ends[:-1]])
     for end in ends:
@@ -80,18 +80,22 @@ def cut(model: ir.Model, network: Network, foldings: Mapping[str, Folding]) -> l
     return found
 
 
-def _is_narrow(network: Network, position: int) -> bool:
-    """Whether one wide stream alone passes from the instances before `position` to those behind it, to a quantizer that
-    begins a matrix layer; both sides have one."""
-    before, behind = network.instances[:position], network.instances[position:]
-    made = {*network.inputs, *(i.result for i in before)}
-    alive = {s for s in made if s in network.outputs or any(s in i.sources for i in behind)}
-    stream = before[-1].result
-    if alive != {stream} or not isinstance(network.streams[stream], Wide):
-        return False
-    products = {p.name for p in network.products()}
-    sides = [any(i.name in products for i in side) for side in (before, behind)]
-    return all(sides) and any(isinstance(r.unit, _QUANTIZE) for r in network.readers(stream))
+def _narrow_places(network: Network) -> list[int]:
+    """Numbers of instances behind which one wide stream alone passes on, to a quantizer that begins a matrix layer, or
+    to several; both sides have a product."""
+    instances, products = network.instances, {p.name for p in network.products()}
+    with_product = [i for i, instance in enumerate(instances) if instance.name in products]
+    last_read = {s: i for i, instance in enumerate(instances) for s in instance.sources}
+    last_read |= dict.fromkeys(network.outputs, len(instances))
+    alive, found = set(network.inputs), []
+    for i, instance in enumerate(instances):
+        alive = {s for s in (*alive, instance.result) if last_read.get(s, -1) > i}
+        if alive != {instance.result} or not isinstance(instance.unit.result, Wide):
+            continue
+        quantized = any(isinstance(r.unit, _QUANTIZE) for r in network.readers(instance.result))
+        if quantized and with_product[0] <= i < with_product[-1]:
+            found.append(i + 1)
+    return found
 
 
 def _name(inner: tuple[Instance, ...]) -> str:
@@ -178,8 +182,7 @@ class _PartPlacer(Placer):
         """Every cell, and the lanes of the ports."""
         made = super().design()
         ends = [self._outer(stream) for stream in (*self._network.inputs, *self._network.outputs)]
-        return emit.Design(made.network, made.foldings, made.cells, made.links, tuple(ends), made.fifos, made.units,
-                           self._part.lanes)  # fmt: skip
+        return replace(made, ports=tuple(ends), border=self._part.lanes)
 
     def _outer(self, stream: str) -> Link:
         bits = self._network.streams[stream].beat_bits(self._part.lanes[stream])

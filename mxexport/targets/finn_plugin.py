@@ -25,21 +25,16 @@ from pathlib import Path
 if __name__ == "__main__":  # a script's own directory comes first, and here it has a finn.py
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
 
-import finn.xsi
+import finn.custom_op.fpgadataflow as layers
+import finn.custom_op.fpgadataflow.rtl as rtl_layers
 import numpy as np
-
-for _lazy in finn.xsi._LAZY_NAMES:  # without Vivado its simulator cannot be imported; no step here asks for it
-    finn.xsi.__dict__.setdefault(_lazy, None)
-
-import finn.custom_op.fpgadataflow as layers  # noqa: E402
-import finn.custom_op.fpgadataflow.rtl as rtl_layers  # noqa: E402
-import onnxruntime  # noqa: E402
-from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp  # noqa: E402
-from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend  # noqa: E402
-from finn.util.basic import get_dsp_block  # noqa: E402
-from finn.util.exception import FINNUserError  # noqa: E402
-from qonnx.core.datatype import DataType  # noqa: E402
-from qonnx.custom_op.registry import add_op_to_domain  # noqa: E402
+import onnxruntime
+from finn.custom_op.fpgadataflow.hwcustomop import HWCustomOp
+from finn.custom_op.fpgadataflow.rtlbackend import RTLBackend
+from finn.util.basic import get_dsp_block
+from finn.util.exception import FINNUserError
+from qonnx.core.datatype import DataType
+from qonnx.custom_op.registry import add_op_to_domain
 
 
 def _beside(name: str):

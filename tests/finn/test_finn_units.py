@@ -208,7 +208,7 @@ from finn.core.onnx_exec import execute_onnx
 from qonnx.core.modelwrapper import ModelWrapper
 from qonnx.core.datatype import DataType
 from qonnx.custom_op.registry import getCustomOp
-from finn.builder.build_dataflow_steps import ApplyConfig
+from finn.transformation.general import ApplyConfig
 def told(function):
     try:
         function()
