@@ -17,8 +17,10 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 from torch import nn
+from typer.testing import CliRunner
 
 import mxexport as mx
+from mxexport.cli import app
 from mxexport.errors import InputFileError, OptionError, UnsupportedError, VerificationError
 from mxexport.fpga import parts
 from mxexport.fpga.design import Design
@@ -146,6 +148,15 @@ def test_what_cannot_become_units_is_refused(design, tmp_path):
     with pytest.raises(OptionError, match="a compiled design takes no opset"):
         mx.convert(design.path, tmp_path / "new", to="finn", opset=17)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_command_line_writes_a_folder_and_not_over_it(design, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = [CliRunner().invoke(app, ["convert", str(design.path), "--to", "finn", "--no-verify", *more])
+            for more in ([], [], ["-f"])]  # fmt: skip
+    assert [type(d.exception) for d in done] == [type(None), InputFileError, type(None)]
+    assert "is there already; give another name, or -f" in str(done[1].exception) and os.listdir() == ["net_finn"]
+    assert "compared with the source: not compared, as asked" in done[0].output
 
 
 def test_several_outputs_are_refused(tmp_path):

@@ -102,23 +102,25 @@ def _read(folder: Path) -> dict:
     """unit.json, as far as it is used here. Raises FINNUserError where it is not what mxexport writes."""
     try:
         unit = json.loads((folder / "unit.json").read_text())
-        ends = [*unit["inputs"], *unit["outputs"]]
-        wanted = [(end[key], *rule) for end in ends for key, rule in _END.items()]
-        wanted += [(n, *_COUNT) for end in ends for n in end["shape"]]
-        wanted += [(unit[key], *_COUNT) for key in ("pe", "simd", "cycles")]
-        wanted += [(name, *_NAME) for kind in ("library", "rtl", "memories") for name in unit[kind]]
-        wanted += [(name, *_IDENTIFIER) for name in (unit["top"], *unit["status"])]
-        wanted += [(unit["estimate"][key], (int, float), lambda n: n >= 0) for key in ("lut", "dsp", "bram36", "uram")]
-        wanted += [(n, *_COUNT) for n in unit["counts"].values()] + [
-            (unit["name"], str, bool),
-            (unit["inputs"], list, bool),
-        ]
-        odd = [value for value, kind, fits in wanted if not isinstance(value, kind) or not fits(value)]
+        odd = [value for value, kind, fits in _expected(unit) if not isinstance(value, kind) or not fits(value)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FINNUserError(f"{folder}: unit.json describes no unit ({error!r}); convert the design again") from error
     if odd:
         raise FINNUserError(f"{folder}: unit.json says {odd[0]!r}, which mxexport does not; convert the design again")
     return unit
+
+
+def _expected(unit: dict) -> list[tuple]:
+    """What a unit says, the type that has, and what else is true of it."""
+    ends = [*unit["inputs"], *unit["outputs"]]
+    found = [(end[key], *rule) for end in ends for key, rule in _END.items()]
+    found += [(n, *_COUNT) for end in ends for n in end["shape"]]
+    found += [(unit[key], *_COUNT) for key in ("pe", "simd", "cycles")]
+    found += [(unit[key], str, bool) for key in ("name", "layer")]
+    found += [(name, *_NAME) for kind in ("library", "rtl", "memories") for name in unit[kind]]
+    found += [(name, *_IDENTIFIER) for name in (unit["top"], *unit["status"])]
+    found += [(unit["estimate"][kind], (int, float), lambda n: n >= 0) for kind in _AREA]
+    return found + [(n, *_COUNT) for n in unit["counts"].values()]
 
 
 @functools.cache
@@ -145,7 +147,6 @@ class MxLayer(HWCustomOp):
             "PE": ("i", True, 1),
             "SIMD": ("i", True, 1),
             "inputDataTypes": ("strings", True, []),
-            "outputDataTypes": ("strings", True, []),
         }
         return super().get_nodeattr_types() | own
 
@@ -159,7 +160,7 @@ class MxLayer(HWCustomOp):
         unit = _read(self._path)
         asked, there = (self.get_nodeattr("PE"), self.get_nodeattr("SIMD")), (unit["pe"], unit["simd"])
         if asked != there:
-            node, layer = self.onnx_node.name, unit["name"]
+            node, layer = self.onnx_node.name, unit["layer"]
             raise FINNUserError(
                 f"{node} asks for PE={asked[0]}, SIMD={asked[1]}, but its unit was emitted with PE={there[0]}, "
                 f"SIMD={there[1]}; set the folding of layer {layer!r} in folding.yaml, compile and convert again"

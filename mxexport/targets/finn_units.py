@@ -148,6 +148,7 @@ def _description(part: Part) -> dict:
         "outputs": [_end(part, s) for s in network.outputs],
         "pe": folding.pe,
         "simd": folding.simd,
+        "layer": part.slowest.layer,
         "foldings": {name: asdict(f) for name, f in part.foldings.items()},
         "cycles": part.cycles,
         "latency_cycles": part.latency,
@@ -215,10 +216,6 @@ def _graph(found: list[Part], names: list[str]) -> onnx.ModelProto:
 
 def _node(part: Part, name: str) -> onnx.NodeProto:
     network, folding = part.network, part.foldings[part.slowest.name]
-    types = {
-        kind: [datatype(network.streams[s]) for s in streams]
-        for kind, streams in (("inputDataTypes", network.inputs), ("outputDataTypes", network.outputs))
-    }
     return helper.make_node(
         OPERATOR,
         list(network.inputs),
@@ -229,7 +226,7 @@ def _node(part: Part, name: str) -> onnx.NodeProto:
         unit=name,
         PE=folding.pe,
         SIMD=folding.simd,
-        **types,
+        inputDataTypes=[datatype(network.streams[s]) for s in network.inputs],
     )
 
 
