@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +11,6 @@ import typer
 from mxexport.cli._common import (
     AsJson,
     Force,
-    ModelFile,
     OutFile,
     OutOption,
     check_target,
@@ -23,7 +23,7 @@ from mxexport.cli._common import (
 
 
 def convert(
-    model: ModelFile,
+    model: Annotated[Path, typer.Argument(help="An ONNX file; for finn the folder of a compiled design, too.")],
     to: Annotated[str, typer.Option(help="qdq (standard ONNX), mxexport (the way back), hls4ml or finn.")],
     out: OutFile = None,
     out_option: OutOption = None,
@@ -49,8 +49,9 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Convert a file for another tool and say of every node how it is carried."""
-    path = one_target(out, out_option, f"{model.stem}_{to}.onnx")
-    check_target(path, force, model)
+    folder = model.is_dir()
+    path = one_target(out, out_option, f"{model.resolve().name}_{to}" if folder else f"{model.stem}_{to}.onnx")
+    check_target(path / "finn.onnx" if folder else path, force, model)
     from mxexport import targets
 
     given = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
+from mxexport.fpga.types import Conversion
 from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
 
@@ -59,7 +60,8 @@ class Cell:
 @dataclass(frozen=True)
 class Design:
     """Everything the top level holds, in stream order. `fifos`: cell -> depth; `units`: instance -> cell, whose output
-    link is called as the cell."""
+    link is called as the cell. `border`: lanes of the ports of a part of a network (`parts`), which carry values as
+    they are; without it ports are those of a network, in slots and guarded."""
 
     network: Network
     foldings: dict[str, Folding]
@@ -68,10 +70,11 @@ class Design:
     ports: tuple[Link, ...]
     fifos: dict[str, int]
     units: dict[str, str]
+    border: Mapping[str, int] = field(default_factory=dict)
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
-        return port_lanes(self.network, self.foldings, stream)
+        return self.border.get(stream) or port_lanes(self.network, self.foldings, stream)
 
     def port_of(self, stream: str) -> Link:
         """The port of the top level that an input or output of the network passes."""
@@ -87,12 +90,13 @@ class Design:
 
 def place(network: Network, foldings: Mapping[str, Folding]) -> Design:
     """Cells for every unit, and what stands between them."""
-    return _Placer(network, foldings, fifo_depths(network, foldings)).design()
+    return Placer(network, foldings, fifo_depths(network, foldings)).design()
 
 
-class _Placer:
+class Placer:
     """Cells in stream order. Between a unit and its readers stand, where they are needed: a fork, and for every reader
-    a FIFO and a lane converter. A cell at every border turns slots into values and back, and keeps frames whole."""
+    a FIFO and a lane converter. A cell at every border turns slots into values and back, and keeps frames whole; a part
+    of a network has other borders (`parts`)."""
 
     def __init__(self, network: Network, foldings: Mapping[str, Folding], depths: Mapping[tuple[str, str], int]):
         self._network, self._foldings, self._depths = network, foldings, depths
@@ -165,6 +169,10 @@ class _Placer:
         frames = latency(self._network, self._foldings) // cycles + 3
         return max(1 << (frames - 1).bit_length(), 4)
 
+    def _leaving_lanes(self, stream: str) -> int:
+        """Lanes in which an output of the network comes to its border."""
+        return port_lanes(self._network, self._foldings, stream)
+
     def _leave(self, stream: str, verdicts: tuple[Link, ...]) -> None:
         kind, lanes = self._network.streams[stream], port_lanes(self._network, self._foldings, stream)
         slot = kind.at_border().width
@@ -219,7 +227,7 @@ class _Placer:
         keys = [(f"{r.name}/{i}", copies.lanes(r.unit, self._foldings[r.name])[0]) for r, i in readers]
         layers = [reader.layer for reader, _ in readers]
         if stream in self._network.outputs:
-            keys.append(("", port_lanes(self._network, self._foldings, stream)))
+            keys.append(("", self._leaving_lanes(stream)))
             layers.append("output")
         links = [link] if len(keys) == 1 else self._fork(link, len(keys))
         for branch, (key, wanted), layer in zip(links, keys, layers, strict=True):
@@ -254,7 +262,11 @@ class _Placer:
         return sink
 
     def _convert(self, stream: str, link: Link, lanes: int, wanted: int, layer: str) -> Link:
-        for conversion in self._network.streams[stream].conversions(lanes, wanted):
+        return self._chain(link, self._network.streams[stream].conversions(lanes, wanted), layer)
+
+    def _chain(self, link: Link, conversions: Iterable[Conversion], layer: str) -> Link:
+        """One lane converter after the other, in front of a layer."""
+        for conversion in conversions:
             name = self._names.get(f"{layer}.lanes", f"{link.name}_lanes")
             if any(cell.name == name for cell in self._cells):
                 name = self._name(f"{link.name}_lanes")
@@ -267,12 +279,13 @@ class _Placer:
         return link
 
 
-def top_level(design: Design) -> str:
-    """Text of the top-level module."""
+def top_level(design: Design, module: str = TOP) -> str:
+    """Text of the top-level module, called `module`."""
     network, cells = design.network, _with_ports(design)
     template = templates.environment().get_template("top.sv.j2")
     return template.render(
-        module=TOP,
+        module=module,
+        slots=not design.border,
         version=mxexport.__version__,
         products=len(network.products()),
         cells=cells,

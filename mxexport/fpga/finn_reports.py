@@ -27,7 +27,7 @@ def texts(report: Mapping[str, Any], seconds: Mapping[str, float]) -> dict[str, 
         "report/estimate_layer_cycles.json": {cell["name"]: cell["cycles"] for cell in units},
         "report/estimate_layer_resources.json": resources | {"total": _resources(report["estimate"])},
         "report/estimate_network_performance.json": performance,
-        "report/op_and_param_counts.json": _counts(report["layers"]),
+        "report/op_and_param_counts.json": counts(report["layers"]),
         "time_per_step.json": {stage: round(taken, 4) for stage, taken in seconds.items()},
     }
     return {path: json.dumps(table, indent=2) + "\n" for path, table in tables.items()}
@@ -38,7 +38,7 @@ def _resources(area: Mapping[str, float]) -> dict[str, float]:
     return {"BRAM_18K": 2 * area["bram36"]} | names
 
 
-def _counts(layers: list[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+def counts(layers: list[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
     """Multiplications and weights by their formats, of every layer and in total."""
     found: dict[str, dict[str, int]] = {}
     total: dict[str, int] = {}

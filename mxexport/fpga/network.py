@@ -115,4 +115,4 @@ def _wide(value: ir.Value) -> Wide:
         raise InputFileError(f"dataflow graph: input {value.name!r} does not say its width and lsb_exp") from None
     if value.shape is None or not all(isinstance(d, int) for d in value.shape[1:]):
         raise InputFileError(f"dataflow graph: input {value.name!r} does not say its shape")
-    return Wide(tuple(value.shape[1:]), width, lsb_exp)
+    return Wide(tuple(value.shape[1:]), width, lsb_exp, value.metadata_props.get("nonnegative") == "1")

@@ -64,7 +64,7 @@ def describe(
         "limit": limit,
         "inputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.inputs},
         "outputs": {network.tensors[s]: _end(network.streams[s], design.lanes(s)) for s in network.outputs},
-        "layers": [_describe(network, p, foldings[p.name]) for p in products],
+        "layers": [describe_product(network, p, foldings[p.name]) for p in products],
         "foldings": {name: asdict(f) for name, f in foldings.items()},
         "fifos": design.fifos,
         "cells": _cells(design, taken, areas),
@@ -162,7 +162,8 @@ def _why_limited(
     return f"{takes}, its largest folding; raise clock_mhz or ask for less"
 
 
-def _describe(network: Network, product: Instance, f: Folding) -> dict:
+def describe_product(network: Network, product: Instance, f: Folding) -> dict:
+    """A row of `layers`."""
     unit = product.unit
     x = unit.source
     return {

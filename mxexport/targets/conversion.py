@@ -71,6 +71,8 @@ def convert(
 ) -> ConvertReport:
     """Write the ONNX file `source` for the target `to` at `path`; options are those of the target's `convert`.
 
+    The folder of a compiled design becomes, for `finn`, a folder of units that FINN can build with (`finn_units`).
+
     verify: source and result are executed and must agree (`verifying`). None: on inputs drawn with a seed, where the
         weights are no more than 256 MB and the source runs on such inputs; True: the same, whatever the size; inputs by
         name, in order or one array: on those; False: not at all. `report.verified` says what was done.
@@ -84,6 +86,8 @@ def convert(
         UnsupportedError: what the target cannot express, every node listed; nothing is written.
         VerificationError: the result computes something else; nothing is written.
     """
+    if to == "finn" and os.path.isdir(source):
+        return _convert_design(source, path, verify, options)
     target = _find(to, options)
     path = writable(path)
     model = graph.load(source)
@@ -96,6 +100,14 @@ def convert(
         graph.save(converted.model, path)
         notes = converted.notes + getattr(target, "after_writing", lambda path: [])(path)
     return ConvertReport(str(path), to, converted.model.opset_imports[""], notes, verified)
+
+
+def _convert_design(source: str | os.PathLike, out: str | os.PathLike, verify: Verify, options: Mapping):
+    from mxexport.targets import finn_units  # the compiler, which files do not need
+
+    finn_units.check_options(options)
+    notes, verified = finn_units.convert_design(source, out, verify)
+    return ConvertReport(str(out), "finn", finn_units.OPSET, notes, verified)
 
 
 def convert_model(model: ir.Model, to: str, where: str = "convert", **options) -> Converted:

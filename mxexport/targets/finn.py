@@ -105,15 +105,15 @@ def after_writing(path: Path) -> list[tuple[str, str]]:
     return [("FINN", f"expects {resources} and {speed:,.0f} frames a second on {finn_steps.DEFAULT_PART} (estimates)")]
 
 
-def run_finn(python: str, path: Path, out: Path, *options: str) -> dict:
-    """Run `finn_steps` on a file in FINN's environment; what it prints.
+def run_finn(python: str, path: Path, out: Path, *options: str, script: str = finn_steps.__file__) -> dict:
+    """Run `finn_steps` on a file in FINN's environment, or `finn_plugin` on a folder of units; what it prints.
 
     Raises:
         OSError: no such program.
         ValueError: it printed no result.
         subprocess.TimeoutExpired: it took more than 20 minutes.
     """
-    command = [python, finn_steps.__file__, str(path), str(out / "build"), *options]
+    command = [python, script, str(path), str(out / "build"), *options]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=1200, env=os.environ | {"FINN_BUILD_DIR": str(out)}
     )

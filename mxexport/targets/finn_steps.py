@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 DEFAULT_PART, DEFAULT_CLOCK_NS = "xczu3eg-sbva484-1-e", 5.0
+LAST_MODEL = "estimated.onnx"
 _AFTER_PARTITION = "step_create_dataflow_partition"
 
 
@@ -151,7 +152,7 @@ def run_steps(path: str, out: str, part: str, fps: int, arrays: dict | None = No
 
     Returns `steps` (name -> differences, None without `arrays`), `outside` (operators that are not in the partition),
     `units` (name -> operator, weight and accumulator type), `resources` and `performance` as FINN
-    estimates them; `error` where a step failed.
+    estimates them; `error` where a step failed. The last model is kept as LAST_MODEL.
     """
     builder, config = _import_builder()
     from qonnx.core.modelwrapper import ModelWrapper
@@ -178,6 +179,7 @@ def run_steps(path: str, out: str, part: str, fps: int, arrays: dict | None = No
             reason = (str(error).strip().splitlines() or [""])[0]
             return found | {"error": f"{name}: {type(error).__name__}: {reason}"}
     found["units"] = {node.name: _describe(node) for node in model.graph.node}
+    model.save(str(Path(out) / LAST_MODEL))
     reports = Path(out) / "report"
     found["resources"] = json.loads((reports / "estimate_layer_resources.json").read_text())["total"]
     found["performance"] = json.loads((reports / "estimate_network_performance.json").read_text())
@@ -250,6 +252,11 @@ def main() -> int:
     arrays = None if given.check is None else dict(np.load(given.check))
     found = run_steps(given.model, given.out, given.part, given.fps, arrays)
     print(json.dumps(found))
+    return exit_code(found)
+
+
+def exit_code(found: dict) -> int:
+    """1 where a step failed or values differ, else 0."""
     return int("error" in found or any(step and step["differing"] for step in found["steps"].values()))
 
 
