@@ -55,6 +55,7 @@ bench: $(READY) $(MODELS)/.ready
 	$(BIN)/python benchmarks/passes.py --peers
 	$(BIN)/python benchmarks/scale.py --large
 	$(BIN)/python benchmarks/bodies.py
+	$(BIN)/python benchmarks/running.py --large
 	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/real_models.py
 	PYTHONPATH=$(MODELS) $(BIN)/python benchmarks/depthwise.py
 

@@ -9,7 +9,6 @@ million packed parameters, each in a process of its own.
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
@@ -124,17 +123,24 @@ def export_large(folder: str) -> None:
     mx.export(quantized, (x,), f"{folder}/packed.onnx", weights="packed")
 
 
-def first_run(path: str, library: str) -> None:
-    """Seconds from opening a file to its first outputs, in onnxruntime alone."""
-    x = np.load(Path(path).with_name("x.npy"))
-    start = time.perf_counter()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    if library:
-        options.register_custom_ops_library(library)
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    session.run(None, {session.get_inputs()[0].name: x})
-    print(time.perf_counter() - start)
+FIRST_RUN = """
+import sys, time
+from pathlib import Path
+import numpy as np, onnxruntime
+path, library = sys.argv[1:]
+x = np.load(Path(path).with_name("x.npy"))
+start = time.perf_counter()
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+if library:
+    options.register_custom_ops_library(library)
+session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+session.run(None, {session.get_inputs()[0].name: x})
+seconds = time.perf_counter() - start
+(peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+print(seconds, int(peak) / 1e6)
+"""
+"""Prints the seconds from opening a file to its first outputs, in onnxruntime alone, and the process's peak in GB."""
 
 
 def large(console: Console) -> None:
@@ -142,19 +148,14 @@ def large(console: Console) -> None:
         subprocess.run([sys.executable, __file__, "export_large", folder], check=True, stdout=subprocess.DEVNULL)
         found = {}
         for name, library in (("float", ""), ("packed", mx.ort_library())):
-            child = subprocess.Popen(
-                [sys.executable, __file__, "first_run", f"{folder}/{name}.onnx", library], stdout=subprocess.PIPE
-            )
-            seconds = float(child.stdout.read().split()[-1])
-            _, status, usage = os.wait4(child.pid, 0)
-            assert not status
-            found[name] = (seconds, usage.ru_maxrss / 1e6)
+            command = [sys.executable, "-c", FIRST_RUN, f"{folder}/{name}.onnx", library]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            found[name] = tuple(map(float, told.split()))
     for name, (seconds, peak) in found.items():
         console.print(f"85M parameters, {name}: {seconds:.2f} s to the first outputs, peak {peak:.2f} GB")
     console.print(f"packed, seconds, at most 1.5: {verdict(found['packed'][0], 1.5)}")
-    console.print(
-        f"packed, peak over the float file's, at most 1: {verdict(found['packed'][1] / found['float'][1], 1)}"
-    )
+    peaks = verdict(found["packed"][1] / found["float"][1], 1)
+    console.print(f"packed, peak over the float file's, at most 1: {peaks}")
 
 
 def main() -> None:
@@ -171,7 +172,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2 and sys.argv[1] in ("export_large", "first_run"):
-        {"export_large": export_large, "first_run": first_run}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1:2] == ["export_large"]:
+        export_large(*sys.argv[2:])
     else:
         main()

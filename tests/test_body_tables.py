@@ -6,6 +6,7 @@ Every session serves all shapes and values of its row, for its model leaves the 
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from mxexport import ops
+from mxexport.native.building import SWITCH
 from mxexport.numbers import groups, packing
 from mxexport.numbers.formats import SCALE_RULES, FloatElement, get_format, round_bias
 from mxexport.ops._attributes import LARGEST, POSITIVE
@@ -227,7 +229,8 @@ def test_shapes_that_are_known_when_the_file_is_loaded(name, shape, axis):
         Executors(model).check(feeds, list(ops.OPERATORS[op].compute(*arrays, **given)), (op, shape))
 
 
-def test_flush_to_zero_makes_no_nan():
+@pytest.mark.parametrize("switch", ["0", "1"])  # bodies, kernels
+def test_flush_to_zero_makes_no_nan(switch):
     """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
     script = """
 import numpy as np
@@ -248,5 +251,6 @@ for name in MX_FORMATS:
     assert (np.isnan(y) == nan).all(), name
     assert (y[:2] == 0).all() and np.isfinite(y[4:]).mean() > 0.9, name
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True)
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {SWITCH: switch})
     assert done.returncode == 0, done.stderr

@@ -354,25 +354,3 @@ def test_a_runtime_that_refuses_the_library_leaves_the_bodies(monkeypatch):
         assert session.kernels.startswith("function bodies (onnxruntime") and session.run(x)["y"].shape == (3, 4)
     finally:
         native_operators._load.cache_clear()
-
-
-def test_kernels_follow_flush_to_zero_without_nan():
-    """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
-    script = """
-import numpy as np
-from mxexport import ops
-from mxexport.numbers.formats import MX_FORMATS, get_format
-from mxexport.running import executors
-from tests.helpers import single_node_model
-from tests.test_ops import quant_node, scale_attributes
-x = np.concatenate([np.zeros((2, 64)), np.ldexp(1.5, np.arange(-149, -21)).reshape(2, 64)]).astype(np.float32)
-for name in MX_FORMATS:
-    fmt = get_format(name)
-    model = single_node_model("MXScale", [x], scale_attributes(fmt))
-    scale = executors.run(model, {"X": x}, flush_denormals=True)["scale"]
-    op_type, attributes = quant_node(fmt)
-    model = single_node_model(op_type, [x, scale], attributes)
-    y = executors.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
-    assert not np.isnan(y).any() and not y[:2].any(), name
-"""
-    python(script, **{SWITCH: "1"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mxexport import ops
 from mxexport.errors import ScaleShapeError
+from mxexport.native.building import SWITCH
 from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.running import executors, native_operators
@@ -223,13 +225,14 @@ def test_eltwise_equals_everywhere():
         check_all_executors("Eltwise", [x], {"relu": relu, "width": 64, "lsb_exp": -3})
 
 
-def test_zero_groups_survive_flush_to_zero():
+@pytest.mark.parametrize("switch", ["0", "1"])  # bodies, kernels
+def test_zero_groups_survive_flush_to_zero(switch):
     """In a process of its own: onnxruntime keeps flush-to-zero for the rest of the process."""
     script = """
 import numpy as np
 from mxexport import ops
-from mxexport.running import executors, native_operators
 from mxexport.numbers.formats import MX_FORMATS, get_format
+from mxexport.running import executors
 from tests.helpers import single_node_model
 from tests.test_ops import quant_node, scale_attributes
 x = np.zeros((2, 64), np.float32); x[1] = 1.0
@@ -242,7 +245,8 @@ for name in MX_FORMATS:
     y = executors.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
     assert (y == x).all(), (name, y)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {SWITCH: switch})
     assert done.returncode == 0, done.stderr
 
 

@@ -83,7 +83,8 @@ def run(
         name: {"shape": list(a.shape), "dtype": str(a.dtype), "path": paths[name]} for name, a in results.items()
     }
     if as_json:
-        print_json({"outputs": summary, "path": next(iter(paths.values()))})
+        kernels = executors.kernels(model) if executor == "onnxruntime" else executor
+        print_json({"outputs": summary, "path": next(iter(paths.values())), "kernels": kernels})
         return
     for name, item in summary.items():
         written = f" in {item['path']}" if item["path"] else ""

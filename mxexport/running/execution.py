@@ -20,7 +20,7 @@ from mxexport.model import bodies, graph
 from mxexport.model.rewriting import is_qonnx
 from mxexport.model.writer import tensor_bytes
 from mxexport.ops import qonnx_general
-from mxexport.running import executors, sessions
+from mxexport.running import executors, native_operators, sessions
 from mxexport.running.drawing import random_inputs
 
 Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
@@ -115,11 +115,11 @@ def _session(model: ir.Model) -> onnxruntime.InferenceSession:
     size = tensor_bytes(model)
     outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
     if size < _IN_MEMORY and not outside:
-        return sessions.open_plain(graph.to_proto(model).SerializeToString())
+        return sessions.open_plain(graph.to_proto(model).SerializeToString(), native_operators.status().library)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.data")
-        return sessions.open_plain(path)
+        return sessions.open_plain(path, native_operators.status().library)
 
 
 def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:

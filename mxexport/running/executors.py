@@ -306,8 +306,13 @@ def _has_kernel(function: onnx.FunctionProto) -> bool:
     return function.domain == DOMAIN and function.name in native_operators.operators()
 
 
+def kernels(model: ModelLike) -> str:
+    """What computes our operators of a model in onnxruntime, in words. Raises what `run` raises for a bad file."""
+    return _kernels(_prepare(model, None, with_data=False).proto)
+
+
 def _kernels(proto: onnx.ModelProto) -> str:
-    """What computes our operators, in words."""
+    """The same of a model with the bodies that its nodes need."""
     ours = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS})
     bodies_of = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS and not _has_kernel(f)})
     if not ours:

@@ -53,9 +53,16 @@ def open_fast(
     return session
 
 
-def open_plain(source: bytes | str | os.PathLike[str]) -> onnxruntime.InferenceSession:
-    """Plain kernels, no fusion, one thread, nothing packed ahead of time: equal graphs give equal bits."""
+def open_plain(
+    source: bytes | str | os.PathLike[str], library: str | os.PathLike[str] | None = None
+) -> onnxruntime.InferenceSession:
+    """Plain kernels, no fusion, one thread, nothing packed ahead of time: equal graphs give equal bits.
+
+    library: kernels of operators (`native_operators`).
+    """
     options = _options(4)
+    if library:
+        options.register_custom_ops_library(str(library))
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
