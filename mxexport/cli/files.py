@@ -70,7 +70,7 @@ def run(
 ) -> None:
     """Execute a file on given inputs."""
     from mxexport.errors import InputFileError
-    from mxexport.running import executors
+    from mxexport.running import executors, preparing
 
     if executor not in executors.EXECUTORS:
         raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(executors.EXECUTORS)}")
@@ -83,7 +83,7 @@ def run(
         name: {"shape": list(a.shape), "dtype": str(a.dtype), "path": paths[name]} for name, a in results.items()
     }
     if as_json:
-        kernels = executors.kernels(model) if executor == "onnxruntime" else executor
+        kernels = preparing.kernels(model) if executor == "onnxruntime" else executor
         print_json({"outputs": summary, "path": next(iter(paths.values())), "kernels": kernels})
         return
     for name, item in summary.items():

@@ -14,7 +14,7 @@ from mxexport.model.checks import check_versions
 from mxexport.model.opsets import check_opset
 from mxexport.model.qonnx_domains import is_former
 from mxexport.ops import DOMAIN, OPERATORS, qonnx_general
-from mxexport.running import executors, sessions
+from mxexport.running import preparing, sessions
 
 STANDARD = ("", "ai.onnx", "ai.onnx.ml")
 QONNX = (qonnx_general.DOMAIN, "qonnx.custom_op.channels_last")
@@ -55,13 +55,13 @@ def check_result(model: ir.Model, what: str, domains: tuple[str, ...] = EVERY, *
     graph.attach_functions(model)
     if problems := list(_unknown_operators(model, domains)):
         raise UnsupportedError(f"{what}: the file would hold operators it must not have", problems)
-    proto = _without_weights(executors.outline(model))
+    proto = _without_weights(preparing.outline(model))
     try:
         onnx.checker.check_model(proto)
     except Exception as error:  # the checker's own type, and protobuf's
         raise UnsupportedError(f"{what}: the file would not pass ONNX's checker: {_first_line(error)}") from error
     if loads and all(_has_kernel(node) for node in model.graph.all_nodes()):
-        _load(proto if bodies.are_ours(proto) else _without_weights(executors.outline(bodies.with_ours(model))), what)
+        _load(proto if bodies.are_ours(proto) else _without_weights(preparing.outline(bodies.with_ours(model))), what)
 
 
 def _load(proto: onnx.ModelProto, what: str) -> None:

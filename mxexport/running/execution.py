@@ -20,7 +20,7 @@ from mxexport.model import bodies, graph
 from mxexport.model.rewriting import is_qonnx
 from mxexport.model.writer import tensor_bytes
 from mxexport.ops import qonnx_general
-from mxexport.running import executors, native_operators, sessions
+from mxexport.running import executors, native_operators, preparing, sessions
 from mxexport.running.drawing import random_inputs
 
 Verify = None | bool | Mapping[str, np.ndarray] | tuple | np.ndarray
@@ -53,7 +53,7 @@ def drawn_inputs(model: ir.Model) -> dict[str, np.ndarray]:
         OptionError: an input whose shape or type is not known, or is no plain number.
     """
     try:
-        return random_inputs(executors.outline(model))
+        return random_inputs(preparing.outline(model))
     except ShapeError as error:
         raise OptionError(f"verify: {error}; or name them: verify={{name: array}}") from None
 

@@ -22,7 +22,7 @@ from mxexport.model.reader import read_proto
 from mxexport.numbers.bits import equal_bits
 from mxexport.ops import OPERATORS
 from mxexport.reporting.cells import html_table
-from mxexport.running import executors
+from mxexport.running import executors, preparing
 from mxexport.running.comparison import TensorComparison, Tolerance, check_tolerance, compare
 from mxexport.running.drawing import random_inputs
 from mxexport.running.executors import ModelLike
@@ -179,7 +179,7 @@ def _outline(model: ModelLike) -> onnx.ModelProto:
     """The proto for its names, shapes and types; tensors of data files and large ones may be without data."""
     if isinstance(model, onnx.ModelProto):
         return model
-    return executors.outline(model) if isinstance(model, ir.Model) else read_proto(model)
+    return preparing.outline(model) if isinstance(model, ir.Model) else read_proto(model)
 
 
 def _pair_outputs(a: onnx.ModelProto, b: onnx.ModelProto) -> dict[str, str]:
