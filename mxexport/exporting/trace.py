@@ -19,7 +19,7 @@ from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.forward_results import plain_outputs
 from mxexport.exporting.half import HALF
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
-from mxexport.exporting.while_tracing import as_graphs_hold, masks_not_looked_into
+from mxexport.exporting.while_tracing import AsGraphsHold, masks_not_looked_into
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.folding.own_code import place_of
 from mxexport.quant.kernels.exported import QUANTIZER_OF
@@ -68,7 +68,7 @@ def trace(
             plain_outputs(model) as left_out,
             masks_not_looked_into(model),
             torch.no_grad(),
-            as_graphs_hold(model),
+            AsGraphsHold(),
         ):
             program = torch.onnx.export(
                 model,

@@ -15,23 +15,7 @@ _AXES = {
 }
 
 
-@contextlib.contextmanager
-def as_graphs_hold(model: torch.nn.Module) -> Iterator[None]:
-    """Within it the model runs under `_AsGraphsHold`, and nothing else does: torch runs its graph several times more
-    while it exports, and a mode costs as much for each operator as the operator."""
-    mode = _AsGraphsHold()
-    handles = [
-        model.register_forward_pre_hook(lambda *_: mode.__enter__() and None),
-        model.register_forward_hook(lambda *_: mode.__exit__(None, None, None), always_call=True),
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-class _AsGraphsHold(TorchFunctionMode):
+class AsGraphsHold(TorchFunctionMode):
     """Within it `adaptive_avg_pool2d(x, 1)` and its sister in 3d call the mean themselves; other sizes as before.
     `batch_norm` that takes the statistics of the batch does not see the running ones.
 
