@@ -1,5 +1,5 @@
-"""Activation functions that files spell out in several nodes: x * Sigmoid(x), and GELU by Erf or Tanh, as exporters write
-them below opset 20 and as cleaning leaves them, in any order of factors."""
+"""Activation functions that files spell out in several nodes: x * Sigmoid(x), and GELU by Erf or Tanh, as exporters
+write them below opset 20 and as cleaning leaves them, in any order of factors."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Smooth functions as hardware computes them: a bounded curve in straight segments, exact by definition from there on.
 
-GELU, SiLU and their like are relu(x) - c(|x|): c is even, bounded and vanishes at both ends (x f(x) with f(-x) = 1 - f(x)
-gives x f(x) - relu(x) = -|x| f(-|x|) on either side), so no large x saturates and relu(x) is exact. tanh is odd, and
-sigmoid(x) = 1/2 + tanh(x/2)/2. Segments are as long as the gaps between minifloats: close to 0 they are fine, and errors
-small against the result.
+GELU, SiLU and their like, x f(x) with f(-x) = 1 - f(x), are relu(x) - c(|x|) with c(u) = u f(-u): bounded, and 0 at
+both ends, so that no large x saturates and relu(x) is exact. tanh is odd, and sigmoid(x) = 1/2 + tanh(x/2)/2. Segments
+are as long as the gaps between minifloats: fine close to 0, where results are small.
 """
 
 from __future__ import annotations

@@ -146,16 +146,17 @@ class Activation:
 
     def parts(self, folding: Folding) -> Parts:
         lanes, curve, widths = folding.simd, self.curve, self._widths
-        words = len(curve.base)
+        whole = min(self.source.width, self.source.width + self.shift)  # bits of v that are not 0
+        near, words = min(whole, curve.range), len(curve.base)
         return {
             "unit": each(10),
-            "sizes": each(lanes * self.source.width),
-            "values": each(lanes * self.result.width),
-            "gates": each(lanes * self.result.width * curve.gate),
-            "places": each(lanes * (curve.segment_bits + curve.places)),
+            "sizes": each(lanes * whole),
+            "octaves": each(lanes * near),
+            "places": each(lanes * min(near, curve.segment_bits + curve.places)),
             "tables": (rom(words, widths["base"], 512) + rom(words, widths["slope"], 512)) * lanes,
             "products": dots.wide(curve.places + 1, widths["slope"]) * lanes,
-            "curves": each(lanes * max(widths.values())),
+            "results": each(lanes * self.result.width),
+            "gates": each(lanes * self.result.width * curve.gate),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
