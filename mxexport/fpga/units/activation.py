@@ -65,7 +65,7 @@ class Activation:
     def of(cls, source: Wide, function: str, power: int = 0) -> Activation:
         """Raises Refused where the input has too many bits, or all of them below the lowest of the result."""
         made = cls(source, function, curve_of(function, min(max(-source.lsb_exp, _LEAST), _MOST)), power)
-        if source.lsb_exp > 0 or made.result.width > MAX_WIDTH or source.width + made.shift < 2:
+        if source.lsb_exp > 0 or source.width + made.shift < 2 or made.result.width > MAX_WIDTH:
             raise Refused(f"its input has {source.width} bits of 2**{source.lsb_exp}; quantize before it")
         return made
 
