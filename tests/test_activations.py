@@ -214,7 +214,7 @@ def check_network(model: nn.Module, frame: tuple[int, ...], folder: Path, **opti
         np.testing.assert_array_equal(design.simulate(x[:8], **stalls).raw, expected.raw[:8])
     with torch.no_grad():
         wanted = quantized_model(torch.from_numpy(x)).numpy()
-    assert np.median(np.abs(expected.values - wanted)) <= 1e-3 and np.ptp(wanted) > 0.5
+    assert np.median(np.abs(expected.values - wanted)) <= 1e-3 and np.ptp(wanted) > 0.4
     assert open_design(design.path).network.streams == design.network.streams
     return [i.unit for i in design.network.instances if isinstance(i.unit, Activation)]
 
@@ -228,7 +228,9 @@ def test_a_network_is_exact_in_rtl_and_as_close_as_claimed(tmp_path):
 def test_two_pixels_a_cycle(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.SiLU(), nn.Conv2d(3, 2, 1), nn.Tanh())
-    assert len(check_network(model, (2, 4, 8), tmp_path, target_fps=200e6 / 16)) == 2
+    units = check_network(model, (2, 4, 8), tmp_path, target_fps=200e6 / 16)
+    assert [unit.function for unit in units] == ["silu", "tanh"]
+    assert open_design(tmp_path / "fpga").report["cycles_per_frame"] <= 16
 
 
 def test_nodes_of_older_opsets_become_the_same_units(tmp_path):

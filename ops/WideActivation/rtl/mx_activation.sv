@@ -50,7 +50,7 @@ module mx_activation #(
 
   localparam int Down      = (Up < 0) ? -Up : 0;
   localparam int Raise     = (Up > 0) ? Up : 0;
-  localparam int Bits      = (Width + Up > Range) ? Width + Up : Range;  // of v
+  localparam int Bits      = (Width + Up > Range) ? Width + Up : Range + 1;  // of v
   localparam int OctBits   = mx_pkg::index_bits(Octaves + 1);
   localparam int AddrBits  = OctBits + SegmentBits;
   localparam int CurveBits = ((BaseWidth > SlopeWidth) ? BaseWidth : SlopeWidth) + 2;
