@@ -94,7 +94,7 @@ def main() -> None:
     model = {module: _fits(found.values()) for module, found in sorted(rows.items())}
     for module, kinds in every_kind().items():
         for cells_of in model[module].values():
-            for kind in kinds - set(cells_of):
+            for kind in sorted(kinds - set(cells_of)):
                 like = kind.removeprefix("of_few_").removeprefix("tap_")
                 cells_of[kind] = cells_of.get(like, 1.0)  # as it is counted
     area.MODEL.write_text(json.dumps(model, indent=1) + "\n")

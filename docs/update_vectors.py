@@ -237,6 +237,7 @@ def _spatial() -> list[Case]:
         ("WideHardSwish", name, [narrow], {"shift": shift, "fraction": fraction} | type_of)
         for name, shift, fraction in (("fine", 0, 20), ("moved_up", 9, 16))
     ]
+    cases += _activations(narrow)
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
     cases.append(("WideSlice", "vector", [wide[:, 0, 0]], {"start": [0, 0, 1], "size": [1, 1, 2]} | type_of))
@@ -262,6 +263,18 @@ def _spatial() -> list[Case]:
         given = [(np.arange(2 * 5 * 13) % 2**bits).astype(np.uint8).reshape(2, 5, 13), scales[..., :2, 0]]
         attributes = {"axis": 2, "group_size": 8, "scale_offset": 90} | element | type_of
         cases.append(("MXDequantize", name, given, attributes))
+    return cases
+
+
+def _activations(x: np.ndarray) -> list[Case]:
+    """Every octave, both ends, curves of any sign, with and without gate."""
+    cases, x = [], x.copy()
+    x[0, :3, :, 0] = np.arange(-6, 6).reshape(3, 4) << np.arange(12).reshape(3, 4)
+    base, slope = np.arange(24) * 97 % 500 - 60, np.arange(24) * 53 % 401 - 200
+    common = {"segment_bits": 2, "position_bits": 3, "octaves": 5, "limit": 77, "width": 63, "lsb_exp": -3}
+    for name, shift, gate in (("gated", -2, 1), ("symmetric", 0, 0), ("moved_up", 3, 1)):
+        attributes = common | {"shift": shift, "gate": gate, "offset": 0 if gate else 300}
+        cases.append(("WideActivation", name, [x, base, slope], attributes))
     return cases
 
 

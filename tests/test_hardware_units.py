@@ -19,6 +19,7 @@ from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, parameters_of
 from mxexport.fpga.units import (
     UNITS,
+    Activation,
     Add,
     Affine,
     ArgMax,
@@ -163,6 +164,12 @@ def cases() -> dict[str, tuple]:
         found[f"leaky_relu-{slope}-{shift}"] = LeakyRelu(Wide((3, 2, 5), 21, -9), slope, shift), [1, 8]
     for width, lsb_exp in ((24, -20), (18, -7), (12, 0), (40, -16)):
         found[f"hard_swish{lsb_exp}"] = HardSwish(Wide((3, 2, 5), width, lsb_exp)), [1, 8]
+    widths = {"gelu": (40, -28), "gelu_tanh": (24, -17), "silu": (20, -9), "sigmoid": (30, -16), "tanh": (36, -26)}
+    for i, (function, (width, lsb_exp)) in enumerate(widths.items()):
+        found[f"activation-{function}"] = Activation.of(Wide((3, 2, 5), width, lsb_exp), function, -(i % 2)), [1, 8]
+    found["activation-gelu-few-bits"] = Activation.of(Wide((9,), 5, -2), "gelu"), [1, 4]
+    found["activation-tanh-whole"] = Activation.of(Wide((9,), 12, 0), "tanh"), [1, 4]
+    found["activation-silu-small"] = Activation.of(Wide((3, 5), 12, -28), "silu"), [2]
     found["arg_max"] = ArgMax(Wide((10,), 20, -9)), [1, 4, 16]
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
@@ -413,6 +420,7 @@ def test_every_module_checks_its_parameters():
         ("mx_clip", {"Lanes": 0}, "Lanes = 0"),
         ("mx_leaky_relu", {"Shift": -1}, "Shift = -1"),
         ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),
+        ("mx_activation", {"Octaves": 9}, "Places = 18"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_slice", {"OutK": 3}, "a part of the frame"),
         ("mx_ingress", {"Width": 9}, "Width = 9"),

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
+from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import same_image
 from mxexport.fpga.types import Blocks, Stream, Wide
@@ -100,7 +101,8 @@ def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
 class Lowering:
     """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
 
-    Units call `stream`, `blocks`, `add` and `bind`. Without `sources`, nothing is built and only refusals are found.
+    Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute.
+    Without `sources`, nothing is built and only refusals are found.
     """
 
     def __init__(self, g: ir.Graph, sources: Mapping[str, Wide] | None):
@@ -111,7 +113,8 @@ class Lowering:
         self._initializers: list[ir.Value] = []
         self._pending: dict[ir.Value, Pending] = {}
         self._makers: dict[ir.Value, ir.Node] = {}
-        self._done: set[ir.Node] = set()
+        self.activations = composed(g)
+        self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []

@@ -30,6 +30,7 @@ from mxexport.ops.mx_scale_dequant import MXScaleDequant
 from mxexport.ops.mx_window import MXWindow
 from mxexport.ops.nvfp4_scale import NVFP4Scale
 from mxexport.ops.nvfp4_scale_dequant import NVFP4ScaleDequant
+from mxexport.ops.wide_activation import WideActivation
 from mxexport.ops.wide_add import WideAdd
 from mxexport.ops.wide_affine import WideAffine
 from mxexport.ops.wide_arg_max import WideArgMax
@@ -71,6 +72,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideClip,
         WideLeakyRelu,
         WideHardSwish,
+        WideActivation,
         WideArgMax,
         WideUpsample,
         WidePad,

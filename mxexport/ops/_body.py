@@ -218,6 +218,13 @@ def taps(b: Body, x: ir.Value, fill: ir.Value, dilated: bool = True) -> ir.Value
     return b.Reshape(ordered, b.Concat(first, lengths[0], lengths[2], count, last, axis=0), allowzero=1)
 
 
+def int_floor_divide(b: Body, x: ir.Value, divisor: ir.Value) -> ir.Value:
+    """floor(x / divisor) for int64 x and a divisor above 0; Div alone truncates towards zero."""
+    quotient = b.Div(x, divisor)
+    below = b.Less(b.Sub(x, b.Mul(quotient, divisor)), b.int(0))
+    return b.Sub(quotient, b.Cast(below, to=ir.DataType.INT64))
+
+
 def int_divide(b: Body, x: ir.Value, divisor: ir.Value) -> ir.Value:
     """x / divisor for int64 x and a divisor above 0, to nearest, ties to even."""
     magnitude = b.Abs(x)

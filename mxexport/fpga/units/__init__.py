@@ -1,6 +1,7 @@
 """One file per hardware unit; the list is what the compiler knows."""
 
 from mxexport.fpga.unit import Unit
+from mxexport.fpga.units.activation import Activation
 from mxexport.fpga.units.add import Add
 from mxexport.fpga.units.affine import Affine
 from mxexport.fpga.units.arg_max import ArgMax
@@ -32,6 +33,7 @@ UNITS: tuple[type[Unit], ...] = (
     MaxPool,
     AveragePool,
     Add,
+    Activation,
     Affine,
     Concat,
     Clip,
