@@ -104,6 +104,6 @@ def _of_last_axis(node: ir.Node) -> bool:
     given = node.attributes["axes"].value if "axes" in node.attributes else None
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         given = constant(node.inputs[1])
-    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
     axes = [] if given is None else [int(a) for a in np.ravel(given)]
-    return bool(rank) and attribute(node, "keepdims", 1) == 1 and [a % rank for a in axes] == [rank - 1]
+    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
+    return attribute(node, "keepdims", 1) == 1 and len(axes) == 1 and (axes[0] == -1 or axes[0] + 1 == rank)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -17,7 +16,6 @@ from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
-from mxexport.fpga.units.affine import Affine
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization
@@ -296,24 +294,30 @@ def variance_bits(source: Wide, epsilon: int) -> int:
     return ((source.channels**2 << (2 * source.width - 2)) + epsilon).bit_length()
 
 
-def _narrowed(source: Pending, epsilon: float, node: ir.Node, low: Lowering) -> Pending:
-    """`source`, with as many bits as its variance may have. Raises UnsupportedError where these are too few."""
-    bits, given = source.type.width, source.type
+def kept_bits(source: Wide, epsilon: float) -> tuple[int, Wide]:
+    """Bits of `source` whose variance is exact, 12 at least, and what it is with so many."""
 
-    def fits(kind: Wide) -> bool:
+    def with_bits(bits: int) -> Wide:  # as Affine.rounding makes it
+        drop = source.width + 1 - bits
+        return source if bits == source.width else replace(source, width=bits, lsb_exp=source.lsb_exp + drop)
+
+    def fits(bits: int) -> bool:
+        kind = with_bits(bits)
         return variance_bits(kind, scaled_epsilon(kind, epsilon)) <= _LARGEST_VARIANCE
 
-    while not fits(given) and bits > _LEAST_WIDTH:
-        bits -= 1
-        given = replace(source.type, width=bits, lsb_exp=source.type.lsb_exp + source.type.width + 1 - bits)
-    if not fits(given):
-        needs = f"over {given.channels} channels of {source.type.width} bits, with epsilon = {epsilon:g}"
-        raise UnsupportedError(
-            f"compile: node {node.name!r}: a norm {needs}, keeps fewer than {_LEAST_WIDTH} bits exact"
-        )
-    if bits == source.type.width:
-        return source
-    return low.add(functools.partial(Affine.rounding, bits=bits), [source], node, "round", ("rounded",), source.shape)
+    bits = next((n for n in range(source.width, _LEAST_WIDTH, -1) if fits(n)), min(source.width, _LEAST_WIDTH))
+    return bits, with_bits(bits)
+
+
+def _narrowed(source: Pending, epsilon: float, node: ir.Node, low: Lowering) -> Pending:
+    """`source`, with as many bits as its variance may have. Raises UnsupportedError where these are too few."""
+    given = source.type
+    bits, kind = kept_bits(given, epsilon)
+    if variance_bits(kind, scaled_epsilon(kind, epsilon)) > _LARGEST_VARIANCE:
+        norm = f"a norm over {given.channels} channels of {given.width} bits, with epsilon = {epsilon:g}"
+        why = f"is exact for fewer than {_LEAST_WIDTH} bits of its input; quantize before it"
+        raise UnsupportedError(f"compile: node {node.name!r}: {norm}, {why}")
+    return low.narrowed(source, bits, node)
 
 
 def _signed(array: np.ndarray) -> int:

@@ -39,8 +39,8 @@ module mx_norm_lane #(
   localparam int Sum           = ((Product > OffsetWidth) ? Product : OffsetWidth) + 1;
   localparam int FineBits      = (HalfBits < 3) ? HalfBits : 3;
 
-  if (Width < 2 || SumBits < Width || HalfBits < 1 || RootBits < 2 || Fraction < 1 || GainWidth < 2 || OffsetWidth < 2 ||
-      OutWidth < 2 || Shift < 1) begin : g_check
+  if (Width < 2 || SumBits < Width || HalfBits < 1 || RootBits < 2 || Fraction < 1 || GainWidth < 2 ||
+      OffsetWidth < 2 || OutWidth < 2 || Shift < 1) begin : g_check
     $error("mx_norm_lane: Width = %0d, GainWidth = %0d, OffsetWidth = %0d, OutWidth = %0d, Shift = %0d; %s", Width,
            GainWidth, OffsetWidth, OutWidth, Shift, "expected widths >= 2, others positive");
   end
@@ -78,7 +78,7 @@ module mx_norm_lane #(
       // With one bit below the point, which decides the rounding.
       coarse_q    <= CoarseBits'(raised >>> coarse_half);
       fine_q      <= (NormBits + 1)'(coarse_q >>> half_late_i[FineBits-1:0]);
-      moved_q     <= NormBits'((fine_q + 1'b1) >>> 1);
+      moved_q     <= NormBits'((fine_q + 1'b1) >> 1);
       norm_q      <= NormBits'((rooted + (NormBits + RootBits + 2)'(1 << (RootBits - 1))) >>> RootBits);
       sum_q       <= Sum'(product) + Sum'(offset_i);
       result_o    <= OutWidth'(kept) + OutWidth'(up);

@@ -38,8 +38,8 @@ module mx_norm_statistics #(
 
   if (Width < 2 || K < 1 || Lanes < 1 || VarianceWidth < 2 || VarianceWidth > 62 || SegmentBits < 1 ||
       RootBits <= SegmentBits || SlopeWidth < 2) begin : g_check
-    $error("mx_norm_statistics: Width = %0d, K = %0d, VarianceWidth = %0d, SegmentBits = %0d, RootBits = %0d; %s", Width,
-           K, VarianceWidth, SegmentBits, RootBits, "expected 62 bits at most, a segment longer than one step");
+    $error("mx_norm_statistics: Width = %0d, K = %0d, VarianceWidth = %0d, SegmentBits = %0d, RootBits = %0d; %s",
+           Width, K, VarianceWidth, SegmentBits, RootBits, "expected 62 bits at most, a segment longer than one step");
   end
 
   localparam int Tail       = K - (mx_pkg::ceil_div(K, Lanes) - 1) * Lanes;
