@@ -19,6 +19,7 @@ from mxexport.fpga.units import Norm
 from mxexport.fpga.units.norm import variance_bits
 from mxexport.numbers import normalization, quantized
 from mxexport.numbers.formats import get_format
+from mxexport.passes.clean.infer_shapes import infer_shapes
 from tests import hardware_networks as networks
 from tests.test_hardware_units import build, folding_of, golden
 
@@ -53,7 +54,8 @@ def exact(unit: Norm, x: np.ndarray, epsilon: float, gain: np.ndarray, offset: n
 
 
 def decibels(signal: np.ndarray, noise: np.ndarray) -> float:
-    return 10 * np.log10((signal**2).sum() / max((noise**2).sum(), 1e-300))
+    power = [float((v.astype(np.float64) ** 2).sum()) for v in (signal, noise)]
+    return 10 * np.log10(power[0] / max(power[1], 1e-300))
 
 
 @pytest.mark.parametrize("center", [True, False], ids=["layer", "rms"])
@@ -122,8 +124,8 @@ def mlp(norm: nn.Module, width: int = 48) -> nn.Sequential:
 
 NETWORKS = {
     "layer": (lambda: nn.LayerNorm(48), ("mxint8", "mxint8")),
-    "layer e4m3": (lambda: nn.LayerNorm(48), ("mxfp8_e4m3", "mxfp8_e4m3")),
-    "layer plain": (lambda: nn.LayerNorm(48, elementwise_affine=False), ("mxfp4_e2m1", "mxint8")),
+    "layer e4m3": (lambda: nn.LayerNorm(48), ("mxfp4_e2m1", "mxfp8_e4m3")),
+    "layer plain": (lambda: nn.LayerNorm(48, elementwise_affine=False), ("mxint8", "mxfp6_e2m3")),
     "rms": (lambda: nn.RMSNorm(48, eps=1e-6), ("mxint8", "mxint8")),
     "rms plain": (lambda: nn.RMSNorm(48, elementwise_affine=False), ("mxfp6_e2m3", "mxint8")),
 }
@@ -149,6 +151,45 @@ def test_a_network_with_a_norm_is_equal_in_rtl_and_close_to_torch(name, tmp_path
     assert abs(one - design.report["latency_cycles"]) <= 0.02 * one + 10
 
 
+class ChannelsLast(nn.Module):
+    """As ConvNeXt has it in torchvision: channels go behind and come back."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.LayerNorm(12)
+
+    def forward(self, x):
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ChannelsFirst(nn.Module):
+    """As ConvNeXt has it in its authors' own code."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.linspace(0.5, 2, 12)), nn.Parameter(torch.linspace(-1, 1, 12))
+
+    def forward(self, x):
+        mean = x.mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt((x - mean).pow(2).mean(1, keepdim=True) + 1e-6)
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
+@pytest.mark.parametrize("norm", [ChannelsLast, ChannelsFirst])
+def test_the_channels_of_images(norm, tmp_path):
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), norm(), nn.ReLU(), nn.Conv2d(12, 4, 1), nn.AdaptiveAvgPool2d(1))
+    model = nn.Sequential(model, nn.Flatten(), nn.Linear(4, 3))
+    design, quantized_model, x = networks.compiled(model, (3, 6, 5), ("mxint8", "mxint8"), tmp_path)
+    (unit,) = (i.unit for i in design.network.instances if isinstance(i.unit, Norm))
+    assert unit.source.shape == (4, 3, 12) and unit.center
+    expected = design.run_dataflow(x)
+    with torch.no_grad():
+        wanted = quantized_model(torch.from_numpy(x)).numpy()
+    assert decibels(wanted, expected.values - wanted) > 30
+    np.testing.assert_array_equal(design.simulate(x[:4], stall_in=0.2, stall_out=0.3).raw, expected.raw[:4])
+
+
 def test_opset_23_has_one_node_for_an_rms_norm(tmp_path):
     torch.manual_seed(0)
     quantized_model = mx.quantize_model(mlp(nn.RMSNorm(48)).eval(), "mxint8", "mxint8")
@@ -165,7 +206,9 @@ def parsed(nodes: str) -> ir.Graph:
     text = f"""<ir_version: 10, opset_import: ["": 18]>
     g (float[2, 8] x) => (float[2, 8] y) <int64[1] axes = {{-1}}, float two = {{2}}, float e = {{0.5}},
        float[8] one = {{1, 2, 3, 4, 5, 6, 7, 8}}> {{ {nodes} }}"""
-    return ir.from_onnx_text(text).graph
+    model = ir.from_onnx_text(text)
+    infer_shapes(model)
+    return model.graph
 
 
 _CENTERED = "m = ReduceMean(x, axes) d = Sub(x, m) s = Pow(d, two) v = ReduceMean(s, axes) a = Add(v, e) r = Sqrt(a) "
@@ -206,7 +249,7 @@ def test_what_only_looks_like_a_norm_is_none(nodes):
 @pytest.mark.parametrize(
     "nodes, words",
     [
-        ("y = LayerNormalization<axis = 0>(x, one)", "it normalizes from axis 0 on; expected the last axis alone"),
+        ("y = LayerNormalization<axis = 0>(x, one)", "it normalizes from axis 0 on, of 2; expected the last"),
         ("y = LayerNormalization(x, x)", "its scale or bias is no finite constant"),
         ("y, m = LayerNormalization(x, one) z = Abs(m)", "its mean or inverse deviation is read"),
     ],
@@ -216,11 +259,11 @@ def test_norms_that_no_unit_computes_are_refused(nodes, words):
         norm_patterns.read(parsed(nodes)[0])
 
 
-def test_a_norm_over_images_is_refused_by_name(tmp_path):
+def test_a_norm_over_columns_is_refused_by_name(tmp_path):
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.LayerNorm(8)).eval()
     quantized_model = mx.quantize_model(model, "mxint8", "mxint8")
     mx.export(quantized_model, (torch.ones(1, 3, 8, 8),), tmp_path / "m.onnx")
-    with pytest.raises(UnsupportedError, match=r"expected \(batch, features\)"):
+    with pytest.raises(UnsupportedError, match="it normalizes from axis -1 on, of 4; expected"):
         mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=np.ones((4, 3, 8, 8), np.float32))
 
 

@@ -42,7 +42,7 @@ class Norm:
     status = {}
     memory_kinds = ("gain", "offset", "roots", "slopes")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean"))
+    lowers = tuple(("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "Transpose"))
 
     source: Wide
     center: bool
@@ -62,12 +62,13 @@ class Norm:
         found = norm_patterns.read(node)
         if found is None:
             return False
-        source = low.features(found.x, low.wide(low.stream(found.x), node))
+        stream, flat = low.stream(found.x), found.x.shape is None or len(found.x.shape) == 2
+        source = low.wide((low.features if flat else low.image)(found.x, stream), node)
         if source.type is not None:
             source = _narrowed(source, found.epsilon, node, low)
 
         def make(source: Wide) -> Norm:
-            gain, offset = (per_channel(v, source.channels, 0, node) for v in (found.gain, found.offset))
+            gain, offset = (per_channel(v, source.channels, found.behind, node) for v in (found.gain, found.offset))
             return cls.of(source, found.center, found.epsilon, gain, offset)
 
         low.absorb(found.inner)
