@@ -196,7 +196,7 @@ def norms() -> dict[str, tuple]:
     """LayerNorm and RMSNorm: lengths that are powers of two and not, vectors of a beat, and as wide as sums allow."""
     rng, found = np.random.default_rng(4), {}
     for name, center, shape, width, epsilon, lanes in (
-        ("layer", True, (3, 2, 5), 20, 1e-5, [1, 2, 8]),
+        ("layer", True, (3, 2, 11), 20, 1e-5, [1, 2, 8]),
         ("layer-power", True, (4, 64), 25, 1e-5, [1, 4, 16]),
         ("layer-wide", True, (384,), 22, 0.0, [1, 8]),
         ("rms", False, (3, 40), 18, 1e-6, [1, 4, 8]),

@@ -151,6 +151,35 @@ def test_a_network_with_a_norm_is_equal_in_rtl_and_close_to_torch(name, tmp_path
     assert abs(one - design.report["latency_cycles"]) <= 0.02 * one + 10
 
 
+class PreNorm(nn.Module):
+    """A feed-forward block as transformers have it: what is added waits as long as the norm and both layers take."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.norm1, self.norm2 = nn.Linear(20, 48), nn.LayerNorm(48), nn.RMSNorm(48)
+        self.up, self.down, self.head = nn.Linear(48, 64), nn.Linear(64, 48), nn.Linear(48, 5)
+
+    def forward(self, x):
+        x = self.enter(x)
+        x = x + self.down(torch.relu(self.up(self.norm1(x))))
+        return self.head(self.norm2(x))
+
+
+def test_a_residual_block_before_and_behind_norms_keeps_its_rate(tmp_path):
+    torch.manual_seed(3)
+    design, quantized_model, x = networks.compiled(PreNorm(), (20,), ("mxint8", "mxint8"), tmp_path)
+    expected, report = design.run_dataflow(x), design.report
+    with torch.no_grad():
+        wanted = quantized_model(torch.from_numpy(x)).numpy()
+    assert decibels(wanted, expected.values - wanted) > 30
+    one, many = design.simulate(x[:1]), design.simulate(x[:12])
+    np.testing.assert_array_equal(many.raw, expected.raw[:12])
+    np.testing.assert_array_equal(design.simulate(x[:12], stall_in=0.3, stall_out=0.3).raw, expected.raw[:12])
+    cycles = report["cycles_per_frame"]
+    assert abs((many.cycles - one.cycles) / 11 - cycles) <= 0.01 * cycles + 2
+    assert abs(one.cycles - report["latency_cycles"]) <= 0.02 * one.cycles + 10
+
+
 class ChannelsLast(nn.Module):
     """As ConvNeXt has it in torchvision: channels go behind and come back."""
 
@@ -175,14 +204,16 @@ class ChannelsFirst(nn.Module):
         return self.weight[:, None, None] * x + self.bias[:, None, None]
 
 
-@pytest.mark.parametrize("norm", [ChannelsLast, ChannelsFirst])
-def test_the_channels_of_images(norm, tmp_path):
+@pytest.mark.parametrize("norm, cycles, pixels", [(ChannelsLast, 400, 1), (ChannelsFirst, 16, 2)])
+def test_the_channels_of_images(norm, cycles, pixels, tmp_path):
+    """A few channels at once, and all those of two pixels."""
     torch.manual_seed(2)
-    model = nn.Sequential(nn.Conv2d(3, 12, 3), norm(), nn.ReLU(), nn.Conv2d(12, 4, 1), nn.AdaptiveAvgPool2d(1))
-    model = nn.Sequential(model, nn.Flatten(), nn.Linear(4, 3))
-    design, quantized_model, x = networks.compiled(model, (3, 6, 5), ("mxint8", "mxint8"), tmp_path)
-    (unit,) = (i.unit for i in design.network.instances if isinstance(i.unit, Norm))
-    assert unit.source.shape == (4, 3, 12) and unit.center
+    model = nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), norm(), nn.ReLU(), nn.Conv2d(12, 3, 1))
+    formats, rate = ("mxint8", "mxfp4_e2m1"), 200e6 / cycles
+    design, quantized_model, x = networks.compiled(model, (2, 4, 8), formats, tmp_path, target_fps=rate)
+    ((name, unit),) = ((i.name, i.unit) for i in design.network.instances if isinstance(i.unit, Norm))
+    assert unit.source.shape == (4, 8, 12) and unit.center
+    assert design.foldings[name].pixels == pixels and design.report["cycles_per_frame"] <= cycles
     expected = design.run_dataflow(x)
     with torch.no_grad():
         wanted = quantized_model(torch.from_numpy(x)).numpy()

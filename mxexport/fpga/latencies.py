@@ -88,14 +88,14 @@ def factor_bits(factor: int) -> int:
     return factor.bit_length() + 1
 
 
-def is_shift(factor: int) -> bool:
-    """Whether mx_times has no product: the constant is a power of two."""
-    return factor & (factor - 1) == 0
+def times_adds(factor: int) -> bool:
+    """Whether mx_times is a shift, or a sum of two: constants of one or two ones."""
+    return factor.bit_count() <= 2
 
 
 def times_latency(width: int, factor: int) -> int:
     """mx_times."""
-    return 1 if is_shift(factor) else wide_mul_latency(width, factor_bits(factor))
+    return 1 if times_adds(factor) else wide_mul_latency(width, factor_bits(factor))
 
 
 def norm_sums(width: int, length: int) -> tuple[int, int]:

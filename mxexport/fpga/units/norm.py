@@ -242,11 +242,11 @@ class Norm:
         found = {
             "squares": dots.wide(width, width) * lanes,
             "square_sums": each(lanes * squares),
-            "scaled": _times(squares, self.source.channels),
             "variance": each(variance),
             "chord": dots.wide(self.slope_width, self.root_bits - self.segment_bits + 1),
             "table": total(rom(chords, bits) for bits in (self.root_bits + 1, self.slope_width)),
         }
+        found |= _times("scaled", squares, self.source.channels)
         if self.center:
             found |= {"squared": dots.wide(total_bits, total_bits), "sums": each(lanes * total_bits)}
         return found
@@ -255,8 +255,7 @@ class Norm:
         width, beats = self.source.width, group_count(self.source.channels, lanes)
         moved = self._sums[0] + self.fraction
         root = dots.wide(self._norm_bits, self.root_bits + 2)
-        return {
-            "deviations": _times(width, self.source.channels) * lanes,
+        return _times("deviations", width, self.source.channels, lanes) | {
             "moved": each(lanes * moved),
             "normed": (root + dots.wide(self._norm_bits, self.gain_width)) * lanes,
             "values": each(lanes * self.result.width),
@@ -331,6 +330,9 @@ def _power(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _times(width: int, factor: int) -> Area:
-    """mx_times: a register where the factor is a power of two."""
-    return Area(ff=width) if latencies.is_shift(factor) else dots.wide(width, latencies.factor_bits(factor))
+def _times(kind: str, width: int, factor: int, count: int = 1) -> Parts:
+    """So many mx_times: a register, an adder, or a product."""
+    if latencies.times_adds(factor):
+        added = width * (factor.bit_count() - 1)
+        return {f"{kind}_added": Area(lut=count * added, ff=count * width)}
+    return {kind: dots.wide(width, latencies.factor_bits(factor)) * count}

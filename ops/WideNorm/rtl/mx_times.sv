@@ -1,4 +1,5 @@
-// Product of a signed integer and a positive constant: a shift where the constant is a power of two.
+// Product of a signed integer and a positive constant: a shift of one with one bit set, a sum of two shifts of one with
+// two, such as the widths 96, 192, 384 and 768; else in DSP slices.
 //
 // Equation:  product_o = data_i * Factor, exact.
 // Latency:   mx_pkg::times_latency(Width, Factor) cycles while en_i is high; data_i is expected in registers.
@@ -19,10 +20,18 @@ module mx_times #(
 
   localparam int FactorBits = mx_pkg::factor_bits(Factor);
 
-  if ((Factor & (Factor - 1)) == 0) begin : g_shift
-    logic signed [Width-1:0] data_q;
-    always_ff @(posedge aclk) if (en_i) data_q <= data_i;
-    assign product_o = Bits'(data_q) <<< $clog2(Factor);
+  if (mx_pkg::times_adds(Factor)) begin : g_sum
+    // Without the zeros that every product ends in.
+    localparam int Low  = mx_pkg::lowest_one(Factor);
+    localparam int High = mx_pkg::upper_ones(Factor);
+    logic signed [Bits-Low-1:0] sum_q, upper;
+    if (High == 0) begin : g_one
+      assign upper = '0;
+    end else begin : g_two
+      assign upper = (Bits - Low)'(data_i) <<< ($clog2(High) - Low);
+    end
+    always_ff @(posedge aclk) if (en_i) sum_q <= (Bits - Low)'(data_i) + upper;
+    assign product_o = Bits'(sum_q) <<< Low;
   end else begin : g_product
     mx_wide_mul #(.ABits(Width), .BBits(FactorBits)) u_mul (
       .aclk, .en_i, .a_i(data_i), .b_i(FactorBits'(Factor)), .product_o

@@ -190,9 +190,23 @@ package mx_pkg;
     return $clog2(factor + 1) + 1;
   endfunction
 
-  // Cycles of mx_times: a shift by a constant is wiring and one register.
+  // A number without its lowest one, and the place of that.
+  function automatic int upper_ones(int factor);
+    return factor & (factor - 1);
+  endfunction
+
+  function automatic int lowest_one(int factor);
+    return $clog2(factor - upper_ones(factor));
+  endfunction
+
+  // Whether mx_times is a shift, or a sum of two: constants of one or two ones.
+  function automatic bit times_adds(int factor);
+    return upper_ones(upper_ones(factor)) == 0;
+  endfunction
+
+  // Cycles of mx_times.
   function automatic int times_latency(int width, int factor);
-    return ((factor & (factor - 1)) == 0) ? 1 : wide_mul_latency(width, factor_bits(factor));
+    return times_adds(factor) ? 1 : wide_mul_latency(width, factor_bits(factor));
   endfunction
 
   // Bits of the sum of k signed values of `width` bits, and of their squares.
