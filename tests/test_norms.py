@@ -208,7 +208,7 @@ class ChannelsFirst(nn.Module):
 def test_the_channels_of_images(norm, cycles, pixels, tmp_path):
     """A few channels at once, and all those of two pixels."""
     torch.manual_seed(2)
-    model = nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), norm(), nn.ReLU(), nn.Conv2d(12, 3, 1))
+    model = nn.Sequential(nn.Conv2d(2, 12, 3, padding=1), norm(), nn.ReLU(), nn.Conv2d(12, 4, 1))
     formats, rate = ("mxint8", "mxfp4_e2m1"), 200e6 / cycles
     design, quantized_model, x = networks.compiled(model, (2, 4, 8), formats, tmp_path, target_fps=rate)
     ((name, unit),) = ((i.name, i.unit) for i in design.network.instances if isinstance(i.unit, Norm))
