@@ -22,7 +22,31 @@ typedef struct {
     float max_val;                                           /* largest element */
     float limit;                                             /* largest magnitude that is not clipped */
     float zero;                                              /* added at the end: -0 keeps the sign of zero, +0 clears it */
+    int32_t streamed;                                        /* set here, whatever the caller has in it */
 } Format;
+
+/* Whether a tensor is written past the caches: where it outgrows them, a line that is written in the ordinary way is
+   read first, and its neighbours leave the cache for it. */
+enum { STREAMED = 1 << 21 }; /* elements; 8 MB, to be read and to be written */
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+enum { CAN_STREAM = 1 };
+INLINE void stream_word(float *to, const float *from) { /* WORD elements, both on a line */
+#if defined(__AVX512F__)
+    for (int i = 0; i < WORD; i += 16) _mm512_stream_ps(to + i, _mm512_load_ps(from + i));
+#elif defined(__AVX__)
+    for (int i = 0; i < WORD; i += 8) _mm256_stream_ps(to + i, _mm256_load_ps(from + i));
+#else
+    for (int i = 0; i < WORD; i += 4) _mm_stream_ps(to + i, _mm_load_ps(from + i));
+#endif
+}
+INLINE void streams_done(void) { _mm_sfence(); }
+#else
+enum { CAN_STREAM = 0 };
+INLINE void stream_word(float *to, const float *from) { memcpy(to, from, WORD * sizeof *to); }
+INLINE void streams_done(void) {}
+#endif
 
 /* Asks for the memory that the loops come to AHEAD elements later, to read or to write: without it they wait for memory
    at every line, half of the time once the tensors outgrow the caches. Addresses behind the tensor do no harm. */
@@ -104,6 +128,13 @@ INLINE void word_of_elements(const float *restrict x, float *restrict y, const f
 INLINE void elements(const float *restrict x, float *restrict y, const float *restrict up, const float *restrict down, int stride, int64_t count,
                      const Format *f, Bits *mask) {
     int64_t i = 0;
+    if (f->streamed && (uintptr_t)y % LINE == 0)
+        for (; i + WORD <= count; i += WORD) {
+            _Alignas(LINE) float word[WORD];
+            SOON(x + i, 0);
+            word_of_elements(x + i, word, up + i * stride, down + i * stride, stride, WORD, f, mask);
+            stream_word(y + i, word);
+        }
     for (; i + WORD <= count; i += WORD) {
         SOON(x + i, 0);
         SOON(y + i, 1);
@@ -214,7 +245,9 @@ static __attribute__((noinline)) void with_mask(const float *restrict x, float *
 /* x, y [outer, length, inner]; scale [outer, ceil(length / group_size), inner]; mask: one bit per element, or NULL.
    Returns 0, or 1 when memory ran out. Subnormals count whatever the caller's flush-to-zero setting is. */
 PUBLIC int mx_quantize_dequantize(const float *restrict x, float *restrict y, float *restrict scale, uint8_t *mask, int64_t outer, int64_t length,
-                           int64_t inner, int64_t group_size, const Format *f) {
+                           int64_t inner, int64_t group_size, const Format *given) {
+    Format format = *given, *f = &format;
+    format.streamed = CAN_STREAM && outer * length * inner >= STREAMED;
     Workspace w = {{NULL, NULL, NULL}, 0};
     if (inner > 1) {
         w.period = inner < 8 * WORD ? inner * WORD : inner;
@@ -229,6 +262,7 @@ PUBLIC int mx_quantize_dequantize(const float *restrict x, float *restrict y, fl
         with_mask(x, y, scale, outer, length, inner, group_size, f, mask, &w);
     else
         without_mask(x, y, scale, outer, length, inner, group_size, f, &w);
+    if (format.streamed) streams_done();
     fesetenv(&callers);
     free(w.groups.amax);
     return 0;

@@ -145,9 +145,9 @@ def look_up(b: Body, table: ir.Value, codes: ir.Value, bits: ir.Value) -> ir.Val
 # --- int64 ----------------------------------------------------------------------------------------------------
 
 
-def int_pow2(b: Body, exponent: ir.Value) -> ir.Value:
-    """int64 2**exponent for exponents 0 .. 62."""
-    return b.Gather(b.int(1 << np.arange(63, dtype=np.int64)), exponent)
+def int_pow2(b: Body, exponent: ir.Value, most: int = 62) -> ir.Value:
+    """int64 2**exponent for exponents 0 .. most; the table is a part of every file."""
+    return b.Gather(b.int(1 << np.arange(most + 1, dtype=np.int64)), exponent)
 
 
 def int_floor_log2(b: Body, x: ir.Value) -> ir.Value:

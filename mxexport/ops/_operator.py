@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -193,7 +193,7 @@ class Operator(CustomOp):
         declared = [ir.Attr(name, _KINDS[a.kind].function, None) for name, a in cls.attributes.items()]
         proto = ir.serde.serialize_function(b.function(DOMAIN, cls.op_type(), cls.body(b, present), declared))
         proto.opset_import[0].version = opset
-        _shorten_names(proto.node)
+        _shorten_names(proto.node, (*proto.input, *proto.output))
         proto.doc_string = cls.summary()
         return proto.SerializeToString(deterministic=True)
 
@@ -245,14 +245,22 @@ class Operator(CustomOp):
         return [f"attribute {name} is missing" for name in missing] or ["all attributes are set"]
 
 
-def _shorten_names(nodes: Iterable[onnx.NodeProto]) -> None:
-    """Numbers only, branches included; names are a third of what a body takes in a file."""
+def _shorten_names(nodes: Iterable[onnx.NodeProto], kept: Collection[str], short: dict[str, str] | None = None) -> None:
+    """v0, v1, …, vA, … in place of every name but those `kept`, branches included: names are a third of what a body
+    takes in a file."""
+    short = {name: name for name in ("", *kept)} if short is None else short
+
+    def rename(name: str) -> str:
+        return short.setdefault(name, f"v{np.base_repr(len(short), 36)}")
+
     for node in nodes:
         node.ClearField("name")
         for names in (node.input, node.output):
-            names[:] = [name.replace("val_", "v") for name in names]
+            names[:] = map(rename, names)
         for attribute in node.attribute:
-            _shorten_names(attribute.g.node)
+            _shorten_names(attribute.g.node, kept, short)
+            for output in attribute.g.output:
+                output.name = rename(output.name)
 
 
 def contracted(shape: Shape, attributes: dict) -> Shape:

@@ -63,7 +63,7 @@ def _codes_of_bytes(b: Body, rows: ir.Value, bits: ir.Value) -> ir.Value:
     low = b.BitShift(b.Gather(rows, first, axis=0), _column(b, shift), direction="RIGHT")
     left = _column(b, b.Mod(b.Sub(eight, shift), eight))
     high = b.BitShift(b.Gather(rows, second, axis=0), left, direction="LEFT")
-    mask = b.Cast(b.Sub(_body.int_pow2(b, bits), b.int(1)), to=ir.DataType.UINT8)
+    mask = b.Cast(b.Sub(_body.int_pow2(b, bits, 8), b.int(1)), to=ir.DataType.UINT8)
     return b.BitwiseAnd(b.BitwiseOr(low, high), mask)
 
 

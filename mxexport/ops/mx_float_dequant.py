@@ -61,9 +61,9 @@ class MXFloatDequant(FloatOperator):
     @staticmethod
     def _table(b):
         """float32 [256]: the value of every code; codes of narrow formats repeat."""
-        zero, one, hidden = b.int(0), b.int(1), _body.int_pow2(b, b.attr("mantissa_bits"))
+        zero, one, hidden = b.int(0), b.int(1), _body.int_pow2(b, b.attr("mantissa_bits"), 8)
         code = b.Range(zero, b.int(256), one)
-        half = _body.int_pow2(b, b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")))
+        half = _body.int_pow2(b, b.Add(b.attr("exponent_bits"), b.attr("mantissa_bits")), 8)
         magnitude = b.Mod(code, half)
         field = b.Div(magnitude, hidden)
         significand = b.Add(b.Mod(magnitude, hidden), b.Where(b.Greater(field, zero), hidden, zero))

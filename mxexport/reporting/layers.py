@@ -83,8 +83,8 @@ def _describe(node: ir.Node) -> LayerReport:
 
 
 def _padding_percent(length: int | str, size: int) -> float:
-    """Zeros among the stored elements of an axis, from a short last group; 0 where its length is open."""
-    if not isinstance(length, int) or not length:
+    """Zeros among the stored elements of an axis, from a short last group; 0 where length or size says nothing."""
+    if not isinstance(length, int) or not length or size < 1:
         return 0.0
     padded = groups.group_count(length, size) * size
     return 100 * (padded - length) / padded

@@ -27,6 +27,7 @@ class Format(ctypes.Structure):
         *((name, ctypes.c_int32) for name in ("emax", "round_bias", "frac_bits", "code_min", "code_max")),
         *((name, ctypes.c_int32) for name in ("mantissa_bits", "emin")),
         *((name, ctypes.c_float) for name in ("max_val", "limit", "zero")),
+        ("streamed", ctypes.c_int32),
     ]
 
 
