@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mxexport import ops
-from mxexport.numbers import fixedpoint, groups, packing
+from mxexport.numbers import fixedpoint, groups, normalization, packing
 from mxexport.numbers.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
@@ -239,6 +239,7 @@ def _spatial() -> list[Case]:
     ]
     cases += _activations(narrow)
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
+    cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
     cases.append(("WideSlice", "vector", [wide[:, 0, 0]], {"start": [0, 0, 1], "size": [1, 1, 2]} | type_of))
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
@@ -276,6 +277,25 @@ def _activations(x: np.ndarray) -> list[Case]:
         attributes = common | {"shift": shift, "gate": gate, "offset": 0 if gate else 300}
         cases.append(("WideActivation", name, [x, base, slope], attributes))
     return cases
+
+
+def _norm(center: int, segment_bits: int) -> tuple[list[np.ndarray], dict]:
+    """Rows of five: zeros, all equal, one alone, the ends of 27 bits, and what is small beside its mean."""
+    top = 2**26
+    rows = [
+        [0] * 5,
+        [7] * 5,
+        [-top] * 5,
+        [top - 1] * 5,
+        [-top, top - 1, 0, 1, -1],
+        [0, 0, 1, 0, 0],
+        [top - 1, 0, 0, 0, 0],
+    ]
+    x = np.array([*rows, [1000001, 1000000, 999999, 1000002, 1000000], [-top, -top, top - 1, top - 1, -top]], np.int64)
+    numbers = [np.array([131071, -131072, 1, 0, 70000]), np.array([-(2**40), 2**15, -(2**15), 3 * 2**15, 2**39 + 1])]
+    tables = normalization.root_table(segment_bits, 16)
+    widths = {"segment_bits": segment_bits, "root_bits": 16, "fraction": 14, "shift": 16, "width": 33, "lsb_exp": -15}
+    return [x.reshape(3, 3, 5), *numbers, *tables], {"center": center, "epsilon": 1 + 99 * center} | widths
 
 
 def _products() -> list[Case]:

@@ -34,6 +34,7 @@ from mxexport.fpga.units import (
     MatMul,
     MaxPool,
     MXWindow,
+    Norm,
     Pad,
     Quantize,
     Relu,
@@ -184,6 +185,7 @@ def cases() -> dict[str, tuple]:
         Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
         [4],
     )
+    found |= norms()
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]
@@ -195,6 +197,23 @@ def cases() -> dict[str, tuple]:
         found[f"insert-{name}"] = Insert(Blocks((3, 2, 40), name, 32, 100, 104), steps, more), [4, 32]
     found["add-equal"] = Add(Wide((9,), 13, -4), Wide((9,), 13, -4)), [4]
     return found | at_once()
+
+
+def norms() -> dict[str, tuple]:
+    """LayerNorm and RMSNorm: lengths that are powers of two and not, vectors of a beat, and as wide as sums allow."""
+    rng, found = np.random.default_rng(4), {}
+    for name, center, shape, width, epsilon, lanes in (
+        ("layer", True, (3, 2, 11), 20, 1e-5, [1, 2, 8]),
+        ("layer-power", True, (4, 64), 25, 1e-5, [1, 4, 16]),
+        ("layer-wide", True, (384,), 22, 0.0, [1, 8]),
+        ("rms", False, (3, 40), 18, 1e-6, [1, 4, 8]),
+        ("rms-power", False, (2, 16), 27, 1e-6, [1, 2, 16]),
+        ("layer-coarse", True, (6, 7), 12, 30.0, [1, 8]),
+    ):
+        gain, offset = rng.normal(1, 0.5, shape[-1]), rng.normal(0, 1, shape[-1])
+        gain[0] = -np.abs(gain).max()
+        found[f"norm-{name}"] = Norm.of(Wide(shape, width, -width + 3), center, epsilon, gain, offset), lanes
+    return found
 
 
 def at_once() -> dict[str, tuple]:
@@ -422,6 +441,10 @@ def test_every_module_checks_its_parameters():
         ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),
         ("mx_activation", {"Octaves": 9}, "Places = 18"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
+        ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
+        ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),
+        ("mx_norm_lane", {"Shift": 0}, "Shift = 0"),
+        ("mx_times", {"Factor": 0}, "Factor = 0"),
         ("mx_slice", {"OutK": 3}, "a part of the frame"),
         ("mx_ingress", {"Width": 9}, "Width = 9"),
         ("mx_egress", {"Slot": 7}, "Slot = 7"),

@@ -83,6 +83,37 @@ def divide_latency(width: int, shift: int) -> int:
     return 4 + wide_mul_latency(*divide_factors(width, shift))
 
 
+def factor_bits(factor: int) -> int:
+    """Bits of a positive constant as a signed factor."""
+    return factor.bit_length() + 1
+
+
+def times_adds(factor: int) -> bool:
+    """Whether mx_times is a shift, or a sum of two: constants of one or two ones."""
+    return factor.bit_count() <= 2
+
+
+def times_latency(width: int, factor: int) -> int:
+    """mx_times."""
+    return 1 if times_adds(factor) else wide_mul_latency(width, factor_bits(factor))
+
+
+def norm_sums(width: int, length: int) -> tuple[int, int]:
+    """Bits of the sum of so many values, and of their squares, in mx_norm_statistics."""
+    more = (length - 1).bit_length()
+    return width + more, 2 * width + more
+
+
+def norm_statistics_latency(
+    width: int, length: int, lanes: int, center: bool, slope_bits: int, within_bits: int
+) -> int:
+    """mx_norm_statistics, from the last beat of a vector; `within_bits`: below the address of a chord."""
+    total, squares = norm_sums(width, length)
+    multiply = max(times_latency(squares, length), wide_mul_latency(total, total) if center else 0)
+    chord = wide_mul_latency(slope_bits, within_bits + 1)
+    return 9 + wide_mul_latency(width, width) + sum_latency(lanes) + multiply + chord
+
+
 def booth_latency(w_bits: int, simd: int) -> int:
     """mx_dot_booth: two lanes a cycle in a chain of up to four, the chains, the digits."""
     length, digits = min(simd, 4), math.ceil(w_bits / 2)

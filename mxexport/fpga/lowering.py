@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -213,6 +213,10 @@ class Lowering:
             return out, None
         self._done.add(users[0])
         return users[0].outputs[0], bias
+
+    def absorb(self, nodes: Iterable[ir.Node]) -> None:
+        """Nodes that a unit computes beside the one it was asked about: nobody is asked about them any more."""
+        self._done.update(nodes)
 
     def add(
         self,

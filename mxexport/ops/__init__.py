@@ -40,6 +40,7 @@ from mxexport.ops.wide_concat import WideConcat
 from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
+from mxexport.ops.wide_norm import WideNorm
 from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
 from mxexport.ops.wide_slice import WideSlice
@@ -74,6 +75,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideHardSwish,
         WideActivation,
         WideArgMax,
+        WideNorm,
         WideUpsample,
         WidePad,
         WideSlice,

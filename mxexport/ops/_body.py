@@ -168,6 +168,14 @@ def int_sum(b: Body, x: ir.Value) -> ir.Value:
     return b.MatMul(x, ones)
 
 
+def int_half_up(b: Body, x: ir.Value, shift: ir.Value) -> ir.Value:
+    """x / 2**shift to nearest, ties up, for int64 |x| < 2**60 and shifts 0 .. 60. Div truncates, so it is given what is
+    not negative."""
+    origin, unit = b.int(1 << 61), int_pow2(b, shift)
+    moved = b.Add(b.Add(x, b.Div(unit, b.int(2))), origin)
+    return b.Sub(b.Div(moved, unit), b.Div(origin, unit))
+
+
 def int_clip(b: Body, x: ir.Value, low: ir.Value, high: ir.Value) -> ir.Value:
     return b.Min(b.Max(x, low), high)
 

@@ -15,6 +15,7 @@ from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
+from mxexport.fpga.units.norm import Norm
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
@@ -31,6 +32,7 @@ UNITS: tuple[type[Unit], ...] = (
     Depthwise,
     Relu,
     MaxPool,
+    Norm,  # before AveragePool: a mean of channels may begin one
     AveragePool,
     Add,
     Activation,

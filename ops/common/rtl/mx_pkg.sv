@@ -185,6 +185,64 @@ package mx_pkg;
     return 3 + wide_mul_latency(fraction + 4, fraction + 4) + wide_mul_latency(whole + 1, whole + 3);
   endfunction
 
+  // Bits of a positive constant as a signed factor.
+  function automatic int factor_bits(int factor);
+    return $clog2(factor + 1) + 1;
+  endfunction
+
+  // A number without its lowest one, and the place of that.
+  function automatic int upper_ones(int factor);
+    return factor & (factor - 1);
+  endfunction
+
+  function automatic int lowest_one(int factor);
+    return $clog2(factor - upper_ones(factor));
+  endfunction
+
+  // Whether mx_times is a shift, or a sum of two: constants of one or two ones.
+  function automatic bit times_adds(int factor);
+    return upper_ones(upper_ones(factor)) == 0;
+  endfunction
+
+  // Cycles of mx_times.
+  function automatic int times_latency(int width, int factor);
+    return times_adds(factor) ? 1 : wide_mul_latency(width, factor_bits(factor));
+  endfunction
+
+  // Bits of the sum of k signed values of `width` bits, and of their squares.
+  function automatic int norm_sum_bits(int width, int k);
+    return width + $clog2(k);
+  endfunction
+
+  function automatic int norm_square_bits(int width, int k);
+    return 2 * width + $clog2(k);
+  endfunction
+
+  // Cycles in which mx_norm_statistics multiplies its two sums.
+  function automatic int norm_multiply_latency(int width, int k, int center);
+    int square;
+    int times;
+    square = wide_mul_latency(norm_sum_bits(width, k), norm_sum_bits(width, k));
+    times  = times_latency(norm_square_bits(width, k), k);
+    return (center != 0 && square > times) ? square : times;
+  endfunction
+
+  // Cycles of mx_norm_statistics, from the last beat of a vector.
+  function automatic int norm_statistics_latency(int width, int k, int lanes, int center, int slope_width, int low);
+    return 9 + wide_mul_latency(width, width) + sum_latency(lanes) + norm_multiply_latency(width, k, center)
+           + wide_mul_latency(slope_width, low + 1);
+  endfunction
+
+  // Beats that mx_norm holds: those of a vector, and what comes while its statistics are found.
+  function automatic int norm_depth(int width, int k, int lanes, int center, int slope_width, int low);
+    return 1 << $clog2(ceil_div(k, lanes) + norm_statistics_latency(width, k, lanes, center, slope_width, low) + 3);
+  endfunction
+
+  // Vectors that have a beat in a FIFO of `depth` beats and its register, and one that comes in.
+  function automatic int norm_results(int depth, int beats);
+    return 1 << $clog2((depth + 1) / beats + 3);
+  endfunction
+
   // Cycles of mx_sum: one register for every two levels of its tree.
   function automatic int sum_latency(int terms);
     return ($clog2(terms) + 1) / 2;
