@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -57,6 +58,14 @@ def edge_values(shape: tuple[int, int], seed: int = 0) -> np.ndarray:
     ]
     x[: len(rows)] = np.array(rows, np.float32)
     return x
+
+
+def run_python(script: str, **environment: str) -> str:
+    """What a script prints in a process of its own, which must end well."""
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
 
 
 def run_bodies(model, inputs, outputs: list[str] | None = None) -> dict[str, np.ndarray]:

@@ -6,9 +6,6 @@ Every session serves all shapes and values of its row, for its model leaves the 
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 
 import numpy as np
 import onnx
@@ -23,7 +20,7 @@ from mxexport.numbers import groups, packing
 from mxexport.numbers.formats import SCALE_RULES, FloatElement, get_format, round_bias
 from mxexport.ops._attributes import LARGEST, POSITIVE
 from mxexport.running.sessions import DISABLED_OPTIMIZERS
-from tests.helpers import assert_equal_bits, edge_values, single_node_model
+from tests.helpers import assert_equal_bits, edge_values, run_python, single_node_model
 from tests.test_ops import quant_node, scale_attributes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -251,6 +248,4 @@ for name in MX_FORMATS:
     assert (np.isnan(y) == nan).all(), name
     assert (y[:2] == 0).all() and np.isfinite(y[4:]).mean() > 0.9, name
 """
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {SWITCH: switch})
-    assert done.returncode == 0, done.stderr
+    run_python(script, **{SWITCH: switch})

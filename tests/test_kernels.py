@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -16,7 +14,7 @@ from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.quant import Quantizer, fake_quantize
 from mxexport.quant.kernels import choice, fused, native, on_gpu
-from tests.helpers import assert_equal_bits, edge_values
+from tests.helpers import assert_equal_bits, edge_values, run_python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 FNUZ = ("mxfloat_fnuz_e4m3", "mxfloat_fnuz_e1m2_g9")
@@ -36,13 +34,6 @@ def engine(request, monkeypatch):
         pytest.skip(f"no native kernel here: {found.reason}")
     assert found.kernel == request.param, found.reason
     return request.param
-
-
-def run(script: str, **environment: str) -> str:
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # --- the same bits --------------------------------------------------------------------------------------------
@@ -145,7 +136,7 @@ FLUSHED = """
 import numpy as np, torch
 from mxexport.numbers import numerics, quantized
 from mxexport.quant import fake_quantize
-from tests.helpers import assert_equal_bits, edge_values
+from tests.helpers import assert_equal_bits, edge_values, run_python
 from mxexport.numbers.formats import MX_FORMATS
 x, tiny = edge_values((64, 70)), np.float32(1e-44)
 expected = {name: quantized.quantize(x, name).dequantize() for name in (*MX_FORMATS, "mxint2")}
@@ -160,13 +151,13 @@ assert (torch.tensor([tiny]) * 1 == 0).all()  # the caller's setting is as it wa
 def test_native_kernel_gives_reference_bits_under_flush_to_zero():
     if not native.status().active:
         pytest.skip(f"no native kernel here: {native.status().reason}")
-    run(FLUSHED.replace("ROWS", "assert_equal_bits(y, values, name)"))
+    run_python(FLUSHED.replace("ROWS", "assert_equal_bits(y, values, name)"))
 
 
 def test_torch_path_flushes_nothing_but_subnormals():
     # Row 0, 1: zeros; 5: the largest numbers, whose scale has a subnormal reciprocal in mxint2; 10: ties.
     rows = "for row in (0, 1, 2, 3, 5, 10): assert_equal_bits(y[row], values[row], (name, row))"
-    run(FLUSHED.replace("ROWS", rows), MXEXPORT_NATIVE="0")
+    run_python(FLUSHED.replace("ROWS", rows), MXEXPORT_NATIVE="0")
 
 
 # --- gradients ------------------------------------------------------------------------------------------------
@@ -269,8 +260,8 @@ STATUS = "from mxexport.quant.kernels import native; s = native.status(); print(
 
 
 def test_the_choice_is_visible_and_can_be_switched_off():
-    assert run(STATUS, MXEXPORT_NATIVE="0") == "False switched off by MXEXPORT_NATIVE=0\n"
-    missing = run(STATUS, MXEXPORT_NATIVE="1", CC="no-such-compiler", PATH="/nowhere")
+    assert run_python(STATUS, MXEXPORT_NATIVE="0") == "False switched off by MXEXPORT_NATIVE=0\n"
+    missing = run_python(STATUS, MXEXPORT_NATIVE="1", CC="no-such-compiler", PATH="/nowhere")
     assert missing.startswith("False no C compiler found")
 
 
@@ -281,7 +272,7 @@ def test_a_compiler_that_fails_is_named_and_torch_takes_over(tmp_path):
     script = (
         STATUS + "\nimport torch; from mxexport.quant import fake_quantize; fake_quantize(torch.ones(32), 'mxint8')"
     )
-    told = run(script, MXEXPORT_NATIVE="1", CC=str(compiler), XDG_CACHE_HOME=str(tmp_path))
+    told = run_python(script, MXEXPORT_NATIVE="1", CC=str(compiler), XDG_CACHE_HOME=str(tmp_path))
     assert told == f"False {compiler} could not build fake_quantization.c: out of order\n"
 
 
@@ -292,5 +283,6 @@ def test_the_kernel_is_compiled_once(tmp_path):
     compiler.write_text(f'#!/bin/sh\necho "$1" >> {log}\nexec cc "$@"\n')
     compiler.chmod(0o755)
     for _ in range(2):
-        assert run(STATUS, MXEXPORT_NATIVE="1", CC=str(compiler), XDG_CACHE_HOME=str(tmp_path)).startswith("True")
+        told = run_python(STATUS, MXEXPORT_NATIVE="1", CC=str(compiler), XDG_CACHE_HOME=str(tmp_path))
+        assert told.startswith("True")
     assert [line for line in log.read_text().split() if line != "--version"] == ["-std=c11"]

@@ -4,9 +4,6 @@ does not fit is refused; sessions that compute weights once."""
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +22,7 @@ from mxexport.model import graph
 from mxexport.native.building import SWITCH
 from mxexport.numbers import groups, packing
 from mxexport.running import native_operators
-from tests.helpers import assert_equal_bits, edge_values, run_bodies, single_node_model
+from tests.helpers import assert_equal_bits, edge_values, run_bodies, run_python, single_node_model
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
@@ -318,12 +315,6 @@ def test_what_is_drawn_is_drawn_in_every_call():
 # --- where there are none -----------------------------------------------------------------------------------------
 
 
-def python(script: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def test_the_switch_and_a_missing_compiler_are_named():
     script = """
 import mxexport as mx
@@ -333,8 +324,8 @@ try:
 except UnsupportedError as error:
     print(error)
 """
-    assert "switched off by MXEXPORT_NATIVE=0; files run without them" in python(script, **{SWITCH: "0"})
-    assert "no C compiler found" in python(script, CC="no-such-compiler", PATH="/nowhere", **{SWITCH: "1"})
+    assert "switched off by MXEXPORT_NATIVE=0; files run without them" in run_python(script, **{SWITCH: "0"})
+    assert "no C compiler found" in run_python(script, CC="no-such-compiler", PATH="/nowhere", **{SWITCH: "1"})
 
 
 def test_a_runtime_that_refuses_the_library_leaves_the_bodies(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
@@ -18,7 +17,7 @@ from mxexport.native.building import SWITCH
 from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias
 from mxexport.running import executors, native_operators
-from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, run_bodies, single_node_model
+from tests.helpers import ALL_FORMATS, assert_equal_bits, edge_values, run_bodies, run_python, single_node_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 
@@ -245,9 +244,7 @@ for name in MX_FORMATS:
     y = executors.run(model, {"X": x, "scale": scale}, flush_denormals=True)["Y"]
     assert (y == x).all(), (name, y)
 """
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {SWITCH: switch})
-    assert done.returncode == 0, done.stderr
+    run_python(script, **{SWITCH: switch})
 
 
 def test_every_attribute_is_required():

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.quant import Quantizer
 from mxexport.quant.kernels import choice, fused, native, on_gpu
-from tests.helpers import assert_equal_bits, edge_values
+from tests.helpers import assert_equal_bits, edge_values, run_python
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
 INSTALLED = importlib.util.find_spec("triton") is not None
@@ -217,7 +215,7 @@ print(len(found), sum("add.rn.f32" in asm["ptx"] for asm in found))
 @with_triton
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_compile_for_gpus_to_what_cannot_depend_on_flushing_or_fusion(capability, tmp_path):
-    told = in_a_process(
+    told = run_python(
         COMPILE.replace("CAPABILITY", str(capability)), TRITON_INTERPRET="0", TRITON_CACHE_DIR=str(tmp_path)
     )
     assert told == "23 18\n"
@@ -241,15 +239,8 @@ for device in ("cpu", "cuda"):
 ASKED_FOR = {"MXEXPORT_NATIVE": "triton", "TRITON_INTERPRET": "1"}
 
 
-def in_a_process(script: str, **environment: str) -> str:
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done.stdout
-
-
 def test_without_triton_the_others_run_even_if_it_is_asked_for():
-    told = in_a_process(QUANTIZE.replace("HIDE", "sys.modules['triton'] = None"), **ASKED_FOR).splitlines()
+    told = run_python(QUANTIZE.replace("HIDE", "sys.modules['triton'] = None"), **ASKED_FOR).splitlines()
     assert told[0] == "False"
     assert told[1].startswith(("native", "torch")) and told[1].endswith("; triton is not installed")
     assert told[2] == "torch triton is not installed"
@@ -257,19 +248,19 @@ def test_without_triton_the_others_run_even_if_it_is_asked_for():
 
 def test_a_triton_that_fails_is_named_and_the_others_run(tmp_path):
     (tmp_path / "triton.py").write_text("raise ImportError('out of order')")
-    told = in_a_process(QUANTIZE.replace("HIDE", f"sys.path.insert(0, {str(tmp_path)!r})"), **ASKED_FOR).splitlines()
+    told = run_python(QUANTIZE.replace("HIDE", f"sys.path.insert(0, {str(tmp_path)!r})"), **ASKED_FOR).splitlines()
     assert told[1].startswith(("native", "torch"))
     assert told[1].endswith("; triton could not run a kernel: ImportError: out of order")
 
 
 def test_cpu_tensors_do_not_import_the_kernels():
-    told = in_a_process(QUANTIZE.replace("HIDE", ""), MXEXPORT_NATIVE="1", TRITON_INTERPRET="0").splitlines()
+    told = run_python(QUANTIZE.replace("HIDE", ""), MXEXPORT_NATIVE="1", TRITON_INTERPRET="0").splitlines()
     assert told[0] == "False" and not told[1].startswith("triton")
 
 
 @interpreted
 def test_the_interpreter_is_named():
-    told = in_a_process(QUANTIZE.replace("HIDE", ""), **ASKED_FOR).splitlines()
+    told = run_python(QUANTIZE.replace("HIDE", ""), **ASKED_FOR).splitlines()
     assert told[:2] == ["True", "triton triton runs in its interpreter"]
 
 

@@ -70,12 +70,16 @@ def run(
 ) -> None:
     """Execute a file on given inputs."""
     from mxexport.errors import InputFileError
-    from mxexport.running import executors, preparing
+    from mxexport.running import executors
 
     if executor not in executors.EXECUTORS:
         raise typer.BadParameter(f"{executor!r}; expected one of {', '.join(executors.EXECUTORS)}")
-    execute = executors.find_executor(executor)
-    results = execute(model, load_inputs(inputs), outputs.split(",") if outputs else None)
+    fed, names, kernels = load_inputs(inputs), outputs.split(",") if outputs else None, executor
+    if executor == "onnxruntime":
+        session = executors.Session(model, names, weights="each")
+        results, kernels = session.run(fed), session.kernels
+    else:
+        results = executors.find_executor(executor)(model, fed, names)
     if not results:
         raise InputFileError(f"{model}: its graph has no outputs; name tensors with --outputs")
     paths = _write(results, out, output_dir)
@@ -83,7 +87,6 @@ def run(
         name: {"shape": list(a.shape), "dtype": str(a.dtype), "path": paths[name]} for name, a in results.items()
     }
     if as_json:
-        kernels = preparing.kernels(model) if executor == "onnxruntime" else executor
         print_json({"outputs": summary, "path": next(iter(paths.values())), "kernels": kernels})
         return
     for name, item in summary.items():

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from mxexport.fpga.unit import Refused
 from mxexport.model.editing import sole_user
-from mxexport.model.rewriting import attribute, constant, is_op
+from mxexport.model.rewriting import attribute, constant, is_op, reduced_axes
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,7 @@ def _is(value: ir.Value, number: float) -> bool:
 
 
 def _of_channels(node: ir.Node) -> bool:
-    """Whether a ReduceMean keeps axis 1 with one value; axes are an input from opset 18 on."""
-    given = node.attributes["axes"].value if "axes" in node.attributes else None
-    if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
-        given = constant(node.inputs[1])
-    axes = [] if given is None else [int(a) for a in np.ravel(given)]
+    """Whether a ReduceMean keeps axis 1 with one value."""
+    axes = reduced_axes(node) or []
     rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
     return attribute(node, "keepdims", 1) == 1 and len(axes) == 1 and axes[0] in (1, None if rank is None else 1 - rank)

@@ -12,7 +12,7 @@ from mxexport.fpga.area import Area, Parts, each, ram
 from mxexport.fpga.layouts import is_turned
 from mxexport.fpga.types import Stream, Wide
 from mxexport.fpga.unit import Folding, Refused, Timing, equal_parts, lane_foldings
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import reduced_axes
 from mxexport.numbers.groups import group_count
 from mxexport.numbers.spatial import output_size
 
@@ -271,9 +271,7 @@ def _both(numbers: tuple[int, ...]) -> tuple[int, int]:
 def check_whole_image(node: ir.Node) -> None:
     """Raise Refused unless a ReduceMean or ReduceMax looks at whole images."""
     rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
-    axes = node.attributes["axes"].value if "axes" in node.attributes else None
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        axes = constant(node.inputs[1])
-    found = None if axes is None or rank is None else sorted(int(a) % rank for a in np.ravel(axes))
+    axes = reduced_axes(node)
+    found = None if axes is None or rank is None else sorted(a % rank for a in axes)
     if rank is None or found != list(range(2, rank)):
         raise Refused(f"it looks at axes {found}; units pool height and width of [batch, channels, height, width]")

@@ -128,6 +128,15 @@ def attribute(node: ir.Node, name: str, default=None):
     return default if found is None else found.value
 
 
+def reduced_axes(node: ir.Node) -> list[int] | None:
+    """The axes of a reduction, which are an input from opset 18 (ReduceSum: 13) on, as the file counts them; None where
+    it names none, or none that are constant."""
+    given = attribute(node, "axes")
+    if len(node.inputs) > 1 and node.inputs[1] is not None:
+        given = constant(node.inputs[1])
+    return None if given is None else [int(axis) for axis in np.ravel(given)]
+
+
 def value_names(model: ir.Model) -> Iterator[str]:
     """The name of every value outside functions."""
     for graph in model.graphs():

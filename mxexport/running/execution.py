@@ -112,14 +112,14 @@ def _with_bodies(model: ir.Model) -> ir.Model:
 
 
 def _session(model: ir.Model) -> onnxruntime.InferenceSession:
-    size = tensor_bytes(model)
+    size, library = tensor_bytes(model), native_operators.status().library
     outside = any(isinstance(v.const_value, ir.ExternalTensor) for v in model.graph.initializers.values())
     if size < _IN_MEMORY and not outside:
-        return sessions.open_plain(graph.to_proto(model).SerializeToString(), native_operators.status().library)
+        return sessions.open_plain(graph.to_proto(model).SerializeToString(), library)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         ir.save(model, path, external_data="model.data")
-        return sessions.open_plain(path, native_operators.status().library)
+        return sessions.open_plain(path, library)
 
 
 def _in_qonnx(model: ir.Model, inputs, outputs) -> dict[str, np.ndarray]:

@@ -155,13 +155,8 @@ def _has_kernel(function: onnx.FunctionProto) -> bool:
     return function.domain == DOMAIN and function.name in native_operators.operators()
 
 
-def kernels(model: ModelLike) -> str:
-    """What computes our operators of a model in onnxruntime, in words. Raises what `run` raises for a bad file."""
-    return kernels_of(prepare(model, None, with_data=False).proto)
-
-
 def kernels_of(proto: onnx.ModelProto) -> str:
-    """The same of a model with the bodies that its nodes need."""
+    """What computes our operators of a model in onnxruntime, in words; the model has the bodies that its nodes need."""
     ours = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS})
     bodies_of = sorted({f.name for f in proto.functions if f.domain in graph.BODY_DOMAINS and not _has_kernel(f)})
     if not ours:
@@ -187,8 +182,8 @@ def with_weights(prepared: Prepared, flush_denormals: bool, threads: int | None)
     rest.CopyFrom(prepared.proto)
     weights.prune(rest.graph, made)
     rest.graph.initializer.extend(_referring(name, value) for name, value in made.items())
-    used = {f"{n.domain}:{n.op_type}" for n in all_nodes(rest.graph)}
-    kept = [f for f in rest.functions if f"{f.domain}:{f.name}" in used or f.domain not in graph.BODY_DOMAINS]
+    used = {(n.domain, n.op_type) for n in all_nodes(rest.graph)}
+    kept = [f for f in rest.functions if (f.domain, f.name) in used or f.domain not in graph.BODY_DOMAINS]
     del rest.functions[:]
     rest.functions.extend(kept)
     there = {t.name for t in rest.graph.initializer}

@@ -35,7 +35,7 @@ def open_fast(
         flush_denormals: onnxruntime then keeps it for the whole process.
         threads: of one node's computation; None: onnxruntime's own choice.
     """
-    options = _options(3)
+    options = _options(3, library)
     if threads is not None:
         options.intra_op_num_threads = threads
     if flush_denormals:
@@ -44,8 +44,6 @@ def open_fast(
         options.add_external_initializers(list(given), list(given.values()))
     if data_directory:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(data_directory))
-    if library:
-        options.register_custom_ops_library(str(library))
     if has_bodies:
         options.enable_mem_reuse = False
     session = _opened(source, options, DISABLED_OPTIMIZERS if has_bodies else ())
@@ -60,9 +58,7 @@ def open_plain(
 
     library: kernels of operators (`native_operators`).
     """
-    options = _options(4)
-    if library:
-        options.register_custom_ops_library(str(library))
+    options = _options(4, library)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = options.enable_mem_pattern = False
@@ -70,9 +66,11 @@ def open_plain(
     return _opened(source, options)
 
 
-def _options(severity: int) -> onnxruntime.SessionOptions:
+def _options(severity: int, library: str | os.PathLike[str] | None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = severity
+    if library:
+        options.register_custom_ops_library(str(library))
     return options
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 import onnx
 
+from mxexport.model.checks import subgraphs
 from mxexport.model.graph import BODY_DOMAINS
+from mxexport.model.rewriting import RANDOM
 
-_DRAWN = {
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-    "Multinomial",
-    "Bernoulli",
-    "Dropout",
-}
+_DRAWN = RANDOM | {"Dropout"}
 
 
 def constant_results(graph: onnx.GraphProto) -> list[str]:
@@ -36,19 +30,12 @@ def constant_results(graph: onnx.GraphProto) -> list[str]:
 
 def _is_constant(node: onnx.NodeProto, constant: set[str]) -> bool:
     drawn = node.domain == "" and node.op_type in _DRAWN
-    return not drawn and not any(_subgraphs(node)) and constant.issuperset(node.input)
-
-
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+    return not drawn and not any(subgraphs(node)) and constant.issuperset(node.input)
 
 
 def tensors_read(node: onnx.NodeProto) -> set[str]:
     """Names of all tensors a node reads, those that its subgraphs take from outside included."""
-    graphs = list(_subgraphs(node))
+    graphs = list(subgraphs(node))
     inner = {name for g in graphs for n in g.node for name in tensors_read(n)} | {
         o.name for g in graphs for o in g.output
     }

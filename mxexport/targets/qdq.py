@@ -57,8 +57,9 @@ def convert(model: ir.Model, opset: int | None = None, functions: bool = True) -
     inlining.inline_functions(result)
     raise_opset(result, target)
     native = target if opset is not None and target >= carriers.NATIVE_OPSET else None
+    packed = _pack_halves(result) if functions and native is None else {}
     notes = [
-        (node.name, _convert_quantizer(node, result, native, functions))
+        (packed.get(node.outputs[0].name, node.name), _convert_quantizer(node, result, native, packed))
         for node in list(result.graph.all_nodes())
         if node.domain == DOMAIN and node.op_type in OPERATORS and "scale" in OPERATORS[node.op_type].inputs
         if "Y" in OPERATORS[node.op_type].outputs
@@ -93,16 +94,16 @@ def _check_opset(model: ir.Model, opset: int | None) -> int:
 # --- one quantizer --------------------------------------------------------------------------------------------
 
 
-def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None, functions: bool) -> str | None:
-    """Replace one node; what to say about it, or None where it stays for its body."""
+def _convert_quantizer(node: ir.Node, model: ir.Model, native: int | None, packed: dict[str, str]) -> str | None:
+    """Replace one node; what to say about it, or None where it stays for its body. `packed`: of `_pack_halves`."""
     name = values.format_name(node) or node.op_type
     if graph.FORMAT_KEY not in node.metadata_props and name != node.op_type:
         node.metadata_props[graph.FORMAT_KEY] = name
     codes = values.constant_codes(node)
     if codes is None:
         return _convert_activation(node, model, native, name)
-    if functions and native is None and _halves(node) and (packed := _pack(node, model)):
-        return f"{name}: {packed}"
+    if node.outputs[0].name in packed:
+        return f"{name}: two codes a byte, MXFloatDequant as a function of standard operators"
     return _convert_weight(node, codes, model, native, name)
 
 
@@ -112,15 +113,13 @@ def _halves(node: ir.Node) -> bool:
     return isinstance(element, FloatElement) and element.bits <= 4
 
 
-def _pack(node: ir.Node, model: ir.Model) -> str | None:
-    """Codes of four bits as packed bytes behind a function; None where a weight does not fold so."""
-    if node.op_type not in graph.DEQUANTIZERS:
-        name = node.outputs[0].name
-        fold_weights.pack(model, [(node, None)])
-        node = next((n for n in model.graph if n.outputs and n.outputs[0].name == name), node)
-    if node.op_type not in graph.DEQUANTIZERS:
-        return None
-    return "two codes a byte, MXFloatDequant as a function of standard operators"
+def _pack_halves(model: ir.Model) -> dict[str, str]:
+    """Weights of `_halves` become packed codes, all at once, where they fold so; tensor -> what made it before."""
+    halves = {n.outputs[0].name: n for n in model.graph.all_nodes() if graph.is_quantized_constant(n) and _halves(n)}
+    names = {tensor: node.name for tensor, node in halves.items()}
+    fold_weights.pack(model, [(n, None) for n in halves.values() if n.op_type in graph.QUANTIZERS])
+    made = {n.outputs[0].name for n in model.graph.all_nodes() if n.op_type in graph.DEQUANTIZERS}
+    return {tensor: name for tensor, name in names.items() if tensor in made}
 
 
 def _convert_weight(node: ir.Node, codes: values.ConstantCodes, model: ir.Model, native: int | None, name: str) -> str:

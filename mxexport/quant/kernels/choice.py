@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mxexport.native.building import switched_off
 from mxexport.quant.kernels import native, on_gpu
 
 Kernel = Literal["native", "triton", "torch"]
@@ -37,8 +38,8 @@ def status(device: torch.device | str = "cpu") -> Status:
 
 
 def _choose(device: torch.device) -> Status:
-    if os.environ.get(native.SWITCH, "") == "0":
-        return Status("torch", native.status().reason)
+    if (off := switched_off()) is not None:
+        return Status("torch", off.reason)
     why_no_triton = on_gpu.missing(device)
     if why_no_triton is None:
         how = "on the device" if device.type == "cuda" else "in its interpreter"
