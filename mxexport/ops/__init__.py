@@ -25,6 +25,7 @@ from mxexport.ops.mx_float_quant import MXFloatQuant
 from mxexport.ops.mx_insert import MXInsert
 from mxexport.ops.mx_matmul import MXMatMul
 from mxexport.ops.mx_quantize import MXQuantize
+from mxexport.ops.mx_quantize_tokens import MXQuantizeTokens
 from mxexport.ops.mx_scale import MXScale
 from mxexport.ops.mx_scale_dequant import MXScaleDequant
 from mxexport.ops.mx_window import MXWindow
@@ -60,6 +61,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MXScaleDequant,
         NVFP4ScaleDequant,
         MXQuantize,
+        MXQuantizeTokens,
         MXDequantize,
         MXMatMul,
         MXDepthwise,

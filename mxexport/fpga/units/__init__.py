@@ -18,6 +18,7 @@ from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.norm import Norm
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.quantize import Quantize
+from mxexport.fpga.units.quantize_tokens import QuantizeTokens
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
 from mxexport.fpga.units.slice import Slice
@@ -26,6 +27,7 @@ from mxexport.fpga.units.window import MXWindow
 
 UNITS: tuple[type[Unit], ...] = (
     Quantize,
+    QuantizeTokens,
     Dequantize,
     MXWindow,
     MatMul,
