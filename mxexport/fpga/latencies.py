@@ -140,7 +140,7 @@ def encode_latency(binades: int) -> int:
 def quantize_tokens_latency(round_bias: int, binades: int) -> int:
     """mx_quantize_tokens, from a word of a block's last token to the first beat of codes, if that were its only token:
     the scale of a column, memories and encoder, codes in order."""
-    return (7 if round_bias else 5) + 1 + encode_latency(binades) + 4
+    return (8 if round_bias else 5) + 1 + encode_latency(binades) + 4
 
 
 def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:

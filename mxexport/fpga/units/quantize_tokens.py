@@ -141,7 +141,7 @@ class QuantizeTokens:
         """Values of a block, what finds the scale of a column, encoders, codes of two frames."""
         lanes, out, q = folding.simd, folding.pe, self.quantizer
         bound, words, blocks = self.source.width - self.source.nonnegative, self._words(lanes), self.result.blocks
-        slack = 8 if q.round_bias else 6
+        slack = 9 if q.round_bias else 6
         depth = (self._most - 1) * words + slack
         scales = 1 << ((1 + (self._tail < self._most)) * words + slack - 1).bit_length()
         frame, bits = group_count(self._tokens, out) * words, self.result.bits

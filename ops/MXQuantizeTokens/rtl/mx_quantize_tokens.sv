@@ -87,7 +87,7 @@ module mx_quantize_tokens #(
 
   // A block is read from its first token on as soon as its last one comes: what is held are the others, and what
   // comes while the scale of a column is found.
-  localparam int Slack     = (RoundBias == 0) ? 6 : 8;
+  localparam int Slack     = (RoundBias == 0) ? 6 : 9;
   localparam int Depth     = (Most - 1) * Words + Slack;
   localparam int AddrBits  = $clog2(Depth);
   localparam int CountBits = $clog2(Depth + 1);
