@@ -63,7 +63,7 @@ def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
         alike = [v for v in variants if v[0] & set(row[0])]
         kinds = set(row[0]).union(*(v[0] for v in alike))
         variants = [v for v in variants if v not in alike] + [(kinds, [row, *(r for v in alike for r in v[1])])]
-    return {kind: cells for _, found in variants for kind, cells in _fit(found, key).items()}
+    return {kind: cells for kinds, found in variants if kinds for kind, cells in _fit(found, key).items()}
 
 
 def _fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:

@@ -223,6 +223,7 @@ def _spatial() -> list[Case]:
     two = kinds["padded"] | {"kernel_shape": [2, 2], "pads": [0, 0, 0, 0]}
     cases.append(("WideAveragePool", "power_of_two", [wide], two | {"divisor": 4, "shift": 2} | type_of))
     cases.append(("WideReorder", "image", [wide], type_of))
+    cases.append(("WideReshape", "heads", [wide], {"frame": [10, 2, 3]} | type_of))
     cases += [("WideClip", f"{low}_{high}", [wide], {"low": low, "high": high} | type_of)
               for low, high in ((0, 6), (-(2**53), 2**40))]  # fmt: skip
     narrow = wide % 2**38 - 2**37
@@ -231,6 +232,7 @@ def _spatial() -> list[Case]:
     cases.append(("WideConcat", "two_and_three", [wide[..., :2], narrow], {"a_shift": 0, "b_shift": 9} | type_of))
     numbers = [np.array([131071, -5, 1]), np.array([-(2**40), 2048, 2**39 + 1])]
     cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
+    cases.append(("WideOffset", "places", [narrow, narrow[0, ::-1] // 8], {"x_shift": 3} | type_of))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
     cases.append(("WidePad", "uneven", [wide], {"pads": [2, 1, 0, 3]} | type_of))
     cases += [

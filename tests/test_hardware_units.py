@@ -35,10 +35,12 @@ from mxexport.fpga.units import (
     MaxPool,
     MXWindow,
     Norm,
+    Offset,
     Pad,
     Quantize,
     Relu,
     Reorder,
+    Reshape,
     Slice,
     Upsample,
 )  # fmt: skip
@@ -158,6 +160,10 @@ def cases() -> dict[str, tuple]:
     found["reorder-lanes"] = Reorder(Wide((7, 7, 20), 13, 0)), [2, 4, 16, 8]
     found["reorder-few"] = Reorder(Wide((2, 3, 9), 13, 0)), [4, 2]
     found["reorder-1"] = Reorder(Wide((1, 3, 1), 13, 0)), [1]
+    found["reshape"] = Reshape(Wide((5, 12), 13, 0), (5, 3, 4)), [1, 2, 4]
+    found["reshape-join"] = Reshape(Wide((5, 2, 6), 13, 0), (5, 12), -3), [2, 12]
+    found["reshape-image"] = Reshape(Wide((3, 2, 5), 13, 0), (6, 5)), [1, 8]
+    found |= offsets()
     found["add"] = Add(Wide((3, 2, 5), 13, -4), Wide((3, 2, 5), 17, -7)), [1, 2, 8]
     for low, high in ((0, 900), (-(2**40), 2**35), (-7, -7), (-300, 2**39)):
         found[f"clip-{low}-{high}"] = Clip(Wide((3, 2, 5), 42, -9), low, high), [1, 4]
@@ -197,6 +203,18 @@ def cases() -> dict[str, tuple]:
         found[f"insert-{name}"] = Insert(Blocks((3, 2, 40), name, 32, 100, 104), steps, more), [4, 32]
     found["add-equal"] = Add(Wide((9,), 13, -4), Wide((9,), 13, -4)), [4]
     return found | at_once()
+
+
+def offsets() -> dict[str, tuple]:
+    """Constants finer and coarser than the input, in LUTs and in block RAM."""
+    rng, found = np.random.default_rng(6), {}
+    for name, shape, width, lsb_exp, lanes in (
+        ("tokens", (7, 12), 30, -24, [1, 4, 16]),
+        ("coarse", (3, 2, 5), 12, 2, [1, 8]),
+        ("deep", (40, 24), 24, -16, [1, 2]),
+    ):
+        found[f"offset-{name}"] = Offset.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes
+    return found
 
 
 def norms() -> dict[str, tuple]:
@@ -444,6 +462,8 @@ def test_every_module_checks_its_parameters():
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),
         ("mx_norm_lane", {"Shift": 0}, "Shift = 0"),
+        ("mx_offset", {"Beats": 0}, "Beats = 0"),
+        ("mx_reshape", {"Lanes": 0}, "Lanes = 0"),
         ("mx_times", {"Factor": 0}, "Factor = 0"),
         ("mx_slice", {"OutK": 3}, "a part of the frame"),
         ("mx_ingress", {"Width": 9}, "Width = 9"),

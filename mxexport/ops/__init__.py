@@ -41,8 +41,10 @@ from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
 from mxexport.ops.wide_norm import WideNorm
+from mxexport.ops.wide_offset import WideOffset
 from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
+from mxexport.ops.wide_reshape import WideReshape
 from mxexport.ops.wide_slice import WideSlice
 from mxexport.ops.wide_upsample import WideUpsample
 
@@ -76,10 +78,12 @@ OPERATORS: dict[str, type[Operator]] = {
         WideActivation,
         WideArgMax,
         WideNorm,
+        WideOffset,
         WideUpsample,
         WidePad,
         WideSlice,
         WideReorder,
+        WideReshape,
         Eltwise,
     )
 }

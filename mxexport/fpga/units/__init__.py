@@ -16,10 +16,12 @@ from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.norm import Norm
+from mxexport.fpga.units.offset import Offset
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
+from mxexport.fpga.units.reshape import Reshape
 from mxexport.fpga.units.slice import Slice
 from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
@@ -36,6 +38,7 @@ UNITS: tuple[type[Unit], ...] = (
     AveragePool,
     Add,
     Activation,
+    Offset,  # before Affine: constants that differ from place to place
     Affine,
     Concat,
     Clip,
@@ -47,6 +50,7 @@ UNITS: tuple[type[Unit], ...] = (
     Slice,
     Insert,
     Reorder,
+    Reshape,
 )
 LOWERS = {op: [unit for unit in UNITS if op in unit.lowers] for kind in UNITS for op in kind.lowers}
 """Operator of a QONNX graph (domain, op_type) -> the units that are asked to lower it, in turn."""

@@ -19,6 +19,7 @@ from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
+from mxexport.fpga.views import View
 from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
 from mxexport.fpga.windows import Window
 from mxexport.fpga.words import rom_pieces
@@ -55,7 +56,8 @@ class MatMul:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if is_depthwise(node):
             return False
-        source = low.blocks(node.inputs[0])
+        source, sequence = low.sequence_blocks(node.inputs[0]), node.op_type in ("MatMul", "Gemm")
+        source = source if sequence or source.view is None else low.settled(source, source.view)
         quantizer, transposed = _weight_of(node)
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
@@ -89,7 +91,8 @@ class MatMul:
             found = f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}"
             raise UnsupportedError(f"compile: node {node.name!r}: {found}")
         shape = None if source.shape is None else (*source.shape[:-1], len(weight.codes))
-        low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape), node)
+        view = None if source.view is None else _of_tokens(source.view).with_last(-1, len(weight.codes))
+        low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape, view=view), node)
         return True
 
     @classmethod
@@ -325,6 +328,13 @@ def _window_of(node: ir.Node, source: Pending) -> Window | None:
         return None
     found = Window.of_node(node, tuple(node.inputs[1].shape[2:]), source.shape)
     return None if found.moves_only else found
+
+
+def _of_tokens(view: View) -> View:
+    """The view of a product's operand. Raises Refused unless products run along vectors."""
+    if not view.trailing(-1):
+        raise Refused(f"its input has the axes {view}, of which the last does not come last; expected channels last")
+    return view
 
 
 def _inserted(node: ir.Node, source: Pending, low: Lowering) -> tuple[Pending, Window | None]:
