@@ -15,7 +15,7 @@ from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization
