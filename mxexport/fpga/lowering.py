@@ -16,6 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
+from mxexport.fpga.masks import masked
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -28,7 +29,6 @@ OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
-    "Softmax": "apply it on the host; export the model up to the layer before it",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
@@ -107,7 +107,8 @@ def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
 class Lowering:
     """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
 
-    Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute.
+    Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute;
+    `masks`: Softmax -> the scores without their masks.
     Without `sources`, nothing is built and only refusals are found.
     """
 
@@ -120,7 +121,9 @@ class Lowering:
         self._pending: dict[ir.Value, Pending] = {}
         self._makers: dict[ir.Value, ir.Node] = {}
         self.activations = composed(g)
-        self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
+        self.masks = masked(g)
+        taken = (*self.activations.values(), *self.masks.values())
+        self._done: set[ir.Node] = {node for found in taken for node in found.inner}
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
@@ -150,6 +153,10 @@ class Lowering:
         return Pending(shape, view=View.of(shape))
 
     # --- what units call ------------------------------------------------------------------------------------------
+
+    def carries(self, value: ir.Value | None) -> bool:
+        """Whether a stream carries a tensor, or would but for a refusal."""
+        return value in self._pending
 
     def elements(self, value: ir.Value) -> Pending:
         """The stream that carries a tensor, in whatever order: for units to which all values are alike. Raises Refused
