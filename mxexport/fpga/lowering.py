@@ -284,15 +284,16 @@ class Lowering:
             self._wide[source.values[0]] = made
         return made
 
-    def take_bias(self, node: ir.Node) -> tuple[ir.Value, np.ndarray | None]:
-        """(what comes out behind a product, the constant that a following Add puts on it; None where there is none)."""
+    def take_bias(self, node: ir.Node, by_place: bool = False) -> tuple[ir.Value, np.ndarray | None]:
+        """(what comes out behind a product, the constant that a following Add puts on it; None where there is none).
+        `by_place`: also one that differs from token to token."""
         out = node.outputs[0]
         users = [user for user, _ in out.uses()]
         if len(users) != 1 or out.is_graph_output() or users[0].op_type != "Add" or users[0].domain != "":
             return out, None
         (other,) = [v for v in users[0].inputs if v is not out] or [None]
         bias = None if other is None else constant(other)
-        if bias is None or _differs_by_place(bias, out.shape):
+        if bias is None or (not by_place and _differs_by_place(bias, out.shape)):
             return out, None
         self._done.add(users[0])
         return users[0].outputs[0], bias

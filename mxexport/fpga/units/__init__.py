@@ -38,7 +38,7 @@ UNITS: tuple[type[Unit], ...] = (
     AveragePool,
     Add,
     Activation,
-    Offset,  # before Affine: constants that differ from place to place
+    Offset,  # before Affine and Concat: constants that differ from place to place
     Affine,
     Concat,
     Clip,

@@ -1,7 +1,8 @@
-"""A constant of its own for every place of a frame: what tokens get by their position."""
+"""A constant of its own for every place of a frame: what tokens get by their position, and tokens that are constant."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,9 +14,11 @@ from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.units.pad import Pad
+from mxexport.fpga.views import View, size_of
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import constant, repeated_constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.grids import Grid
 from mxexport.numbers.groups import group_count
@@ -34,7 +37,7 @@ class Offset:
     status = {}
     memory_kinds = ("offset",)
     vectorwise = False
-    lowers = (("", "Add"), ("", "Sub"))
+    lowers = (("", "Add"), ("", "Sub"), ("", "Concat"))
 
     source: Wide
     offset: np.ndarray
@@ -42,6 +45,8 @@ class Offset:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if node.op_type == "Concat":
+            return cls._lower_tokens(node, low)
         which = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
         if which is None or low.elements(node.inputs[1 - which]).shape is None:
             return False
@@ -55,6 +60,43 @@ class Offset:
             raise Refused("its constant holds NaN or Inf")
         values = -placed if node.op_type == "Sub" else placed
 
+        kept = low.elements(x).view  # images stay images
+        made = low.add(cls._making(values, node), [source], node, "offset", ("sum",), source.shape)
+        low.bind(node.outputs[0], replace(made, view=kept), node)
+        return True
+
+    @classmethod
+    def _lower_tokens(cls, node: ir.Node, low: Lowering) -> bool:
+        """Constant tokens before or behind those that come: zeros take their places, and a constant is added, together
+        with what is added behind."""
+        beside = [repeated_constant(v) for v in node.inputs]
+        which = next((i for i, c in enumerate(beside) if c is not None), None)
+        if which is None or len(beside) != 2 or not low.carries(node.inputs[1 - which]):
+            return False
+        source, given = low.wide(low.sequences(node.inputs[1 - which]), node), beside[which].astype(np.float64)
+        if source.view is None:
+            low.bind(node.outputs[0], source)
+            return True
+        axis = node.attributes["axis"].value % len(source.view.axes)
+        if len(source.view.axes) != 3 or axis != 1 or not source.view.same(View.of(source.view.sizes())):
+            raise Refused(f"it joins a constant to {source.view} along axis {axis}; expected tokens, along axis 1")
+        (tokens, channels), more = (size_of(a) for a in source.view.axes[1:]), given.shape[1]
+        rows = (more, 0) if which == 0 else (0, more)
+        result, added = low.take_bias(node, by_place=True)
+        values = np.pad(given[0], [(0, tokens) if which == 0 else (tokens, 0), (0, 0)])
+        values = values + (0.0 if added is None else np.broadcast_to(added, (1, *values.shape))[0])
+        if not np.isfinite(values).all():
+            raise Refused("its constant holds NaN or Inf")
+        image = low.shaped(source, (tokens, 1, channels))
+        make = lambda t: Pad(t, (rows[0], 0, rows[1], 0))  # noqa: E731
+        image = low.add(make, [image], node, "pad", ("padded",), (tokens + more, 1, channels))
+        view = View.of((tokens + more, channels))
+        padded = low.shaped(replace(image, view=view), (tokens + more, channels))
+        low.bind(result, low.add(cls._making(values, node), [padded], node, "offset", ("sum",), padded.shape), node)
+        return True
+
+    @classmethod
+    def _making(cls, values: np.ndarray, node: ir.Node) -> Callable[[Wide], Offset]:
         def make(source: Wide) -> Offset:
             made = cls.of(source, values)
             if made.result.width > MAX_WIDTH:
@@ -62,10 +104,7 @@ class Offset:
                 raise UnsupportedError(f"compile: node {node.name!r}: {needs}; quantize before it")
             return made
 
-        kept = low.elements(x).view  # images stay images
-        made = low.add(make, [source], node, "offset", ("sum",), source.shape)
-        low.bind(node.outputs[0], replace(made, view=kept), node)
-        return True
+        return make
 
     @classmethod
     def of(cls, source: Wide, values: np.ndarray) -> Offset:
