@@ -28,6 +28,7 @@ from mxexport.fpga.units import (
     Concat,
     Depthwise,
     Dequantize,
+    Embedding,
     HardSwish,
     Insert,
     LeakyRelu,
@@ -164,6 +165,12 @@ def cases() -> dict[str, tuple]:
     found["reshape-join"] = Reshape(Wide((5, 2, 6), 13, 0), (5, 12), -3), [2, 12]
     found["reshape-image"] = Reshape(Wide((3, 2, 5), 13, 0), (6, 5)), [1, 8]
     found |= offsets()
+    rng = np.random.default_rng(8)
+    for name, rows, channels, width, lanes in (("few", 5, 12, 8, [1, 4, 16]), ("many", 40, 24, 5, [1, 8])):
+        found[f"embedding-{name}"] = (
+            Embedding.of(Wide((7, 1), width, 0), rng.normal(0, 1, (rows, channels))),
+            [Folding(n, 1) for n in lanes],
+        )
     found["add"] = Add(Wide((3, 2, 5), 13, -4), Wide((3, 2, 5), 17, -7)), [1, 2, 8]
     for low, high in ((0, 900), (-(2**40), 2**35), (-7, -7), (-300, 2**39)):
         found[f"clip-{low}-{high}"] = Clip(Wide((3, 2, 5), 42, -9), low, high), [1, 4]
@@ -462,6 +469,7 @@ def test_every_module_checks_its_parameters():
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),
         ("mx_norm_lane", {"Shift": 0}, "Shift = 0"),
+        ("mx_embedding", {"Rows": 0}, "Rows = 0"),
         ("mx_offset", {"Beats": 0}, "Beats = 0"),
         ("mx_reshape", {"Lanes": 0}, "Lanes = 0"),
         ("mx_times", {"Factor": 0}, "Factor = 0"),

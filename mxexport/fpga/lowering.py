@@ -442,7 +442,7 @@ class Lowering:
         streams = [v for v in node.inputs if v in self._pending]
         others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
-        if blocked is None or blocked.op_type not in PRODUCTS or constant(others[0]) is None:
+        if blocked is None or blocked.op_type not in PRODUCTS:
             if not streams:
                 raise Refused(_ELSEWHERE)
             return False

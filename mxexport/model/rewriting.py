@@ -75,7 +75,8 @@ def nodes_of_scales(graph: ir.Graph) -> set[ir.Node]:
         used = uses and not node.outputs[0].is_graph_output()
         repeated = repeated_constant(node.outputs[0]) is not None
         found = all(
-            user in beside or (is_quantizer(user) and at > 0) or (repeated and is_op(user, "Concat")) for user, at in uses
+            user in beside or (is_quantizer(user) and at > 0) or (repeated and is_op(user, "Concat"))
+            for user, at in uses
         )
         if used and found and is_op(node, *_OF_SCALES):
             beside.add(node)

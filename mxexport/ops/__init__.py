@@ -37,6 +37,7 @@ from mxexport.ops.wide_arg_max import WideArgMax
 from mxexport.ops.wide_average_pool import WideAveragePool
 from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
+from mxexport.ops.wide_embedding import WideEmbedding
 from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
@@ -76,6 +77,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideLeakyRelu,
         WideHardSwish,
         WideActivation,
+        WideEmbedding,
         WideArgMax,
         WideNorm,
         WideOffset,

@@ -10,6 +10,7 @@ from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.units.concat import Concat
 from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
+from mxexport.fpga.units.embedding import Embedding
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.leaky_relu import LeakyRelu
@@ -47,6 +48,7 @@ UNITS: tuple[type[Unit], ...] = (
     ArgMax,
     Upsample,
     Pad,
+    Embedding,  # before Slice: what is gathered from a constant
     Slice,
     Insert,
     Reorder,

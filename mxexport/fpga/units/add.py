@@ -14,7 +14,7 @@ from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine
-from mxexport.model.rewriting import constant
+from mxexport.model.constants import constant_array
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 
@@ -33,7 +33,7 @@ class Add:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        if any(constant(v) is not None for v in node.inputs):
+        if any(not low.carries(v) and constant_array(v) is not None for v in node.inputs):
             return low.constant_behind_a_refusal(node)
         sides = [low.wide(side, node) for side in _sides(node, low)]
         if node.op_type == "Sub":

@@ -18,7 +18,7 @@ from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.views import View, size_of
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.model.rewriting import constant, repeated_constant
+from mxexport.model.rewriting import repeated_constant
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.grids import Grid
 from mxexport.numbers.groups import group_count
@@ -47,12 +47,15 @@ class Offset:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if node.op_type == "Concat":
             return cls._lower_tokens(node, low)
-        which = next((i for i, v in enumerate(node.inputs) if constant(v) is not None), None)
-        if which is None or low.elements(node.inputs[1 - which]).shape is None:
+        which = next((i for i, v in enumerate(node.inputs) if not low.carries(v)), None)
+        given = None if which is None else constant_array(node.inputs[which])
+        if given is None or not low.carries(node.inputs[1 - which]):
+            return False
+        if low.elements(node.inputs[1 - which]).shape is None:
             return False
         if node.op_type == "Sub" and which == 0:
             return False
-        x, given = node.inputs[1 - which], constant(node.inputs[which]).astype(np.float64)
+        x, given = node.inputs[1 - which], given.astype(np.float64)
         source = low.wide(low.sequences(x), node)
         if source.view is None or (placed := constant_of(given, x, source)) is None or is_of_channels(placed):
             return False

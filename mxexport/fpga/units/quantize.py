@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -62,9 +62,12 @@ class Quantize:
         rank = None if x.shape is None else len(x.shape)
         if source.view is not None:
             return cls._lower_sequence(node, found, static, low)
-        source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
         axis = groups.normalize_axis(found.axis, rank)
-        if axis != 1 and (source.blocked is None or axis != rank - 1):  # tokens, perhaps, behind a refusal
+        if source.blocked is not None and rank == 3 and axis == 2:  # tokens behind a refusal
+            low.bind(node.outputs[0], replace(source, group_size=found.group_size))
+            return True
+        source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
+        if axis != 1:
             expected = "the features" if rank == 2 else "the channels"
             raise Refused(f"groups run along axis {found.axis}; expected {expected}, axis 1")
         low.bind(node.outputs[0], cls._add(source, found, static, node, low))
