@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mxexport import ops
-from mxexport.numbers import fixedpoint, groups, normalization, packing
+from mxexport.numbers import fixedpoint, groups, normalization, packing, softmax
 from mxexport.numbers.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
@@ -246,6 +246,11 @@ def _spatial() -> list[Case]:
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
     cases.append(("WideSlice", "vector", [wide[:, 0, 0]], {"start": [0, 0, 1], "size": [1, 1, 2]} | type_of))
+    table = softmax.exp2_table(4, 16)
+    numbers = {"factor": 23637, "drop": 20, "distance_bits": 17, "fraction": 10, "segment_bits": 4, "exp_bits": 16}
+    numbers |= {"reciprocal_bits": 17, "out_bits": 15, "width": 17, "lsb_exp": -15}
+    masks = {"all": np.ones(1, np.uint8), "some": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.uint8)}
+    cases += [("WideSoftmax", name, [wide, *table, mask], dict(numbers)) for name, mask in masks.items()]
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
     cases.append(("MXInsert", "uneven", [codes, scales], inserted))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)

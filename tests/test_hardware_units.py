@@ -43,6 +43,7 @@ from mxexport.fpga.units import (
     Reorder,
     Reshape,
     Slice,
+    Softmax,
     Upsample,
 )  # fmt: skip
 from mxexport.fpga.weights import Weight
@@ -199,6 +200,7 @@ def cases() -> dict[str, tuple]:
         [4],
     )
     found |= norms()
+    found |= softmaxes()
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]
@@ -221,6 +223,25 @@ def offsets() -> dict[str, tuple]:
         ("deep", (40, 24), 24, -16, [1, 2]),
     ):
         found[f"offset-{name}"] = Offset.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes
+    return found
+
+
+def softmaxes() -> dict[str, tuple]:
+    """Vectors of a beat and of many, lanes that divide them and not, masks by token, by head, and of whole rows."""
+    causal = np.tril(np.ones((5, 1, 12), np.uint8), 2)
+    rows = np.random.default_rng(2).integers(0, 2, (3, 4, 7)).astype(np.uint8)
+    rows[1, 2] = 0
+    padding = np.arange(40) < 29
+    found = {}
+    for name, shape, width, lsb_exp, scale, mask, lanes in (
+        ("plain", (6, 40), 30, -22, 1.0, None, [1, 8, 64]),
+        ("causal", (5, 2, 12), 40, -30, 0.25, causal, [1, 4, 16]),
+        ("rows", (3, 4, 7), 14, -6, 1.0, rows, [1, 2, 8]),
+        ("padding", (3, 40), 24, -18, 0.3, padding, [2, 16]),
+        ("long", (4, 100), 22, -15, 1.0, None, [1, 4]),
+        ("coarse", (9,), 8, 1, 1.0, None, [1, 16]),
+    ):
+        found[f"softmax-{name}"] = Softmax.of(Wide(shape, width, lsb_exp), scale, mask), lanes
     return found
 
 
@@ -472,6 +493,11 @@ def test_every_module_checks_its_parameters():
         ("mx_embedding", {"Rows": 0}, "Rows = 0"),
         ("mx_offset", {"Beats": 0}, "Beats = 0"),
         ("mx_reshape", {"Lanes": 0}, "Lanes = 0"),
+        ("mx_softmax", {"Lanes": 3}, "a power of two of lanes"),
+        ("mx_softmax_exp", {"Fraction": 4}, "segments of two steps"),
+        ("mx_softmax_mask", {"Rows": 0}, "Rows = 0"),
+        ("mx_softmax_top", {"Lanes": 3}, "Lanes = 3"),
+        ("mx_softmax_reciprocal", {"SumBits": 16}, "sums above"),
         ("mx_times", {"Factor": 0}, "Factor = 0"),
         ("mx_slice", {"OutK": 3}, "a part of the frame"),
         ("mx_ingress", {"Width": 9}, "Width = 9"),

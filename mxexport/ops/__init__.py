@@ -47,6 +47,7 @@ from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
 from mxexport.ops.wide_reshape import WideReshape
 from mxexport.ops.wide_slice import WideSlice
+from mxexport.ops.wide_softmax import WideSoftmax
 from mxexport.ops.wide_upsample import WideUpsample
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -84,6 +85,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideUpsample,
         WidePad,
         WideSlice,
+        WideSoftmax,
         WideReorder,
         WideReshape,
         Eltwise,

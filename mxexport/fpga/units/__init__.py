@@ -24,6 +24,7 @@ from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
 from mxexport.fpga.units.reshape import Reshape
 from mxexport.fpga.units.slice import Slice
+from mxexport.fpga.units.softmax import Softmax
 from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
 
@@ -51,6 +52,7 @@ UNITS: tuple[type[Unit], ...] = (
     Embedding,  # before Slice: what is gathered from a constant
     Slice,
     Insert,
+    Softmax,
     Reorder,
     Reshape,
 )
