@@ -234,10 +234,10 @@ def softmaxes() -> dict[str, tuple]:
     padding = np.arange(40) < 29
     found = {}
     for name, shape, width, lsb_exp, scale, mask, lanes in (
-        ("plain", (6, 40), 30, -22, 1.0, None, [1, 8, 64]),
-        ("causal", (5, 2, 12), 40, -30, 0.25, causal, [1, 4, 16]),
+        ("plain", (6, 40), 30, -22, 1.0, None, [1, 8]),
+        ("causal", (5, 2, 12), 40, -30, 0.25, causal, [1, 4]),
         ("rows", (3, 4, 7), 14, -6, 1.0, rows, [1, 2, 8]),
-        ("padding", (3, 40), 24, -18, 0.3, padding, [2, 16]),
+        ("padding", (3, 40), 24, -18, 0.3, padding, [2]),
         ("long", (4, 100), 22, -15, 1.0, None, [1, 4]),
         ("coarse", (9,), 8, 1, 1.0, None, [1, 16]),
     ):

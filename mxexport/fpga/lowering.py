@@ -440,7 +440,6 @@ class Lowering:
     def constant_behind_a_refusal(self, node: ir.Node) -> bool:
         """Whether an Add of a constant is the bias of a product that was refused: then that is no second problem."""
         streams = [v for v in node.inputs if v in self._pending]
-        others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
         if blocked is None or blocked.op_type not in PRODUCTS:
             if not streams:
