@@ -227,17 +227,18 @@ def products() -> dict[str, tuple]:
     """Two streams of blocks: one head and several, shared or not, short groups, rows that do not fill the last fold."""
     e4m3, e2m1 = "mxfp8_e4m3", "mxfp4_e2m1"
     found = {
-        "product-mxint8": (product((4, 2, 40), (5, 2, 40), ("mxint8", "mxint8")), [(4, 8), (8, 32), (1, 4), (2, 64)]),
+        "product-mxint8": (product((4, 2, 40), (5, 2, 40), ("mxint8", "mxint8")), [(4, 8), (1, 4)]),
         "product-heads": (product((3, 6, 12), (6, 2, 12), ("mxint8", "mxint8"), 4), [(2, 4), (4, 2), (1, 4), (8, 12)]),
         "product-one": (product((6, 32), (3, 32), ("mxint8", "mxint8")), [(2, 32), (4, 8), (2, 8, 1, 1, 1)]),
         "product-row": (product((1, 1, 9), (1, 1, 9), ("mxint8", e2m1), 4), [(1, 1), (1, 4)]),
         "product-uint8": (product((3, 2, 12), (4, 1, 12), ("uint8", "mxint8"), 4), [(2, 4), (4, 1)]),
         "product-int8": (product((3, 2, 12), (4, 1, 12), ("mxint4", "int8"), 4), [(2, 4), (4, 2)]),
-        "product-deep": (product((16, 128), (32, 128), (e4m3, e4m3)), [(4, 16), (8, 32)]),
+        "product-deep": (product((16, 128), (32, 128), (e4m3, e4m3)), [(4, 16), (8, 8)]),
     }
     for a, b in ((e4m3, e4m3), (e2m1, e2m1), ("mxfp6_e2m3", "mxfp6_e2m3"), ("mxint8", e4m3), (e2m1, "mxint8"),
                  ("mxfp6_e3m2", e2m1), ("mxfp8_e5m2", e2m1)):  # fmt: skip
-        found[f"product-{a}-{b}"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(2, 8), (4, 4), (8, 32), (2, 64)]
+        found[f"product-{a}-{b}"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(2, 8), (4, 4)]
+        found[f"product-{a}-{b}-blocks"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(8, 32), (2, 64)]
     return found
 
 

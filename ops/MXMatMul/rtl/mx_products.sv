@@ -70,7 +70,7 @@ module mx_products #(
   end
   if (Pair && (mx_pkg::linear_bits(AExpBits, AManBits) > 9 || mx_pkg::linear_bits(WExpBits, WManBits) > 8 ||
       Pe % 2 != 0)) begin : g_check_pair
-    $error("mx_products: Pair with linear values of %0d and %0d bits, Pe = %0d; expected at most 9 and 8, and an even Pe",
+    $error("mx_products: Pair with linear values of %0d and %0d bits, Pe = %0d; expected at most 9 and 8, an even Pe",
            mx_pkg::linear_bits(AExpBits, AManBits), mx_pkg::linear_bits(WExpBits, WManBits), Pe);
   end
   if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window

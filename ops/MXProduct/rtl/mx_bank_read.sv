@@ -34,12 +34,28 @@ module mx_bank_read #(
   logic [TokenBits-1:0]  token_q;
   logic [AddrBits-1:0]   start_q, next;  // start_q: of the head
   logic                  bank_q, vector_end, head_end, token_end;
+  logic                  word_last_q, repeat_last_q, head_last_q, token_last_q;  // the counter is at its end
 
-  assign vector_end = word_q == WordBits'(Words - 1);
-  assign head_end   = vector_end && repeat_q == RepeatBits'(Repeat - 1);
-  assign token_end  = head_end && head_q == HeadBits'(Heads - 1);
-  assign frame_o    = token_end && token_q == TokenBits'(Tokens - 1);
+  assign vector_end = word_last_q;
+  assign head_end   = vector_end && repeat_last_q;
+  assign token_end  = head_end && head_last_q;
+  assign frame_o    = token_end && token_last_q;
   assign next       = addr_o + 1'b1;
+
+  // Whether a counter that moves on comes to its end: it is one before, or has one place.
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      word_last_q   <= Words == 1;
+      repeat_last_q <= Repeat == 1;
+      head_last_q   <= Heads == 1;
+      token_last_q  <= Tokens == 1;
+    end else if (step_i) begin
+      word_last_q <= Words == 1 || word_q == WordBits'(Words - 2);
+      if (vector_end) repeat_last_q <= Repeat == 1 || repeat_q == RepeatBits'(Repeat - 2);
+      if (head_end) head_last_q <= Heads == 1 || head_q == HeadBits'(Heads - 2);
+      if (token_end) token_last_q <= Tokens == 1 || token_q == TokenBits'(Tokens - 2);
+    end
+  end
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin

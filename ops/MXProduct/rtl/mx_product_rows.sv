@@ -93,7 +93,7 @@ module mx_product_rows #(
       part_q <= part_end ? '0 : part_q + 1'b1;
       if (row_end) head_q <= head_end ? '0 : head_q + 1'b1;
       if (row_end && head_end) begin
-        lane_q <= (last_row || fold_end) ? Pe'(1) : lane_q << 1;
+        lane_q <= last_row ? Pe'(1) : Pe'({lane_q, fold_end});
         turn_q <= (last_row || fold_end || turn_q == TurnBits'(Turns - 1)) ? '0 : turn_q + 1'b1;
       end
     end
