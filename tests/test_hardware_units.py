@@ -38,6 +38,7 @@ from mxexport.fpga.units import (
     Norm,
     Offset,
     Pad,
+    Product,
     Quantize,
     Relu,
     Reorder,
@@ -48,7 +49,7 @@ from mxexport.fpga.units import (
 )  # fmt: skip
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
-from mxexport.fpga.words import pack_fields, write_mem
+from mxexport.fpga.words import write_mem
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format, round_bias
 from tests.test_ops import check_all_executors
@@ -107,6 +108,12 @@ def matmul(source: Blocks, name: str, rows: int, seed: int = 0) -> MatMul:
     scales = rng.integers(120, 124, (rows, source.blocks)).astype(np.uint8)
     weight = Weight(fmt, codes, scales, source.group_size)
     return MatMul(source, weight, rng.integers(-999, 999, rows), source.code_min + 120, 62, -9)
+
+
+def product(a: tuple[int, ...], b: tuple[int, ...], formats: tuple[str, str], group_size: int = 32) -> Product:
+    return Product.of(
+        "product", Blocks(a, formats[0], group_size, 100, 104), Blocks(b, formats[1], group_size, 120, 123)
+    )
 
 
 def depthwise(source: Blocks, window: Window, name: str) -> Depthwise:
@@ -199,8 +206,7 @@ def cases() -> dict[str, tuple]:
         Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
         [4],
     )
-    found |= norms()
-    found |= softmaxes()
+    found |= norms() | softmaxes() | products()
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]
@@ -262,6 +268,25 @@ def norms() -> dict[str, tuple]:
     return found
 
 
+def products() -> dict[str, tuple]:
+    """Two streams of blocks: one head and several, shared or not, short groups, rows that do not fill the last fold."""
+    e4m3, e2m1 = "mxfp8_e4m3", "mxfp4_e2m1"
+    found = {
+        "product-mxint8": (product((4, 2, 40), (5, 2, 40), ("mxint8", "mxint8")), [(4, 8), (1, 4)]),
+        "product-heads": (product((3, 6, 12), (6, 2, 12), ("mxint8", "mxint8"), 4), [(2, 4), (4, 2), (1, 4), (8, 12)]),
+        "product-one": (product((6, 32), (3, 32), ("mxint8", "mxint8")), [(2, 32), (4, 8), (2, 8, 1, 1, 1)]),
+        "product-row": (product((1, 1, 9), (1, 1, 9), ("mxint8", e2m1), 4), [(1, 1), (1, 4)]),
+        "product-uint8": (product((3, 2, 12), (4, 1, 12), ("uint8", "mxint8"), 4), [(2, 4), (4, 1)]),
+        "product-int8": (product((3, 2, 12), (4, 1, 12), ("mxint4", "int8"), 4), [(2, 4), (4, 2)]),
+        "product-deep": (product((16, 128), (32, 128), (e4m3, e4m3)), [(4, 16), (8, 8)]),
+    }
+    for a, b in ((e4m3, e4m3), (e2m1, e2m1), ("mxfp6_e2m3", "mxfp6_e2m3"), ("mxint8", e4m3), (e2m1, "mxint8"),
+                 ("mxfp6_e3m2", e2m1), ("mxfp8_e5m2", e2m1)):  # fmt: skip
+        found[f"product-{a}-{b}"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(2, 8), (4, 4)]
+        found[f"product-{a}-{b}-blocks"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(8, 32), (2, 64)]
+    return found
+
+
 def at_once() -> dict[str, tuple]:
     """The same with all taps of windows at once, some pixels side by side, and several blocks a beat."""
     found, formats = {}, FORMATS if FULL else FORMATS[::3]
@@ -311,44 +336,47 @@ CASES = cases()
 
 def pack(unit, arrays: list[np.ndarray], lanes: int) -> tuple[np.ndarray, np.ndarray]:
     """Beats of the one input stream; of two inputs, as the wrapper takes them: each frame of one, then of the other, a
-    bit above the data says whose beat it is."""
+    byte above the data says whose beat it is."""
     if len(unit.sources) == 1:
         return unit.sources[0].pack(*arrays, lanes)
-    width = max(s.width for s in unit.sources)
-    beats, ends = [], []
-    for side, (stream, x) in enumerate(zip(unit.sources, arrays, strict=True)):
-        fields = np.pad(x.reshape(-1, stream.channels), ((0, 0), (0, -stream.channels % lanes))).reshape(-1, lanes)
-        words = [(fields[:, i : i + 1], stream.width) for i in range(lanes)]
-        unused = lanes * (width - stream.width)
-        zeros = [(np.zeros((len(fields), 1), np.int64), min(60, unused - i)) for i in range(0, unused, 60)]
-        packed = pack_fields([*words, *zeros, (np.full((len(fields), 1), side), 1)])
-        beats.append(packed.reshape(len(x), -1, packed.shape[1]))
-        ends.append(np.arange(1, beats[-1].shape[1] + 1) == beats[-1].shape[1])
-    frames = np.concatenate(beats, 1)
-    return frames.reshape(-1, frames.shape[2]), np.tile(np.concatenate(ends), len(frames[:, 0]))
+    given, frames, ends = iter(arrays), [], []
+    for side, stream in enumerate(unit.sources):
+        own = [next(given) for _ in range(1 + isinstance(stream, Blocks))]
+        packed, last = stream.pack(*own, lanes)
+        bytes_above = pair_bytes(unit, lanes) + 1 - packed.shape[1]
+        packed = np.pad(packed, ((0, 0), (0, bytes_above)))
+        packed[:, -1] = side
+        frames.append(packed.reshape(len(own[0]), -1, packed.shape[1]))
+        ends.append(last.reshape(len(own[0]), -1))
+    beats = np.concatenate(frames, 1)
+    return beats.reshape(-1, beats.shape[2]), np.concatenate(ends, 1).ravel()
+
+
+def pair_bytes(unit, lanes: int) -> int:
+    """Below the byte that says whose beat it is."""
+    return -(-max(s.beat_bits(lanes) for s in unit.sources) // 8)
 
 
 PAIR = """// One stream that carries both inputs of a unit in turn; each waits in a FIFO that holds whole frames.
-module mx_pair #(parameter int AWidth = 16, BWidth = 16, OutWidth = 17, Lanes = 1) (
+module mx_pair #(parameter int ABits = 16, BBits = 16, OutBits = 17, Side = 16) (
   input logic aclk, input logic aresetn,
   input logic s_axis_tvalid, output logic s_axis_tready,
-  input logic [Lanes*(AWidth > BWidth ? AWidth : BWidth):0] s_axis_tdata, input logic s_axis_tlast,
+  input logic [Side+7:0] s_axis_tdata, input logic s_axis_tlast,
   output logic m_axis_tvalid, input logic m_axis_tready,
-  output logic [Lanes*OutWidth-1:0] m_axis_tdata, output logic m_axis_tlast, output logic error_o
+  output logic [OutBits-1:0] m_axis_tdata, output logic m_axis_tlast, output logic error_o
 );
-  localparam int Side = Lanes * (AWidth > BWidth ? AWidth : BWidth);
   logic a_valid, a_ready, a_last, b_valid, b_ready, b_last, a_free, b_free;
-  logic [Lanes*AWidth-1:0] a_data;
-  logic [Lanes*BWidth-1:0] b_data;
+  logic [ABits-1:0] a_data;
+  logic [BBits-1:0] b_data;
   assign s_axis_tready = s_axis_tdata[Side] ? b_free : a_free;
-  mx_fifo #(.Width(Lanes * AWidth), .Depth(256)) u_a (
+  mx_fifo #(.Width(ABits), .Depth(256)) u_a (
     .aclk, .aresetn, .s_axis_tvalid(s_axis_tvalid && !s_axis_tdata[Side]), .s_axis_tready(a_free),
-    .s_axis_tdata(s_axis_tdata[Lanes*AWidth-1:0]), .s_axis_tlast,
+    .s_axis_tdata(s_axis_tdata[ABits-1:0]), .s_axis_tlast,
     .m_axis_tvalid(a_valid), .m_axis_tready(a_ready), .m_axis_tdata(a_data), .m_axis_tlast(a_last)
   );
-  mx_fifo #(.Width(Lanes * BWidth), .Depth(256)) u_b (
+  mx_fifo #(.Width(BBits), .Depth(256)) u_b (
     .aclk, .aresetn, .s_axis_tvalid(s_axis_tvalid && s_axis_tdata[Side]), .s_axis_tready(b_free),
-    .s_axis_tdata(s_axis_tdata[Lanes*BWidth-1:0]), .s_axis_tlast,
+    .s_axis_tdata(s_axis_tdata[BBits-1:0]), .s_axis_tlast,
     .m_axis_tvalid(b_valid), .m_axis_tready(b_ready), .m_axis_tdata(b_data), .m_axis_tlast(b_last)
   );
   MODULE #(PARAMETERS) u_unit (
@@ -384,7 +412,9 @@ def build(unit, folding: Folding, directory, netlist: Path | None = None) -> ver
         given = ", ".join(f".{name}({value})" for name, value in taken.items())
         (directory / "pair.sv").write_text(PAIR.replace("MODULE", top).replace("PARAMETERS", given))
         sources, top = [*sources, directory / "pair.sv"], "mx_pair"
-        taken = {name: parameters[name] for name in ("AWidth", "BWidth", "OutWidth", "Lanes")}
+        (lanes_in, lanes_out), (a, b) = unit.lanes(folding), unit.sources
+        bits = a.beat_bits(lanes_in), b.beat_bits(lanes_in), unit.result.beat_bits(lanes_out)
+        taken = dict(zip(("ABits", "BBits", "OutBits"), bits, strict=True)) | {"Side": 8 * pair_bytes(unit, lanes_in)}
     return verilator.build(top, sources, taken, memory_dir=directory)
 
 

@@ -24,6 +24,7 @@ from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
 from mxexport.ops.mx_insert import MXInsert
 from mxexport.ops.mx_matmul import MXMatMul
+from mxexport.ops.mx_product import MXProduct
 from mxexport.ops.mx_quantize import MXQuantize
 from mxexport.ops.mx_scale import MXScale
 from mxexport.ops.mx_scale_dequant import MXScaleDequant
@@ -66,6 +67,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MXQuantize,
         MXDequantize,
         MXMatMul,
+        MXProduct,
         MXDepthwise,
         MXWindow,
         MXInsert,

@@ -19,6 +19,7 @@ from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.norm import Norm
 from mxexport.fpga.units.offset import Offset
 from mxexport.fpga.units.pad import Pad
+from mxexport.fpga.units.product import Product
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
@@ -33,6 +34,7 @@ UNITS: tuple[type[Unit], ...] = (
     Dequantize,
     MXWindow,
     MatMul,
+    Product,
     Depthwise,
     Relu,
     MaxPool,

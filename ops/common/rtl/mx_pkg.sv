@@ -268,6 +268,11 @@ package mx_pkg;
     return depth >= block_depth && depth * width > 4096;
   endfunction
 
+  // Whether mx_ram takes block RAM.
+  function automatic bit ram_large(int depth, int width);
+    return depth > 64 && depth * width > 4096;
+  endfunction
+
   // Words of a ROM that go into its first piece: all of them, or the largest power of two where the rest is so
   // small that memories of its own save block RAMs.
   function automatic int rom_piece(int depth);
