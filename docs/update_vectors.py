@@ -188,6 +188,11 @@ def _dataflow() -> list[Case]:
         attributes |= fixedpoint.element_parameters(element) | {"round_bias": round_bias(element, rule)}
         case = name if layout == "last" else f"{name}_{layout}_axis_{rule}"
         cases.append(("MXQuantize", case, [_wide(layout)], attributes | {"code_min": 100, "code_max": 140}))
+        if layout in ("last", "middle"):
+            tokens = np.moveaxis(_wide(layout), 0, -1)[None]  # [1, T, C] or [1, T, H, C]
+            case = f"{name}_{rule}" + "_heads" * (layout == "middle")
+            given = {key: a for key, a in attributes.items() if key != "axis"} | {"code_min": 110, "code_max": 130}
+            cases.append(("MXQuantizeTokens", case, [tokens], given))
     plain = _grouped("last") | {"width": 63, "lsb_exp": -20, "emax": 0, "exponent_bits": 0, "exponent_bias": 0}
     plain |= {"round_bias": 0, "code_min": 130, "code_max": 130}
     cases += [

@@ -40,6 +40,7 @@ from mxexport.fpga.units import (
     Pad,
     Product,
     Quantize,
+    QuantizeTokens,
     Relu,
     Reorder,
     Reshape,
@@ -100,6 +101,12 @@ def quantize(source: Wide, name: str, group_size: int = 32, rule: str = "floor",
     limits = {"round_bias": round_bias(element, rule), "code_min": low, "code_max": low + span}
     parameters = fixedpoint.element_parameters(element)
     return Quantize(source, fixedpoint.BlockQuantizer(**parameters, emax=element.emax, **limits), group_size, name)
+
+
+def quantize_tokens(
+    source: Wide, name: str, group_size: int = 32, rule: str = "floor", span: int = 12
+) -> QuantizeTokens:
+    return QuantizeTokens(source, quantize(source, name, group_size, rule, span).quantizer, group_size, name)
 
 
 def matmul(source: Blocks, name: str, rows: int, seed: int = 0) -> MatMul:
@@ -164,6 +171,8 @@ def cases() -> dict[str, tuple]:
         if window.dilations == (1, 1):
             found[f"max_pool-{name}"] = MaxPool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
             found[f"average_pool-{name}"] = AveragePool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
+    positive = Wide((3, 2, 40), 17, -8, nonnegative=True)
+    found["quantize-positive"] = quantize(positive, "mxint8", rule="even", span=20), [1, 8]
     found["relu"] = Relu(Wide((3, 2, 5), 13, 0)), [1, 2, 8]
     found["reorder"] = Reorder(Wide((3, 2, 5), 13, 0)), [1]
     found["reorder-lanes"] = Reorder(Wide((7, 7, 20), 13, 0)), [2, 4, 16, 8]
@@ -206,7 +215,7 @@ def cases() -> dict[str, tuple]:
         Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
         [4],
     )
-    found |= norms() | softmaxes() | products()
+    found |= norms() | softmaxes() | products() | token_quantizers()
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]
@@ -248,6 +257,30 @@ def softmaxes() -> dict[str, tuple]:
         ("coarse", (9,), 8, 1, 1.0, None, [1, 16]),
     ):
         found[f"softmax-{name}"] = Softmax.of(Wide(shape, width, lsb_exp), scale, mask), lanes
+    return found
+
+
+def token_quantizers() -> dict[str, tuple]:
+    """Every format, blocks of all tokens and several, a last one of one token, heads, memories in LUTs and in block
+    RAM."""
+    found = {}
+    for i, name in enumerate(FORMATS):
+        few, rule = Wide((7, 3, 5), 14, -8), ("even", "ceil", "rceil")[i % 3]
+        found |= {
+            f"quantize_tokens-{name}": (quantize_tokens(Wide((40, 6), 20, -8), name), [(1, 1), (4, 2), (32, 8)]),
+            f"quantize_tokens-{name}-short": (quantize_tokens(few, name, 4, rule), [(2, 1), (4, 2)]),
+        }
+    for name, source, group_size, rule, foldings in (
+        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(8, 1), (32, 4)]),
+        ("whole", Wide((64, 32), 24, -12), 32, "floor", [(8, 4), (16, 2)]),
+        ("few", Wide((3, 4), 20, -8), 32, "floor", [(4, 4), (32, 1)]),
+        ("one", Wide((1, 2, 3), 20, -8), 4, "floor", [(4, 2), (1, 1)]),
+        ("column", Wide((9, 1), 20, -8), 4, "even", [(4, 1)]),
+        ("positive", Wide((12, 5), 17, -8, nonnegative=True), 8, "even", [(8, 2)]),  # all ones get a scale more
+    ):
+        span = 20 if source.nonnegative else 12
+        unit = quantize_tokens(source, ("mxfp4_e2m1", "mxfp8_e4m3", "mxint8")[len(name) % 3], group_size, rule, span)
+        found[f"quantize_tokens-{name}"] = unit, foldings
     return found
 
 
@@ -325,7 +358,7 @@ def arrays_of(stream, rng: np.random.Generator, frames: int) -> list[np.ndarray]
             0, stream.width - 1, (frames, *stream.shape)
         )
         x[0], x.reshape(-1)[-1], x.reshape(-1)[-2] = 0, top - 1, -top
-        return [x]
+        return [np.minimum(np.abs(x), top - 1) if stream.nonnegative else x]
     codes = finite_codes(rng, stream.element, (frames, *stream.shape))
     scales = rng.integers(stream.code_min, stream.code_max + 1, (frames, *stream.shape[:-1], stream.blocks))
     return [codes, scales.astype(np.uint8)]

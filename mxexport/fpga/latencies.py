@@ -132,9 +132,20 @@ def encodes_wide(binades: int) -> bool:
     return binades > 5
 
 
+def encode_latency(binades: int) -> int:
+    """mx_encode_lane."""
+    return 3 + 2 * encodes_wide(binades)
+
+
+def quantize_tokens_latency(round_bias: int, binades: int) -> int:
+    """mx_quantize_tokens, from a word of a block's last token to the first beat of codes, if that were its only token:
+    the scale of a column, memories and encoder, codes in order."""
+    return (8 if round_bias else 5) + 1 + encode_latency(binades) + 4
+
+
 def quantize_latency(lanes: int, round_bias: int, binades: int) -> int:
     """mx_quantize_blocks, from the last beat of a block to the first of its codes."""
-    return 9 + 2 * encodes_wide(binades) + (1 if round_bias else -(lanes <= 4))
+    return 6 + encode_latency(binades) + (1 if round_bias else -(lanes <= 4))
 
 
 def rows_in_turn(pe: int, block_beats: int) -> int:

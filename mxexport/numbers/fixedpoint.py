@@ -45,6 +45,11 @@ class BlockQuantizer:
     def emin(self) -> int:
         return 1 - self.exponent_bias if self.is_float else 0
 
+    @property
+    def binades(self) -> int:
+        """Above the lowest normal one; none of integers."""
+        return self.emax - self.emin if self.is_float else 0
+
 
 def element_parameters(element: Element) -> dict[str, int]:
     """The four numbers that name an element format in ONNX attributes and SystemVerilog parameters."""

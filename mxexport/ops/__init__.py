@@ -26,6 +26,7 @@ from mxexport.ops.mx_insert import MXInsert
 from mxexport.ops.mx_matmul import MXMatMul
 from mxexport.ops.mx_product import MXProduct
 from mxexport.ops.mx_quantize import MXQuantize
+from mxexport.ops.mx_quantize_tokens import MXQuantizeTokens
 from mxexport.ops.mx_scale import MXScale
 from mxexport.ops.mx_scale_dequant import MXScaleDequant
 from mxexport.ops.mx_window import MXWindow
@@ -65,6 +66,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MXScaleDequant,
         NVFP4ScaleDequant,
         MXQuantize,
+        MXQuantizeTokens,
         MXDequantize,
         MXMatMul,
         MXProduct,

@@ -97,11 +97,11 @@ def axis_length(b: Body, x: ir.Value) -> ir.Value:
     return b.Gather(b.Shape(x), b.attr("axis"))
 
 
-def expand(b: Body, contracted: ir.Value, x: ir.Value) -> ir.Value:
-    """One entry per group -> one per element of `x` along `axis`."""
-    positions = b.Range(b.int(0), axis_length(b, x), b.int(1))
-    axis = ir.RefAttr("axis", "axis", ir.AttributeType.INT)
-    return b.Gather(contracted, b.Div(positions, b.attr("group_size")), axis=axis)
+def expand(b: Body, contracted: ir.Value, x: ir.Value, axis: int | None = None) -> ir.Value:
+    """One entry per group -> one per element of `x` along `axis`; None: the attribute of that name."""
+    length = axis_length(b, x) if axis is None else b.Gather(b.Shape(x), b.int(axis))
+    along = ir.RefAttr("axis", "axis", ir.AttributeType.INT) if axis is None else axis
+    return b.Gather(contracted, b.Div(b.Range(b.int(0), length, b.int(1)), b.attr("group_size")), axis=along)
 
 
 # --- float32 --------------------------------------------------------------------------------------------------

@@ -31,10 +31,12 @@ class Groups:
         self.count = b.Div(self.padded, self.size)
 
     @classmethod
-    def of(cls, b: Body, x: ir.Value) -> Groups:
-        """Groups of the tensor `x`."""
-        before = b.Shape(x, end=ir.RefAttr("end", "axis", ir.AttributeType.INT))
-        rest = b.Shape(x, start=ir.RefAttr("start", "axis", ir.AttributeType.INT))
+    def of(cls, b: Body, x: ir.Value, axis: int | None = None) -> Groups:
+        """Groups of the tensor `x` along `axis`; None: the attribute of that name."""
+        end, start = (
+            axis if axis is not None else ir.RefAttr(name, "axis", ir.AttributeType.INT) for name in ("end", "start")
+        )
+        before, rest = b.Shape(x, end=end), b.Shape(x, start=start)
         return cls(b, before, b.Gather(rest, b.int([0])), b.Slice(rest, b.int([1]), b.int([_END])))
 
     @classmethod

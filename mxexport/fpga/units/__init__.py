@@ -21,6 +21,7 @@ from mxexport.fpga.units.offset import Offset
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.units.product import Product
 from mxexport.fpga.units.quantize import Quantize
+from mxexport.fpga.units.quantize_tokens import QuantizeTokens
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
 from mxexport.fpga.units.reshape import Reshape
@@ -31,6 +32,7 @@ from mxexport.fpga.units.window import MXWindow
 
 UNITS: tuple[type[Unit], ...] = (
     Quantize,
+    QuantizeTokens,
     Dequantize,
     MXWindow,
     MatMul,

@@ -49,7 +49,7 @@ class Quantize:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, scale = node.inputs[0], node.inputs[1].producer()
         static = not graph.is_ours(scale, {"MXScale"})
-        found = _static(node) if static else _dynamic(node)
+        found = _static(node) if static else dynamic_quantizer(node)
         source = low.elements(x)
         if not static and scale.inputs[0] is not x:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
@@ -151,11 +151,6 @@ class Quantize:
         """Integers with a constant scale: nothing is looked for, and nothing waits."""
         return self.static and not exponent_bits(self.result.element)
 
-    @property
-    def _binades(self) -> int:
-        """Of its elements above the lowest normal one; none of integers."""
-        return self.quantizer.emax - self.quantizer.emin if self.quantizer.is_float else 0
-
     def memories(self, folding: Folding) -> dict[str, Memory]:
         return {}
 
@@ -165,7 +160,7 @@ class Quantize:
     def timing(self, folding: Folding) -> Timing:
         beats = self.result.beats(folding.simd) // self.source.vectors
         part, q = min(folding.simd, self.group_size), self.quantizer
-        found = latencies.quantize_latency(part, q.round_bias, self._binades) + self.group_size // part - 1
+        found = latencies.quantize_latency(part, q.round_bias, q.binades) + self.group_size // part - 1
         latency = 2 if self._rounds_only else found
         return Timing(np.arange(self.source.vectors), beats, latency)
 
@@ -179,25 +174,8 @@ class Quantize:
         if self._rounds_only:
             return self._rounder_parts(lanes)
         across = self.result.across(lanes)
-        part = lanes // across
-        bound = width - (not signed)  # bits of a magnitude
-        own = self.source.lsb_exp + E8M0_BIAS - q.emax
-        low, high = (min(max(code, q.code_min), q.code_max) for code in (own, own + bound - 1))
-        shift, binades = (high - low).bit_length(), self._binades
-        code, window = self.result.bits, q.mantissa_bits + 1 + binades
-        found = {}
-        if latencies.encodes_wide(binades):
-            moved = min(bound + q.mantissa_bits + 1, 64)
-            found["wide_shifted"] = shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) * lanes
-            found["wide_places"] = each(bound * lanes)
-            found["wide_codes"] = each(code * lanes)
-            found["wide_lanes"] = each(15 * lanes)
-        else:
-            found["shifted"] = shift_right(min(bound, window + 2**shift), window + 1, shift) * lanes
-            within = shift_right(window + 1, q.mantissa_bits + 2, binades.bit_length())
-            found["encoded"] = within * (lanes * (binades > 0))
-            found["codes"] = each((window + code) * lanes)
-            found["lanes"] = each(10 * lanes)
+        part, bound = lanes // across, width - (not signed)
+        found = encoder_parts(self.source, q, self.result.bits, lanes)
         depth = 1 << (self.group_size // part + 5).bit_length()
         compared = bound * part * across if q.round_bias else 0  # magnitudes, and what follows the leading one counts
         return found | {
@@ -237,6 +215,34 @@ class Quantize:
         return None
 
 
+def shift_bits(source: Wide, q: fixedpoint.BlockQuantizer) -> int:
+    """Of the shift by which mx_encode_lane moves a block: how far scale codes lie apart that the source gets."""
+    own = source.lsb_exp + E8M0_BIAS - q.emax
+    top = source.width - (2 if source.nonnegative and not q.round_bias else 1)
+    low, high = (min(max(code, q.code_min), q.code_max) for code in (own, own + top))
+    return (high - low).bit_length()
+
+
+def encoder_parts(source: Wide, q: fixedpoint.BlockQuantizer, bits: int, lanes: int) -> Parts:
+    """Of so many mx_encode_lane; `bits`: of a code."""
+    bound, shift, above = source.width - source.nonnegative, shift_bits(source, q), q.binades
+    window = q.mantissa_bits + 1 + above
+    if latencies.encodes_wide(above):
+        moved = min(bound + q.mantissa_bits + 1, 64)
+        return {
+            "wide_shifted": shift_right(moved, q.mantissa_bits + 2, (bound - 1).bit_length()) * lanes,
+            "wide_places": each(bound * lanes),
+            "wide_codes": each(bits * lanes),
+            "wide_lanes": each(15 * lanes),
+        }
+    return {
+        "shifted": shift_right(min(bound, window + 2**shift), window + 1, shift) * lanes,
+        "encoded": shift_right(window + 1, q.mantissa_bits + 2, above.bit_length()) * (lanes * (above > 0)),
+        "codes": each((window + bits) * lanes),
+        "lanes": each(10 * lanes),
+    }
+
+
 @dataclass(frozen=True)
 class _Found:
     """What a quantizer of a QONNX graph does; `ends`: the least and the largest multiple of its scale, and the scale's
@@ -249,7 +255,7 @@ class _Found:
     ends: tuple[int, int, int] | None = None
 
 
-def _dynamic(node: ir.Node) -> _Found:
+def dynamic_quantizer(node: ir.Node) -> _Found:
     """Of a quantizer whose scale MXScale finds. Raises Refused."""
     fmt, a = mx_format(node), graph.attributes(node.inputs[1].producer())
     if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:

@@ -51,8 +51,8 @@ module mx_block_scale #(
   logic             valid1_q, last1_q;
 
   always_comb begin
-    beat = '0;
-    for (int i = 0; i < Lanes; i++) begin
+    beat = magnitude_i[0];
+    for (int i = 1; i < Lanes; i++) begin
       if (RoundBias == 0) beat = beat | magnitude_i[i];
       else if (magnitude_i[i] > beat) beat = magnitude_i[i];
     end

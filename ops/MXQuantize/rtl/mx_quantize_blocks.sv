@@ -66,10 +66,8 @@ module mx_quantize_blocks #(
   localparam int Depth     = 1 << PtrBits;
   localparam int BeatMask  = BlockBeats - 1;
 
-  // Scale codes that can occur: own codes of amax = 1 .. 2**(Bound-1), clamped.
-  localparam int OwnMin    = LsbExp + 127 - Emax;
-  localparam int ScaleLow  = mx_pkg::clip(OwnMin, CodeMin, CodeMax);
-  localparam int ScaleHigh = mx_pkg::clip(OwnMin + Bound - 1, CodeMin, CodeMax);
+  localparam int ScaleLow  = mx_pkg::lowest_scale(LsbExp, Emax, CodeMin, CodeMax);
+  localparam int ScaleHigh = mx_pkg::highest_scale(LsbExp, Emax, Bound, Signed, RoundBias, CodeMin, CodeMax);
   localparam int ShiftMax  = ScaleHigh - ScaleLow;
   localparam int ShiftBits = mx_pkg::index_bits(ShiftMax + 1);
   // Right shift at scale = ScaleLow that makes the smallest element step the unit.
@@ -219,17 +217,11 @@ module mx_quantize_blocks #(
     end
   end
 
-  // Stages: 1 buffer output, then those of mx_encode or mx_encode_wide, whose last is the output register.
-  localparam bit Wide      = mx_pkg::encodes_wide(Binades);
-  localparam int Stages    = Wide ? 5 : 3;
-  localparam int FloorMin  = Shift0 + ManBits;
-  localparam int FloorMax  = FloorMin + ShiftMax;
-  localparam int FloorBits = 1 + mx_pkg::index_bits(1 + ((-FloorMin > FloorMax) ? -FloorMin : FloorMax));
+  // Stages: those of mx_encode_lane, whose last is the output register.
+  localparam int Stages = mx_pkg::encode_latency(Binades);
 
-  logic [Lanes-1:0][Bound-1:0] magnitude1_q;
-  logic [Lanes-1:0]            sign1_q;
-  logic [Stages:1][7:0]        scale_q;
-  logic [Stages:1]             valid_s_q, last_s_q;
+  logic [Stages:1][7:0] scale_q;
+  logic [Stages:1]      valid_s_q, last_s_q;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_s_q <= '0;
@@ -238,39 +230,19 @@ module mx_quantize_blocks #(
 
   always_ff @(posedge aclk) begin
     if (en) begin
-      magnitude1_q <= pad ? '0 : magnitude;
-      sign1_q      <= pad ? '0 : sign;
-      scale_q      <= {scale_q[Stages-1:1], scale};
-      last_s_q     <= {last_s_q[Stages-1:1], out_last};
+      scale_q  <= {scale_q[Stages-1:1], scale};
+      last_s_q <= {last_s_q[Stages-1:1], out_last};
     end
   end
 
-  if (Wide) begin : g_wide
-    logic signed [FloorBits-1:0] floor1_q;
-    always_ff @(posedge aclk) if (en) floor1_q <= FloorBits'(FloorMin) + FloorBits'(shift);
-
-    for (genvar i = 0; i < Lanes; i++) begin : g_lane
-      mx_encode_wide #(
-        .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
-        .FloorBits(FloorBits), .FloorMax(FloorMax)
-      ) u_encode (
-        .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .floor_i(floor1_q),
-        .code_o(m_axis_tdata[i*Bits+:Bits])
-      );
-    end
-  end else begin : g_narrow
-    logic [ShiftBits-1:0] shift1_q;
-    always_ff @(posedge aclk) if (en) shift1_q <= shift;
-
-    for (genvar i = 0; i < Lanes; i++) begin : g_lane
-      mx_encode #(
-        .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades),
-        .Shift0(Shift0), .ShiftBits(ShiftBits), .ShiftMax(ShiftMax)
-      ) u_encode (
-        .aclk, .en_i(en), .magnitude_i(magnitude1_q[i]), .sign_i(sign1_q[i]), .shift_i(shift1_q),
-        .code_o(m_axis_tdata[i*Bits+:Bits])
-      );
-    end
+  for (genvar i = 0; i < Lanes; i++) begin : g_lane
+    mx_encode_lane #(
+      .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades), .Shift0(Shift0),
+      .ShiftBits(ShiftBits), .ShiftMax(ShiftMax)
+    ) u_encode (
+      .aclk, .en_i(en), .magnitude_i(pad ? '0 : magnitude[i]), .sign_i(!pad && sign[i]), .shift_i(shift),
+      .code_o(m_axis_tdata[i*Bits+:Bits])
+    );
   end
 
   assign m_axis_tdata[Lanes*Bits+:8] = scale_q[Stages];

@@ -130,6 +130,25 @@ package mx_pkg;
     return binades > 5;
   endfunction
 
+  // Cycles of mx_encode_lane: its registers, then mx_encode or mx_encode_wide.
+  function automatic int encode_latency(int binades);
+    return encodes_wide(binades) ? 5 : 3;
+  endfunction
+
+  // The lowest scale code that a block of wide integers gets, and the highest: magnitudes have `bits` bits, and a scale
+  // rule that rounds takes all ones into the next binade (a magnitude with a sign beside it has all ones only below
+  // its highest bit).
+  function automatic int lowest_scale(int lsb_exp, int emax, int code_min, int code_max);
+    return clip(lsb_exp + 127 - emax, code_min, code_max);
+  endfunction
+
+  function automatic int highest_scale(int lsb_exp, int emax, int bits, bit signs, int round_bias, int code_min,
+                                       int code_max);
+    int top;
+    top = (signs || round_bias == 0) ? bits - 1 : bits;
+    return clip(lsb_exp + 127 - emax + top, code_min, code_max);
+  endfunction
+
   // Rows that take turns at one shifter and accumulator of mx_matmul: a block sum lasts for block_beats cycles.
   function automatic int rows_in_turn(int pe, int block_beats);
     return ceil_div(pe, ceil_div(pe, (block_beats < 8) ? block_beats : 8));

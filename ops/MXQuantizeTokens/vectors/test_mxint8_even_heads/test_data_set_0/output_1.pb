@@ -1,0 +1,1 @@
+Bscale_codesJnn‚‚nnnnnn‚‚nn
