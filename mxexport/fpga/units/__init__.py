@@ -31,12 +31,12 @@ from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
 
 UNITS: tuple[type[Unit], ...] = (
+    QuantizeTokens,  # before Quantize: groups along what comes first
     Quantize,
-    QuantizeTokens,
     Dequantize,
     MXWindow,
+    Product,  # before MatMul: neither operand is a weight
     MatMul,
-    Product,
     Depthwise,
     Relu,
     MaxPool,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,8 +12,10 @@ from mxexport import ops
 from mxexport.fpga import accumulator
 from mxexport.fpga.area import Area, Parts, each, ram
 from mxexport.fpga.datapath import Datapath
+from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Held, Memory, Refused, Timing, block_foldings, lane_counts
+from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 
@@ -30,13 +33,32 @@ class Product:
     status = {"error_o": 1}
     memory_kinds = ()
     vectorwise = False
-    lowers = ()
+    lowers = (("", "MatMul"),)
 
     a: Blocks
     b: Blocks
     scale_offset: int
     width: int
     lsb_exp: int
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if not all(low.carries(value) for value in node.inputs):
+            return False
+        a, b = (low.sequence_blocks(value) for value in node.inputs)
+        if a.view is None or b.view is None:
+            blocked = low.elements(node.inputs[0]) if a.view is None else low.elements(node.inputs[1])
+            low.bind(node.outputs[0], replace(blocked, group_size=None))
+            return True
+        (tokens, heads, depth), (rows, shared, other) = _sides(a.view, -2, -1), _sides(b.view, -1, -2)
+        if depth != other:
+            raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
+        a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
+        b = low.shaped(b, (rows, shared, depth) if shared > 1 else (rows, depth))
+        make, view = functools.partial(cls.of, node.name), a.view.with_last(-1, rows)
+        made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], rows), view=view)
+        low.bind(node.outputs[0], made, node)
+        return True
 
     @classmethod
     def of(cls, name: str, a: Blocks, b: Blocks) -> Product:
@@ -179,6 +201,18 @@ class Product:
     @staticmethod
     def _four(stream: Blocks) -> tuple[int, int, int]:
         return stream.shape[0], stream.vectors // stream.shape[0], stream.channels
+
+
+def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:
+    """Vectors, heads, and the length that is summed over, of an operand [batch, heads..., ., .] that comes in that
+    order. Raises Refused where it does not."""
+    count = len(view.axes)
+    if count < 3 or view.axes[0] != (BATCH,):
+        raise Refused(f"its input has the axes {view}; expected (batch, heads, tokens, channels)")
+    heads = tuple(a for axis in view.axes[1:-2] for a in axis)
+    if (*view.axes[vectors], *heads, *view.axes[summed]) != view.atoms:
+        raise Refused(f"its input has the axes {view}, which do not come token by token, head by head")
+    return size_of(view.axes[vectors]), size_of(heads), size_of(view.axes[summed])
 
 
 def _check(a: Blocks, b: Blocks) -> None:
