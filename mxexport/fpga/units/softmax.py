@@ -56,7 +56,7 @@ class Softmax:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         known = low.masks.get(node)
-        x, mask = (node.inputs[0], None) if known is None else (known.scores, known.mask)
+        x, scale, mask = (node.inputs[0], 1.0, None) if known is None else (known.scores, known.scale, known.mask)
         source = low.wide(low.sequences(x), node)
         if source.view is None:
             low.bind(node.outputs[0], source)
@@ -70,7 +70,7 @@ class Softmax:
         placed = _placed(mask, x, source)
 
         def make(kind: Wide) -> Softmax:
-            return cls.of(kind, 1.0, placed)
+            return cls.of(kind, scale, placed)
 
         low.bind(node.outputs[0], low.add(make, [source], node, "softmax", ("shares",), source.shape))
         return True
@@ -215,16 +215,23 @@ class Softmax:
             "mask": rom(len(rows) * beats, lanes),
         }
 
+    @property
+    def _scale(self) -> float:
+        """Of the scores."""
+        step = self.factor * 2.0 ** -(self.drop + self.fraction + softmax.FACTOR_BITS)
+        return step / math.log2(math.e) * 2.0**-self.source.lsb_exp
+
     def bound(self, x: np.ndarray) -> np.ndarray:
-        """Chords and the cuts of distances are off by 2**-12 of an exponential at most, and as much of the sum; float32
-        by some ulps for each unit of a distance; then the lowest bits of an exponential and of a share."""
-        kept = np.broadcast_to(self.mask != 0, self.source.shape)
+        """Chords and the cuts of distances are off by 2**-12 of an exponential at most, and as much of the sum; the
+        factor by 2**-15 of a distance; float32 by some ulps of a score; then the lowest bits of an exponential and of a
+        share."""
+        kept, x = np.broadcast_to(self.mask != 0, self.source.shape), x * self._scale
         low = np.where(kept, x, -np.inf)
         distance = np.where(kept, low.max(-1, keepdims=True, initial=-1e300) - np.where(kept, x, 0), 0)
         e = np.where(kept, np.exp(-np.minimum(distance, 700)), 0)
         total = np.maximum(e.sum(-1, keepdims=True), 1e-300)
         size = np.abs(np.where(kept, x, 0)).max(-1, keepdims=True)
-        own = 2.0**-11 + 2.0**-20 * distance + 2.0**-21 * size + 2.0**self.source.lsb_exp
+        own = 2.0**-11 + 2.0**-15 * distance + 2.0**-21 * size + self._scale * 2.0**self.source.lsb_exp
         each_off = e * own + 2.0**-(self.exp_bits)
         off = each_off / total + e / total * each_off.sum(-1, keepdims=True) / total
         return off + 2.0**-self.out_bits + 2.0**-22
