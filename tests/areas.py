@@ -31,7 +31,15 @@ from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
 LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
-_ALIKE = ("window-mxfp", "window-int", "window-uint", "insert-mxfp")  # of several formats, one says enough
+_ALIKE = (  # of several formats, one says enough
+    "window-mxfp",
+    "window-int",
+    "window-uint",
+    "insert-mxfp",
+    "product-row",
+    "product-uint8",
+    "product-int8",
+)
 _LARGE = re.compile("(matmul|product)-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""
 _TOLD = ("int8", "e4m3", "e5m2")
