@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 from benchmarks.accuracy import write
 from mxexport.fpga import area, copies
 from mxexport.fpga.types import Blocks
+from mxexport.fpga.units import Product
 from mxexport.fpga.windows import Window
 from tests.areas import TABLE, cells, measured
 from tests.test_hardware_units import CASES, FORMATS, depthwise, matmul
@@ -49,6 +50,7 @@ def every_kind() -> dict[str, set[str]]:
         codes = (134, 134) if a.startswith(("int", "uint")) else (100, 102)
         source = Blocks((3, 2, 40), a, 8, *codes)
         units += [matmul(source, w, 5), depthwise(source, Window((2, 2)), w)]
+        units.append(Product(source, Blocks((3, 2, 40), w, 8, 100, 102), 200, 62, -9))
     for unit in units:
         for folding in copies.foldings(unit):
             single, own = copies.one(unit, folding)

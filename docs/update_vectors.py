@@ -328,6 +328,26 @@ def _products() -> list[Case]:
         shared = {"group_size": 4, "scale_offset": 240, "width": 60, "lsb_exp": 0}
         case = x_name if x_name == w_name else f"{x_name}_{w_name}"
         cases.append(("MXMatMul", case, [*arrays, bias], kinds | shared))
+    return cases + _dynamic_products()
+
+
+def _dynamic_products() -> list[Case]:
+    """One head, several, and heads that share those of the other side; a short last group."""
+    cases = []
+    shapes = {"int8_one_head": ((2, 3, 13), (2, 2, 13)), "e4m3_heads": ((2, 3, 2, 9), (2, 4, 2, 9)),
+              "e2m1_shared_heads": ((1, 2, 4, 13), (1, 3, 2, 13))}  # fmt: skip
+    for name, sides in shapes.items():
+        element = get_format({"i": "mxint8", "4": "mxfp8_e4m3", "2": "mxfp4_e2m1"}[name[name[0] == "e"]]).element
+        parameters = fixedpoint.element_parameters(element)
+        arrays, kinds = [], {}
+        for side, shape, step in zip("ab", sides, (3, 5), strict=True):
+            codes = np.arange(np.prod(shape)) * step % (2 * parameters["max_code"] + 1)
+            scaled = groups.contracted_shape(shape, len(shape) - 1, 4)
+            arrays += [codes.astype(np.uint8).reshape(shape)]
+            arrays += [(120 + np.arange(np.prod(scaled)) % 3).astype(np.uint8).reshape(scaled)]
+            kinds |= {f"{side}_{key}": parameters[key] for key in ("exponent_bits", "mantissa_bits")}
+        shared = {"group_size": 4, "scale_offset": 240, "width": 60, "lsb_exp": 0}
+        cases.append(("MXProduct", name, arrays, kinds | shared))
     return cases
 
 

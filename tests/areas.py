@@ -31,7 +31,15 @@ from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
 LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
-_ALIKE = ("window-mxfp", "window-int", "window-uint", "insert-mxfp")  # of several formats, one says enough
+_ALIKE = (  # of several formats, one says enough
+    "window-mxfp",
+    "window-int",
+    "window-uint",
+    "insert-mxfp",
+    "product-row",
+    "product-uint8",
+    "product-int8",
+)
 _LARGE = re.compile("(matmul|product)-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""
 _TOLD = ("int8", "e4m3", "e5m2")
@@ -83,7 +91,7 @@ def _larger() -> dict[str, tuple[Unit, list]]:
         found[f"depthwise-{name}-14x14"] = depthwise(image, Window((3, 3), pads=(1, 1, 1, 1)), name), [1, 4]
     for a, b in (("mxint8", "mxint8"), ("mxfp8_e4m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "mxfp4_e2m1")):
         sides = Blocks((64, 2, 64), a, 32, 118, 124), Blocks((64, 2, 64), b, 32, 118, 124)
-        foldings = [(4, 8), (8, 16), (4, 8, 1, 1, 1)] if a == "mxint8" else [(4, 8), (8, 16)]
+        foldings = [(4, 8), (8, 16), (4, 8, 1, 1, 1)] if a == "mxint8" else [(4, 8)]
         found[f"product-{a}-64x64"] = Product.of("product", *sides), [Folding(*f) for f in foldings]
     wide = Wide((14, 14, 32), 24, -12)
     found["max_pool-14x14"] = MaxPool(wide, Window((2, 2), (2, 2))), [1, 4, 16]

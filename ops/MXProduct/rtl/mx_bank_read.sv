@@ -23,54 +23,25 @@ module mx_bank_read #(
            Words, Repeat, Heads, Tokens);
   end
 
-  localparam int WordBits   = mx_pkg::index_bits(Words);
-  localparam int RepeatBits = mx_pkg::index_bits(Repeat);
-  localparam int HeadBits   = mx_pkg::index_bits(Heads);
-  localparam int TokenBits  = mx_pkg::index_bits(Tokens);
+  logic [AddrBits-1:0] start_q, next;  // start_q: of the head
+  logic                bank_q, word_last, repeat_last, head_last, token_last, head_end, token_end;
 
-  logic [WordBits-1:0]   word_q;
-  logic [RepeatBits-1:0] repeat_q;
-  logic [HeadBits-1:0]   head_q;
-  logic [TokenBits-1:0]  token_q;
-  logic [AddrBits-1:0]   start_q, next;  // start_q: of the head
-  logic                  bank_q, vector_end, head_end, token_end;
-  logic                  word_last_q, repeat_last_q, head_last_q, token_last_q;  // the counter is at its end
+  mx_count #(.Count(Words)) u_word (.aclk, .aresetn, .step_i, .last_o(word_last));
+  mx_count #(.Count(Repeat)) u_repeat (.aclk, .aresetn, .step_i(step_i && word_last), .last_o(repeat_last));
+  mx_count #(.Count(Heads)) u_head (.aclk, .aresetn, .step_i(step_i && head_end), .last_o(head_last));
+  mx_count #(.Count(Tokens)) u_token (.aclk, .aresetn, .step_i(step_i && token_end), .last_o(token_last));
 
-  assign vector_end = word_last_q;
-  assign head_end   = vector_end && repeat_last_q;
-  assign token_end  = head_end && head_last_q;
-  assign frame_o    = token_end && token_last_q;
-  assign next       = addr_o + 1'b1;
-
-  // Whether a counter that moves on comes to its end: it is one before, or has one place.
-  always_ff @(posedge aclk) begin
-    if (!aresetn) begin
-      word_last_q   <= Words == 1;
-      repeat_last_q <= Repeat == 1;
-      head_last_q   <= Heads == 1;
-      token_last_q  <= Tokens == 1;
-    end else if (step_i) begin
-      word_last_q <= Words == 1 || word_q == WordBits'(Words - 2);
-      if (vector_end) repeat_last_q <= Repeat == 1 || repeat_q == RepeatBits'(Repeat - 2);
-      if (head_end) head_last_q <= Heads == 1 || head_q == HeadBits'(Heads - 2);
-      if (token_end) token_last_q <= Tokens == 1 || token_q == TokenBits'(Tokens - 2);
-    end
-  end
+  assign head_end  = word_last && repeat_last;
+  assign token_end = head_end && head_last;
+  assign frame_o   = token_end && token_last;
+  assign next      = addr_o + 1'b1;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      word_q   <= '0;
-      repeat_q <= '0;
-      head_q   <= '0;
-      token_q  <= '0;
-      bank_q   <= 1'b0;
-      addr_o   <= '0;
-      start_q  <= '0;
+      bank_q  <= 1'b0;
+      addr_o  <= '0;
+      start_q <= '0;
     end else if (step_i) begin
-      word_q <= vector_end ? '0 : word_q + 1'b1;
-      if (vector_end) repeat_q <= head_end ? '0 : repeat_q + 1'b1;
-      if (head_end) head_q <= token_end ? '0 : head_q + 1'b1;
-      if (token_end) token_q <= frame_o ? '0 : token_q + 1'b1;
       bank_q <= bank_q ^ frame_o;
       if (token_end) begin
         addr_o  <= (bank_q ^ frame_o) ? AddrBits'(Depth / 2) : '0;
@@ -79,7 +50,7 @@ module mx_bank_read #(
         addr_o  <= next;
         start_q <= next;
       end else begin
-        addr_o  <= vector_end ? start_q : next;
+        addr_o  <= word_last ? start_q : next;
       end
     end
   end

@@ -60,39 +60,29 @@ module mx_product_rows #(
 
   // Where the beat belongs: beat of a row, head, row of a fold.
 
-  localparam int BeatBits = mx_pkg::index_bits(Beats);
-  localparam int PartBits = mx_pkg::index_bits(BlockBeats);
-  localparam int HeadBits = mx_pkg::index_bits(Heads);
   localparam int TurnBits = mx_pkg::index_bits(Turns);
 
-  logic [BeatBits-1:0] beat;
-  logic [PartBits-1:0] part_q;
-  logic [HeadBits-1:0] head_q;
   logic [Pe-1:0]       lane_q;  // one of them: the row's place in its fold
   logic [TurnBits-1:0] turn_q;
-  logic                row_end, head_end, fold_end, last_row, first_row, part_end;
+  logic                part_end, row_end, head_last, rows_end, fold_end, last_row;
 
-  mx_frame_walk #(.Pixels(Rows * Heads), .Beats(Beats)) u_walk (
-    .aclk, .aresetn, .step_i(put_i), .last_i, .beat_o(beat), .first_pixel_o(first_row), .last_pixel_o(last_row),
-    .error_o
-  );
+  mx_count #(.Count(BlockBeats)) u_part (.aclk, .aresetn, .step_i(put_i), .last_o(part_end));
+  mx_count #(.Count(Beats)) u_beat (.aclk, .aresetn, .step_i(put_i), .last_o(row_end));
+  mx_count #(.Count(Heads)) u_head (.aclk, .aresetn, .step_i(put_i && row_end), .last_o(head_last));
+  mx_count #(.Count(Rows)) u_row (.aclk, .aresetn, .step_i(put_i && rows_end), .last_o(last_row));
 
-  assign part_end = part_q == PartBits'(BlockBeats - 1);
-  assign row_end  = beat == BeatBits'(Beats - 1);
-  assign head_end = head_q == HeadBits'(Heads - 1);
+  assign rows_end = row_end && head_last;  // of a row of all heads
   assign fold_end = lane_q[Pe-1];
-  assign end_o    = row_end && last_row;
+  assign end_o    = rows_end && last_row;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      part_q <= '0;
-      head_q <= '0;
-      lane_q <= Pe'(1);
-      turn_q <= '0;
+      lane_q  <= Pe'(1);
+      turn_q  <= '0;
+      error_o <= 1'b0;
     end else if (put_i) begin
-      part_q <= part_end ? '0 : part_q + 1'b1;
-      if (row_end) head_q <= head_end ? '0 : head_q + 1'b1;
-      if (row_end && head_end) begin
+      if (last_i != end_o) error_o <= 1'b1;
+      if (rows_end) begin
         lane_q <= last_row ? Pe'(1) : Pe'({lane_q, fold_end});
         turn_q <= (last_row || fold_end || turn_q == TurnBits'(Turns - 1)) ? '0 : turn_q + 1'b1;
       end
@@ -103,12 +93,12 @@ module mx_product_rows #(
   logic [ScaleBits-1:0] scale_addr;
 
   mx_bank_write #(.Words(Beats), .Heads(Heads), .Folds(Folds)) u_code_addr (
-    .aclk, .aresetn, .step_i(put_i), .head_i(row_end), .row_i(head_end), .fold_i(fold_end), .frame_i(last_row),
+    .aclk, .aresetn, .step_i(put_i), .head_i(row_end), .row_i(head_last), .fold_i(fold_end), .frame_i(last_row),
     .addr_o(code_addr)
   );
 
   mx_bank_write #(.Words(Places), .Step(Turns), .Heads(Heads), .Folds(Folds)) u_scale_addr (
-    .aclk, .aresetn, .step_i(put_i && part_end), .head_i(row_end), .row_i(head_end), .fold_i(fold_end),
+    .aclk, .aresetn, .step_i(put_i && part_end), .head_i(row_end), .row_i(head_last), .fold_i(fold_end),
     .frame_i(last_row), .addr_o(scale_addr)
   );
 
@@ -172,7 +162,7 @@ module mx_product_rows #(
 
     always_ff @(posedge aclk) begin
       if (!aresetn) sign_addr_q <= '0;
-      else if (put_i) sign_addr_q <= (row_end && head_end) ? '0 : sign_addr_q + 1'b1;
+      else if (put_i) sign_addr_q <= rows_end ? '0 : sign_addr_q + 1'b1;
     end
 
     function automatic logic odd_of(logic [Pe-1:0] lanes);
@@ -207,8 +197,5 @@ module mx_product_rows #(
     assign codes_o      = stored_q;
     assign written_o    = end_q;
   end
-
-  logic unused;
-  assign unused = first_row;
 
 endmodule
