@@ -39,6 +39,8 @@ _ALIKE = (  # of several formats, one says enough
     "product-row",
     "product-uint8",
     "product-int8",
+    "quantize_tokens-mxfp6",
+    "quantize_tokens-mxint4",
 )
 _LARGE = re.compile("(matmul|product)-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""

@@ -172,7 +172,7 @@ def cases() -> dict[str, tuple]:
             found[f"max_pool-{name}"] = MaxPool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
             found[f"average_pool-{name}"] = AveragePool(Wide((7, 6, 5), 14, -3), window), [1, 4, 8]
     positive = Wide((3, 2, 40), 17, -8, nonnegative=True)
-    found["quantize-positive"] = quantize(positive, "mxint8", rule="even", span=20), [1, 8]
+    found["quantize-positive"] = quantize(positive, "mxint8", rule="even", span=20), [1, 2]
     found["relu"] = Relu(Wide((3, 2, 5), 13, 0)), [1, 2, 8]
     found["reorder"] = Reorder(Wide((3, 2, 5), 13, 0)), [1]
     found["reorder-lanes"] = Reorder(Wide((7, 7, 20), 13, 0)), [2, 4, 16, 8]

@@ -66,8 +66,11 @@ class QuantizeTokens:
 
     @classmethod
     def of(cls, source: Wide, node: ir.Node) -> QuantizeTokens:
-        """What a quantizer of a QONNX graph does to tokens. Raises Refused where MXScale does not find its scale as OCP
-        has it."""
+        """What a quantizer of a QONNX graph does to tokens. Raises Refused unless MXScale finds its scale."""
+        if len(source.shape) not in (2, 3):
+            raise Refused(f"it quantizes frames of shape {source.shape}; expected (T, C) or (T, H, C)")
+        if not graph.is_ours(node.inputs[1].producer(), {"MXScale"}):
+            raise Refused("its scale along the tokens is not found by MXScale; quantize with an MX format, not static")
         found = dynamic_quantizer(node)
         return cls(source, found.quantizer, fit_group(found.group_size, source.shape[0]), found.format)
 
@@ -166,7 +169,7 @@ class QuantizeTokens:
         """Values of a block, what finds the scale of a column, encoders, codes of two frames."""
         lanes, out, q = folding.simd, folding.pe, self.quantizer
         bound, words, blocks = self.source.width - self.source.nonnegative, self._words(lanes), self.result.blocks
-        slack = 9 if q.round_bias else 6
+        slack = 10 if q.round_bias else 7
         depth = (self._most - 1) * words + slack
         scales = 1 << ((1 + (self._tail < self._most)) * words + slack - 1).bit_length()
         frame, bits = group_count(self._tokens, out) * words, self.result.bits

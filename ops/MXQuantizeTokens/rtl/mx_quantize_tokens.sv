@@ -87,7 +87,7 @@ module mx_quantize_tokens #(
 
   // A block is read from its first token on as soon as its last one comes: what is held are the others, and what
   // comes while the scale of a column is found.
-  localparam int Slack     = (RoundBias == 0) ? 6 : 9;
+  localparam int Slack     = (RoundBias == 0) ? 7 : 10;
   localparam int Depth     = (Most - 1) * Words + Slack;
   localparam int AddrBits  = $clog2(Depth);
   localparam int CountBits = $clog2(Depth + 1);
@@ -120,17 +120,15 @@ module mx_quantize_tokens #(
 
   // Accept: values into the buffer, their magnitudes to the scales.
 
-  logic                put, get, in_end, in_first, in_last, in_last_block, head_end;
-  logic [WordBits-1:0] in_word;
+  logic                 put, get, in_end, in_first, in_last, in_last_block, out_last, head_end, ready_q;
+  logic [WordBits-1:0]  in_word;
   logic [TokenBits-1:0] in_token;
-  logic [CountBits-1:0] free_q;             // places of the buffer
+  logic [CountBits-1:0] free_q;  // places of the buffer
   logic [AddrBits-1:0]  write_q, read_q;
-  scale_ptr_t           promised_q, kept_q;  // scales of words that have come, and of those that were read
-  scale_ptr_t           alive;
+  scale_ptr_t           room_q;  // for scales of words of last tokens that come
   magnitudes_t          magnitude_q;
 
-  assign alive         = promised_q - kept_q;
-  assign s_axis_tready = free_q != '0 && !alive[ScaleAddr];
+  assign s_axis_tready = ready_q;
   assign put           = s_axis_tvalid && s_axis_tready;
 
   mx_token_walk #(.Tokens(Tokens), .Words(Words), .Group(Group)) u_in (
@@ -154,15 +152,17 @@ module mx_quantize_tokens #(
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
-      write_q    <= '0;
-      free_q     <= CountBits'(Depth);
-      promised_q <= '0;
-      error_o    <= 1'b0;
+      write_q <= '0;
+      free_q  <= CountBits'(Depth);
+      room_q  <= scale_ptr_t'(Scales);
+      ready_q <= 1'b0;
+      error_o <= 1'b0;
     end else begin
-      free_q <= free_q - CountBits'(put) + CountBits'(get);
+      ready_q <= free_q > CountBits'(1) && room_q > scale_ptr_t'(1);  // one may be taken in this very cycle
+      free_q  <= free_q - CountBits'(put) + CountBits'(get);
+      room_q  <= room_q - scale_ptr_t'(put && in_last) + scale_ptr_t'(get && out_last);
       if (put) begin
         write_q <= (write_q == AddrBits'(Depth - 1)) ? '0 : write_q + 1'b1;
-        if (in_last) promised_q <= promised_q + 1'b1;
         if (s_axis_tlast != (in_end && in_last && in_last_block)) error_o <= 1'b1;
       end
     end
@@ -177,10 +177,11 @@ module mx_quantize_tokens #(
 
   // Scale of every column, queued until its block is read.
 
-  logic                               new_valid;
-  logic [InLanes-1:0][7:0]            new_scale, scale1_q;
-  logic [InLanes-1:0][ShiftBits-1:0]  new_shift, shift1_q;
-  scale_ptr_t                         found_q, scale_q;  // scales that were found; the one to be read next
+  logic                              new_valid;
+  logic [InLanes-1:0][7:0]           new_scale, scale1_q;
+  logic [InLanes-1:0][ShiftBits-1:0] new_shift, shift1_q;
+  scale_ptr_t                        found_q;           // scales that were found
+  scale_ptr_t                        scale_q, block_q;  // the one to be read next, and the first of its block
 
   mx_column_scales #(
     .Width(Bound), .Words(Words), .Lanes(InLanes), .LsbExp(LsbExp), .Emax(Emax), .RoundBias(RoundBias),
@@ -196,7 +197,7 @@ module mx_quantize_tokens #(
   // Read: token by token, a word as soon as the scale of its columns is known. A frame begins when one of the two
   // banks of codes is free.
 
-  logic                 out_end, out_first, out_last, out_last_block, frame_end, freed;
+  logic                 out_end, out_first, out_last_block, frame_end, freed;
   logic [WordBits-1:0]  out_word;
   logic [TokenBits-1:0] out_token;
   logic                 inside_q;  // of a frame
@@ -214,7 +215,7 @@ module mx_quantize_tokens #(
     if (!aresetn) begin
       found_q  <= '0;
       scale_q  <= '0;
-      kept_q   <= '0;
+      block_q  <= '0;
       read_q   <= '0;
       inside_q <= 1'b0;
       banks_q  <= 2'd2;
@@ -224,9 +225,8 @@ module mx_quantize_tokens #(
       if (get) begin
         read_q   <= (read_q == AddrBits'(Depth - 1)) ? '0 : read_q + 1'b1;
         inside_q <= !frame_end;
-        if (out_last) kept_q <= kept_q + 1'b1;
-        if (out_end && !out_last) scale_q <= scale_q - scale_ptr_t'(Words - 1);
-        else scale_q <= scale_q + 1'b1;
+        scale_q  <= (out_end && !out_last) ? block_q : scale_q + 1'b1;
+        if (out_end && out_last) block_q <= scale_q + 1'b1;
       end
     end
   end

@@ -69,7 +69,7 @@ module mx_token_codes #(
   logic [WordBits-1:0] word;
   logic [OutBits-1:0]  lane;
   logic                word_end, first_lane, last_lane, last_row, enough;
-  addr_t               write_q;
+  addr_t               write_q, write_row_q, next;  // write_row_q: of the first word of these tokens
   scale_addr_t         scale_write_q;
 
   mx_token_walk #(.Tokens(Tokens), .Words(Words), .Group(OutLanes)) u_walk (
@@ -77,16 +77,18 @@ module mx_token_codes #(
     .first_token_o(first_lane), .last_token_o(last_lane), .last_block_o(last_row)
   );
 
+  assign next   = (write_q == addr_t'(2 * Frame - 1)) ? '0 : write_q + 1'b1;
   assign enough = code_valid_i && last_row && last_lane && word == WordBits'(Enough);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       write_q       <= '0;
+      write_row_q   <= '0;
       scale_write_q <= '0;
     end else begin
       if (code_valid_i) begin
-        if (word_end && !last_lane) write_q <= write_q - addr_t'(Words - 1);
-        else write_q <= (write_q == addr_t'(2 * Frame - 1)) ? '0 : write_q + 1'b1;
+        write_q <= (word_end && !last_lane) ? write_row_q : next;
+        if (word_end && last_lane) write_row_q <= next;
       end
       if (scale_valid_i) begin
         scale_write_q <= (scale_write_q == scale_addr_t'(2 * Scales - 1)) ? '0 : scale_write_q + 1'b1;
