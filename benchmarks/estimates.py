@@ -31,6 +31,8 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
 """Cells that no relative error is seen in: a row of fewer counts as so many."""
 PRIOR, ROUNDS = 0.03, 4
+ALIKE = {"mx_product": "mx_matmul"}
+"""Module -> another one around the same datapath, whose rows say more of the kinds that both have."""
 
 
 def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
@@ -93,7 +95,7 @@ def main() -> None:
         if name not in kept:
             raise SystemExit(f"{TABLE} has no {name}; run python -m tests.areas")
         rows[module][name] = made, kept[name]
-    model = {module: _fits(found.values()) for module, found in sorted(rows.items())}
+    model = {module: _fits([*found.values(), *_alike(rows, module)]) for module, found in sorted(rows.items())}
     for module, kinds in every_kind().items():
         for cells_of in model[module].values():
             for kind in sorted(kinds - set(cells_of)):
@@ -103,6 +105,11 @@ def main() -> None:
     table = residuals(rows, model)
     print(table)
     write(table, DOCUMENT, ("<!-- hardware-estimates -->", "<!-- /hardware-estimates -->"))
+
+
+def _alike(rows: Mapping[str, Mapping[str, tuple[area.Parts, dict]]], module: str) -> list[tuple[area.Parts, dict]]:
+    """Rows of the module around the same datapath."""
+    return [*rows[ALIKE[module]].values()] if module in ALIKE else []
 
 
 def _fits(rows: Iterable[tuple[area.Parts, dict]]) -> dict[str, dict[str, float]]:
@@ -128,7 +135,10 @@ def residuals(rows: Mapping[str, Mapping[str, tuple[area.Parts, dict]]], model: 
 
     for module, found in sorted(rows.items()):
         cases = {name.split(",")[0] for name in found}
-        without = {case: _fits(r for n, r in found.items() if n.split(",")[0] != case) for case in cases}
+        without = {
+            case: _fits([*(r for n, r in found.items() if n.split(",")[0] != case), *_alike(rows, module)])
+            for case in cases
+        }
         errors = defaultdict(list)
         for name, (made, row) in found.items():
             for key in ("lut", "ff"):

@@ -3,10 +3,10 @@
     python benchmarks/integer_designs.py
 
 Signal to noise ratio in dB against float64. What others compute is written anew here from their papers and golden
-models: I-BERT (Kim et al., 2021): exponentials and erf by second-order polynomials, square roots by Newton's iteration;
-I-ViT (Li and Gu, 2023): exponentials and GELU by shifts, base 2, here with divisions that lose nothing; ITA (Islamoglu et
-al., 2023): 8-bit scores over 8 octaves, beyond which they saturate, powers of two only. All get the same inputs on a grid
-of 2**-10 (ITA: its 8 bits) and put out 8 bits, as there, or 16. Writes the table of docs/hardware.md.
+models: I-BERT (Kim et al., 2021): exponentials and erf by second-order polynomials, square roots by Newton's
+iteration; I-ViT (Li and Gu, 2023): exponentials and GELU by shifts, base 2, here with divisions that lose nothing; ITA
+(Islamoglu et al., 2023): 8-bit scores over 8 octaves, beyond which they saturate, powers of two only. All get the same
+inputs on a grid of 2**-10 (ITA: its 8 bits) and put out 8 bits, as there, or 16. Writes the table of docs/hardware.md.
 """
 
 from __future__ import annotations

@@ -132,12 +132,12 @@ class Embedding:
 
     def parts(self, folding: Folding) -> Parts:
         lanes, beats, index = folding.pe, group_count(self.result.channels, folding.pe), self._index_bits
-        bits = index + beats.bit_length()
+        bits, words = index + beats.bit_length(), len(self.table) * beats
         return {
             "unit": each(10),
             "index": each(index + self.source.width),
             "places": each(2 * bits),
-            "table": rom(len(self.table) * beats, lanes * self.result.width),
+            ("few_words" if words < 64 else "table"): rom(words, lanes * self.result.width),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:

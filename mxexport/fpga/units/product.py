@@ -172,21 +172,15 @@ class Product:
         found = path.parts()
         if path.folds > 1:
             found |= {"replayed": ram(2 * path.beats, beat), "replay": each(45)}
-        if path.pairs:
-            signs = ram(self.heads[1] * path.beats, folding.simd)
-            found |= {"even_signs": signs, "paired": each(word + folding.pe)}
-        addresses = words.bit_length() + scale_words.bit_length()
-        counted = self.a.vectors.bit_length() + 2 * self.b.vectors.bit_length()
+        signs = ram(self.heads[1] * path.beats, folding.simd) if path.pairs else Area()
+        counted = words.bit_length() + scale_words.bit_length() + self.a.vectors.bit_length()
         late = folding.pe * word + folding.simd * self.a.bits
         return found | {
-            "codes": ram(words, word) * folding.pe,
+            "rows": ram(words, word) * folding.pe + ram(scale_words, path.across * shift) * path.groups + signs,
             "late": Area(ff=late * self._late(path)),
-            "scales": ram(scale_words, path.across * shift) * path.groups,
-            "written": each(word + path.across * shift + 2 * folding.pe),
+            "written": each((word + path.across * shift + folding.pe) * (1 + path.pairs)),
             "beats": each(beat),
-            "addresses": each(addresses),
-            "counters": each(counted),
-            "unit": each(60),
+            "places": each(counted + 2 * self.b.vectors.bit_length() + 20),
         }
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
