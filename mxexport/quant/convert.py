@@ -98,7 +98,8 @@ def quantize_model(
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
         conversion, robust = _Conversion(_copy(model), table), None
         plan, examples = FoldPlan(), _examples(example_inputs, calibration)
-        observed = None if examples is None else observe_products(conversion.model, examples)
+        shown = examples if attention else example_inputs
+        observed = None if shown is None else observe_products(conversion.model, shown)
         products = ProductConversion(dict(conversion.names), observed)
         if fold_batch_norm or recipe is not None:
             plan = plan_folds(conversion.model, examples)

@@ -55,7 +55,7 @@ class QuantScaledDotProductAttention(QuantLayer):
         scores, 1 / sqrt(E) by default. `enable_gqa`: keys and values have fewer heads (axis -3) than queries.
 
         Raises:
-            ShapeError: a mask of integers, or one beside `is_causal`.
+            ShapeError: a mask of integers or of one axis, or one beside `is_causal`.
         """
         _check_mask(attn_mask, is_causal)
         if enable_gqa:
@@ -79,6 +79,11 @@ def _check_mask(mask: Tensor | None, is_causal: bool) -> None:
         return
     if is_causal:
         raise ShapeError("QuantScaledDotProductAttention: found attn_mask and is_causal; give one of them")
+    if mask.ndim < 2:
+        raise ShapeError(
+            f"QuantScaledDotProductAttention: attn_mask has shape {tuple(mask.shape)}; expected [..., L, S] or "
+            "[..., 1, S]"
+        )
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise ShapeError(
             f"QuantScaledDotProductAttention: attn_mask is {mask.dtype}; expected bool, or floats to be added"
@@ -96,7 +101,6 @@ def _causal(scores: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
 def _masked(scores: Tensor, value: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """What every query pays to every key, and the values left. Rows that see nothing are shown all keys first, then set
     to 0: a softmax of -Inf alone is NaN, its gradient, too."""
-    mask = mask if mask.ndim > 1 else mask[None]
     hidden = mask.logical_not() if mask.dtype == torch.bool else mask == -math.inf
     blind = hidden.all(-1, keepdim=True)
     if mask.dtype == torch.bool:

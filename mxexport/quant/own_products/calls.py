@@ -54,7 +54,8 @@ class ActivationProducts(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if function in _READERS and (self.any_owner or innermost() is self.owner):
-            call = _READERS[function](function.__name__, args, kwargs, self.is_constant)
+            read, name = _READERS[function]
+            call = read(name, args, kwargs, self.is_constant)
             result = None if call is None else self.multiply(call)
             if result is not None:
                 return result
@@ -69,6 +70,7 @@ class ActivationProducts(TorchFunctionMode):
         """Numbers (indices, positions) are no activations, and what is looked up by them is one."""
         made = [t for t in tensors_of((result,), {}) if t.is_floating_point()]
         given = [t for t in tensors_of(args, kwargs) if t.is_floating_point()]
+        given = given[: 1 if function in _AS_ANOTHER else 0 if function in _OF_ITS_SHAPE else None]
         if function is not F.embedding and all(map(self.is_constant, given)):
             self.constants.update((id(t), t) for t in made)
         else:
@@ -77,6 +79,14 @@ class ActivationProducts(TorchFunctionMode):
 
 
 _WRITES = {Tensor.__setitem__, Tensor.copy_, torch.Tensor.index_copy_, Tensor.scatter_, Tensor.masked_scatter_}
+
+_AS_ANOTHER = {Tensor.to, Tensor.type_as, Tensor.expand_as, Tensor.view_as, Tensor.reshape_as}
+"""Functions that take values from their first argument alone."""
+_OF_ITS_SHAPE = {
+    *(torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.rand_like, torch.randn_like),
+    *(Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_empty, Tensor.new_tensor),
+}
+"""Functions that take no value from a tensor."""
 
 
 # --- whose code runs ------------------------------------------------------------------------------------------
@@ -133,9 +143,13 @@ def _matmul(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call
     operands = [*args, *named]
     if len(operands) != 2 or not all(isinstance(t, Tensor) for t in operands):
         return None
-    a, b = reversed(operands) if name == "__rmatmul__" else operands
+    a, b = operands
     why = "is written into a tensor given as out" if kwargs.get("out") is not None else _why_float(a, b, is_constant)
-    return Call("product", name.strip("_"), why, lambda layer: layer(a, b))
+    return Call("product", name, why, lambda layer: layer(a, b))
+
+
+def _matmul_from_behind(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
+    return _matmul(name, args[::-1], kwargs, is_constant)
 
 
 def _baddbmm(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
@@ -175,14 +189,16 @@ def _why_float(a: Tensor, b: Tensor, is_constant: Callable) -> str | None:
     return "takes a vector" if min(a.ndim, b.ndim) < 2 else None
 
 
-_READERS: dict[Callable, Callable[..., Call | None]] = {
-    **dict.fromkeys((torch.matmul, torch.bmm, torch.mm, torch.linalg.matmul), _matmul),
-    **dict.fromkeys((Tensor.matmul, Tensor.bmm, Tensor.mm, Tensor.__matmul__, Tensor.__rmatmul__), _matmul),
-    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), _baddbmm),
-    torch.einsum: _einsum,
-    F.scaled_dot_product_attention: _attention,
+_READERS: dict[Callable, tuple[Callable[..., Call | None], str]] = {
+    **dict.fromkeys((torch.matmul, torch.linalg.matmul, Tensor.matmul, Tensor.__matmul__), (_matmul, "matmul")),
+    Tensor.__rmatmul__: (_matmul_from_behind, "matmul"),
+    **dict.fromkeys((torch.bmm, Tensor.bmm), (_matmul, "bmm")),
+    **dict.fromkeys((torch.mm, Tensor.mm), (_matmul, "mm")),
+    **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), (_baddbmm, "baddbmm")),
+    torch.einsum: (_einsum, "einsum"),
+    F.scaled_dot_product_attention: (_attention, "scaled_dot_product_attention"),
 }
-"""Function -> what reads a call of it; None where it is no product of two activations."""
+"""Function -> what reads a call of it (None where it is no product of two activations), and its name."""
 
-NAMES = {function.__name__ for function in _READERS if not function.__name__.startswith("__")}
+NAMES = frozenset(name for _, name in _READERS.values())
 """What code names that calls one of them; operators have no name."""

@@ -32,12 +32,13 @@ class ProductHolder(nn.Module):
     _product_table: FormatTable
     _product_names: tuple[str, ...]
     """The module's names in the model; entries of the table go by them."""
+    _held: tuple[str, ...]
     products_in_float: dict[str, str]
     """Product (the attribute, or the function) that stays as it is -> why."""
 
     def held_products(self) -> dict[str, QuantLayer]:
         """Attribute -> layer, in the order of calls."""
-        return {name: m for name, m in self._modules.items() if _is_product(name, m)}
+        return {name: self._modules[name] for name in self._held}
 
     def add_product(self, name: str, kind: str) -> QuantLayer:
         """Hold a layer for the product called `name`. Raises FormatError for a format that products cannot have."""
@@ -57,6 +58,7 @@ class ProductHolder(nn.Module):
         except FormatError as error:
             raise FormatError(f"{names[0]}: {error}") from None
         setattr(self, name, layer.train(self.training))
+        self._held = (*self._held, name)
         return layer
 
     def scale_rule_of(self, name: str) -> str:
@@ -74,7 +76,7 @@ class ProductHolder(nn.Module):
 def hold_products(module: nn.Module, names: list[str], table: FormatTable) -> ProductHolder:
     """`module` itself, from now on of the class that its kind becomes."""
     module.__class__ = _made(type(module))
-    module._product_table, module._product_names, module.products_in_float = table, tuple(names), {}
+    module._product_table, module._product_names, module._held, module.products_in_float = table, tuple(names), (), {}
     return module
 
 
@@ -88,7 +90,7 @@ def forward_with_products(holder: ProductHolder, args: tuple, kwargs: dict):
             return None
         turns[call.kind] += 1
         name = f"{call.kind}_{turns[call.kind]}"
-        return call.run(holder._modules.get(name) or _added_later(holder, name, call))
+        return call.run(holder._modules[name] if name in holder._held else _added_later(holder, name, call))
 
     with code_of(holder), ActivationProducts(holder, multiply):
         return holder.float_kind.forward(holder, *args, **kwargs)
@@ -103,11 +105,6 @@ def _added_later(holder: ProductHolder, name: str, call: Call) -> QuantLayer:
             "products"
         )
     return holder.add_product(name, call.kind)
-
-
-def _is_product(name: str, module: nn.Module | None) -> bool:
-    kind, _, number = name.rpartition("_")
-    return number.isdigit() and kind in KINDS and type(module) is KINDS[kind]
 
 
 @functools.cache
