@@ -412,6 +412,12 @@ class Gram(nn.Module):
         return x @ x.mT
 
 
+class GramOfLinear(nn.Linear):
+    def forward(self, x):
+        x = super().forward(x)
+        return x @ x.mT
+
+
 class Clashing(nn.Module):
     def __init__(self):
         super().__init__()
@@ -439,3 +445,39 @@ def test_what_cannot_be_held_is_said():
     with pytest.raises(FormatError, match="0.attn.product_1: "):
         spec = mx.QuantSpec("mxint8", source="learned")
         mx.quantize_model(made(Eager)[0], None, spec, attention=True, example_inputs=tokens, formats={"0.mlp": None})
+
+
+def test_products_in_a_layer_of_its_own_kind_stay_in_float():
+    """Their layer is quantized where it takes its weight; nothing around it takes them for its own."""
+
+    class Around(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = GramOfLinear(8, 8)
+
+        def forward(self, x):
+            return self.inner(x) @ x
+
+    model, x = Around(), torch.randn(2, 7, 8)
+    quantized = mx.quantize_model(model, "mxint8", A8, attention=True, example_inputs=x)
+    report = mx.conversion_report(quantized)
+    assert list(kinds_of(report)) == ["product_1"] and report.products_in_float["inner"].startswith(
+        "1 product of activations (matmul) in float: its layer is quantized at the weight"
+    )
+    assert torch.equal(quantized(x), q8(quantized.inner(x), -1) @ q8(x, -2))
+
+
+def test_the_recipe_s_rules_are_those_of_products_too():
+    model, x = made(Eager)
+    quantized = mx.quantize_model(model, "mxint8", A8, attention=True, recipe="robust", example_inputs=x)
+    changed = [c for c in mx.conversion_report(quantized).changed if "product" in c.layer]
+    assert [(c.what, c.before, c.after) for c in changed] == [("activation rule", "floor", "rceil")] * 2
+    assert quantized[0].attn.product_1.input_quant.scale_rule == "rceil"
+
+
+@pytest.mark.parametrize("kind", ["fused", "eager"])
+def test_compiled_models_compute_the_same(kind):
+    model, x = made(KINDS[kind])
+    quantized = mx.quantize_model(model, "mxint8", A8, attention=True, example_inputs=x)
+    torch._dynamo.reset()
+    assert torch.equal(torch.compile(quantized, backend="aot_eager")(x), quantized(x))

@@ -112,10 +112,10 @@ def quantize_model(
         if attention:
             report.products_in_float = products.convert(quantized, conversion.table)
         else:
-            report.products_in_float = products.left_in_float(quantized)
+            report.products_in_float = products.left_in_float()
+        report.follow(quantized)
         if robust:
             robust.finish(quantized, report)
-    report.follow(quantized)
     if not report.converted and not any(isinstance(m, ProductHolder) for m in quantized.modules()):
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)

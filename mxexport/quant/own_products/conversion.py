@@ -19,8 +19,6 @@ from mxexport.quant.own_products.scan import products_named, why_not_watched
 _MULTIPLY = (QuantMatMul, QuantTransposedLinear, FunctionalLayer)
 """Quantized layers that call products in their own code."""
 
-_ASK = "attention=True quantizes them"
-
 
 class ProductConversion:
     """What becomes of the products in the code of a model's modules.
@@ -32,9 +30,9 @@ class ProductConversion:
     def __init__(self, names: dict[nn.Module, list[str]], observed: dict[str, ObservedProducts] | None):
         self.names, self.observed = names, observed
 
-    def left_in_float(self, model: nn.Module, why: str = _ASK) -> dict[str, str]:
+    def left_in_float(self) -> dict[str, str]:
         """Module -> what is to be said where no products are quantized."""
-        return {name: f"{what} in float; {why}" for name, what in self._found(model).items()}
+        return {name: f"{what} in float; attention=True quantizes them" for name, what in self._found().items()}
 
     def convert(self, model: nn.Module, table: FormatTable) -> dict[str, str]:
         """Change the modules of `model` that multiply activations into holders; returns what stays in float, and why.
@@ -43,7 +41,7 @@ class ProductConversion:
             FormatError: a format that products cannot have.
         """
         kept = set(model.modules())
-        found, left = self._found(model), {}
+        found, left = self._found(), {}
         for module, names in self.names.items():
             if names[0] not in found:
                 continue
@@ -60,11 +58,11 @@ class ProductConversion:
     def _kinds(self, name: str) -> Counter[str]:
         return Counter() if self.observed is None else self.observed[name].kinds
 
-    def _found(self, model: nn.Module) -> dict[str, str]:
+    def _found(self) -> dict[str, str]:
         """Module -> its products in words."""
         if self.observed is not None:
-            seen = {name: products for name, products in self.observed.items() if products.names}
-            return {name: _counted(p) for name, p in seen.items() if not _multiplies_itself(model, name)}
+            quantized = {names[0] for module, names in self.names.items() if isinstance(module, QuantLayer)}
+            return {n: _counted(p) for n, p in self.observed.items() if p.names and n not in quantized}
         named = {names[0]: products_named(module) for module, names in self.names.items()}
         what = "products of activations, if its code calls any ({}), are"
         return {name: what.format(", ".join(found)) for name, found in named.items() if found}
@@ -74,11 +72,6 @@ def _counted(products: ObservedProducts) -> str:
     total = sum(products.names.values())
     counts = ", ".join(f"{count} {name}" if count > 1 else name for name, count in products.names.items())
     return f"{total} product{'s' if total > 1 else ''} of activations ({counts})"
-
-
-def _multiplies_itself(model: nn.Module, name: str) -> bool:
-    """Whether that module is a layer that quantizes its products."""
-    return isinstance(model.get_submodule(name), QuantMatMul)
 
 
 def _why_left(module: nn.Module, names: list[str], table: FormatTable, kept: bool) -> str | None:
