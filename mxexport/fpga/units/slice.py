@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,7 +48,7 @@ class Slice:
         source = low.wide(low.features(x, source) if len(frame) == 1 else low.image(x, source), node)
         if source.shape is not None and math.prod(source.shape) != math.prod(frame):
             raise Refused(f"its input comes as frames of {list(source.shape)}; expected {list(frame)}")
-        parts = _slices(node, frame) if node.op_type == "Slice" else _splits(node, frame)
+        parts = [_slices(node, (None, *frame))[1:]] if node.op_type == "Slice" else _splits(node, frame)
         for i, (value, ends) in enumerate(zip(node.outputs, parts, strict=True)):
             if not value.uses() and not value.is_graph_output():
                 continue
@@ -69,9 +70,7 @@ class Slice:
         source = low.wide(low.sequences(node.inputs[0]), node)
         if source.view is None:
             return False
-        sizes = tuple(size_of(axis) for axis in source.view.axes[1:] if BATCH not in axis)
-        frame = sizes if source.view.axes[0] == (BATCH,) else None
-        for i, (value, axis, (first, stop), gone) in enumerate(_entries(node, frame, source.view)):
+        for i, (value, axis, (first, stop), gone) in enumerate(_entries(node, source.view)):
             if not value.uses() and not value.is_graph_output():
                 continue
             made = source if stop - first == size_of(source.view.axes[axis]) else None
@@ -163,27 +162,27 @@ class Slice:
         return None
 
 
-def _slices(node: ir.Node, frame: tuple[int, ...]) -> list[list[tuple[int, int]]]:
-    """(first, end) of every axis behind the batch. Raises Refused."""
+def _slices(node: ir.Node, sizes: Sequence[int | None]) -> list[tuple[int, int] | None]:
+    """(first, end) of every axis of a tensor; the batch, whose size is None, stays whole. Raises Refused."""
     given = [None if v is None else constant(v) for v in node.inputs[1:]]
     if any(a is None for a in given) or len(given) < 2:
         raise Refused("its ends are no constants; expected initializers, fix the shapes and run mx.clean")
     starts, stops = given[:2]
     axes = given[2] if len(given) > 2 else np.arange(len(starts))
     steps = given[3] if len(given) > 3 else np.ones(len(starts), np.int64)
-    ends = [(0, n) for n in frame]
+    ends = [None if n is None else (0, n) for n in sizes]
     for axis, start, stop, step in zip(axes.tolist(), starts.tolist(), stops.tolist(), steps.tolist(), strict=True):
-        place = axis % (len(frame) + 1) - 1
-        if place < 0 or step != 1:
+        place = axis % len(sizes)
+        if sizes[place] is None or step != 1:
             raise Refused(f"it takes every {step}th entry of axis {axis}; expected step 1 of an axis behind the batch")
-        first, end, _ = slice(start, stop).indices(frame[place])
+        first, end, _ = slice(start, stop).indices(sizes[place])
         if end <= first:
             raise Refused(f"nothing is left of axis {axis}")
         ends[place] = (first, end)
-    return [ends]
+    return ends
 
 
-def _entries(node: ir.Node, frame: tuple[int, ...] | None, view: View) -> list[tuple[ir.Value, int, tuple, bool]]:
+def _entries(node: ir.Node, view: View) -> list[tuple[ir.Value, int, tuple, bool]]:
     """Of every output: the value, the axis, (first, end) of what it keeps of it, and whether the axis is gone. Raises
     Refused for more than one axis, or for entries that are no neighbours."""
     if node.op_type == "Gather":
@@ -192,14 +191,13 @@ def _entries(node: ir.Node, frame: tuple[int, ...] | None, view: View) -> list[t
         axis = attribute(node, "axis", 0) % len(view.axes)
         ends = _split_ends(node, size_of(view.axes[axis]))
         return [(value, axis, end, False) for value, end in zip(node.outputs, ends, strict=True)]
-    if frame is None:
-        raise Refused(f"its input has the axes {view}; expected the batch first")
-    (ends,) = _slices(node, frame)
-    cut = [(i + 1, end) for i, (end, n) in enumerate(zip(ends, frame, strict=True)) if end != (0, n)]
+    sizes = [None if BATCH in axis else size_of(axis) for axis in view.axes]
+    ends = _slices(node, sizes)
+    cut = [i for i, (end, n) in enumerate(zip(ends, sizes, strict=True)) if n is not None and end != (0, n)]
     if len(cut) > 1:
-        raise Refused(f"it takes parts of axes {[axis for axis, _ in cut]} at once; expected one axis")
-    axis, end = cut[0] if cut else (1, ends[0])
-    return [(node.outputs[0], axis, end, False)]
+        raise Refused(f"it takes parts of axes {cut} at once; expected one axis")
+    axis = cut[0] if cut else next(i for i, n in enumerate(sizes) if n is not None)
+    return [(node.outputs[0], axis, ends[axis], False)]
 
 
 def _gathered(node: ir.Node, view: View) -> tuple[ir.Value, int, tuple[int, int], bool]:
