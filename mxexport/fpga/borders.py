@@ -52,6 +52,8 @@ def is_side(node: ir.Node) -> bool:
     """Beside the stream: a weight quantizer, a scale, a constant."""
     if node.op_type == "Constant" or graph.is_quantized_constant(node):
         return True  # what reads it says whether it can
+    if is_op(node, "Split") and weight_quantizer(node.inputs[0]) is not None:
+        return True
     if is_op(node, "Gather") and all(_is_known(value) for value in node.inputs):
         return True
     if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | graph.ZERO_POINTS):

@@ -21,7 +21,7 @@ from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings,
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
 from mxexport.fpga.views import View
-from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
+from mxexport.fpga.weights import Weight, fit_group, read_weight, split_part, weight_quantizer
 from mxexport.fpga.windows import Window
 from mxexport.fpga.words import rom_pieces
 from mxexport.model import graph
@@ -55,7 +55,7 @@ class MatMul:
             return False
         source, sequence = low.sequence_blocks(node.inputs[0]), node.op_type in ("MatMul", "Gemm")
         source = source if sequence or source.view is None else low.settled(source, source.view)
-        quantizer, transposed = _weight_of(node)
+        quantizer, transposed, part = _weight_of(node)
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
         bias = own_bias(node)
@@ -63,7 +63,7 @@ class MatMul:
             source, window = _inserted(node, source, low)
         else:
             window = _window_of(node, source)
-        kind = {"flipped": node.op_type == "ConvTranspose", "convolution_groups": group_count_of(node)}
+        kind = {"flipped": node.op_type == "ConvTranspose", "convolution_groups": group_count_of(node), "part": part}
         weight = read_weight(quantizer, 1 if transposed else 0, whole_groups=window is not None, **kind)
         if source.group_size not in (None, weight.format.group_size):
             raise Refused(
@@ -257,14 +257,14 @@ def _packed(values: np.ndarray, bits: int) -> np.ndarray:
     return pairs.reshape(folds, half, beats, 2, simd).swapaxes(2, 3).reshape(folds, 2 * half, beats, simd)
 
 
-def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
-    """The quantizer of the weight, and whether the weight lies as [outputs, inputs]."""
+def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool, tuple[int, slice] | None]:
+    """The quantizer of the weight, whether the weight lies as [outputs, inputs], and which part of it is read."""
     w, transposed = node.inputs[1], node.op_type == "Conv"  # [outputs, inputs, ...], turned in ConvTranspose
     if w.producer() is not None and w.producer().op_type == "Transpose":
         transposed, w = True, w.producer().inputs[0]
     if node.op_type == "Gemm":
         transposed ^= bool(node.attributes["transB"].value if "transB" in node.attributes else 0)
-    return weight_quantizer(w), transposed
+    return weight_quantizer(w), transposed, split_part(w)
 
 
 def _window_of(node: ir.Node, source: Pending) -> Window | None:
