@@ -73,12 +73,13 @@ def _attention_range(node: ir.Node) -> tuple[int, int] | None:
 
 def _normed(model: ir.Model) -> list[ir.Value]:
     """What norms read, outputs of the graph left out: they stay as they are."""
-    found = []
+    found, inner = [], set()
     for node in model.graph:
         try:
-            norm = norm_patterns.read(node)
+            norm = None if node in inner else norm_patterns.read(node)
         except Refused:  # the lowering says so
             continue
+        inner.update(() if norm is None else norm.inner)
         if norm is not None and norm.x.producer() is not None and not norm.x.is_graph_output():
             found.append(norm.x)
     return list(dict.fromkeys(found))
