@@ -25,7 +25,19 @@ def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[s
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
-        found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on)
+        found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on, _turned(network, foldings, i))
+    return found
+
+
+def _turned(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> int:
+    """Cycles a frame for which the places last that a unit has for whole frames: a frame comes in, in the lanes of its
+    maker, and stays until its last output vector."""
+    timing, found = copies.timing(instance.unit, foldings[instance.name]), 0
+    wanted = copies.lanes(instance.unit, foldings[instance.name])[0]
+    used = cadence(network, foldings, instance) * (instance.unit.result.vectors - 1)
+    for held, stream in zip(timing.held, instance.sources[len(instance.sources) - len(timing.held) :], strict=True):
+        come = network.streams[stream].beats(min(stream_lanes(network, foldings, stream), wanted))
+        found = max(found, math.ceil((come + held.latency + used) / held.frames))
     return found
 
 

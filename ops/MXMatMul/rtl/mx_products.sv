@@ -320,9 +320,15 @@ module mx_products #(
 
     mx_sum #(.Terms(Across), .Width(AccWidth)) u_sum (.aclk, .en_i(en), .terms_i(terms_q), .sum_o(sum));
 
+    logic signed [AccWidth-1:0] next;
+
+    mx_add_first #(.Width(AccWidth)) u_add (
+      .first_i(place_summed.block_start), .start_i(bias_i[g]), .kept_i(acc_q[Turns-1]), .term_i(sum), .sum_o(next)
+    );
+
     always_ff @(posedge aclk) begin
       if (en && valid_s_q[Summed]) begin
-        acc_q[0] <= (place_summed.block_start ? bias_i[g] : acc_q[Turns-1]) + sum;
+        acc_q[0] <= next;
         for (int t = 1; t < Turns; t++) acc_q[t] <= acc_q[t-1];
       end
     end
