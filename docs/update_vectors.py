@@ -256,6 +256,8 @@ def _spatial() -> list[Case]:
     numbers |= {"reciprocal_bits": 17, "out_bits": 15, "width": 17, "lsb_exp": -15}
     masks = {"all": np.ones(1, np.uint8), "some": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.uint8)}
     cases += [("WideSoftmax", name, [wide, *table, mask], dict(numbers)) for name, mask in masks.items()]
+    keys = np.array([[1, 0, 2], [-1, 3, 0]])
+    cases.append(("WideMaskedSoftmax", "keys", [wide, keys, *table, masks["some"]], numbers | {"keep": 1}))
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
     cases.append(("MXInsert", "uneven", [codes, scales], inserted))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)

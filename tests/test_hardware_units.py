@@ -32,6 +32,7 @@ from mxexport.fpga.units import (
     HardSwish,
     Insert,
     LeakyRelu,
+    MaskedSoftmax,
     MatMul,
     MaxPool,
     MXWindow,
@@ -257,6 +258,9 @@ def softmaxes() -> dict[str, tuple]:
         ("coarse", (9,), 8, 1, 1.0, None, [1, 16]),
     ):
         found[f"softmax-{name}"] = Softmax.of(Wide(shape, width, lsb_exp), scale, mask), lanes
+    for keep, shape, mask, lanes in ((1, (5, 2, 12), causal, [1, 4, 16]), (0, (7, 21), None, [1, 8])):
+        keys, source = Wide(shape[-1:], 3, 0), Wide(shape, 24, -16)
+        found[f"masked_softmax-{keep}"] = MaskedSoftmax.masked(source, keys, 0.5, mask, keep), lanes
     return found
 
 
@@ -443,7 +447,8 @@ def build(unit, folding: Folding, directory, netlist: Path | None = None) -> ver
     if netlist:  # the FIFOs of mx_pair are not in it
         sources, taken = [*(p for p in sources if p.stem in ("mx_pkg", "mx_fifo")), netlist], {}
     if len(unit.sources) > 1:
-        given = ", ".join(f".{name}({value})" for name, value in taken.items())
+        quoted = {name: f'"{value}"' if isinstance(value, str) else value for name, value in taken.items()}
+        given = ", ".join(f".{name}({value})" for name, value in quoted.items())
         (directory / "pair.sv").write_text(PAIR.replace("MODULE", top).replace("PARAMETERS", given))
         sources, top = [*sources, directory / "pair.sv"], "mx_pair"
         (lanes_in, lanes_out), (a, b) = unit.lanes(folding), unit.sources
@@ -557,7 +562,8 @@ def test_every_module_checks_its_parameters():
         ("mx_embedding", {"Rows": 0}, "Rows = 0"),
         ("mx_offset", {"Beats": 0}, "Beats = 0"),
         ("mx_reshape", {"Lanes": 0}, "Lanes = 0"),
-        ("mx_softmax", {"Lanes": 3}, "a power of two of lanes"),
+        ("mx_softmax_rows", {"Lanes": 3}, "a power of two of lanes"),
+        ("mx_masked_softmax", {"Vectors": 0}, "Vectors = 0"),
         ("mx_softmax_exp", {"Fraction": 4}, "segments of two steps"),
         ("mx_softmax_mask", {"Rows": 0}, "Rows = 0"),
         ("mx_softmax_top", {"Lanes": 3}, "Lanes = 3"),

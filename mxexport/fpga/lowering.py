@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import masked
+from mxexport.fpga.masks import masked, nodes_of
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -78,7 +78,7 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
-    walk = Lowering(model.graph, None)
+    walk = Lowering(model, None)
     walk.run()
     return walk.frames
 
@@ -99,7 +99,7 @@ def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
     Raises:
         UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why.
     """
-    walk = Lowering(model.graph, sources)
+    walk = Lowering(model, sources)
     walk.run()
     return Lowered(walk.model(), walk.tensors, walk.views)
 
@@ -112,8 +112,8 @@ class Lowering:
     Without `sources`, nothing is built and only refusals are found.
     """
 
-    def __init__(self, g: ir.Graph, sources: Mapping[str, Wide] | None):
-        self._graph = g
+    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None):
+        g = self._graph = model.graph
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
         self._nodes: list[ir.Node] = []
@@ -121,9 +121,9 @@ class Lowering:
         self._pending: dict[ir.Value, Pending] = {}
         self._makers: dict[ir.Value, ir.Node] = {}
         self.activations = composed(g)
-        self.masks = masked(g)
-        taken = (*self.activations.values(), *self.masks.values())
-        self._done: set[ir.Node] = {node for found in taken for node in found.inner}
+        self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
+        self.masks = masked(model)
+        self._done.update(*(nodes_of(found, g) for found in self.masks.values()))
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []

@@ -1,15 +1,18 @@
-"""What stands between scores and their Softmax: constants that are added, or put in the place of scores, to hide some
-keys; and a factor."""
+"""What stands between scores and their Softmax: masks, which are added or put in the place of scores to hide some keys,
+constant or made of an input [batch, keys]; and a factor."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
+from mxexport.errors import MXExportError
 from mxexport.model.editing import sole_user
 from mxexport.model.rewriting import constant, is_op
+from mxexport.running import executors
 
 _HIDDEN = -1e4
 """What is added to hide a key is -Inf or the lowest number of some type; no score is as far from others."""
@@ -20,39 +23,46 @@ _MOST = 8
 @dataclass(frozen=True, eq=False)
 class Masked:
     """What a Softmax takes without its masks and its factor `scale`, and which keys take part: bool, of a shape that
-    broadcasts to the scores; None: all do. `inner`: the nodes that hide the others and multiply."""
+    broadcasts to the scores; None: all do. `keys`: an input of the graph [batch, keys] whose zeros, or whose ones
+    (`keep`), say which keys take part besides. `inner`: the nodes that hide the others and multiply."""
 
     scores: ir.Value
     scale: float
     mask: np.ndarray | None
+    keys: ir.Value | None
+    keep: int
     inner: tuple[ir.Node, ...]
 
 
-def masked(g: ir.Graph) -> dict[ir.Node, Masked]:
-    """Every Softmax whose scores are scaled, or masked by constants, and by which."""
+def masked(model: ir.Model) -> dict[ir.Node, Masked]:
+    """Every Softmax whose scores are scaled or masked, and by what."""
     found = {}
-    for node in g:
+    for node in model.graph:
         if is_op(node, "Softmax"):
-            known = _at(node)
+            known = _at(node, model)
             if known.inner:
                 found[node] = known
     return found
 
 
-def _at(node: ir.Node) -> Masked:
-    scores, scale, mask, inner = node.inputs[0], 1.0, None, []
+def _at(node: ir.Node, model: ir.Model) -> Masked:
+    scores, scale, mask, inner, keys, keep = node.inputs[0], 1.0, None, [], None, 1
     while len(inner) < _MOST and sole_user(scores) is not None:
         maker = scores.producer()
-        step, factor = _step(maker), _factor(maker)
-        if step is None and factor is None:
-            break
-        inner.append(maker)
+        factor, step = _factor(maker), _step(maker)
+        outside = _from_outside(maker, model) if factor is None and step is None and keys is None else None
         if factor is not None:
             scores, scale = factor[0], scale * factor[1]
-        else:
+        elif step is not None:
             scores, more = step
             mask = more if mask is None else mask & more
-    return Masked(scores, scale, mask, tuple(inner))
+        elif outside is not None:
+            scores, keys, keep, more = outside
+            mask = more if mask is None else mask & more
+        else:
+            break
+        inner.append(maker)
+    return Masked(scores, scale, mask, keys, keep, tuple(inner))
 
 
 def _factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
@@ -85,3 +95,101 @@ def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray] | None:
             if chosen is not None and value is not None and value.size == 1 and value.reshape(-1)[0] <= _HIDDEN:
                 return node.inputs[other], ~chosen.astype(bool) if side == 0 else chosen.astype(bool)
     return None
+
+
+# --- masks that an input makes --------------------------------------------------------------------------------------
+
+
+def nodes_of(found: Masked, g: ir.Graph) -> set[ir.Node]:
+    """The nodes that nobody else is asked about: `inner`, and what makes a mask of `keys`."""
+    taken = set(found.inner)
+    for node in reversed(list(g)):
+        users = {user for value in node.outputs for user in value.consumers()}
+        inside = users and users <= taken and not any(v.is_graph_output() for v in node.outputs)
+        if inside and found.scores not in node.outputs:
+            taken.add(node)
+    return taken
+
+
+def _from_outside(node: ir.Node | None, model: ir.Model) -> tuple[ir.Value, ir.Value, int, np.ndarray] | None:
+    """(scores, input, keep, mask) of a node that hides keys as an input [batch, keys] of zeros and ones says: found by
+    computing the mask of some. None where it does not."""
+    if is_op(node, "Add"):
+        sides = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
+    elif is_op(node, "Where") and (value := constant(node.inputs[1])) is not None and value.size == 1:
+        sides = [(node.inputs[2], node.inputs[0])]
+    elif is_op(node, "Where") and (value := constant(node.inputs[2])) is not None and value.size == 1:
+        sides = [(node.inputs[1], node.inputs[0])]
+    else:
+        return None
+    for scores, mask in sides:
+        keys = _input_of(mask)
+        if keys is not None and (read := _read(node, mask, keys, scores, model)) is not None:
+            return scores, keys, *read
+    return None
+
+
+def _input_of(value: ir.Value) -> ir.Value | None:
+    """The one input of the graph, [batch, keys], that the numbers of `value` come from; shapes may come from others."""
+    found, todo, seen = set(), [value], set()
+    while todo:
+        v = todo.pop()
+        if v in seen or v is None or constant(v) is not None:
+            continue
+        seen.add(v)
+        maker = v.producer()
+        if maker is None:
+            found.add(v)
+        elif len(seen) > _LARGEST or maker.domain != "" or is_op(maker, "Softmax", "MatMul", "Gemm", "Conv"):
+            return None
+        elif not is_op(maker, "Shape"):
+            todo += maker.inputs
+    (only,) = found if len(found) == 1 else (None,)
+    return only if only is not None and only.shape is not None and len(only.shape) == 2 else None
+
+
+_LARGEST = 64
+"""Tensors between an input and the mask that it makes."""
+
+
+def _read(
+    node: ir.Node, mask: ir.Value, keys: ir.Value, scores: ir.Value, model: ir.Model
+) -> tuple[int, np.ndarray] | None:
+    """(keep, the mask of what no key hides) of a mask: hidden where a key has one of its two values, whatever else."""
+    count = keys.shape[1]
+    if not isinstance(count, int):
+        return None
+    rng = np.random.default_rng(0)
+    given = np.stack([np.zeros(count), np.ones(count), *rng.integers(0, 2, (2, count))]).astype(keys.dtype.numpy())
+    hidden = [_hidden(node, mask, keys, row[None], model) for row in given]
+    if any(h is None for h in hidden):
+        return None
+    for keep in (0, 1):
+        constant_part = hidden[keep]
+        expected = [constant_part | ((row > 0) != bool(keep)) for row in given]
+        if not constant_part.all() and all(np.array_equal(h, e) for h, e in zip(hidden, expected, strict=True)):
+            return keep, ~constant_part
+    return None
+
+
+def _hidden(node: ir.Node, mask: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
+    """Which entries a mask hides for one frame of keys, bool [1, ..., keys]; None where it does anything else."""
+    feeds = {keys.name: row}
+    for other in model.graph.inputs:  # what only shapes are asked of
+        if other is not keys and other.shape is not None and all(isinstance(d, int) for d in other.shape[1:]):
+            feeds[other.name] = np.zeros((1, *other.shape[1:]), other.dtype.numpy())
+    try:
+        part = onnx.utils.Extractor(executors.load_proto(model)).extract_model(list(feeds), [mask.name])
+        used = {v.name for v in part.graph.input}
+        found = executors.run(part, {k: v for k, v in feeds.items() if k in used}, [mask.name])[mask.name]
+    except (ValueError, MXExportError):
+        return None
+    if is_op(node, "Add"):
+        hidden = found <= _HIDDEN
+        return None if np.abs(found[~hidden]).max(initial=0) else hidden
+    first = constant(node.inputs[1])
+    at_true = first is not None and first.size == 1
+    value = first if at_true else constant(node.inputs[2])
+    if value.reshape(-1)[0] > _HIDDEN:
+        return None
+    return found if at_true else ~found

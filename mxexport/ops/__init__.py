@@ -49,7 +49,7 @@ from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
 from mxexport.ops.wide_reshape import WideReshape
 from mxexport.ops.wide_slice import WideSlice
-from mxexport.ops.wide_softmax import WideSoftmax
+from mxexport.ops.wide_softmax import WideMaskedSoftmax, WideSoftmax
 from mxexport.ops.wide_upsample import WideUpsample
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -90,6 +90,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WidePad,
         WideSlice,
         WideSoftmax,
+        WideMaskedSoftmax,
         WideReorder,
         WideReshape,
         Eltwise,

@@ -61,10 +61,15 @@ class WideSoftmax(Operator):
         return [DataType[f"INT{self.get_nodeattr('width')}"]]
 
     @classmethod
+    def _kept(cls, b):
+        """Which entries take part."""
+        return b.Cast(b.inputs["mask"], to=9)
+
+    @classmethod
     def body(cls, b, present):
         x, last = b.inputs["X"], b.int([-1])
         exp_bits, fraction = b.attr("exp_bits"), b.attr("fraction")
-        kept = b.Cast(b.inputs["mask"], to=9)
+        kept = cls._kept(b)
         top = b.ReduceMax(b.Where(kept, x, b.int(-(2**62))), last, keepdims=1)
         distance = b.Div(b.Sub(top, b.Min(x, top)), _body.int_pow2(b, b.attr("drop")))
         distance = b.Min(distance, b.Sub(_body.int_pow2(b, b.attr("distance_bits")), b.int(1)))
@@ -82,6 +87,43 @@ class WideSoftmax(Operator):
         total = b.Unsqueeze(b.Max(_body.int_sum(b, e), b.int(1)), last)
         reciprocal = b.Div(_body.int_pow2(b, bits), total)
         return {"Y": _up(b, b.Mul(e, reciprocal), b.Sub(bits, b.attr("out_bits")))}
+
+
+class WideMaskedSoftmax(WideSoftmax):
+    """Dataflow unit: WideSoftmax whose entries take part frame by frame, as a second stream says: sequences that are
+    shorter than others.
+
+    An entry takes part where its key is above zero (keep = 1) or is not (keep = 0), and its mask is 1.
+    """
+
+    attributes = WideSoftmax.attributes | {
+        "keep": Attribute("i", "1: entries with keys above zero take part, 0: the others", 0, 1, "Keep")
+    }
+    inputs = {
+        "X": WideSoftmax.inputs["X"],
+        "keys": Port("int64", "one number for each entry, for all vectors of a frame [N, T]"),
+        **{name: port for name, port in WideSoftmax.inputs.items() if name != "X"},
+    }
+
+    @classmethod
+    def check_shapes(cls, whole, given, attributes):
+        super().check_shapes(whole, given, attributes)
+        wanted = (whole[0], whole[-1])
+        check_shape(cls.op_type(), "keys", given.get("keys", wanted), wanted)
+
+    @classmethod
+    def compute(cls, x, keys, values, slopes, mask, *, keep, **attributes):
+        kept = ((keys > 0) == bool(keep)).reshape(len(keys), *[1] * (x.ndim - 2), keys.shape[-1])
+        return super().compute(x, values, slopes, (mask != 0) & kept, **attributes)
+
+    @classmethod
+    def _kept(cls, b):
+        shape, size = b.Shape(b.inputs["X"]), b.Size(b.Shape(b.inputs["X"]))
+        ones = b.Expand(b.int([1]), b.Reshape(b.Sub(size, b.int(2)), b.int([1])))
+        ends = [b.Slice(shape, b.int([start]), b.int([end])) for start, end in ((0, 1), (-1, 2**31 - 1))]
+        keys = b.Reshape(b.inputs["keys"], b.Concat(ends[0], ones, ends[1], axis=0))
+        own = b.Equal(b.Cast(b.Greater(keys, b.int(0)), to=7), b.attr("keep"))
+        return b.And(super()._kept(b), own)
 
 
 def _up(b, value, shift):

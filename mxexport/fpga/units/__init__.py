@@ -14,6 +14,7 @@ from mxexport.fpga.units.embedding import Embedding
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.leaky_relu import LeakyRelu
+from mxexport.fpga.units.masked_softmax import MaskedSoftmax
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.norm import Norm
@@ -57,6 +58,7 @@ UNITS: tuple[type[Unit], ...] = (
     Slice,
     Insert,
     Softmax,
+    MaskedSoftmax,
     Reorder,
     Reshape,
 )

@@ -54,7 +54,7 @@ class Product:
         if depth != other:
             raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
         a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
-        b = low.shaped(b, (rows, shared, depth) if shared > 1 else (rows, depth))
+        b = low.shaped(b, (rows, shared, depth) if heads > 1 else (rows, depth))
         make, view = functools.partial(cls.of, node.name), a.view.with_last(-1, rows)
         made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], rows), view=view)
         low.bind(node.outputs[0], made, node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +70,13 @@ class Softmax:
         source = low.in_vectors(source, axis)
         placed = _placed(mask, x, source)
 
-        def make(kind: Wide) -> Softmax:
-            return cls.of(kind, scale, placed)
+        sources, make = [source], lambda kind: cls.of(kind, scale, placed)
+        if known is not None and known.keys is not None:
+            from mxexport.fpga.units.masked_softmax import MaskedSoftmax  # which is one of these
 
-        low.bind(node.outputs[0], low.add(make, [source], node, "softmax", ("shares",), source.shape))
+            sources.append(low.wide(low.features(known.keys, low.stream(known.keys)), node))
+            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keep)  # noqa: E731
+        low.bind(node.outputs[0], low.add(make, sources, node, "softmax", ("shares",), source.shape))
         return True
 
     @classmethod
@@ -92,8 +96,12 @@ class Softmax:
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Softmax:
+        return cls._read(node, *sources, node.inputs[1:])
+
+    @staticmethod
+    def _read(node: ir.Node, source: Wide, constants: Sequence[ir.Value]) -> Softmax:
         a = graph.attributes(node)
-        return cls(*sources, *(constant_array(v) for v in node.inputs[1:]), *(a[name] for name in _NUMBERS))
+        return Softmax(source, *(constant_array(v) for v in constants), *(a[name] for name in _NUMBERS))
 
     @property
     def sources(self) -> tuple:
@@ -222,10 +230,13 @@ class Softmax:
         return step / math.log2(math.e) * 2.0**-self.source.lsb_exp
 
     def bound(self, x: np.ndarray) -> np.ndarray:
+        return self._bound(x, np.broadcast_to(self.mask != 0, self.source.shape))
+
+    def _bound(self, x: np.ndarray, kept: np.ndarray) -> np.ndarray:
         """Chords and the cuts of distances are off by 2**-12 of an exponential at most, and as much of the sum; the
         factor by 2**-15 of a distance; float32 by some ulps of a score; then the lowest bits of an exponential and of a
         share."""
-        kept, x = np.broadcast_to(self.mask != 0, self.source.shape), x * self._scale
+        x = x * self._scale
         low = np.where(kept, x, -np.inf)
         distance = np.where(kept, low.max(-1, keepdims=True, initial=-1e300) - np.where(kept, x, 0), 0)
         e = np.where(kept, np.exp(-np.minimum(distance, 700)), 0)
