@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import masked, nodes_of
+from mxexport.fpga.masks import masked, nodes_beside, spared
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -123,7 +123,8 @@ class Lowering:
         self.activations = composed(g)
         self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
         self.masks = masked(model)
-        self._done.update(*(nodes_of(found, g) for found in self.masks.values()))
+        self._spared = spared(model, self.masks)
+        self._done |= nodes_beside(self.masks.values(), self._spared, g)
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
@@ -388,7 +389,9 @@ class Lowering:
 
         if any(unit.lower(node, self) for unit in LOWERS.get((node.domain, node.op_type), ())):
             return
-        if node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"):
+        if node in self._spared:
+            self.bind(node.outputs[0], self.elements(self._spared[node]), self._makers.get(self._spared[node]))
+        elif node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"):
             self._move(node)
         else:
             raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))

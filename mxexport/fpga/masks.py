@@ -3,6 +3,7 @@ constant or made of an input [batch, keys]; and a factor."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,15 +101,46 @@ def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray] | None:
 # --- masks that an input makes --------------------------------------------------------------------------------------
 
 
-def nodes_of(found: Masked, g: ir.Graph) -> set[ir.Node]:
-    """The nodes that nobody else is asked about: `inner`, and what makes a mask of `keys`."""
-    taken = set(found.inner)
+def spared(model: ir.Model, found: Mapping[ir.Node, Masked]) -> dict[ir.Node, ir.Value]:
+    """Every Where that puts zeros in the place of values as a mask from outside says, and changes none: rows of a
+    Softmax of which nothing takes part are zeros already, and some masks hide no token. With the values."""
+    result = {}
+    for node in model.graph:
+        zeros = constant(node.inputs[1]) if is_op(node, "Where") else None
+        if zeros is None or zeros.any() or constant(node.inputs[0]) is not None:
+            continue
+        keys, values = _input_of(node.inputs[0]), node.inputs[2]
+        if keys is None or not isinstance(keys.shape[1], int) or _input_of(values) is not None:
+            continue  # a part of the mask itself
+        if values.producer() in found or not any(_chosen(node.inputs[0], keys, row, model) for row in _rows(keys)):
+            result[node] = values
+    return result
+
+
+def nodes_beside(found: Iterable[Masked], spared: Mapping[ir.Node, ir.Value], g: ir.Graph) -> set[ir.Node]:
+    """The nodes that nobody is asked about: those that mask, and what makes masks."""
+    masking = {node for known in found for node in known.inner}
+    data = {known.scores for known in found} | set(spared.values())
+    taken = masking | set(spared)
     for node in reversed(list(g)):
         users = {user for value in node.outputs for user in value.consumers()}
         inside = users and users <= taken and not any(v.is_graph_output() for v in node.outputs)
-        if inside and found.scores not in node.outputs:
+        if inside and data.isdisjoint(node.outputs):
             taken.add(node)
-    return taken
+    return taken - set(spared)
+
+
+def _rows(keys: ir.Value) -> np.ndarray:
+    """Frames of keys to look at: none, all, and two of some."""
+    count = keys.shape[1]
+    some = np.random.default_rng(0).integers(0, 2, (2, count))
+    return np.stack([np.zeros(count), np.ones(count), *some]).astype(keys.dtype.numpy())
+
+
+def _chosen(condition: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> bool:
+    """Whether a condition holds anywhere, or cannot be computed."""
+    found = _computed(condition, keys, row, model)
+    return found is None or bool(found.any())
 
 
 def _from_outside(node: ir.Node | None, model: ir.Model) -> tuple[ir.Value, ir.Value, int, np.ndarray] | None:
@@ -156,33 +188,40 @@ def _read(
     node: ir.Node, mask: ir.Value, keys: ir.Value, scores: ir.Value, model: ir.Model
 ) -> tuple[int, np.ndarray] | None:
     """(keep, the mask of what no key hides) of a mask: hidden where a key has one of its two values, whatever else."""
-    count = keys.shape[1]
-    if not isinstance(count, int):
+    if not isinstance(keys.shape[1], int):
         return None
-    rng = np.random.default_rng(0)
-    given = np.stack([np.zeros(count), np.ones(count), *rng.integers(0, 2, (2, count))]).astype(keys.dtype.numpy())
-    hidden = [_hidden(node, mask, keys, row[None], model) for row in given]
+    given = _rows(keys)
+    hidden = [_hidden(node, mask, keys, row, model) for row in given]
     if any(h is None for h in hidden):
         return None
     for keep in (0, 1):
-        constant_part = hidden[keep]
-        expected = [constant_part | ((row > 0) != bool(keep)) for row in given]
-        if not constant_part.all() and all(np.array_equal(h, e) for h, e in zip(hidden, expected, strict=True)):
-            return keep, ~constant_part
+        own = hidden[keep]  # of no key
+        expected = [own | ((row > 0) != bool(keep)) for row in given]
+        pairs = [(h, e) for h, e in zip(hidden, expected, strict=True) if not (e.all() and not h.any())]
+        if not own.all() and len(pairs) > 2 and all(np.array_equal(h, e) for h, e in pairs):
+            return keep, ~own
     return None
 
 
-def _hidden(node: ir.Node, mask: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
-    """Which entries a mask hides for one frame of keys, bool [1, ..., keys]; None where it does anything else."""
-    feeds = {keys.name: row}
+def _computed(value: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
+    """A tensor for one frame of keys; None where more than keys is asked for."""
+    feeds = {keys.name: row[None]}
     for other in model.graph.inputs:  # what only shapes are asked of
         if other is not keys and other.shape is not None and all(isinstance(d, int) for d in other.shape[1:]):
             feeds[other.name] = np.zeros((1, *other.shape[1:]), other.dtype.numpy())
     try:
-        part = onnx.utils.Extractor(executors.load_proto(model)).extract_model(list(feeds), [mask.name])
+        part = onnx.utils.Extractor(executors.load_proto(model)).extract_model(list(feeds), [value.name])
         used = {v.name for v in part.graph.input}
-        found = executors.run(part, {k: v for k, v in feeds.items() if k in used}, [mask.name])[mask.name]
+        return executors.run(part, {k: v for k, v in feeds.items() if k in used}, [value.name])[value.name]
     except (ValueError, MXExportError):
+        return None
+
+
+def _hidden(node: ir.Node, mask: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
+    """Which entries a mask hides for one frame of keys, bool [1, ..., keys]; None where it does anything else. One that
+    would hide all may hide none: graphs that answer rows of which nothing takes part do so behind the Softmax."""
+    found = _computed(mask, keys, row, model)
+    if found is None:
         return None
     if is_op(node, "Add"):
         hidden = found <= _HIDDEN
