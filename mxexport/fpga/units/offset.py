@@ -177,12 +177,15 @@ class Offset:
 
     def parts(self, folding: Folding) -> Parts:
         lanes, beats = folding.simd, self.source.beats(folding.simd)
+        memory = rom(beats, lanes * self.offset_width)
+        # Sums of constants from few words are simpler, of those from block RAM nothing but adders.
+        sums = "few_sums" if beats <= 8 else "block_sums" if memory.bram36 else "sums"
         return {
             "unit": each(10),
             "places": each(beats.bit_length()),
-            "sums": each(lanes * self.result.width),
+            sums: each(lanes * self.result.width),
             "values": each(lanes * self.source.width),
-            "memories": rom(beats, lanes * self.offset_width),
+            "memories": memory,
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:
