@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import masked, nodes_beside, spared
+from mxexport.fpga.masks import Probe, masked, nodes_beside, spared
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -29,6 +29,7 @@ OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
+    "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by torch.finfo().min, not -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
@@ -80,7 +81,7 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
     _refuse_half(model.graph)
     walk = Lowering(model, None)
     walk.run()
-    return walk.frames
+    return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
 
 
 def _refuse_half(g: ir.Graph) -> None:
@@ -122,8 +123,9 @@ class Lowering:
         self._makers: dict[ir.Value, ir.Node] = {}
         self.activations = composed(g)
         self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
-        self.masks = masked(model)
-        self._spared = spared(model, self.masks)
+        probe = Probe(model)
+        self.masks = masked(g, probe)
+        self._spared = spared(g, self.masks, probe)
         self._done |= nodes_beside(self.masks.values(), self._spared, g)
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers

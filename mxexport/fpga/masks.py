@@ -3,6 +3,7 @@ constant or made of an input [batch, keys]; and a factor."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -35,23 +36,47 @@ class Masked:
     inner: tuple[ir.Node, ...]
 
 
-def masked(model: ir.Model) -> dict[ir.Node, Masked]:
+class Probe:
+    """Computes tensors that depend on one input alone, of a model that is made ready once."""
+
+    def __init__(self, model: ir.Model):
+        self._model = model
+
+    @functools.cached_property
+    def _extractor(self) -> onnx.utils.Extractor:
+        return onnx.utils.Extractor(executors.load_proto(self._model))
+
+    def compute(self, value: ir.Value, keys: ir.Value, row: np.ndarray) -> np.ndarray | None:
+        """A tensor for one frame of keys; None where more than keys is asked for."""
+        feeds = {keys.name: row[None]}
+        for other in self._model.graph.inputs:  # what only shapes are asked of
+            if other is not keys and other.shape is not None and all(isinstance(d, int) for d in other.shape[1:]):
+                feeds[other.name] = np.zeros((1, *other.shape[1:]), other.dtype.numpy())
+        try:
+            part = self._extractor.extract_model(list(feeds), [value.name])
+            used = {v.name for v in part.graph.input}
+            return executors.run(part, {k: v for k, v in feeds.items() if k in used}, [value.name])[value.name]
+        except (ValueError, MXExportError):
+            return None
+
+
+def masked(g: ir.Graph, probe: Probe) -> dict[ir.Node, Masked]:
     """Every Softmax whose scores are scaled or masked, and by what."""
     found = {}
-    for node in model.graph:
+    for node in g:
         if is_op(node, "Softmax"):
-            known = _at(node, model)
+            known = _at(node, probe)
             if known.inner:
                 found[node] = known
     return found
 
 
-def _at(node: ir.Node, model: ir.Model) -> Masked:
+def _at(node: ir.Node, probe: Probe) -> Masked:
     scores, scale, mask, inner, keys, keep = node.inputs[0], 1.0, None, [], None, 1
     while len(inner) < _MOST and sole_user(scores) is not None:
         maker = scores.producer()
         factor, step = _factor(maker), _step(maker)
-        outside = _from_outside(maker, model) if factor is None and step is None and keys is None else None
+        outside = _from_outside(maker, probe) if factor is None and step is None and keys is None else None
         if factor is not None:
             scores, scale = factor[0], scale * factor[1]
         elif step is not None:
@@ -101,18 +126,21 @@ def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray] | None:
 # --- masks that an input makes --------------------------------------------------------------------------------------
 
 
-def spared(model: ir.Model, found: Mapping[ir.Node, Masked]) -> dict[ir.Node, ir.Value]:
+def spared(g: ir.Graph, found: Mapping[ir.Node, Masked], probe: Probe) -> dict[ir.Node, ir.Value]:
     """Every Where that puts zeros in the place of values as a mask from outside says, and changes none: rows of a
     Softmax of which nothing takes part are zeros already, and some masks hide no token. With the values."""
     result = {}
-    for node in model.graph:
+    for node in g:
         zeros = constant(node.inputs[1]) if is_op(node, "Where") else None
         if zeros is None or zeros.any() or constant(node.inputs[0]) is not None:
             continue
         keys, values = _input_of(node.inputs[0]), node.inputs[2]
         if keys is None or not isinstance(keys.shape[1], int) or _input_of(values) is not None:
             continue  # a part of the mask itself
-        if values.producer() in found or not any(_chosen(node.inputs[0], keys, row, model) for row in _rows(keys)):
+        softmax, rows = found.get(values.producer()), _rows(keys)
+        chosen = [row for row in rows if _chosen(node.inputs[0], keys, row, probe)]
+        nothing = softmax is not None and softmax.keys is keys
+        if not chosen or (nothing and not any(((row > 0) == bool(softmax.keep)).any() for row in chosen)):
             result[node] = values
     return result
 
@@ -137,13 +165,13 @@ def _rows(keys: ir.Value) -> np.ndarray:
     return np.stack([np.zeros(count), np.ones(count), *some]).astype(keys.dtype.numpy())
 
 
-def _chosen(condition: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> bool:
+def _chosen(condition: ir.Value, keys: ir.Value, row: np.ndarray, probe: Probe) -> bool:
     """Whether a condition holds anywhere, or cannot be computed."""
-    found = _computed(condition, keys, row, model)
+    found = probe.compute(condition, keys, row)
     return found is None or bool(found.any())
 
 
-def _from_outside(node: ir.Node | None, model: ir.Model) -> tuple[ir.Value, ir.Value, int, np.ndarray] | None:
+def _from_outside(node: ir.Node | None, probe: Probe) -> tuple[ir.Value, ir.Value, int, np.ndarray] | None:
     """(scores, input, keep, mask) of a node that hides keys as an input [batch, keys] of zeros and ones says: found by
     computing the mask of some. None where it does not."""
     if is_op(node, "Add"):
@@ -156,7 +184,7 @@ def _from_outside(node: ir.Node | None, model: ir.Model) -> tuple[ir.Value, ir.V
         return None
     for scores, mask in sides:
         keys = _input_of(mask)
-        if keys is not None and (read := _read(node, mask, keys, scores, model)) is not None:
+        if keys is not None and (read := _read(node, mask, keys, probe)) is not None:
             return scores, keys, *read
     return None
 
@@ -184,14 +212,12 @@ _LARGEST = 64
 """Tensors between an input and the mask that it makes."""
 
 
-def _read(
-    node: ir.Node, mask: ir.Value, keys: ir.Value, scores: ir.Value, model: ir.Model
-) -> tuple[int, np.ndarray] | None:
+def _read(node: ir.Node, mask: ir.Value, keys: ir.Value, probe: Probe) -> tuple[int, np.ndarray] | None:
     """(keep, the mask of what no key hides) of a mask: hidden where a key has one of its two values, whatever else."""
     if not isinstance(keys.shape[1], int):
         return None
     given = _rows(keys)
-    hidden = [_hidden(node, mask, keys, row, model) for row in given]
+    hidden = [_hidden(node, mask, keys, row, probe) for row in given]
     if any(h is None for h in hidden):
         return None
     for keep in (0, 1):
@@ -203,24 +229,10 @@ def _read(
     return None
 
 
-def _computed(value: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
-    """A tensor for one frame of keys; None where more than keys is asked for."""
-    feeds = {keys.name: row[None]}
-    for other in model.graph.inputs:  # what only shapes are asked of
-        if other is not keys and other.shape is not None and all(isinstance(d, int) for d in other.shape[1:]):
-            feeds[other.name] = np.zeros((1, *other.shape[1:]), other.dtype.numpy())
-    try:
-        part = onnx.utils.Extractor(executors.load_proto(model)).extract_model(list(feeds), [value.name])
-        used = {v.name for v in part.graph.input}
-        return executors.run(part, {k: v for k, v in feeds.items() if k in used}, [value.name])[value.name]
-    except (ValueError, MXExportError):
-        return None
-
-
-def _hidden(node: ir.Node, mask: ir.Value, keys: ir.Value, row: np.ndarray, model: ir.Model) -> np.ndarray | None:
+def _hidden(node: ir.Node, mask: ir.Value, keys: ir.Value, row: np.ndarray, probe: Probe) -> np.ndarray | None:
     """Which entries a mask hides for one frame of keys, bool [1, ..., keys]; None where it does anything else. One that
     would hide all may hide none: graphs that answer rows of which nothing takes part do so behind the Softmax."""
-    found = _computed(mask, keys, row, model)
+    found = probe.compute(mask, keys, row)
     if found is None:
         return None
     if is_op(node, "Add"):
