@@ -29,7 +29,7 @@ OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
-    "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by torch.finfo().min, not -inf",
+    "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by finfo.min, not by -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
