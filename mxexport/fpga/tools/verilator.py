@@ -288,7 +288,7 @@ def _natural(name: str) -> list:
 
 
 def _wires_of(root: str, top: str) -> dict[str, int]:
-    """The C++ name of every wire inside the top, and its bits up to those of its C++ type. In one pass: headers of large
-    designs have megabytes."""
+    """The C++ name of every wire inside the top, and its bits up to those of its C++ type; in one pass, for headers of
+    large designs have megabytes."""
     found = re.finditer(rf"(?:/\*(\d+):0\*/)? ({top}__DOT__\w+);", root)
     return {match[2]: int(match[1]) + 1 if match[1] else 8 for match in found}
