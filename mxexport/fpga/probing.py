@@ -35,8 +35,8 @@ def beats_of(design: Design, instance: Instance, frames: int) -> int:
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:
-    """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes. Of whole
-    frames: a simulation ends with the last output, which may not wait for all that is on its way."""
+    """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes. Whole
+    frames alone: a simulation ends with the last output, which may not wait for all that is on its way."""
     kind, lanes = instance.unit.result, stream_lanes(design.network, design.foldings, instance.result)
     whole = len(seen.beats) - len(seen.beats) % kind.beats(lanes)
     found = kind.unpack(seen.beats[:whole], lanes)
