@@ -13,7 +13,7 @@ from mxexport.cli.demo_run import load_digits, logits, train
 from mxexport.cli.digit_networks import Transformer
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
-EPOCHS = 30 if FULL else 10
+EPOCHS = 30 if FULL else 12
 IMAGES = 1000 if FULL else 250
 FORMATS = [("mxint8", "mxint8"), ("mxfp4_e2m1", "mxfp8_e4m3")]
 
@@ -50,7 +50,7 @@ def compiled(request, trained, tmp_path_factory):
 def test_hardware_is_as_accurate_as_quantized_torch(compiled):
     right, *_ = compiled
     accuracy = {name: 100 * sum(found) / len(found) for name, found in right.items()}
-    assert accuracy["float"] > 85 and accuracy["torch"] > accuracy["float"] - 4
+    assert accuracy["float"] > 80 and accuracy["torch"] > accuracy["float"] - 3
     assert abs(accuracy["dataflow"] - accuracy["torch"]) <= 0.5
     same = right["torch"][:IMAGES]
     assert abs(sum(right["rtl"]) - sum(same)) <= 0.005 * IMAGES
