@@ -254,7 +254,7 @@ def _spatial() -> list[Case]:
     table = softmax.exp2_table(4, 16)
     numbers = {"factor": 23637, "drop": 20, "distance_bits": 17, "fraction": 10, "segment_bits": 4, "exp_bits": 16}
     numbers |= {"reciprocal_bits": 17, "out_bits": 15, "width": 17, "lsb_exp": -15}
-    masks = {"all": np.ones(1, np.uint8), "some": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.uint8)}
+    masks = {"whole": np.ones(1, np.uint8), "some": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.uint8)}
     cases += [("WideSoftmax", name, [wide, *table, mask], dict(numbers)) for name, mask in masks.items()]
     keys = np.array([[1, 0, 2], [-1, 3, 0]])
     cases.append(("WideMaskedSoftmax", "keys", [wide, keys, *table, masks["some"]], numbers | {"keep": 1}))

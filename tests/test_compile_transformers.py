@@ -50,14 +50,11 @@ def test_hardware_computes_what_torch_does(name, tmp_path):
 def test_several_foldings_give_the_same_words(tmp_path):
     torch.manual_seed(1)
     inputs = {"x": torch.randn(8, 12, 8)}
-    network = Sequence(Block(Eager(32, 2), 32), 32)
-    slow, _ = compiled(network, inputs, ("mxint8", "mxint8"), tmp_path)
-    fast = mx.compile(
-        tmp_path / "clean.onnx", tmp_path / "fast", calibration=inputs["x"].numpy(), target_fps=1e6, clock_mhz=200
-    )
-    assert fast.report["cycles_per_frame"] < slow.report["cycles_per_frame"] / 1.5
-    x = inputs["x"][:3].numpy()
-    assert (fast.simulate(x).raw == slow.run_dataflow(x).raw).all()
+    fast, _ = compiled(Sequence(Block(Eager(32, 2), 32), 32), inputs, ("mxint8", "mxint8"), tmp_path)
+    x = inputs["x"].numpy()
+    slow = mx.compile(tmp_path / "clean.onnx", tmp_path / "slow", calibration=x, target_fps=5e4, clock_mhz=200)
+    assert slow.report["cycles_per_frame"] > 2 * fast.report["cycles_per_frame"]
+    assert (slow.simulate(x[:3]).raw == fast.run_dataflow(x[:3]).raw).all()
 
 
 def test_weights_of_attention_have_ranges_by_design(tmp_path):
@@ -70,26 +67,21 @@ def test_weights_of_attention_have_ranges_by_design(tmp_path):
     assert (products[1].a.code_max, products[1].a.code_min) == (127, 127 - 6)
 
 
-class Turned(nn.Module):
-    """Groups along the tokens of what a linear layer reads; a softmax over tokens of channels."""
+class OverTokens(nn.Module):
+    """A softmax over tokens, channel by channel."""
 
-    def __init__(self, softmax: bool):
+    def __init__(self):
         super().__init__()
-        self.one, self.two, self.softmax = nn.Linear(8, 16), nn.Linear(12, 4), softmax
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
 
     def forward(self, x):
-        x = self.one(x)
-        x = torch.softmax(x, 1) if self.softmax else x
-        return self.two(x.transpose(1, 2))
+        return self.two(torch.softmax(self.one(x), 1))
 
 
-@pytest.mark.parametrize(
-    "softmax, words", [(False, "groups run along axis|come last"), (True, "expected channels, or keys")]
-)
-def test_what_would_move_values_is_refused_by_name(softmax, words, tmp_path):
+def test_what_would_move_values_is_refused_by_name(tmp_path):
     torch.manual_seed(0)
-    with pytest.raises(UnsupportedError, match=words):
-        compiled(Turned(softmax), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
+    with pytest.raises(UnsupportedError, match="it runs along axis 1 of batch x 12 x 16; expected channels, or keys"):
+        compiled(OverTokens(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
 
 
 def test_a_token_stream_is_put_out_as_it_comes(tmp_path):

@@ -255,7 +255,7 @@ def softmaxes() -> dict[str, tuple]:
         ("rows", (3, 4, 7), 14, -6, 1.0, rows, [1, 2, 8]),
         ("padding", (3, 40), 24, -18, 0.3, padding, [2]),
         ("long", (4, 100), 22, -15, 1.0, None, [1, 4]),
-        ("coarse", (9,), 8, 1, 1.0, None, [1, 16]),
+        ("coarse", (9,), 8, -1, 1.0, None, [1, 16]),
     ):
         found[f"softmax-{name}"] = Softmax.of(Wide(shape, width, lsb_exp), scale, mask), lanes
     for keep, shape, mask, lanes in ((1, (5, 2, 12), causal, [1, 4, 16]), (0, (7, 21), None, [1, 8])):
@@ -275,7 +275,7 @@ def token_quantizers() -> dict[str, tuple]:
             f"quantize_tokens-{name}-short": (quantize_tokens(few, name, 4, rule), [(2, 1), (4, 2)]),
         }
     for name, source, group_size, rule, foldings in (
-        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(8, 1), (32, 4)]),
+        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(32, 4)]),
         ("whole", Wide((64, 32), 24, -12), 32, "floor", [(8, 4), (16, 2)]),
         ("few", Wide((3, 4), 20, -8), 32, "floor", [(4, 4), (32, 1)]),
         ("one", Wide((1, 2, 3), 20, -8), 4, "floor", [(4, 2), (1, 1)]),

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import mxexport as mx
-from mxexport.cli.demo_run import load_digits, logits, train
+from mxexport.cli.demo_run import Digits, load_digits, logits, train
 from mxexport.cli.digit_networks import Transformer
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 EPOCHS = 30 if FULL else 12
-IMAGES = 1000 if FULL else 250
+IMAGES = 1000 if FULL else 200
 FORMATS = [("mxint8", "mxint8"), ("mxfp4_e2m1", "mxfp8_e4m3")]
 
 
@@ -38,6 +38,7 @@ def compiled(request, trained, tmp_path_factory):
     mx.export(quantized, (torch.from_numpy(test.x[:2]),), folder / "model.onnx")
     mx.clean(folder / "model.onnx", folder / "clean.onnx")
     design = mx.compile(folder / "clean.onnx", folder / "fpga", calibration=train_set.x[:512])
+    test = Digits(test.x[: max(IMAGES, 500)], test.y[: max(IMAGES, 500)])
     dataflow = design.run_dataflow(test.x)
     units = [i.name for i in design.network.instances]
     simulated = design.simulate(test.x[:IMAGES], probe=units if FULL else units[::7])

@@ -123,6 +123,19 @@ class Image(nn.Module):
         return self.head((x + self.scale * self.attention(self.norm(x)))[:, 0])
 
 
+class Mixer(nn.Module):
+    """MLP-Mixer: linear layers along the tokens, between transposes, and along the channels."""
+
+    def __init__(self, width: int = 32, tokens: int = 12):
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(8, width), nn.LayerNorm(width), nn.Linear(width, 4)
+        self.over = nn.Sequential(nn.Linear(tokens, 20), nn.GELU(), nn.Linear(20, tokens))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head((x + self.over(self.norm(x).transpose(1, 2)).transpose(1, 2)).mean(1))
+
+
 class Keywords(nn.Module):
     """Frames of audio through a convolution in time, then tokens."""
 
@@ -189,6 +202,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor
     "einsum": (lambda: Sequence(Block(Einsum(32, 2), 32), 32), tokens(9), ("mxint8", "mxint8")),
     "single": (lambda: Sequence(Block(Single(32, 1), 32), 32), tokens(9), ("mxfp6_e3m2", "mxint8")),
     "tokens first": (lambda: Sequence(Block(TokensFirst(32, 2), 32), 32), tokens(9), ("mxint8", "mxint8")),
+    "mixer": (Mixer, tokens(12), ("mxint8", "mxint8")),
     "keywords": (Keywords, lambda: {"x": torch.randn(16, 10, 24)}, ("mxint8", "mxint8")),
 }  # fmt: skip
 """Name -> (network, inputs by name, formats of weights and activations)."""

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from qonnx.core.datatype import DataType
 
-from mxexport.errors import FormatError
-from mxexport.numbers import softmax
+from mxexport.errors import FormatError, ShapeError
+from mxexport.numbers import groups, softmax
 from mxexport.ops import _body
 from mxexport.ops._attributes import LSB_EXP, WIDTH, Attribute
 from mxexport.ops._operator import Operator, Port, check_shape
@@ -51,6 +51,13 @@ class WideSoftmax(Operator):
         table = (1 << attributes["segment_bits"],)
         for name in ("values", "slopes"):
             check_shape(cls.op_type(), name, given.get(name, table), table)
+        mask = given.get("mask", ())
+        fits = len(mask) <= len(whole) and all(
+            m == 1 or m == n or groups.is_open(m) or groups.is_open(n)
+            for m, n in zip(mask[::-1], whole[::-1], strict=False)
+        )
+        if not fits:
+            raise ShapeError(f"{cls.op_type()}: mask has shape {mask}, expected one that broadcasts to {whole}")
 
     @classmethod
     def compute(cls, x, values, slopes, mask, *, reciprocal_bits, out_bits, width, lsb_exp, **a):

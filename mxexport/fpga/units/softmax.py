@@ -87,7 +87,7 @@ class Softmax:
         factor = round(step * 2.0 ** (drop + _FRACTION + softmax.FACTOR_BITS))
         if factor > _LARGEST_FACTOR:
             raise Refused(f"its input comes in steps of 2**{source.lsb_exp}; expected scores, whose steps are below 1")
-        distance = (_EXP_BITS + 3).bit_length() + _FRACTION + 2
+        distance = min((_EXP_BITS + 3).bit_length() + _FRACTION + 2, max(source.width - drop, 1))
         more = (source.channels - 1).bit_length()
         bits = (_EXP_BITS, _MORE_RECIPROCAL + more, _MORE_SHARE + more)
         given = np.ones((1,), np.uint8) if mask is None or mask.all() else mask.astype(np.uint8)

@@ -26,8 +26,9 @@ module mx_softmax_exp #(
 
   if (Width < 2 || Factor < 1 || Drop < 0 || DistanceBits < 1 || Fraction <= SegmentBits || SegmentBits < 1 ||
       ExpBits < 8 || SlopeWidth < 2) begin : g_check
-    $error("mx_softmax_exp: Width = %0d, DistanceBits = %0d, Fraction = %0d, SegmentBits = %0d, ExpBits = %0d; %s", Width,
-           DistanceBits, Fraction, SegmentBits, ExpBits, "expected positive ones, and segments of two steps or more");
+    $error("mx_softmax_exp: Width = %0d, DistanceBits = %0d, Fraction = %0d, SegmentBits = %0d, ExpBits = %0d; %s",
+           Width, DistanceBits, Fraction, SegmentBits, ExpBits,
+           "expected positive ones, and segments of two steps or more");
   end
 
   localparam int FactorBits = mx_pkg::factor_bits(Factor);
