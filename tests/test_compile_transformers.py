@@ -12,7 +12,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
+from tests.transformer_networks import NETWORKS, Block, Eager, Mixer, Sequence
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
 SIMULATED = list(NETWORKS) if FULL else ["causal", "padded", "decoder"]
@@ -78,10 +78,17 @@ class OverTokens(nn.Module):
         return self.two(torch.softmax(self.one(x), 1))
 
 
-def test_what_would_move_values_is_refused_by_name(tmp_path):
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (OverTokens, "it runs along axis 1 of batch x 12 x 16; expected the last that comes"),
+        (Mixer, "adds batch x 12 x 32 and batch x 12 x 32, which come in different orders"),
+    ],
+)
+def test_what_would_move_values_is_refused_by_name(make, words, tmp_path):
     torch.manual_seed(0)
-    with pytest.raises(UnsupportedError, match="it runs along axis 1 of batch x 12 x 16; expected channels, or keys"):
-        compiled(OverTokens(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
+    with pytest.raises(UnsupportedError, match=words):
+        compiled(make(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
 
 
 def test_a_token_stream_is_put_out_as_it_comes(tmp_path):

@@ -124,7 +124,7 @@ class Image(nn.Module):
 
 
 class Mixer(nn.Module):
-    """MLP-Mixer: linear layers along the tokens, between transposes, and along the channels."""
+    """MLP-Mixer: linear layers along the tokens put out channel by channel, and meet tokens."""
 
     def __init__(self, width: int = 32, tokens: int = 12):
         super().__init__()
@@ -202,7 +202,6 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor
     "einsum": (lambda: Sequence(Block(Einsum(32, 2), 32), 32), tokens(9), ("mxint8", "mxint8")),
     "single": (lambda: Sequence(Block(Single(32, 1), 32), 32), tokens(9), ("mxfp6_e3m2", "mxint8")),
     "tokens first": (lambda: Sequence(Block(TokensFirst(32, 2), 32), 32), tokens(9), ("mxint8", "mxint8")),
-    "mixer": (Mixer, tokens(12), ("mxint8", "mxint8")),
     "keywords": (Keywords, lambda: {"x": torch.randn(16, 10, 24)}, ("mxint8", "mxint8")),
 }  # fmt: skip
 """Name -> (network, inputs by name, formats of weights and activations)."""
