@@ -184,7 +184,7 @@ def cases() -> dict[str, tuple]:
     found["reshape-image"] = Reshape(Wide((3, 2, 5), 13, 0), (6, 5)), [1, 8]
     found |= offsets()
     rng = np.random.default_rng(8)
-    for name, rows, channels, width, lanes in (("few", 5, 12, 8, [1, 4, 16]), ("many", 40, 24, 5, [1, 8])):
+    for name, rows, channels, width, lanes in (("few", 20, 12, 8, [1, 4, 16]), ("many", 40, 24, 5, [1, 8])):
         found[f"embedding-{name}"] = (
             Embedding.of(Wide((7, 1), width, 0), rng.normal(0, 1, (rows, channels))),
             [Folding(n, 1) for n in lanes],

@@ -137,10 +137,7 @@ class Embedding:
             "unit": each(10),
             "index": each(index + self.source.width),
             "places": each(2 * bits),
-            # Columns of a few words are alike, or each other's complements.
-            ("table" if words >= 64 else "few_words" if words > 8 else "fewest_words"): rom(
-                words, lanes * self.result.width
-            ),
+            "table": rom(words, lanes * self.result.width),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:

@@ -46,8 +46,9 @@ module mx_softmax_rows #(
 
   if (Width < 2 || K < 1 || Lanes < 1 || (Lanes & (Lanes - 1)) != 0 || Factor < 1 || Fraction <= SegmentBits ||
       OutBits >= ExpBits + ReciprocalBits || MaskRows < 1 || MaskRepeat < 1) begin : g_check
-    $error("mx_softmax_rows: Width = %0d, K = %0d, Lanes = %0d, Fraction = %0d, MaskRows = %0d, MaskRepeat = %0d; %s", Width,
-           K, Lanes, Fraction, MaskRows, MaskRepeat, "expected positive ones, a power of two of lanes, long segments");
+    $error("mx_softmax_rows: Width = %0d, K = %0d, Lanes = %0d, Fraction = %0d, MaskRows = %0d, MaskRepeat = %0d; %s",
+           Width, K, Lanes, Fraction, MaskRows, MaskRepeat,
+           "expected positive ones, a power of two of lanes, long segments");
   end
 
   localparam int Beats     = mx_pkg::ceil_div(K, Lanes);
