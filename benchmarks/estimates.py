@@ -22,6 +22,7 @@ from scipy.optimize import nnls
 from benchmarks.accuracy import write
 from mxexport.fpga import area, copies
 from mxexport.fpga.types import Blocks
+from mxexport.fpga.units import Product
 from mxexport.fpga.windows import Window
 from tests.areas import TABLE, cells, measured
 from tests.test_hardware_units import CASES, FORMATS, depthwise, matmul
@@ -30,6 +31,8 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
 """Cells that no relative error is seen in: a row of fewer counts as so many."""
 PRIOR, ROUNDS = 0.03, 4
+ALIKE = {"mx_product": "mx_matmul"}
+"""Module -> another one around the same datapath, whose rows say more of the kinds that both have."""
 
 
 def parts_by_name() -> dict[str, tuple[str, area.Parts]]:
@@ -49,6 +52,7 @@ def every_kind() -> dict[str, set[str]]:
         codes = (134, 134) if a.startswith(("int", "uint")) else (100, 102)
         source = Blocks((3, 2, 40), a, 8, *codes)
         units += [matmul(source, w, 5), depthwise(source, Window((2, 2)), w)]
+        units.append(Product(source, Blocks((3, 2, 40), w, 8, 100, 102), 200, 62, -9))
     for unit in units:
         for folding in copies.foldings(unit):
             single, own = copies.one(unit, folding)
@@ -63,7 +67,7 @@ def fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
         alike = [v for v in variants if v[0] & set(row[0])]
         kinds = set(row[0]).union(*(v[0] for v in alike))
         variants = [v for v in variants if v not in alike] + [(kinds, [row, *(r for v in alike for r in v[1])])]
-    return {kind: cells for _, found in variants for kind, cells in _fit(found, key).items()}
+    return {kind: cells for kinds, found in variants if kinds for kind, cells in _fit(found, key).items()}
 
 
 def _fit(rows: list[tuple[area.Parts, dict]], key: str) -> dict[str, float]:
@@ -91,7 +95,7 @@ def main() -> None:
         if name not in kept:
             raise SystemExit(f"{TABLE} has no {name}; run python -m tests.areas")
         rows[module][name] = made, kept[name]
-    model = {module: _fits(found.values()) for module, found in sorted(rows.items())}
+    model = {module: _fits([*found.values(), *_alike(rows, module)]) for module, found in sorted(rows.items())}
     for module, kinds in every_kind().items():
         for cells_of in model[module].values():
             for kind in sorted(kinds - set(cells_of)):
@@ -101,6 +105,11 @@ def main() -> None:
     table = residuals(rows, model)
     print(table)
     write(table, DOCUMENT, ("<!-- hardware-estimates -->", "<!-- /hardware-estimates -->"))
+
+
+def _alike(rows: Mapping[str, Mapping[str, tuple[area.Parts, dict]]], module: str) -> list[tuple[area.Parts, dict]]:
+    """Rows of the module around the same datapath."""
+    return [*rows[ALIKE[module]].values()] if module in ALIKE else []
 
 
 def _fits(rows: Iterable[tuple[area.Parts, dict]]) -> dict[str, dict[str, float]]:
@@ -126,7 +135,10 @@ def residuals(rows: Mapping[str, Mapping[str, tuple[area.Parts, dict]]], model: 
 
     for module, found in sorted(rows.items()):
         cases = {name.split(",")[0] for name in found}
-        without = {case: _fits(r for n, r in found.items() if n.split(",")[0] != case) for case in cases}
+        without = {
+            case: _fits([*(r for n, r in found.items() if n.split(",")[0] != case), *_alike(rows, module)])
+            for case in cases
+        }
         errors = defaultdict(list)
         for name, (made, row) in found.items():
             for key in ("lut", "ff"):

@@ -14,7 +14,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from mxexport import ops
-from mxexport.numbers import fixedpoint, groups, normalization, packing
+from mxexport.numbers import fixedpoint, groups, normalization, packing, softmax
 from mxexport.numbers.formats import FloatElement, get_format, round_bias
 
 ROOT = Path(__file__).resolve().parent.parent / "ops"
@@ -228,6 +228,7 @@ def _spatial() -> list[Case]:
     two = kinds["padded"] | {"kernel_shape": [2, 2], "pads": [0, 0, 0, 0]}
     cases.append(("WideAveragePool", "power_of_two", [wide], two | {"divisor": 4, "shift": 2} | type_of))
     cases.append(("WideReorder", "image", [wide], type_of))
+    cases.append(("WideReshape", "heads", [wide], {"frame": [10, 2, 3]} | type_of))
     cases += [("WideClip", f"{low}_{high}", [wide], {"low": low, "high": high} | type_of)
               for low, high in ((0, 6), (-(2**53), 2**40))]  # fmt: skip
     narrow = wide % 2**38 - 2**37
@@ -236,6 +237,9 @@ def _spatial() -> list[Case]:
     cases.append(("WideConcat", "two_and_three", [wide[..., :2], narrow], {"a_shift": 0, "b_shift": 9} | type_of))
     numbers = [np.array([131071, -5, 1]), np.array([-(2**40), 2048, 2**39 + 1])]
     cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
+    cases.append(("WideOffset", "places", [narrow, narrow[0, ::-1] // 8], {"x_shift": 3} | type_of))
+    rows = [np.array([[[0], [4], [-3]], [[2], [9], [3]]]), rng.integers(-(2**20), 2**20, (5, 4))]
+    cases.append(("WideEmbedding", "rows", rows, dict(type_of)))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
     cases.append(("WidePad", "uneven", [wide], {"pads": [2, 1, 0, 3]} | type_of))
     cases += [
@@ -247,6 +251,13 @@ def _spatial() -> list[Case]:
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
     cases.append(("WideSlice", "vector", [wide[:, 0, 0]], {"start": [0, 0, 1], "size": [1, 1, 2]} | type_of))
+    table = softmax.exp2_table(4, 16)
+    numbers = {"factor": 23637, "drop": 20, "distance_bits": 17, "fraction": 10, "segment_bits": 4, "exp_bits": 16}
+    numbers |= {"reciprocal_bits": 17, "out_bits": 15, "width": 17, "lsb_exp": -15}
+    masks = {"whole": np.ones(1, np.uint8), "some": np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0]], np.uint8)}
+    cases += [("WideSoftmax", name, [wide, *table, mask], dict(numbers)) for name, mask in masks.items()]
+    keys = np.array([[1, 0, 2], [-1, 3, 0]])
+    cases.append(("WideMaskedSoftmax", "keys", [wide, keys, *table, masks["some"]], numbers | {"keep": 1}))
     inserted = {"group_size": 4, "steps": [2, 3], "more": [1, 0], "code_min": 17}
     cases.append(("MXInsert", "uneven", [codes, scales], inserted))
     cases += [("WideAdd", f"shift_{a}_{b}", [wide, wide[::-1].copy()], {"a_shift": a, "b_shift": b} | type_of)
@@ -319,6 +330,26 @@ def _products() -> list[Case]:
         shared = {"group_size": 4, "scale_offset": 240, "width": 60, "lsb_exp": 0}
         case = x_name if x_name == w_name else f"{x_name}_{w_name}"
         cases.append(("MXMatMul", case, [*arrays, bias], kinds | shared))
+    return cases + _dynamic_products()
+
+
+def _dynamic_products() -> list[Case]:
+    """One head, several, and heads that share those of the other side; a short last group."""
+    cases = []
+    shapes = {"int8_one_head": ((2, 3, 13), (2, 2, 13)), "e4m3_heads": ((2, 3, 2, 9), (2, 4, 2, 9)),
+              "e2m1_shared_heads": ((1, 2, 4, 13), (1, 3, 2, 13))}  # fmt: skip
+    for name, sides in shapes.items():
+        element = get_format({"i": "mxint8", "4": "mxfp8_e4m3", "2": "mxfp4_e2m1"}[name[name[0] == "e"]]).element
+        parameters = fixedpoint.element_parameters(element)
+        arrays, kinds = [], {}
+        for side, shape, step in zip("ab", sides, (3, 5), strict=True):
+            codes = np.arange(np.prod(shape)) * step % (2 * parameters["max_code"] + 1)
+            scaled = groups.contracted_shape(shape, len(shape) - 1, 4)
+            arrays += [codes.astype(np.uint8).reshape(shape)]
+            arrays += [(120 + np.arange(np.prod(scaled)) % 3).astype(np.uint8).reshape(scaled)]
+            kinds |= {f"{side}_{key}": parameters[key] for key in ("exponent_bits", "mantissa_bits")}
+        shared = {"group_size": 4, "scale_offset": 240, "width": 60, "lsb_exp": 0}
+        cases.append(("MXProduct", name, arrays, kinds | shared))
     return cases
 
 

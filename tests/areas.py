@@ -23,7 +23,7 @@ from mxexport.fpga.accumulator import sized
 from mxexport.fpga.tools import yosys
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit
-from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow
+from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow, Product
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
 from mxexport.numbers.formats import get_format
@@ -31,9 +31,18 @@ from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
 LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
-_ALIKE = ("window-mxfp", "window-int", "window-uint", "insert-mxfp", "quantize_tokens-mxfp6", "quantize_tokens-mxint4")
-"""Of several formats, one says enough."""
-_LARGE = re.compile("matmul-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
+_ALIKE = (  # of several formats, one says enough
+    "window-mxfp",
+    "window-int",
+    "window-uint",
+    "insert-mxfp",
+    "product-row",
+    "product-uint8",
+    "product-int8",
+    "quantize_tokens-mxfp6",
+    "quantize_tokens-mxint4",
+)
+_LARGE = re.compile("(matmul|product)-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""
 _TOLD = ("int8", "e4m3", "e5m2")
 
@@ -82,6 +91,10 @@ def _larger() -> dict[str, tuple[Unit, list]]:
         image = Blocks((14, 14, 32), name, 32, 118, 125)
         found[f"window-{name}-14x14"] = MXWindow(image, Window((3, 3), pads=(1, 1, 1, 1))), [1, 4, 16]
         found[f"depthwise-{name}-14x14"] = depthwise(image, Window((3, 3), pads=(1, 1, 1, 1)), name), [1, 4]
+    for a, b in (("mxint8", "mxint8"), ("mxfp8_e4m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "mxfp4_e2m1")):
+        sides = Blocks((64, 2, 64), a, 32, 118, 124), Blocks((64, 2, 64), b, 32, 118, 124)
+        foldings = [(4, 8), (8, 16), (4, 8, 1, 1, 1)] if a == "mxint8" else [(4, 8)]
+        found[f"product-{a}-64x64"] = Product.of("product", *sides), [Folding(*f) for f in foldings]
     wide = Wide((14, 14, 32), 24, -12)
     found["max_pool-14x14"] = MaxPool(wide, Window((2, 2), (2, 2))), [1, 4, 16]
     found["average_pool-7x7"] = AveragePool(Wide((7, 7, 64), 28, -14), Window((7, 7))), [1, 4]

@@ -57,7 +57,8 @@ def test_what_was_never_fitted_is_an_error():
 def test_every_folding_of_every_unit_has_an_area_that_grows_with_it():
     for name, (unit, _) in CASES.items():
         areas = [copies.area(unit, f) for f in unit.foldings()]
-        assert all(np.isfinite(dataclasses.astuple(a)).all() and a.lut > 0 for a in areas), name
+        wires = unit.parts(unit.foldings()[0]) == {}
+        assert all(np.isfinite(dataclasses.astuple(a)).all() and (a.lut > 0 or wires) for a in areas), name
         assert 1.2 * areas[-1].lut + 100 * areas[-1].dsp >= areas[0].lut, name
 
 

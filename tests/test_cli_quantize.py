@@ -29,6 +29,14 @@ class Two(nn.Module):
     def forward(self, left, right):
         return self.a(left) + self.b(right)
 
+class Gram(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+    def forward(self, x):
+        x = self.fc(x)
+        return x @ x.mT
+
 ready = mxexport.quantize_model(Two())
 """
 X = np.random.default_rng(0).standard_normal((70, 3, 8, 8)).astype(np.float32)
@@ -130,3 +138,11 @@ def test_results_are_not_written_over(call):
     assert call("quantize", "quantize_nets:cnn", "--input", "1,3,8,8", "-f").exit_code == 0
     assert call("clean", "cnn.onnx").exit_code == 0
     assert "cnn_clean.onnx is there already" in str(call("clean", "cnn.onnx").exception)
+
+
+@pytest.mark.parametrize("given", [("--input", "2,5,8"), ("--calibration", "tokens.npy")])
+def test_products_of_activations_are_quantized_if_asked(call, tmp_path, given):
+    np.save("tokens.npy", np.ones((3, 5, 8), np.float32))
+    for asked, said in (([], "attention=True quantizes them"), (["--attention"], "product_1: QuantMatMul")):
+        done = call("quantize", "quantize_nets.py:Gram", *given, *asked, "-f", "-o", "g.onnx")
+        assert done.exit_code == 0 and said in done.stdout, done.output

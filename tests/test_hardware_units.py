@@ -28,24 +28,30 @@ from mxexport.fpga.units import (
     Concat,
     Depthwise,
     Dequantize,
+    Embedding,
     HardSwish,
     Insert,
     LeakyRelu,
+    MaskedSoftmax,
     MatMul,
     MaxPool,
     MXWindow,
     Norm,
+    Offset,
     Pad,
+    Product,
     Quantize,
     QuantizeTokens,
     Relu,
     Reorder,
+    Reshape,
     Slice,
+    Softmax,
     Upsample,
 )  # fmt: skip
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
-from mxexport.fpga.words import pack_fields, write_mem
+from mxexport.fpga.words import write_mem
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format, round_bias
 from tests.test_ops import check_all_executors
@@ -112,6 +118,12 @@ def matmul(source: Blocks, name: str, rows: int, seed: int = 0) -> MatMul:
     return MatMul(source, weight, rng.integers(-999, 999, rows), source.code_min + 120, 62, -9)
 
 
+def product(a: tuple[int, ...], b: tuple[int, ...], formats: tuple[str, str], group_size: int = 32) -> Product:
+    return Product.of(
+        "product", Blocks(a, formats[0], group_size, 100, 104), Blocks(b, formats[1], group_size, 120, 123)
+    )
+
+
 def depthwise(source: Blocks, window: Window, name: str) -> Depthwise:
     rng, fmt, taps = np.random.default_rng(1), get_format(name), window.kernel[0] * window.kernel[1]
     codes = finite_codes(rng, fmt.element, (source.channels, taps))
@@ -167,6 +179,16 @@ def cases() -> dict[str, tuple]:
     found["reorder-lanes"] = Reorder(Wide((7, 7, 20), 13, 0)), [2, 4, 16, 8]
     found["reorder-few"] = Reorder(Wide((2, 3, 9), 13, 0)), [4, 2]
     found["reorder-1"] = Reorder(Wide((1, 3, 1), 13, 0)), [1]
+    found["reshape"] = Reshape(Wide((5, 12), 13, 0), (5, 3, 4)), [1, 2, 4]
+    found["reshape-join"] = Reshape(Wide((5, 2, 6), 13, 0), (5, 12), -3), [2, 12]
+    found["reshape-image"] = Reshape(Wide((3, 2, 5), 13, 0), (6, 5)), [1, 8]
+    found |= offsets()
+    rng = np.random.default_rng(8)
+    for name, rows, channels, width, lanes in (("few", 20, 12, 8, [1, 4, 16]), ("many", 40, 24, 5, [1, 8])):
+        found[f"embedding-{name}"] = (
+            Embedding.of(Wide((7, 1), width, 0), rng.normal(0, 1, (rows, channels))),
+            [Folding(n, 1) for n in lanes],
+        )
     found["add"] = Add(Wide((3, 2, 5), 13, -4), Wide((3, 2, 5), 17, -7)), [1, 2, 8]
     for low, high in ((0, 900), (-(2**40), 2**35), (-7, -7), (-300, 2**39)):
         found[f"clip-{low}-{high}"] = Clip(Wide((3, 2, 5), 42, -9), low, high), [1, 4]
@@ -194,7 +216,7 @@ def cases() -> dict[str, tuple]:
         Affine(Wide((4,), 12, 0), np.array([1, -1, 3, 2048]), np.array([0, 2048, -2048, 0]), 12, 0),
         [4],
     )
-    found |= norms() | token_quantizers()
+    found |= norms() | softmaxes() | products() | token_quantizers()
     found["concat"] = Concat(Wide((3, 2, 4), 13, -4), Wide((3, 2, 8), 17, -7)), [1, 2, 4]
     found["concat-odd"] = Concat(Wide((5, 3), 13, -4), Wide((5, 1), 9, -4)), [1]
     found["upsample"] = Upsample(Wide((3, 2, 5), 13, 0), (2, 3)), [1, 4, 8]
@@ -208,6 +230,40 @@ def cases() -> dict[str, tuple]:
     return found | at_once()
 
 
+def offsets() -> dict[str, tuple]:
+    """Constants finer and coarser than the input, in LUTs and in block RAM."""
+    rng, found = np.random.default_rng(6), {}
+    for name, shape, width, lsb_exp, lanes in (
+        ("tokens", (7, 12), 30, -24, [1, 4, 16]),
+        ("coarse", (3, 2, 5), 12, 2, [1, 8]),
+        ("deep", (40, 24), 24, -16, [1, 2]),
+    ):
+        found[f"offset-{name}"] = Offset.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes
+    return found
+
+
+def softmaxes() -> dict[str, tuple]:
+    """Vectors of a beat and of many, lanes that divide them and not, masks by token, by head, and of whole rows."""
+    causal = np.tril(np.ones((5, 1, 12), np.uint8), 2)
+    rows = np.random.default_rng(2).integers(0, 2, (3, 4, 7)).astype(np.uint8)
+    rows[1, 2] = 0
+    padding = np.arange(40) < 29
+    found = {}
+    for name, shape, width, lsb_exp, scale, mask, lanes in (
+        ("plain", (6, 40), 30, -22, 1.0, None, [1, 8]),
+        ("causal", (5, 2, 12), 40, -30, 0.25, causal, [1, 4]),
+        ("rows", (3, 4, 7), 14, -6, 1.0, rows, [1, 2, 8]),
+        ("padding", (3, 40), 24, -18, 0.3, padding, [2]),
+        ("long", (4, 100), 22, -15, 1.0, None, [1, 4]),
+        ("coarse", (9,), 8, -1, 1.0, None, [1, 16]),
+    ):
+        found[f"softmax-{name}"] = Softmax.of(Wide(shape, width, lsb_exp), scale, mask), lanes
+    for keep, shape, mask, lanes in ((1, (5, 2, 12), causal, [1, 4, 16]), (0, (7, 21), None, [1, 8])):
+        keys, source = Wide(shape[-1:], 3, 0), Wide(shape, 24, -16)
+        found[f"masked_softmax-{keep}"] = MaskedSoftmax.masked(source, keys, 0.5, mask, keep), lanes
+    return found
+
+
 def token_quantizers() -> dict[str, tuple]:
     """Every format, blocks of all tokens and several, a last one of one token, heads, memories in LUTs and in block
     RAM."""
@@ -219,7 +275,7 @@ def token_quantizers() -> dict[str, tuple]:
             f"quantize_tokens-{name}-short": (quantize_tokens(few, name, 4, rule), [(2, 1), (4, 2)]),
         }
     for name, source, group_size, rule, foldings in (
-        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(8, 1), (32, 4)]),
+        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(32, 4)]),
         ("whole", Wide((64, 32), 24, -12), 32, "floor", [(8, 4), (16, 2)]),
         ("few", Wide((3, 4), 20, -8), 32, "floor", [(4, 4), (32, 1)]),
         ("one", Wide((1, 2, 3), 20, -8), 4, "floor", [(4, 2), (1, 1)]),
@@ -246,6 +302,26 @@ def norms() -> dict[str, tuple]:
         gain, offset = rng.normal(1, 0.5, shape[-1]), rng.normal(0, 1, shape[-1])
         gain[0] = -np.abs(gain).max()
         found[f"norm-{name}"] = Norm.of(Wide(shape, width, -width + 3), center, epsilon, gain, offset), lanes
+    return found
+
+
+def products() -> dict[str, tuple]:
+    """Two streams of blocks: one head and several, shared or not, short groups, rows that do not fill the last fold."""
+    e4m3, e2m1 = "mxfp8_e4m3", "mxfp4_e2m1"
+    found = {
+        "product-mxint8": (product((4, 2, 40), (5, 2, 40), ("mxint8", "mxint8")), [(4, 8), (1, 4)]),
+        "product-heads": (product((3, 6, 12), (6, 2, 12), ("mxint8", "mxint8"), 4), [(2, 4), (4, 2), (1, 4), (8, 12)]),
+        "product-one": (product((6, 32), (3, 32), ("mxint8", "mxint8")), [(2, 32), (4, 8), (2, 8, 1, 1, 1)]),
+        "product-row": (product((1, 1, 9), (1, 1, 9), ("mxint8", e2m1), 4), [(1, 1), (1, 4)]),
+        "product-uint8": (product((3, 2, 12), (4, 1, 12), ("uint8", "mxint8"), 4), [(2, 4), (4, 1)]),
+        "product-int8": (product((3, 2, 12), (4, 1, 12), ("mxint4", "int8"), 4), [(2, 4), (4, 2)]),
+        "product-deep": (product((16, 128), (32, 128), (e4m3, e4m3)), [(4, 16)]),
+    }
+    pairs = [(e4m3, e4m3), (e2m1, e2m1), ("mxfp6_e2m3", "mxfp6_e2m3"), ("mxint8", e4m3), (e2m1, "mxint8"),
+             ("mxfp6_e3m2", e2m1), ("mxfp8_e5m2", e2m1)]  # fmt: skip
+    for i, (a, b) in enumerate(pairs):
+        found[f"product-{a}-{b}"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(4, 4) if i % 2 else (2, 8)]
+        found[f"product-{a}-{b}-blocks"] = product((3, 4, 40), (5, 2, 40), (a, b)), [(2, 64) if i % 2 else (8, 32)]
     return found
 
 
@@ -298,44 +374,47 @@ CASES = cases()
 
 def pack(unit, arrays: list[np.ndarray], lanes: int) -> tuple[np.ndarray, np.ndarray]:
     """Beats of the one input stream; of two inputs, as the wrapper takes them: each frame of one, then of the other, a
-    bit above the data says whose beat it is."""
+    byte above the data says whose beat it is."""
     if len(unit.sources) == 1:
         return unit.sources[0].pack(*arrays, lanes)
-    width = max(s.width for s in unit.sources)
-    beats, ends = [], []
-    for side, (stream, x) in enumerate(zip(unit.sources, arrays, strict=True)):
-        fields = np.pad(x.reshape(-1, stream.channels), ((0, 0), (0, -stream.channels % lanes))).reshape(-1, lanes)
-        words = [(fields[:, i : i + 1], stream.width) for i in range(lanes)]
-        unused = lanes * (width - stream.width)
-        zeros = [(np.zeros((len(fields), 1), np.int64), min(60, unused - i)) for i in range(0, unused, 60)]
-        packed = pack_fields([*words, *zeros, (np.full((len(fields), 1), side), 1)])
-        beats.append(packed.reshape(len(x), -1, packed.shape[1]))
-        ends.append(np.arange(1, beats[-1].shape[1] + 1) == beats[-1].shape[1])
-    frames = np.concatenate(beats, 1)
-    return frames.reshape(-1, frames.shape[2]), np.tile(np.concatenate(ends), len(frames[:, 0]))
+    given, frames, ends = iter(arrays), [], []
+    for side, stream in enumerate(unit.sources):
+        own = [next(given) for _ in range(1 + isinstance(stream, Blocks))]
+        packed, last = stream.pack(*own, lanes)
+        bytes_above = pair_bytes(unit, lanes) + 1 - packed.shape[1]
+        packed = np.pad(packed, ((0, 0), (0, bytes_above)))
+        packed[:, -1] = side
+        frames.append(packed.reshape(len(own[0]), -1, packed.shape[1]))
+        ends.append(last.reshape(len(own[0]), -1))
+    beats = np.concatenate(frames, 1)
+    return beats.reshape(-1, beats.shape[2]), np.concatenate(ends, 1).ravel()
+
+
+def pair_bytes(unit, lanes: int) -> int:
+    """Below the byte that says whose beat it is."""
+    return -(-max(s.beat_bits(lanes) for s in unit.sources) // 8)
 
 
 PAIR = """// One stream that carries both inputs of a unit in turn; each waits in a FIFO that holds whole frames.
-module mx_pair #(parameter int AWidth = 16, BWidth = 16, OutWidth = 17, Lanes = 1) (
+module mx_pair #(parameter int ABits = 16, BBits = 16, OutBits = 17, Side = 16) (
   input logic aclk, input logic aresetn,
   input logic s_axis_tvalid, output logic s_axis_tready,
-  input logic [Lanes*(AWidth > BWidth ? AWidth : BWidth):0] s_axis_tdata, input logic s_axis_tlast,
+  input logic [Side+7:0] s_axis_tdata, input logic s_axis_tlast,
   output logic m_axis_tvalid, input logic m_axis_tready,
-  output logic [Lanes*OutWidth-1:0] m_axis_tdata, output logic m_axis_tlast, output logic error_o
+  output logic [OutBits-1:0] m_axis_tdata, output logic m_axis_tlast, output logic error_o
 );
-  localparam int Side = Lanes * (AWidth > BWidth ? AWidth : BWidth);
   logic a_valid, a_ready, a_last, b_valid, b_ready, b_last, a_free, b_free;
-  logic [Lanes*AWidth-1:0] a_data;
-  logic [Lanes*BWidth-1:0] b_data;
+  logic [ABits-1:0] a_data;
+  logic [BBits-1:0] b_data;
   assign s_axis_tready = s_axis_tdata[Side] ? b_free : a_free;
-  mx_fifo #(.Width(Lanes * AWidth), .Depth(256)) u_a (
+  mx_fifo #(.Width(ABits), .Depth(256)) u_a (
     .aclk, .aresetn, .s_axis_tvalid(s_axis_tvalid && !s_axis_tdata[Side]), .s_axis_tready(a_free),
-    .s_axis_tdata(s_axis_tdata[Lanes*AWidth-1:0]), .s_axis_tlast,
+    .s_axis_tdata(s_axis_tdata[ABits-1:0]), .s_axis_tlast,
     .m_axis_tvalid(a_valid), .m_axis_tready(a_ready), .m_axis_tdata(a_data), .m_axis_tlast(a_last)
   );
-  mx_fifo #(.Width(Lanes * BWidth), .Depth(256)) u_b (
+  mx_fifo #(.Width(BBits), .Depth(256)) u_b (
     .aclk, .aresetn, .s_axis_tvalid(s_axis_tvalid && s_axis_tdata[Side]), .s_axis_tready(b_free),
-    .s_axis_tdata(s_axis_tdata[Lanes*BWidth-1:0]), .s_axis_tlast,
+    .s_axis_tdata(s_axis_tdata[BBits-1:0]), .s_axis_tlast,
     .m_axis_tvalid(b_valid), .m_axis_tready(b_ready), .m_axis_tdata(b_data), .m_axis_tlast(b_last)
   );
   MODULE #(PARAMETERS) u_unit (
@@ -368,10 +447,13 @@ def build(unit, folding: Folding, directory, netlist: Path | None = None) -> ver
     if netlist:  # the FIFOs of mx_pair are not in it
         sources, taken = [*(p for p in sources if p.stem in ("mx_pkg", "mx_fifo")), netlist], {}
     if len(unit.sources) > 1:
-        given = ", ".join(f".{name}({value})" for name, value in taken.items())
+        quoted = {name: f'"{value}"' if isinstance(value, str) else value for name, value in taken.items()}
+        given = ", ".join(f".{name}({value})" for name, value in quoted.items())
         (directory / "pair.sv").write_text(PAIR.replace("MODULE", top).replace("PARAMETERS", given))
         sources, top = [*sources, directory / "pair.sv"], "mx_pair"
-        taken = {name: parameters[name] for name in ("AWidth", "BWidth", "OutWidth", "Lanes")}
+        (lanes_in, lanes_out), (a, b) = unit.lanes(folding), unit.sources
+        bits = a.beat_bits(lanes_in), b.beat_bits(lanes_in), unit.result.beat_bits(lanes_out)
+        taken = dict(zip(("ABits", "BBits", "OutBits"), bits, strict=True)) | {"Side": 8 * pair_bytes(unit, lanes_in)}
     return verilator.build(top, sources, taken, memory_dir=directory)
 
 
@@ -477,7 +559,26 @@ def test_every_module_checks_its_parameters():
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),
         ("mx_norm_lane", {"Shift": 0}, "Shift = 0"),
+        ("mx_embedding", {"Rows": 0}, "Rows = 0"),
+        ("mx_offset", {"Beats": 0}, "Beats = 0"),
+        ("mx_reshape", {"Lanes": 0}, "Lanes = 0"),
+        ("mx_softmax_rows", {"Lanes": 3}, "a power of two of lanes"),
+        ("mx_masked_softmax", {"Vectors": 0}, "Vectors = 0"),
+        ("mx_softmax_exp", {"Fraction": 4}, "segments of two steps"),
+        ("mx_softmax_mask", {"Rows": 0}, "Rows = 0"),
+        ("mx_softmax_top", {"Lanes": 3}, "Lanes = 3"),
+        ("mx_softmax_reciprocal", {"SumBits": 16}, "sums above"),
         ("mx_times", {"Factor": 0}, "Factor = 0"),
+        ("mx_product", {"Heads": 3, "BHeads": 2}, "Heads a multiple of BHeads"),
+        ("mx_product", {"Simd": 5}, "Simd = 5"),
+        ("mx_product", {"AManBits": 6}, "activation e2m6"),
+        ("mx_product", {"Pair": 1, "Pe": 3, "AExpBits": 0, "AManBits": 6}, "an even Pe"),
+        ("mx_product_rows", {"Beats": 6, "BlockBeats": 4}, "whole blocks"),
+        ("mx_bank_read", {"Tokens": 0}, "Tokens = 0"),
+        ("mx_bank_write", {"Folds": 0}, "Folds = 0"),
+        ("mx_products", {"Places": 0}, "Places = 0"),
+        ("mx_ram", {"Depth": 0}, "Depth = 0"),
+        ("mx_count", {"Count": 0}, "Count = 0"),
         ("mx_slice", {"OutK": 3}, "a part of the frame"),
         ("mx_ingress", {"Width": 9}, "Width = 9"),
         ("mx_egress", {"Slot": 7}, "Slot = 7"),

@@ -45,8 +45,8 @@ def problems(made: ir.Model, target: str) -> dict[str, str]:
 
 def test_dataflow_takes_a_linear_network_and_lists_every_other_node():
     check(linear(), "dataflow")
-    found = problems(linear("[p] p = Softmax(a)  [t] t = Elu(p)  y = Neg(t)"), "dataflow")
-    assert "apply it on the host" in found["node 'p' (Softmax)"]
+    found = problems(linear("[p] p = LogSoftmax(a)  [t] t = Elu(p)  y = Neg(t)"), "dataflow")
+    assert "apply it on the host" in found["node 'p' (LogSoftmax)"]
     assert "no hardware unit" in found["node 't' (Elu)"]
 
 
@@ -106,7 +106,7 @@ def run(*arguments) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("clean") / "model.onnx"
-    graph.save(linear("[i] i = Identity(a)  [p] y = Softmax(i)"), path)
+    graph.save(linear("[i] i = Identity(a)  [p] y = LogSoftmax(i)"), path)
     return path
 
 
@@ -120,7 +120,7 @@ def test_command_shows_before_and_after(file, tmp_path):
 
 def test_command_gives_json_and_checks(file, tmp_path):
     result = run(file, tmp_path / "c.onnx", "--float-weights", "--json", "--check", "dataflow")
-    assert result.returncode == 3 and "node 'p' (Softmax)" in result.stderr
+    assert result.returncode == 3 and "node 'p' (LogSoftmax)" in result.stderr
     report = json.loads(result.stdout)
     assert report["before"]["operators"]["Identity"] == 1 and report["after"]["nodes"] == report["before"]["nodes"] - 1
 

@@ -173,10 +173,13 @@ def _settled(made):
         "Concat<axis=0>(r)",
         "Mul(r, one)",
         "Div(r, one)",
+        "Where(none, one, r)",
+        "Where(all, r, one)",
     ],
 )
 def test_remove_identities_fires(node):
     constants = {
+        "none": np.zeros((4,), bool), "all": np.ones((2, 1), bool),
         "shape": np.array([2, 4]), "ones": np.array([1, 1]), "pads": np.zeros(4, np.int64), "one": np.float32(1),
         "starts": np.array([0, 0]), "ends": np.array([2, 2**40]),
     }  # fmt: skip
@@ -200,14 +203,18 @@ def test_remove_identities_fires(node):
         "Mul(r, wide)",
         "Add(r, zero)",
         "Slice(r, a, b)",
+        "Where(some, zero, r)",
+        "Where(none, wide, r)",
+        "Where(all, zero, r)",
     ],
 )
 def test_remove_identities_leaves_what_changes_something(node):
     constants = {
         "shape": np.array([4, 2]), "pads": np.array([0, 0, 0, 1]), "wide": np.ones((3, 1, 1), np.float32),
         "zero": np.float32(0), "a": np.array([1, 0]), "b": np.array([2, 4]),
+        "some": np.eye(2, 4) > 0, "none": np.zeros((3, 1, 1), bool), "all": np.ones((2, 4), bool),
     }  # fmt: skip
-    used = {name: array for name, array in constants.items() if f", {name}" in node}
+    used = {name: array for name, array in constants.items() if f", {name}" in node or f"({name}" in node}
     made = model(f"r = Relu(x)  i = {node}  y = Neg(i)", outputs="y", **used)
     infer_shapes(made)
     assert not remove_identities(made).modified

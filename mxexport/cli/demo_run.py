@@ -26,7 +26,7 @@ from mxexport.running import executors, verification
 
 TEST_IMAGES = 1000
 _SEED = 0
-_EPOCHS = {"mlp": 40, "cnn": 16, "residual": 8, "depthwise": 8, "large": 8}
+_EPOCHS = {"mlp": 40, "cnn": 16, "residual": 8, "depthwise": 8, "large": 8, "transformer": 32}
 _PIXEL_SCALE = 256  # 8-bit pixels as exact fixed point
 
 Progress = Callable[[str], None]
@@ -126,7 +126,9 @@ def run_demo(
     quantizers = quantizer_differences(quantized, qonnx_path, test.x)
 
     progress("lowering to a dataflow graph and SystemVerilog")
-    design = mxexport.compile(qonnx_path, out / "fpga", calibration=train_set.x[:1000], margin=1)
+    clean_path = out / "clean.onnx"
+    mxexport.clean(qonnx_path, clean_path)
+    design = mxexport.compile(clean_path, out / "fpga", calibration=train_set.x[:1000], margin=1)
     dataflow = design.run_dataflow(test.x)
     progress("building the simulator and simulating 1,000 images (Verilator)")
     simulated = design.simulate(test.x)

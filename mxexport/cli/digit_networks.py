@@ -93,6 +93,23 @@ class Large(nn.Module):
         return self.head(self.body(x))
 
 
+class Transformer(nn.Module):
+    """ViT-shaped: 16 patches of 7 x 7, positions, two encoder blocks of two heads, normalized first; an average."""
+
+    frame = (1, 28, 28)
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.positions = nn.Conv2d(1, 32, 7, 7), nn.Parameter(torch.zeros(1, 16, 32))
+        layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.blocks = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.positions
+        return self.head(self.norm(self.blocks(tokens)).mean(1))
+
+
 def _normed(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs))
@@ -105,7 +122,14 @@ def _inverted(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     )
 
 
-NETWORKS = {"cnn": CNN, "mlp": MLP, "residual": Residual, "depthwise": Depthwise, "large": Large}
+NETWORKS = {
+    "cnn": CNN,
+    "mlp": MLP,
+    "residual": Residual,
+    "depthwise": Depthwise,
+    "large": Large,
+    "transformer": Transformer,
+}
 
 
 def shifted(x: Tensor, generator: torch.Generator) -> Tensor:

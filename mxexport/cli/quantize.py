@@ -51,6 +51,10 @@ def quantize(
     exclude: user_models.Exclude = None,
     scale_rule: Annotated[str | None, typer.Option(help="floor, ceil, even or rceil.")] = None,
     bias: Annotated[str, typer.Option(help="float, or int32 (with --static).")] = "float",
+    attention: Annotated[
+        bool,
+        typer.Option("--attention", help="Also products of two activations in the model's own code (attention)."),
+    ] = False,
     recipe: user_models.Recipe = "robust",
     opset: user_models.Opset = 20,
     weights: user_models.Weights = "float",
@@ -93,6 +97,8 @@ def quantize(
             formats=formats,
             recipe=None if recipe == "none" else recipe,
             calibration=calls if calls and recipe != "none" else None,
+            attention=attention,
+            example_inputs=_first(calls, inputs) if attention else None,
         )
         stage("calibrating")
         _calibrate(quantized, calls)
@@ -133,6 +139,14 @@ def _calls(path: Path) -> list:
         {n: torch.from_numpy(np.ascontiguousarray(a[s : s + _AT_A_TIME])) for n, a in arrays.items()} for s in starts
     ]
     return parts if isinstance(loaded, dict) else [part[""] for part in parts]
+
+
+def _first(calls: list, inputs: list[str] | None):
+    """Inputs that show what the model multiplies, as `quantize_model` takes them."""
+    if not calls:
+        return tuple(user_models.example(text) for text in inputs)
+    args, kwargs = _example(calls[0])
+    return kwargs or args
 
 
 def _example(call) -> tuple[tuple, dict]:

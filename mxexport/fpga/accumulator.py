@@ -1,4 +1,4 @@
-"""The accumulator of a product with weights in ROM: exact, sized from the weights themselves; and its bias."""
+"""The accumulator of a product: exact, sized from the weights themselves where these are constant; and its bias."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from mxexport.fpga.unit import Refused
 from mxexport.fpga.weights import Weight
 from mxexport.model.rewriting import constant
 from mxexport.numbers import fixedpoint
+from mxexport.numbers.formats import Element
 from mxexport.numbers.grids import Grid
 
 _BIAS_WIDTH = 28
@@ -41,7 +42,7 @@ def sized(name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> Accumulat
     bias = np.zeros(len(w.codes)) if bias is None else bias
 
     def size(offset: int) -> tuple[int, int, int]:
-        lsb_exp = _lsb_exp(x, w, offset)
+        lsb_exp = _lsb_exp(x.element, w.format.element, offset)
         biases = np.array([int(abs(v)) + 1 for v in np.ldexp(bias, -lsb_exp)], object)
         return offset, lsb_exp, Grid.within(lsb_exp, int((_largest(x, w, offset) + biases).max())).width
 
@@ -53,8 +54,33 @@ def sized(name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> Accumulat
     return Accumulator(fixedpoint.round_to_lsb(bias, lsb_exp), offset, width, lsb_exp)
 
 
-def _lsb_exp(x: Blocks, w: Weight, offset: int) -> int:
-    return offset - 2 * 127 - x.element.frac_bits - w.format.element.frac_bits
+def sized_dynamic(name: str, a: Blocks, b: Blocks) -> Accumulator:
+    """The smallest accumulator that is exact for whatever both streams carry, for a node of that name: all elements as
+    large as they get, under the largest scales.
+
+    Raises:
+        UnsupportedError: more than 63 bits; says what makes it so wide.
+    """
+    offset, ranges = a.code_min + b.code_min, (a.code_max - a.code_min, b.code_max - b.code_min)
+    largest = a.channels * a.largest * b.largest << sum(ranges)
+    lsb_exp = _lsb_exp(a.element, b.element, offset)
+    width = Grid.within(lsb_exp, largest).width
+    if width > fixedpoint.MAX_WIDTH:
+        operands = [f"{s.format} (scale codes {s.code_min}..{s.code_max})" for s in (a, b)]
+        found = f"an exact accumulator of {' x '.join(operands)} over {a.channels} elements needs {width} bits"
+        most = f"at most {fixedpoint.MAX_WIDTH} are exact"
+        if width - sum(ranges) > fixedpoint.MAX_WIDTH:
+            remedy = "The formats alone are too wide; use one with fewer exponent bits"
+        else:
+            wider = "first" if ranges[0] > ranges[1] else "second"
+            remedy = f"The scales of its {wider} operand range over 2**{max(ranges)}: use a smaller range of codes, a "
+            remedy += "static scale, or a format with fewer exponent bits"
+        raise UnsupportedError(f"compile: node {name!r}: {found}, {most}. {remedy}")
+    return Accumulator(np.zeros(b.shape[0], np.int64), offset, width, lsb_exp)
+
+
+def _lsb_exp(x: Element, w: Element, offset: int) -> int:
+    return offset - 2 * 127 - x.frac_bits - w.frac_bits
 
 
 def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
@@ -64,7 +90,7 @@ def _why_too_wide(x: Blocks, w: Weight, bias: np.ndarray, width: int) -> str:
     products = max(_largest(x, w, offset))
     if products.bit_length() < fixedpoint.MAX_WIDTH:
         row = int(np.abs(bias).argmax())
-        largest = float(np.ldexp(float(products), _lsb_exp(x, w, offset)))
+        largest = float(np.ldexp(float(products), _lsb_exp(x.element, w.format.element, offset)))
         return (
             f"its bias reaches {abs(bias[row]):.4g} (output {row}) where the products reach {largest:.4g}: an exact "
             f"accumulator {needs}. Scale the layer so that bias and products have like magnitudes, or add the bias on "

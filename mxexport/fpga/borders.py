@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from mxexport.fpga.weights import weight_quantizer
 from mxexport.model import graph
-from mxexport.model.rewriting import constant
+from mxexport.model.rewriting import constant, is_op
 
 
 def end_problems(g: ir.Graph) -> list[tuple[str, str]]:
@@ -52,7 +52,15 @@ def is_side(node: ir.Node) -> bool:
     """Beside the stream: a weight quantizer, a scale, a constant."""
     if node.op_type == "Constant" or graph.is_quantized_constant(node):
         return True  # what reads it says whether it can
+    if is_op(node, "Split") and weight_quantizer(node.inputs[0]) is not None:
+        return True
+    if is_op(node, "Gather") and all(_is_known(value) for value in node.inputs):
+        return True
     if graph.is_ours(node, graph.SCALES | graph.STORED_SCALES | graph.ZERO_POINTS):
         return True
     weight = node.inputs[0] if node.op_type == "Transpose" else None
     return weight_quantizer(weight) is not None or constant(weight) is not None
+
+
+def _is_known(value: ir.Value | None) -> bool:
+    return constant(value) is not None or weight_quantizer(value) is not None

@@ -93,11 +93,13 @@ def compile(
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:
         verify.check_rewritten(given, qonnx, sample)
-    compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, sample, all_fixed(sample, network))
+    fixed = all_fixed(sample, network)
+    compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, lowered.views, sample, fixed)
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
     report["tensors"] = lowered.tensors
+    report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {
         "frames": min(map(len, inputs.values())),
         "margin": margin,

@@ -25,6 +25,7 @@ from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
+from mxexport.fpga.views import View
 from mxexport.model import graph
 from mxexport.model.staging import staging
 from mxexport.numbers import fixedpoint
@@ -152,10 +153,12 @@ class Design:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
         qonnx, dataflow = (graph.load(self.path / f"{name}.onnx") for name in ("calibrated", "dataflow"))
         given, tensors = self._named(x), self.report["tensors"]
+        with self._whole():
+            views = {name: View.read(text) for name, text in self.report.get("views", {}).items()}
         found = []
         for part in verify.portions(self.network, given):
             fixed = all_fixed(part, self.network)
-            found.append(verify.compare(qonnx, dataflow, self.network, tensors, part, fixed))
+            found.append(verify.compare(qonnx, dataflow, self.network, tensors, views, part, fixed))
         return verify.joined(found)
 
     def simulate(

@@ -175,3 +175,15 @@ def parts(element: Element) -> tuple[int, int]:
     """Exponent and mantissa bits; no exponent: an integer."""
     p = fixedpoint.element_parameters(element)
     return p["exponent_bits"], p["mantissa_bits"]
+
+
+def softmax_exp_latency(factor: int, distance_bits: int, low: int, slope_bits: int) -> int:
+    """mx_softmax_exp; `low`: bits of a step within a chord."""
+    return 7 + wide_mul_latency(distance_bits + 1, factor_bits(factor)) + wide_mul_latency(slope_bits, low + 1)
+
+
+def softmax_latency(beats: int, lanes: int, exp: int, exp_bits: int, reciprocal_bits: int) -> int:
+    """mx_softmax, from the last beat of a vector that comes to the last that goes; `exp`: cycles of mx_softmax_exp."""
+    top, summed = 2 + (lanes - 1).bit_length(), sum_latency(lanes)
+    shares = wide_mul_latency(exp_bits + 2, reciprocal_bits + 2) + 2
+    return top + 1 + exp + 1 + summed + 2 + reciprocal_bits + 3 + shares + 2 * (beats - 1)

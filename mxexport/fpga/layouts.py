@@ -30,3 +30,45 @@ def same_image(shape: ir.Shape | None, frame: tuple[int, ...]) -> bool:
     if shape is None or len(shape) < 3 or shape[1] != frame[2]:
         return False
     return [d for d in shape[2:] if d != 1] == [d for d in frame[:2] if d != 1]
+
+
+_SPATIAL = (
+    "Conv",
+    "ConvTranspose",
+    "MaxPool",
+    "AveragePool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "BatchNormalization",
+)
+_ROWS = ("MatMul", "Gemm", "LayerNormalization", "RMSNormalization", "Softmax")
+
+
+def is_sequence(value: ir.Value) -> bool:
+    """Whether an input of the graph brings tokens, (batch, tokens, channels): of three known axes, the last is the one
+    along which the first layer groups, normalizes or multiplies. Else three axes are channels and a length."""
+    shape = value.shape
+    if shape is None or len(shape) != 3 or not all(isinstance(d, int) for d in shape[1:]):
+        return False
+    return _channel_axis(value, 3, set()) == 2
+
+
+def _channel_axis(value: ir.Value, rank: int, seen: set[ir.Value]) -> int | None:
+    """The axis that the first layer behind `value` takes for its channels; None where no node says so."""
+    seen.add(value)
+    for node in value.consumers():
+        if node.op_type in _SPATIAL:
+            return 1
+        if node.op_type in _ROWS:
+            return rank - 1
+        if "axis" in node.attributes and node.domain != "":
+            return node.attributes["axis"].value % rank
+        out = node.outputs[0]
+        if out in seen or out.shape is None or len(out.shape) != rank:
+            continue
+        found = _channel_axis(out, rank, seen)
+        if found is not None and node.op_type == "Transpose" and "perm" in node.attributes:
+            found = node.attributes["perm"].value[found]
+        if found is not None:
+            return found
+    return None

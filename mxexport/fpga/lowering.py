@@ -15,9 +15,11 @@ from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
-from mxexport.fpga.layouts import same_image
+from mxexport.fpga.layouts import is_sequence, same_image
+from mxexport.fpga.masks import Probe, masked, nodes_beside, spared
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
+from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.model.names import Names
 from mxexport.model.rewriting import constant, nodes_of_scales
@@ -27,8 +29,9 @@ OPSET = 18
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
-    "Softmax": "apply it on the host; export the model up to the layer before it",
+    "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by finfo.min, not by -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
 
 
@@ -38,6 +41,7 @@ class Pending:
 
     `type` and `values` (of the dataflow graph) are there unless something before it was refused, which `blocked` then
     names, or nothing is built. `origin`: the input of the network that it comes from, while its shape is not known.
+    `view`: how the tensor lies in the stream, where it does not lie as vectors or as images with channels first.
     """
 
     shape: tuple[int, ...] | None
@@ -46,14 +50,17 @@ class Pending:
     values: tuple[ir.Value, ...] = ()
     blocked: ir.Node | None = None
     origin: str | None = None
+    view: View | None = None
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """The dataflow graph, and by each of its streams (first value) the tensor of the QONNX graph that it carries."""
+    """The dataflow graph, and by each of its streams (first value) the tensor of the QONNX graph that it carries;
+    `views`: how such tensors lie there, where they are neither vectors nor images with channels first."""
 
     model: ir.Model
     tensors: dict[str, str]
+    views: dict[str, View]
 
 
 def frame_of(value: ir.Value) -> tuple[int, ...] | None:
@@ -72,9 +79,9 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
-    walk = Lowering(model.graph, None)
+    walk = Lowering(model, None)
     walk.run()
-    return walk.frames
+    return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
 
 
 def _refuse_half(g: ir.Graph) -> None:
@@ -93,20 +100,21 @@ def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
     Raises:
         UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why.
     """
-    walk = Lowering(model.graph, sources)
+    walk = Lowering(model, sources)
     walk.run()
-    return Lowered(walk.model(), walk.tensors)
+    return Lowered(walk.model(), walk.tensors, walk.views)
 
 
 class Lowering:
     """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
 
-    Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute.
+    Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute;
+    `masks`: Softmax -> the scores without their masks.
     Without `sources`, nothing is built and only refusals are found.
     """
 
-    def __init__(self, g: ir.Graph, sources: Mapping[str, Wide] | None):
-        self._graph = g
+    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None):
+        g = self._graph = model.graph
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
         self._nodes: list[ir.Node] = []
@@ -115,36 +123,114 @@ class Lowering:
         self._makers: dict[ir.Value, ir.Node] = {}
         self.activations = composed(g)
         self._done: set[ir.Node] = {node for found in self.activations.values() for node in found.inner}
+        probe = Probe(model)
+        self.masks = masked(g, probe)
+        self._spared = spared(g, self.masks, probe)
+        self._done |= nodes_beside(self.masks.values(), self._spared, g)
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
         self.tensors: dict[str, str] = {}
+        self.views: dict[str, View] = {}
+        self._shapes: dict[tuple[ir.Value, tuple[int, ...]], Pending] = {}  # the same values in other vectors
         self.frames: dict[str, tuple[int, ...]] = {}
         for value in g.inputs:
             if sources is None:
-                self._pending[value] = Pending(None, origin=value.name)
+                self._pending[value] = self._outside(value)
             elif value.name in sources:
                 self._enter(value, sources[value.name])
 
     def _enter(self, value: ir.Value, source: Wide) -> None:
         wanted = "input" if len(self._graph.inputs) == 1 else f"input.{value.name}"
         values = _values((self._names.unique(wanted),), source)
-        self.bind(value, Pending(source.shape, None, source, values))
+        view = View.of(source.shape) if is_sequence(value) else None
+        self.bind(value, Pending(source.shape, None, source, values, view=view))
         self._inputs += values
         _declare_end(values[0], value, source)
 
+    def _outside(self, value: ir.Value) -> Pending:
+        """An input whose types are not known yet: sequences say their shape at once, others when a unit reads them."""
+        if not is_sequence(value):
+            return Pending(None, origin=value.name)
+        shape = self.frames[value.name] = tuple(value.shape[1:])
+        return Pending(shape, view=View.of(shape))
+
     # --- what units call ------------------------------------------------------------------------------------------
 
-    def stream(self, value: ir.Value) -> Pending:
-        """The stream that carries a tensor. Raises Refused where there is none."""
+    def carries(self, value: ir.Value | None) -> bool:
+        """Whether a stream carries a tensor, or would but for a refusal."""
+        return value in self._pending
+
+    def elements(self, value: ir.Value) -> Pending:
+        """The stream that carries a tensor, in whatever order: for units to which all values are alike. Raises Refused
+        where there is none."""
         if value not in self._pending:
             raise Refused(_ELSEWHERE)
         self._read.add(value)
         return self._pending[value]
 
+    def stream(self, value: ir.Value) -> Pending:
+        """The stream that carries a tensor as vectors, or as images with channels first. Raises Refused where there is
+        none, or where its axes come in another order."""
+        found = self.elements(value)
+        return found if found.view is None else self.settled(found, found.view)
+
+    def settled(self, source: Pending, view: View) -> Pending:
+        """What a view shows, as vectors or images with channels first. Raises Refused where values would have to change
+        places."""
+        axes = view.axes
+        if len(axes) not in (2, 3, 4) or axes[0] != (BATCH,):
+            raise Refused(f"its input has the axes {view}; expected (batch, features) or (batch, channels, ...)")
+        behind = tuple(a for axis in axes[2:] for a in axis)
+        if (*behind, *axes[1]) != view.atoms:
+            raise Refused(f"its input comes in another order than that of its axes, {view}; expected channels last")
+        sizes = [math.prod(a.size for a in axis) for axis in axes[1:]]
+        shape = tuple(sizes) if len(axes) == 2 else (*[*sizes[1:], 1][:2], sizes[0])
+        return replace(self.shaped(source, shape), view=None)
+
+    def sequences(self, value: ir.Value) -> Pending:
+        """The stream that carries a tensor with the view of its axes, for units that look at these; no view where
+        something before was refused."""
+        found = self.elements(value)
+        if found.view is not None or found.blocked is not None:
+            return found
+        rank = None if value.shape is None else len(value.shape)
+        if rank not in (2, 3, 4):
+            raise Refused(f"input shape is {value.shape}; expected 2 to 4 axes")
+        found = self.features(value, found) if rank == 2 else self.image(value, found)
+        return replace(found, view=View.of_image(found.shape, value.shape))
+
+    def shaped(self, source: Pending, shape: tuple[int, ...]) -> Pending:
+        """`source` in vectors of the last length of `shape`; not a value changes its place."""
+        if source.shape is None or source.shape == shape:
+            return source
+        if source.group_size is not None:
+            found = f"quantized in vectors of {source.shape[-1]}"
+            raise Refused(f"its input is {found}, its axes want {shape[-1]}; quantize behind the last change of axes")
+        if source.type is None:
+            return replace(source, shape=shape)
+        if (source.values[0], shape) not in self._shapes:
+            from mxexport.fpga.units.reshape import Reshape  # the units import this module
+
+            make = functools.partial(Reshape, shape=shape)
+            made = self.add(make, [source], self._node, "reshape", ("reshaped",), shape)
+            self._shapes[source.values[0], shape] = made
+        return replace(self._shapes[source.values[0], shape], view=source.view)
+
+    def in_vectors(self, source: Pending, axis: int) -> Pending:
+        """`source` with an axis of its tensor, the last that it brings, as its vectors."""
+        length = size_of(source.view.axes[axis])
+        return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
+
     def blocks(self, value: ir.Value) -> Pending:
-        """The stream of blocks that carries a quantized tensor. Raises Refused where it is not quantized."""
-        found = self.stream(value)
+        """The stream of blocks that carries a quantized tensor, as `stream` gives it. Raises Refused where it is not
+        quantized."""
+        found = self.sequence_blocks(value)
+        return found if found.view is None else self.settled(found, found.view)
+
+    def sequence_blocks(self, value: ir.Value) -> Pending:
+        """The same with the view of its axes, where it has one."""
+        found = self.elements(value)
         for node in (self._makers.get(value), found.blocked):
             if node is not None and is_quantizer(node):
                 return found
@@ -193,7 +279,7 @@ class Lowering:
         if source.group_size is None:
             return source
         if source.values and source.values[0] in self._wide:
-            return self._wide[source.values[0]]
+            return replace(self._wide[source.values[0]], view=source.view)
         from mxexport.fpga.units.dequantize import Dequantize  # the units import this module
 
         made = self.add(Dequantize, [source], node, "dequantize", ("dequantized",), source.shape)
@@ -201,15 +287,16 @@ class Lowering:
             self._wide[source.values[0]] = made
         return made
 
-    def take_bias(self, node: ir.Node) -> tuple[ir.Value, np.ndarray | None]:
-        """(what comes out behind a product, the constant that a following Add puts on it; None where there is none)."""
+    def take_bias(self, node: ir.Node, by_place: bool = False) -> tuple[ir.Value, np.ndarray | None]:
+        """(what comes out behind a product, the constant that a following Add puts on it; None where there is none).
+        `by_place`: also one that differs from token to token."""
         out = node.outputs[0]
         users = [user for user, _ in out.uses()]
         if len(users) != 1 or out.is_graph_output() or users[0].op_type != "Add" or users[0].domain != "":
             return out, None
         (other,) = [v for v in users[0].inputs if v is not out] or [None]
         bias = None if other is None else constant(other)
-        if bias is None:
+        if bias is None or (not by_place and _differs_by_place(bias, out.shape)):
             return out, None
         self._done.add(users[0])
         return users[0].outputs[0], bias
@@ -227,13 +314,16 @@ class Lowering:
         outputs: tuple[str, ...],
         shape: tuple[int, ...] | None,
         group_size: int | None = None,
+        view: View | None = None,
     ) -> Pending:
         """One more unit behind `sources`, for a node of the QONNX graph: made from their types where those are known.
-        Its own node is called by its layer and `kind`, its values by `outputs`."""
+        Its own node is called by its layer and `kind`, its values by `outputs`. `view`: of the tensor that it makes;
+        without one, a result of the same shape lies as the first of `sources` does."""
+        view = sources[0].view if view is None and shape == sources[0].shape else view
         blocked = next((s.blocked for s in sources if s.blocked is not None), None)
         if blocked is not None or any(s.type is None for s in sources):
             origin = next((s.origin for s in sources if s.shape is None), None)
-            return Pending(shape, group_size, blocked=blocked, origin=origin)
+            return Pending(shape, group_size, blocked=blocked, origin=origin, view=view)
         unit, layer = make(*(s.type for s in sources)), self._layers[node]
         name = self._node_names.unique(f"{layer}.{kind}")
         values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
@@ -252,7 +342,7 @@ class Lowering:
         made.metadata_props.update(unit.metadata())
         self._nodes.append(made)
         self._initializers += constants
-        return Pending(shape, group_size, unit.result, values)
+        return Pending(shape, group_size, unit.result, values, view=view)
 
     def bind(self, value: ir.Value, stream: Pending, maker: ir.Node | None = None) -> None:
         """`stream` carries the tensor `value`, which stands for what `maker` (its own node) computes."""
@@ -261,6 +351,8 @@ class Lowering:
             self._makers[value] = maker
         if stream.values:
             self.tensors[stream.values[0].name] = value.name
+            if stream.view is not None:
+                self.views[value.name] = stream.view
 
     # --- the walk -------------------------------------------------------------------------------------------------
 
@@ -278,6 +370,7 @@ class Lowering:
         self._end()
 
     def _take(self, node: ir.Node) -> None:
+        self._node = node
         try:
             self._lower(node)
         except Refused as refusal:
@@ -298,19 +391,43 @@ class Lowering:
 
         if any(unit.lower(node, self) for unit in LOWERS.get((node.domain, node.op_type), ())):
             return
-        if node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze"):
+        if node in self._spared:
+            self.bind(node.outputs[0], self.elements(self._spared[node]), self._makers.get(self._spared[node]))
+        elif node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"):
             self._move(node)
         else:
             raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
     def _move(self, node: ir.Node) -> None:
-        """A node that leaves the order of values as it is."""
-        source, shape = self.stream(node.inputs[0]), node.outputs[0].shape
-        if node.op_type != "Identity" and source.shape is not None and len(source.shape) == 3:
+        """A node that leaves the order of values as it is, or that a view follows."""
+        value, out = node.inputs[0], node.outputs[0]
+        source, shape = self.elements(value), out.shape
+        if node.op_type != "Identity" and (source.view is not None or self._needs_view(node, source)):
+            source = self._viewed(node)
+        elif node.op_type != "Identity" and source.shape is not None and len(source.shape) == 3:
             source = source if same_image(shape, source.shape) else self._flat(node, source)
+        elif node.op_type == "Transpose":
+            raise Refused(SUGGESTIONS["Transpose"])
         elif node.op_type != "Identity" and (shape is None or len(shape) != 2 or not isinstance(shape[1], int)):
             raise Refused(f"output shape is {shape}; expected (batch, features) with a known number of features")
-        self.bind(node.outputs[0], source, self._makers.get(node.inputs[0]))
+        self.bind(out, source, self._makers.get(value))
+
+    def _needs_view(self, node: ir.Node, source: Pending) -> bool:
+        """Whether a tensor that lies as vectors, or as images with channels first, does so no more behind `node`."""
+        if source.shape is None or source.blocked is not None:
+            return False
+        shape = node.outputs[0].shape
+        as_it_is = shape is not None and (len(shape) == 2 or len(source.shape) == 3 and same_image(shape, source.shape))
+        return node.op_type == "Transpose" or not as_it_is
+
+    def _viewed(self, node: ir.Node) -> Pending:
+        source = self.sequences(node.inputs[0])
+        if source.view is None:
+            return source
+        if node.op_type == "Transpose":
+            perm = node.attributes["perm"].value if "perm" in node.attributes else range(len(source.view.axes))[::-1]
+            return replace(source, view=source.view.transposed(perm))
+        return replace(source, view=source.view.reshaped(node.outputs[0].shape))
 
     def _flat(self, node: ir.Node, source: Pending) -> Pending:
         """Images as the vectors that a node makes of them."""
@@ -328,9 +445,8 @@ class Lowering:
     def constant_behind_a_refusal(self, node: ir.Node) -> bool:
         """Whether an Add of a constant is the bias of a product that was refused: then that is no second problem."""
         streams = [v for v in node.inputs if v in self._pending]
-        others = [v for v in node.inputs if v not in self._pending]
         blocked = self._pending[streams[0]].blocked if len(streams) == 1 else None
-        if blocked is None or blocked.op_type not in PRODUCTS or constant(others[0]) is None:
+        if blocked is None or blocked.op_type not in PRODUCTS:
             if not streams:
                 raise Refused(_ELSEWHERE)
             return False
@@ -362,6 +478,8 @@ class Lowering:
             return where, f"of {made}, does not end a chain of layers"
         if self._pending[output].group_size is not None:
             return where, "carries quantized blocks; let it end before its quantizer"
+        if (view := self._pending[output].view) is not None and not _as_they_come(view):
+            return where, f"has the axes {view}; expected (batch, tokens, channels) as they come, or channels first"
         ends = [v for v in self._graph.outputs if self._pending.get(v) is not None and self._pending[v].values]
         same = [v for v in ends if self._pending[v].values == self._pending[output].values]
         if len(same) > 1 and same[0] is not output:
@@ -374,8 +492,13 @@ class Lowering:
         """The dataflow graph, with function bodies."""
         outputs = []
         for output in self._graph.outputs:
-            values = self._pending[output].values
-            _declare_end(values[0], output, self._pending[output].type)
+            found = self._pending[output]
+            if found.view is not None:
+                self._node = output.producer()
+                found = self.shaped(found, frame_of(output) or found.shape)
+                self.bind(output, found)
+            values = found.values
+            _declare_end(values[0], output, found.type)
             outputs += values
         made = ir.Graph(
             self._inputs,
@@ -388,6 +511,19 @@ class Lowering:
         model = ir.Model(made, ir_version=10, producer_name="mxexport", doc_string=_DESCRIPTION)
         graph.attach_functions(model)
         return model
+
+
+def _differs_by_place(array: np.ndarray, shape: ir.Shape | None) -> bool:
+    """Whether a constant beside a tensor has several values for a channel: tokens have channels last, images first."""
+    if shape is None or array.ndim > len(shape) or len(shape) < 3:
+        return False
+    longer = [i for i, n in enumerate(array.shape, len(shape) - array.ndim) if n > 1]
+    return longer not in ([], [1], [len(shape) - 1])
+
+
+def _as_they_come(view: View) -> bool:
+    """Whether a tensor's axes, three at most, are those of the stream, one by one."""
+    return len(view.axes) <= 3 and tuple(a for axis in view.axes for a in axis) == (BATCH, *view.atoms)
 
 
 _DESCRIPTION = (

@@ -52,8 +52,10 @@ class Network:
         return self.streams[self.outputs[0]]
 
     def products(self) -> list[Instance]:
-        """The instances whose folding decides how fast the network is: those that multiply blocks with weights."""
-        return [i for i in self.instances if i.unit.constants() and isinstance(i.unit.sources[0], Blocks)]
+        """The instances whose folding decides how fast the network is: those that multiply blocks with weights, or with
+        other blocks."""
+        from_blocks = [i for i in self.instances if isinstance(i.unit.sources[0], Blocks)]
+        return [i for i in from_blocks if i.unit.constants() or len(i.sources) > 1]
 
     def maker(self, stream: str) -> Instance | None:
         return next((i for i in self.instances if i.result == stream), None)

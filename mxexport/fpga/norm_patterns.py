@@ -14,7 +14,7 @@ from mxexport.model.rewriting import attribute, constant, is_op, reduced_axes
 
 @dataclass(frozen=True)
 class Normalization:
-    """`result` = (x - mean) / sqrt(variance + epsilon) * gain + offset over axis 1; not `center`: the mean counts as
+    """`result` = (x - mean) / sqrt(variance + epsilon) * gain + offset over `axis`; not `center`: the mean counts as
     0. `gain` and `offset` have one value, or one for each channel, with `behind` axes of length 1 after it. `inner`:
     the nodes behind the first that compute it."""
 
@@ -26,6 +26,7 @@ class Normalization:
     result: ir.Value
     inner: tuple[ir.Node, ...] = ()
     behind: int = 0
+    axis: int = 1
 
 
 def read(node: ir.Node) -> Normalization | None:
@@ -36,21 +37,21 @@ def read(node: ir.Node) -> Normalization | None:
         return _apart(node.inputs[0], node.inputs[0], center=False)
     if node.op_type == "Transpose":
         return _between_transposes(node)
-    if node.op_type == "ReduceMean" and _of_channels(node):
+    if node.op_type == "ReduceMean" and _mean_axis(node) is not None:
         x, mean = node.inputs[0], node.outputs[0]
         centered = sole_user(mean)
         if is_op(centered, "Sub") and centered.inputs[0] is x and centered.inputs[1] is mean:
-            return _apart(x, centered.outputs[0], center=True, before=(centered,))
+            return _apart(x, centered.outputs[0], center=True, before=(node, centered))
     return None
 
 
 def _whole(node: ir.Node) -> Normalization:
     x, axis = node.inputs[0], attribute(node, "axis", -1)
     rank = None if x.shape is None else len(x.shape)
-    if rank != 2 or axis % 2 != 1:
-        expected = "expected the last of (batch, features), or of images between two Transposes"
+    if rank is None or rank < 2 or axis % rank != rank - 1:
+        expected = "expected the last of (batch, features), of tokens, or of images between two Transposes"
         raise Refused(f"it normalizes from axis {axis} on, of {rank}; {expected}")
-    return _numbers(node)
+    return replace(_numbers(node), axis=rank - 1)
 
 
 def _numbers(node: ir.Node) -> Normalization:
@@ -83,11 +84,14 @@ def _apart(x: ir.Value, d: ir.Value, center: bool, before: tuple[ir.Node, ...] =
     """d / sqrt(mean(d**2) + epsilon), a gain and an offset: `d` is x, or what is left of it without its mean."""
     square = next((user for user, _ in d.uses() if is_op(user, "Pow") and _is(user.inputs[1], 2)), None)
     mean = None if square is None else sole_user(square.outputs[0])
-    added = sole_user(mean.outputs[0]) if is_op(mean, "ReduceMean") and _of_channels(mean) else None
+    axis = _mean_axis(mean) if is_op(mean, "ReduceMean") else None
+    if axis is None or any(_mean_axis(n) != axis for n in before[:-1]):
+        return None
+    added = sole_user(mean.outputs[0])
     epsilon = _other(added, mean.outputs[0]) if is_op(added, "Add") else None
     root = sole_user(added.outputs[0]) if epsilon is not None and epsilon.size == 1 else None
     last = sole_user(root.outputs[0]) if is_op(root, "Sqrt") else None
-    inner = [*before, square, mean, added, root]
+    inner = [*before[1:], square, mean, added, root]
     if is_op(last, "Reciprocal"):
         inner.append(last)
         last = sole_user(last.outputs[0])
@@ -99,8 +103,8 @@ def _apart(x: ir.Value, d: ir.Value, center: bool, before: tuple[ir.Node, ...] =
     inner.append(last)
     gain, out = _constant_behind(last.outputs[0], "Mul", inner, 1.0)
     offset, out = _constant_behind(out, "Add", inner, 0.0)
-    behind = 0 if x.shape is None else len(x.shape) - 2
-    return Normalization(x, center, float(epsilon.reshape(())), gain, offset, out, tuple(inner), behind)
+    behind = 0 if x.shape is None else len(x.shape) - 1 - axis
+    return Normalization(x, center, float(epsilon.reshape(())), gain, offset, out, tuple(inner), behind, axis)
 
 
 def _constant_behind(value: ir.Value, op: str, inner: list[ir.Node], neutral: float) -> tuple[np.ndarray, ir.Value]:
@@ -124,8 +128,12 @@ def _is(value: ir.Value, number: float) -> bool:
     return array is not None and array.size == 1 and float(array.reshape(())) == number
 
 
-def _of_channels(node: ir.Node) -> bool:
-    """Whether a ReduceMean keeps axis 1 with one value."""
-    axes = reduced_axes(node) or []
-    rank = None if node.inputs[0].shape is None else len(node.inputs[0].shape)
-    return attribute(node, "keepdims", 1) == 1 and len(axes) == 1 and axes[0] in (1, None if rank is None else 1 - rank)
+def _mean_axis(node: ir.Node) -> int | None:
+    """The one axis that a ReduceMean keeps with one value: the channels of images, or the last; None of others."""
+    axes, x = reduced_axes(node) or [], node.inputs[0]
+    if attribute(node, "keepdims", 1) != 1 or len(axes) != 1:
+        return None
+    if x.shape is None:
+        return 1 if axes[0] == 1 else None
+    axis = axes[0] % len(x.shape)
+    return axis if axis in (1, len(x.shape) - 1) else None

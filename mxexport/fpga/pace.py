@@ -26,14 +26,17 @@ def even(unit: Unit, legal: list[Folding], target: int) -> list[Folding]:
 
 def of_products(network: Network, legal: Choices, target: int) -> dict[str, int]:
     """Product -> cycles in which it must take a frame: it keeps up with what comes while that comes, since nothing but
-    line buffers holds back what comes in bursts, such as the windows of every second row."""
+    line buffers, and units that hold whole frames, holds back what comes in bursts, such as the windows of every second
+    row."""
     pace = {name: target / network.streams[name].vectors for name in network.inputs}
     found = {}
     for instance in network.instances:
-        unit, burst = instance.unit, min(pace[s] for s in instance.sources)
+        unit = instance.unit
         timing = _paced(unit, legal[instance.name], target)
+        burst = min(pace[s] for s in instance.sources)
         vectors, average = unit.sources[0].vectors, target / unit.result.vectors
-        if timing.window is not None:
+        waits = timing.window is not None or timing.held  # what comes in bursts is held back
+        if waits:
             pace[instance.result] = average
         elif unit.result.vectors == vectors:
             pace[instance.result] = burst
@@ -41,7 +44,7 @@ def of_products(network: Network, legal: Choices, target: int) -> dict[str, int]
             steps = np.diff(timing.needs)
             apart = min(steps[steps > 0], default=vectors)  # of those that are waited for
             pace[instance.result] = average if unit.result.vectors > vectors else min(average, burst * apart)
-        found[instance.name] = target if timing.window is not None else max(math.floor(burst * vectors), 1)
+        found[instance.name] = target if waits else max(math.floor(burst * vectors), 1)
     return {p.name: found[p.name] for p in network.products()}
 
 
@@ -60,7 +63,8 @@ def of_all(network: Network, legal: Choices, products: Choices, target: int) -> 
         pace[instance.result] = min(pace[s] for s in instance.sources)
         choices = products.get(instance.name) or legal[instance.name]
         timing[instance.name] = _paced(unit, choices, target)
-        if instance.name in products and (unit.vectorwise or timing[instance.name].window is not None):
+        own_pace = unit.vectorwise or timing[instance.name].window is not None or timing[instance.name].held
+        if instance.name in products and own_pace:
             pace[instance.result] = min(copies.cycles(unit, f) for f in choices) / unit.result.vectors
         else:  # channels that a slice keeps come at once, and so do the vectors that stand for one
             kept = min(unit.result.channels / source.channels, 1.0)
@@ -72,7 +76,7 @@ def of_all(network: Network, legal: Choices, products: Choices, target: int) -> 
     for instance in reversed(network.instances):
         unit, vectors = instance.unit, network.streams[instance.sources[0]].vectors
         most = wanted[instance.result] * unit.result.vectors / vectors
-        found[instance.name] = vectors * min(most, *(pace[s] for s in instance.sources))
+        found[instance.name] = min(most * vectors, *(pace[s] * network.streams[s].vectors for s in instance.sources))
         fastest = timing[instance.name]
         if fastest.window is not None:
             own = pace[instance.result] if instance.name in products else fastest.cadence
@@ -81,6 +85,8 @@ def of_all(network: Network, legal: Choices, products: Choices, target: int) -> 
         elif unit.result.vectors > vectors:
             most = min(most, target / unit.result.vectors * _outputs_per_input(fastest.needs, vectors))
         for source in instance.sources:
+            if fastest.held:
+                continue  # a FIFO or the unit itself holds what comes
             if len(instance.sources) > 1:  # one after the other: each comes in its part of the time
                 part = min(network.streams[source].channels / unit.result.channels, 1.0)
                 wanted[source] = min(wanted[source], found[instance.name] / vectors * part)

@@ -35,9 +35,11 @@ def beats_of(design: Design, instance: Instance, frames: int) -> int:
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:
-    """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes."""
-    kind = instance.unit.result
-    found = kind.unpack(seen.beats, stream_lanes(design.network, design.foldings, instance.result))
+    """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes. Whole
+    frames alone: a simulation ends with the last output, which may not wait for all that is on its way."""
+    kind, lanes = instance.unit.result, stream_lanes(design.network, design.foldings, instance.result)
+    whole = len(seen.beats) - len(seen.beats) % kind.beats(lanes)
+    found = kind.unpack(seen.beats[:whole], lanes)
     return dict(zip(instance.values, found if isinstance(kind, Blocks) else (found,), strict=True))
 
 

@@ -165,19 +165,20 @@ def _why_limited(
 def describe_product(network: Network, product: Instance, f: Folding) -> dict:
     """A row of `layers`."""
     unit = product.unit
-    x = unit.source
+    x, weight = unit.sources[0], getattr(unit, "weight", None)  # None: the other operand is a stream
+    per_vector = x.channels * unit.result.channels if weight is None else int(weight.codes.size)
     return {
         "name": product.layer,
         "inputs": x.channels,
         "outputs": unit.result.channels,
         "activation": x.format,
-        "weight": unit.weight.format.name,
+        "weight": unit.sources[1].format if weight is None else weight.format.name,
         "scale_codes": [x.code_min, x.code_max],
         "accumulator_bits": unit.result.width,
         "lsb_exp": unit.result.lsb_exp,
         **asdict(f),
-        "weights": int(unit.weight.codes.size),
-        "macs": int(unit.weight.codes.size) * unit.result.vectors,
+        "weights": 0 if weight is None else int(weight.codes.size),
+        "macs": per_vector * unit.result.vectors,
         "cycles": copies.cycles(unit, f),
         "padding_percent": round(100 * (1 - x.channels / (x.blocks * x.group_size)), 1),
     }

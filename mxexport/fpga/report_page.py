@@ -120,7 +120,7 @@ def _words(cell: Mapping) -> tuple[str, ...]:
 
 
 def _accent(cell: Mapping) -> int:
-    return {"mx_matmul": 1, "mx_depthwise": 1, "mx_quantize": 2}.get(cell["module"], 0)
+    return {"mx_matmul": 1, "mx_depthwise": 1, "mx_product": 1, "mx_quantize": 2}.get(cell["module"], 0)
 
 
 def _layers(report: Mapping) -> Table:

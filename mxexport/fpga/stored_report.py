@@ -41,6 +41,7 @@ _SHAPE = {
 """What must be there: a type, a list of what each entry is, a table of names (`str`: any name) and what each is."""
 _RATES = ("clock_mhz", "frames_per_second", "cycles_per_frame")
 _MAY_BE_MISSING = {
+    "views": {str: str},
     "limit": str,
     "target_fps": float,
     "clock_limit_mhz": float,

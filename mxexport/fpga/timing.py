@@ -14,7 +14,7 @@ import numpy as np
 from mxexport.fpga import copies
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, relays, stream_lanes
-from mxexport.fpga.unit import Folding, Timing
+from mxexport.fpga.unit import Folding, Held, Timing
 
 _FRAMES = 3
 _SLACK = 8  # beats on top of what the model finds: registers between units, lane converters
@@ -25,7 +25,19 @@ def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[s
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
-        found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on)
+        found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on, _turned(network, foldings, i))
+    return found
+
+
+def _turned(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> int:
+    """Cycles a frame for which the places last that a unit has for whole frames: a frame comes in, in the lanes of its
+    maker, and stays until its last output vector."""
+    timing, found = copies.timing(instance.unit, foldings[instance.name]), 0
+    wanted = copies.lanes(instance.unit, foldings[instance.name])[0]
+    used = cadence(network, foldings, instance) * (instance.unit.result.vectors - 1)
+    for held, stream in zip(timing.held, instance.sources[len(instance.sources) - len(timing.held) :], strict=True):
+        come = network.streams[stream].beats(min(stream_lanes(network, foldings, stream), wanted))
+        found = max(found, math.ceil((come + held.latency + used) / held.frames))
     return found
 
 
@@ -54,7 +66,11 @@ def arrivals(
         late = [found[s] + conversion(network, foldings, s, instance) + (s in registers) for s in instance.sources]
         if timing.share < 1:
             late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
-        ready = np.max([_wanted(times, timing, frames) for times in late], axis=0) + timing.latency
+        first = late[: len(late) - len(timing.held)]
+        ready = np.max([_wanted(times, timing, frames) for times in first], axis=0) + timing.latency
+        for held, times in zip(timing.held, late[len(first) :], strict=True):
+            whole = times.reshape(frames, -1)[:, -1] + held.latency
+            ready = np.maximum(ready, whole.repeat(len(ready) // frames))
         pace = np.arange(len(ready)) * cadence(network, foldings, instance)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
@@ -99,7 +115,8 @@ def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
     """(stream, reader) -> beats of the FIFO in front of the reader, a power of two: wherever streams meet, and a small
     one wherever a stream has several readers. Readers are called `instance/input`."""
-    times, found = arrivals(network, foldings), {}
+    frames = _frames(network, foldings)
+    times, found = arrivals(network, foldings, frames), {}
     for stream, kind in network.streams.items():
         readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
         forks = len(readers) + (stream in network.outputs) > 1
@@ -107,13 +124,36 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
             if not forks and len(reader.sources) == 1:
                 continue
             beats = kind.beats(stream_lanes(network, foldings, stream)) / kind.vectors
-            waiting = math.ceil(_most_waiting(times, reader.sources, i) * beats) + _SLACK
+            held = copies.timing(reader.unit, foldings[reader.name]).held
+            taken = _taken(times, reader, held, i, frames)
+            waiting = math.ceil(_most_waiting(times[stream], taken) * beats) + _SLACK
             found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
     return found
 
 
-def _most_waiting(times: Mapping[str, np.ndarray], sources: tuple[str, ...], i: int) -> int:
-    """Vectors of input i that have come and are not taken yet, at most. A unit takes vectors of all inputs at once."""
-    own = times[sources[i]]
-    taken = np.max([times[s] for s in sources if len(times[s]) == len(own)], axis=0)
-    return int((np.searchsorted(own, taken, side="right") - np.arange(len(own))).max())
+def _frames(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """How many frames show all that waits: more where units hold whole ones, of which others then wait."""
+    if not any(copies.timing(i.unit, foldings[i.name]).held for i in network.instances):
+        return _FRAMES
+    return _FRAMES + latency(network, foldings) // max(cycles_per_unit(network, foldings).values())
+
+
+def _taken(
+    times: Mapping[str, np.ndarray], reader: Instance, held: tuple[Held, ...], i: int, frames: int
+) -> np.ndarray:
+    """When each vector of input i leaves its FIFO, at the latest. A unit takes vectors of all inputs at once; where it
+    holds frames of one, that comes in as it is there while a place is free, and vectors of the others wait for it."""
+    own, made = times[reader.sources[i]], times[reader.result]
+    first = len(reader.sources) - len(held)
+    if i >= first:
+        done = made.reshape(frames, -1)[:, -1]  # its place is free for a later frame
+        free = np.concatenate([np.zeros(held[i - first].frames), done])[:frames]
+        return np.maximum(own, free.repeat(len(own) // frames))
+    if held:
+        return np.maximum(own, made[-(-np.arange(1, len(own) + 1) * len(made) // len(own)) - 1])
+    return np.max([times[s] for s in reader.sources if len(times[s]) == len(own)], axis=0)
+
+
+def _most_waiting(come: np.ndarray, taken: np.ndarray) -> int:
+    """Vectors that have come and are not taken yet, at most."""
+    return int((np.searchsorted(come, taken, side="right") - np.arange(len(come))).max())

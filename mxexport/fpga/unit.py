@@ -89,6 +89,15 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Held:
+    """An input of which a unit holds `frames` whole frames: an output vector comes `latency` cycles behind the last
+    vector of its frame at the earliest, and a frame leaves with its last output vector."""
+
+    latency: int
+    frames: int
+
+
+@dataclass(frozen=True)
 class Timing:
     """When vectors come out, where nothing stalls: vector j at the later of `latency` cycles behind the arrival of
     input vector `needs[j]` (of every input, counted inside a frame; those beyond it are of the next one) and `cadence`
@@ -103,6 +112,8 @@ class Timing:
     """Of the last vector, what must have come."""
     beyond: float = 1.0
     """Cycles for each input vector that is waited for behind the last frame, where none comes."""
+    held: tuple[Held, ...] = ()
+    """The inputs behind the first, where whole frames of them are held: `needs` then speaks of the first alone."""
 
 
 class Unit(Protocol):

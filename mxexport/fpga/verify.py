@@ -13,6 +13,7 @@ import onnx_ir as ir
 from mxexport.errors import UnsupportedError, VerificationError
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.types import Blocks, Wide, from_stream, to_stream
+from mxexport.fpga.views import View
 from mxexport.numbers import fixedpoint, groups, numerics
 from mxexport.running import executors
 
@@ -71,11 +72,13 @@ def compare(
     dataflow: ir.Model,
     network: Network,
     tensors: Mapping[str, str],
+    views: Mapping[str, View],
     x: Mapping[str, np.ndarray],
     fixed: Mapping[str, np.ndarray],
 ) -> StageComparison:
     """Run both graphs on `x` (float, by inputs of the QONNX graph) and `fixed` (the same in int64, by streams).
-    `tensors`: stream of `network` -> tensor of the QONNX graph that it carries.
+    `tensors`: stream of `network` -> tensor of the QONNX graph that it carries; `views`: how those lie there that are
+    neither vectors nor images with channels first.
 
     With the same input injected, quantizer outputs must be equal wherever float32 holds the input exactly, products
     must stay within the bound of their unit, and all else must be equal as float32.
@@ -88,13 +91,17 @@ def compare(
     quantized = [i for i in network.instances if isinstance(i.unit.result, Blocks) and i.result in tensors]
     wanted = [*(i.result for i in quantized), *network.outputs]
     free = executors.run(proto, dict(x), list(dict.fromkeys(tensors[stream] for stream in wanted)))
-    errors = _check_units(proto, network, tensors, values, x)
+    carried = _Carried(network, tensors, views)
+    errors = _check_units(proto, carried, values, x)
     compared = []
     for instance in quantized:
         ours = values.floats(instance.result)
-        flips = int((_as_stream(free[tensors[instance.result]], ours.shape) != ours).sum())
+        flips = int((carried.to_stream(instance.result, free[tensors[instance.result]]) != ours).sum())
         compared.append(LayerComparison(instance.layer, ours.size, flips, errors.get(instance.layer, 0.0)))
-    same = min(_same_predictions(free[tensors[output]], values.arrays[output]) for output in network.outputs)
+    same = min(
+        _same_predictions(carried.to_stream(output, free[tensors[output]]), values.arrays[output])
+        for output in network.outputs
+    )
     total = sum(c.codes for c in compared)
     frames = len(next(iter(x.values())))
     return StageComparison(compared, sum(c.flipped_codes for c in compared) / total, same, frames)
@@ -102,7 +109,7 @@ def compare(
 
 def _same_predictions(theirs: np.ndarray, ours: np.ndarray) -> float:
     """How often the largest value stands at the same place."""
-    return float((_as_stream(theirs, ours.shape).argmax(-1) == ours.argmax(-1)).mean())
+    return float((theirs.argmax(-1) == ours.argmax(-1)).mean())
 
 
 _ALIKE, _TURNED = 1e-4, 0.02
@@ -144,19 +151,48 @@ class _Values:
         return values * groups.expand(scale, -1, kind.group_size, kind.channels)
 
 
-def _check_units(
-    proto, network: Network, tensors: Mapping[str, str], values: _Values, x: Mapping[str, np.ndarray]
-) -> dict[str, float]:
+class _Carried:
+    """Which tensor of the QONNX graph a stream carries, and how."""
+
+    def __init__(self, network: Network, tensors: Mapping[str, str], views: Mapping[str, View]):
+        self.network, self.tensors, self._views = network, tensors, views
+
+    def to_stream(self, stream: str, x: np.ndarray) -> np.ndarray:
+        """What the QONNX graph computes, as frames of the stream."""
+        shape = self.network.streams[stream].shape
+        view = self._views.get(self.tensors[stream])
+        return to_stream(x, shape) if view is None else view.to_stream(x, shape)
+
+    def to_graph(self, stream: str, y: np.ndarray, shape: list[int]) -> np.ndarray:
+        """Frames of the stream as the QONNX graph takes them, where it says that its tensor has that shape."""
+        tensor = self.tensors[stream]
+        if math.prod(shape[1:]) * len(y) != y.size and tensor not in self._views:
+            frame = list(y.shape[1:])
+            raise UnsupportedError(
+                f"compile: the file says tensor {tensor!r} has shape {shape[1:]}; its frames are {frame}"
+            )
+        view = self._views.get(tensor)
+        return (from_stream(y, shape[1:]) if view is None else view.to_tensor(y)).astype(np.float32)
+
+    def origins(self, stream: str) -> list[str]:
+        """The streams that `stream` comes from and that carry tensors of the QONNX graph."""
+        if stream in self.tensors:
+            return [stream]
+        return [s for source in self.network.maker(stream).sources for s in self.origins(source)]
+
+
+def _check_units(proto, carried: _Carried, values: _Values, x: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Layer -> largest error over its bound, of units that have one."""
     found: dict[str, float] = {}
+    network, tensors = carried.network, carried.tensors
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in _typed(proto)}
     for instance in network.instances:
         if instance.result not in tensors:
             continue
-        starts = dict.fromkeys(s for source in instance.sources for s in _carried(network, tensors, source))
-        feeds = {tensors[s]: _as_graph(values.floats(s), shapes[tensors[s]], tensors[s]) for s in starts}
+        starts = dict.fromkeys(s for source in instance.sources for s in carried.origins(source))
+        feeds = {tensors[s]: carried.to_graph(s, values.floats(s), shapes[tensors[s]]) for s in starts}
         ours = values.floats(instance.result)
-        theirs = _as_stream(_run_between(proto, dict(x) | feeds, tensors[instance.result]), ours.shape)
+        theirs = carried.to_stream(instance.result, _run_between(proto, dict(x) | feeds, tensors[instance.result]))
         bound = instance.unit.bound(*(values.floats(stream) for stream in instance.sources))
         if bound is None:
             _check_equal(instance, tensors[instance.result], theirs, ours, _exact(network, instance, values))
@@ -173,6 +209,8 @@ def _exact(network: Network, instance: Instance, values: _Values) -> np.ndarray 
     if not isinstance(kind, Blocks):
         return True
     source = np.abs(values.arrays[instance.sources[0]])
+    if source.shape[1:] != kind.shape:  # groups run along the first axis that comes, and become vectors
+        source = source.transpose(0, *range(source.ndim - 1, 0, -1))
     exact = groups.to_groups(source, -1, kind.group_size).max(axis=-1) < 2**_FLOAT32_BITS
     return groups.expand(exact, -1, kind.group_size, kind.channels)
 
@@ -198,28 +236,8 @@ def _check_within(instance: Instance, tensor: str, theirs: np.ndarray, ours: np.
         )
 
 
-def _carried(network: Network, tensors: Mapping[str, str], stream: str) -> list[str]:
-    """The streams that `stream` comes from and that carry tensors of the QONNX graph."""
-    if stream in tensors:
-        return [stream]
-    return [s for source in network.maker(stream).sources for s in _carried(network, tensors, source)]
-
-
 def _typed(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     return [*proto.graph.input, *proto.graph.value_info, *proto.graph.output]
-
-
-def _as_graph(x: np.ndarray, shape: list[int], tensor: str) -> np.ndarray:
-    if math.prod(shape[1:]) * len(x) != x.size:
-        frame = list(x.shape[1:])
-        raise UnsupportedError(
-            f"compile: the file says tensor {tensor!r} has shape {shape[1:]}; its frames are {frame}"
-        )
-    return from_stream(x, shape[1:]).astype(np.float32)
-
-
-def _as_stream(x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return to_stream(x, shape[1:])
 
 
 def _run_between(proto: onnx.ModelProto, feeds: dict[str, np.ndarray], end: str) -> np.ndarray:

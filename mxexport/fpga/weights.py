@@ -11,6 +11,7 @@ import onnx_ir as ir
 from mxexport.fpga.unit import Refused
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.model.rewriting import attribute, constant, is_op
 from mxexport.numbers import fixedpoint, groups, numerics, quantized
 from mxexport.numbers.formats import GroupFormat
 
@@ -60,9 +61,27 @@ def mx_format(node: ir.Node) -> GroupFormat:
 
 
 def weight_quantizer(value: ir.Value | None) -> ir.Node | None:
-    """The node that makes `value` when that is a quantized weight."""
+    """The node that makes `value` when that is a quantized weight, or a part of one that a Split gives."""
     node = value.producer() if value is not None else None
+    if is_op(node, "Split"):
+        node = node.inputs[0].producer()
     return node if graph.is_quantized_constant(node) else None
+
+
+def split_part(value: ir.Value) -> tuple[int, slice] | None:
+    """(axis, entries) of a weight that `value` is a part of; None of whole ones. Raises Refused for sizes that are no
+    constants."""
+    node = value.producer()
+    if not is_op(node, "Split"):
+        return None
+    whole = node.inputs[0].shape
+    axis, count = attribute(node, "axis", 0) % len(whole), len(node.outputs)
+    sizes = constant(node.inputs[1]) if len(node.inputs) > 1 else np.full(count, -(-whole[axis] // count))
+    if sizes is None:
+        raise Refused(f"its weight is a part of {node.inputs[0].name!r} of no known size; run mx.clean")
+    ends = np.minimum(np.cumsum(sizes), whole[axis]).tolist()
+    place = node.outputs.index(value)
+    return axis, slice(ends[place - 1] if place else 0, ends[place])
 
 
 def read_weight(
@@ -71,11 +90,13 @@ def read_weight(
     whole_groups: bool = False,
     flipped: bool = False,
     convolution_groups: int = 1,
+    part: tuple[int, slice] | None = None,
 ) -> Weight:
     """The quantized weight of a matrix product or convolution, whose reduction axis (0 or 1) is given.
 
     Taps of a kernel stand side by side, each with its own groups; `whole_groups`: padded to whole ones;
     `flipped`: from the last tap to the first. Groups of a convolution become zeros in the places of other groups.
+    `part`: of the outputs, as `split_part` has it.
     """
     fmt, scale, values = mx_format(quantizer), constant_array(quantizer.inputs[1]), constant_array(quantizer.outputs[0])
     if scale is None or values is None:
@@ -93,6 +114,12 @@ def read_weight(
         raise Refused(f"its quantized weight {quantizer.name!r} holds codes that no {fmt.name} quantizer makes")
     codes = groups.from_groups(codes, axis, shape[axis]).view(np.uint8)
     codes = codes & np.uint8(2**fmt.element.bits - 1)
+    if part is not None:
+        if part[0] == axis:
+            raise Refused(f"its weight {quantizer.name!r} is split along its groups, axis {axis}; expected its outputs")
+        codes, scale_codes = (
+            np.moveaxis(np.moveaxis(a, part[0], 0)[part[1]], 0, part[0]) for a in (codes, scale_codes)
+        )
     if axis == 0:
         codes, scale_codes = codes.swapaxes(0, 1), scale_codes.swapaxes(0, 1)
     if convolution_groups > 1:

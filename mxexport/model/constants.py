@@ -142,7 +142,20 @@ def _layout(node: ir.Node) -> np.ndarray | None:
     return None if not arrays or arrays[0] is None else laid_out(node, arrays[0], arrays[1] if arrays[1:] else None)
 
 
+def _gather(node: ir.Node) -> np.ndarray | None:
+    """Rows of a constant: positions, mostly."""
+    arrays = _inputs(node)
+    if arrays is None or not np.issubdtype(arrays[1].dtype, np.integer):
+        return None
+    axis = node.attributes["axis"].value if "axis" in node.attributes else 0
+    try:
+        return np.take(arrays[0], arrays[1], axis=axis)
+    except IndexError as error:
+        raise ShapeError(f"node {node.name!r} (Gather): {error}") from None
+
+
 _STANDARD = {
     "Cast": _cast,
+    "Gather": _gather,
     "Mul": _mul,
 } | dict.fromkeys(LAYOUTS, _layout)

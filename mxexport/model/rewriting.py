@@ -67,15 +67,30 @@ def is_quantizer(node: ir.Node | None) -> bool:
 
 
 def nodes_of_scales(graph: ir.Graph) -> set[ir.Node]:
-    """Shape -> ... -> Expand in front of a quantizer's scale that is constant but for its shape."""
+    """Shape -> ... -> Expand in front of a quantizer's scale that is constant but for its shape, or of a constant that
+    a Concat puts beside every frame (class tokens)."""
     beside: set[ir.Node] = set()
     for node in reversed(list(graph)):
         uses = [use for value in node.outputs for use in value.uses()]
         used = uses and not node.outputs[0].is_graph_output()
-        found = all(user in beside or (is_quantizer(user) and at > 0) for user, at in uses)
+        repeated = repeated_constant(node.outputs[0]) is not None
+        found = all(
+            user in beside or (is_quantizer(user) and at > 0) or (repeated and is_op(user, "Concat"))
+            for user, at in uses
+        )
         if used and found and is_op(node, *_OF_SCALES):
             beside.add(node)
     return beside
+
+
+def repeated_constant(value: ir.Value | None) -> np.ndarray | None:
+    """What every frame gets of a constant that an Expand repeats along the batch, [1, ...]; None of others."""
+    node = None if value is None else value.producer()
+    if not is_op(node, "Expand") or value.shape is None or (array := constant(node.inputs[0])) is None:
+        return None
+    frame = [d if isinstance(d, int) else None for d in value.shape[1:]]
+    whole = array.ndim <= len(frame) or array.shape[0] == 1
+    return np.broadcast_to(array, (1, *frame)) if whole and None not in frame else None
 
 
 def is_constant(value: ir.Value | None) -> bool:

@@ -24,6 +24,7 @@ from mxexport.ops.mx_float_dequant import MXFloatDequant
 from mxexport.ops.mx_float_quant import MXFloatQuant
 from mxexport.ops.mx_insert import MXInsert
 from mxexport.ops.mx_matmul import MXMatMul
+from mxexport.ops.mx_product import MXProduct
 from mxexport.ops.mx_quantize import MXQuantize
 from mxexport.ops.mx_quantize_tokens import MXQuantizeTokens
 from mxexport.ops.mx_scale import MXScale
@@ -38,13 +39,17 @@ from mxexport.ops.wide_arg_max import WideArgMax
 from mxexport.ops.wide_average_pool import WideAveragePool
 from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
+from mxexport.ops.wide_embedding import WideEmbedding
 from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
 from mxexport.ops.wide_norm import WideNorm
+from mxexport.ops.wide_offset import WideOffset
 from mxexport.ops.wide_pad import WidePad
 from mxexport.ops.wide_reorder import WideReorder
+from mxexport.ops.wide_reshape import WideReshape
 from mxexport.ops.wide_slice import WideSlice
+from mxexport.ops.wide_softmax import WideMaskedSoftmax, WideSoftmax
 from mxexport.ops.wide_upsample import WideUpsample
 
 OPERATORS: dict[str, type[Operator]] = {
@@ -64,6 +69,7 @@ OPERATORS: dict[str, type[Operator]] = {
         MXQuantizeTokens,
         MXDequantize,
         MXMatMul,
+        MXProduct,
         MXDepthwise,
         MXWindow,
         MXInsert,
@@ -76,12 +82,17 @@ OPERATORS: dict[str, type[Operator]] = {
         WideLeakyRelu,
         WideHardSwish,
         WideActivation,
+        WideEmbedding,
         WideArgMax,
         WideNorm,
+        WideOffset,
         WideUpsample,
         WidePad,
         WideSlice,
+        WideSoftmax,
+        WideMaskedSoftmax,
         WideReorder,
+        WideReshape,
         Eltwise,
     )
 }

@@ -11,7 +11,7 @@ class WideSlice(Operator):
     """Dataflow unit: a part of every frame of wide integers (v * 2**lsb_exp). Exact.
 
     Y = X[:, top : top + height, left : left + width, channel : channel + channels] of start = (top, left, channel) and
-    size = (height, width, channels); vectors [N, C] have only the last of each.
+    size = (height, width, channels); vectors [N, C] have only the last of each, tokens [N, T, C] the last two.
     """
 
     role = "dataflow"
@@ -21,12 +21,12 @@ class WideSlice(Operator):
         "width": WIDTH.called("Width"),
         "lsb_exp": LSB_EXP,
     }
-    inputs = {"X": Port("int64", "wide integers [N, H, W, C] or [N, C]")}
+    inputs = {"X": Port("int64", "wide integers [N, H, W, C], [N, T, C] or [N, C]")}
     outputs = {"Y": Port("int64", "wide integers, same width and lsb_exp")}
 
     @classmethod
     def check_shapes(cls, whole, given, attributes):
-        check_shape(cls.op_type(), "X", whole, (None,) * (2 if len(whole) == 2 else 4))
+        check_shape(cls.op_type(), "X", whole, (None,) * min(max(len(whole), 2), 4))
 
     @classmethod
     def compute(cls, x, *, start, size, width, lsb_exp):

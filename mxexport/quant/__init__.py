@@ -18,6 +18,7 @@ from mxexport.quant.layers.all_layers import (
     QuantMatMul,
     QuantMultiheadAttention,
     QuantReLU,
+    QuantScaledDotProductAttention,
     QuantTransposedLinear,
 )
 from mxexport.quant.post_training.sensitivity import Sensitivity, sensitivity
@@ -54,6 +55,7 @@ __all__ = [
     "QuantMatMul",
     "QuantMultiheadAttention",
     "QuantReLU",
+    "QuantScaledDotProductAttention",
     "QuantTransposedLinear",
     "QuantSpec",
     "Quantizer",

@@ -20,6 +20,10 @@ from mxexport.quant.folding.proof import FoldPlan, plan_folds
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers.all_layers import QUANT_LAYERS, QuantLayer, quantized_kind
 from mxexport.quant.layers.functional import FunctionalLayer, functional_kind, may_be_functional
+from mxexport.quant.own_products.calls import KINDS
+from mxexport.quant.own_products.conversion import ProductConversion
+from mxexport.quant.own_products.holders import ProductHolder
+from mxexport.quant.own_products.observed import observe_products
 from mxexport.quant.post_training.recipe import Robust, check_recipe, depthwise_warning
 from mxexport.quant.quantizers.spec import Format
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe, in_short
@@ -38,15 +42,17 @@ def quantize_model(
     example_inputs: Any = None,
     recipe: str | None = None,
     calibration: object = None,
+    attention: bool = False,
     return_report: bool = False,
 ) -> nn.Module | tuple[nn.Module, ConversionReport]:
     """A trainable copy of `model` with every layer of `QUANT_LAYERS` quantized; the model given is left as it is.
 
     Parameter and state_dict names stay, so state_dicts of the float model load. Shared modules and tied weights stay
     shared and tied. Subclasses of linear layers and convolutions keep a forward of their own; the product it calls on
-    the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products in a model's own code (`torch.matmul`,
-    `F.linear` of somebody's weight) are not seen: use `QuantMatMul` and layers there. `conversion_report(result)` says
-    what became of every layer; weights that stay in float without being asked to are named in a warning.
+    the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products of two activations in a model's own code
+    (`q @ k.mT`, `F.scaled_dot_product_attention`) are with `attention=True`; `F.linear` of somebody's weight is not
+    seen: use layers there. `conversion_report(result)` says what became of every layer and of these products; weights
+    that stay in float without being asked to are named in a warning.
 
     Args:
         weight: a format, its name or a `QuantSpec` (static, learned, per channel, … scales; a dict of its fields serves
@@ -61,17 +67,24 @@ def quantize_model(
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
             Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
         example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
-            norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open.
+            norm behind a linear layer or Conv1d runs along its outputs, where the model's code leaves that open; the
+            report then counts the products of activations that forward calls on them.
         recipe: "robust" for use after training, of depthwise networks above all: folds batch norms, takes 8 bits for
             stem, depthwise and small layers and for each format its best scale rule, and corrects biases (see
             `post_training.recipe`). What `formats`, `exclude` and `scale_rule` ask for stays as asked. None (the
             default) takes what is asked, everywhere.
         calibration: inputs for the recipe, which then corrects the biases of layers behind no batch norm, too: a
             tensor, a tuple of arguments, a dict of them by name, or a list of these. The copy runs them, in eval mode.
+        attention: also quantize products of two activations in the own code of the model's modules: matmul, `@`, bmm,
+            baddbmm, einsum over one axis, and `F.scaled_dot_product_attention`, whose two products are. Such a module
+            holds a layer for each, in the order of its calls: `product_1`, `product_2`, … and `attention_1`, …, which
+            `formats` and `exclude` may name. Layers are made when a product is first called; static and learned scales
+            need them before, so give `example_inputs` (or `calibration`).
         return_report: also return the report.
 
     Raises:
-        FormatError: unknown format, scale rule, recipe or key in `formats`, or `calibration` without a recipe.
+        FormatError: unknown format, scale rule, recipe or key in `formats`, `calibration` without a recipe, or scales
+            of products that are stored, without `example_inputs`.
         InputFileError: `formats` is a file that is missing or unreadable.
         UnsupportedError: no layer could be quantized, a pattern matches no module, the model cannot be copied, or it
             fails on `example_inputs`.
@@ -81,21 +94,29 @@ def quantize_model(
     check_recipe(recipe, calibration)
     rule = "floor" if scale_rule is None else scale_rule
     table = format_table(weight, activation, rule, bias_format, exclude, formats)
-    table.check_patterns(model)
+    table.check_patterns(model, tuple(KINDS) if attention else ())
     with torch.inference_mode(False):  # parameters and scales made in inference mode could not be trained
         conversion, robust = _Conversion(_copy(model), table), None
-        plan = FoldPlan()
+        plan, examples = FoldPlan(), _examples(example_inputs, calibration)
+        shown = examples if attention else example_inputs
+        observed = None if shown is None else observe_products(conversion.model, shown)
+        products = ProductConversion(dict(conversion.names), observed)
         if fold_batch_norm or recipe is not None:
-            plan = plan_folds(conversion.model, _examples(example_inputs, calibration))
+            plan = plan_folds(conversion.model, examples)
         if recipe is not None:
             asked = scale_rule is not None
             robust = Robust(conversion.model, conversion.layers(), table, asked, calibration, plan.pairs)
             conversion.table = robust.table
         conversion.fold_batch_norms(plan)
         quantized, report = conversion.run(), conversion.report
+        if attention:
+            report.products_in_float = products.convert(quantized, conversion.table)
+        else:
+            report.products_in_float = products.left_in_float()
+        report.follow(quantized)
         if robust:
             robust.finish(quantized, report)
-    if not report.converted:
+    if not report.converted and not any(isinstance(m, ProductHolder) for m in quantized.modules()):
         why = [(left.name, left.reason) for left in report.left]
         kinds = ", ".join(kind.__name__ for kind in QUANT_LAYERS)
         raise UnsupportedError(f"quantize_model: the model has no layer to quantize ({kinds})", why)

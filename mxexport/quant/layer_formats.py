@@ -56,12 +56,17 @@ class FormatTable:
         """The pattern that excludes this module, or None."""
         return next((pattern for pattern in self.exclude if matches(pattern, names)), None)
 
-    def check_patterns(self, model: nn.Module) -> None:
-        """Raise UnsupportedError when a pattern matches no module of `model`: most likely a misspelt name."""
+    def check_patterns(self, model: nn.Module, to_come: Sequence[str] = ()) -> None:
+        """Raise UnsupportedError when a pattern matches no module of `model`: most likely a misspelt name.
+
+        `to_come`: names of children that modules will get, with a number behind ("product": product_1, product_2).
+        """
         known = [name for name, _ in model.named_modules(remove_duplicate=False)]
         for what, patterns in (("exclude", self.exclude), ("formats", [pattern for pattern, _ in self.entries])):
             for pattern in patterns:
-                if not fnmatch.filter(known, pattern):
+                holder, _, child = pattern.rpartition(".")
+                told = holder if child.rpartition("_")[0] in to_come else pattern
+                if not fnmatch.filter(known, told):
                     shown = ", ".join(filter(None, known))
                     raise UnsupportedError(f"{what}: {pattern!r} matches no module; modules: {shown}")
 

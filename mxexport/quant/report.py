@@ -12,6 +12,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.numbers import groups
 from mxexport.numbers.formats import GroupFormat
 from mxexport.quant.layers.layer import QuantLayer
+from mxexport.quant.own_products.holders import ProductHolder
 from mxexport.quant.quantizers.spec import QuantSpec
 from mxexport.reporting.cells import html_table
 
@@ -62,13 +63,33 @@ class RecipeChange:
 @dataclass(repr=False)
 class ConversionReport:
     """`folded`: (batch norm, layer it went into) pairs; `not_folded`: (batch norm, why) if folding was asked for;
-    `changed`: where a recipe departed from what was asked."""
+    `changed`: where a recipe departed from what was asked. `products_in_float`: module -> products of two activations
+    in its own code that stay in float, and why; `products_to_come`: modules that quantize theirs and have called none
+    so far."""
 
     converted: list[ConvertedLayer] = field(default_factory=list)
     left: list[FloatLayer] = field(default_factory=list)
     folded: list[tuple[str, str]] = field(default_factory=list)
     not_folded: list[tuple[str, str]] = field(default_factory=list)
     changed: list[RecipeChange] = field(default_factory=list)
+    products_in_float: dict[str, str] = field(default_factory=dict)
+    products_to_come: list[str] = field(default_factory=list)
+
+    def follow(self, model: nn.Module) -> None:
+        """Take what the modules of `model` have called since: layers of products are made when one is first called."""
+        known, self.products_to_come = {entry.name for entry in self.converted}, []
+        for name, module in model.named_modules():
+            if not isinstance(module, ProductHolder):
+                continue
+            for child, layer in module.held_products().items():
+                place = f"{name}.{child}".lstrip(".")
+                if place not in known and child not in module.products_in_float:
+                    self.converted.append(describe(place, layer, module.scale_rule_of(child)))
+            if module.products_in_float:
+                told = [f"{product} in float: {why}" for product, why in module.products_in_float.items()]
+                self.products_in_float[name] = "; ".join(told)
+            elif not module.held_products():
+                self.products_to_come.append(name)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2)
@@ -80,6 +101,7 @@ class ConversionReport:
         """What became of every module as a table, for notebooks."""
         rows = [(c.name, c.kind, c.weight, c.activation, c.note) for c in self.converted]
         rows += [(f.place, f.kind, "float", "float", f.reason) for f in self.left]
+        rows += [(place, "products", "-", "-", what) for place, what in self._products()]
         return html_table(repr(self), ("module", "kind", "weight", "activation", "note"), rows)
 
     def __str__(self) -> str:
@@ -93,7 +115,14 @@ class ConversionReport:
         lines += [f"{norm or 'the model itself'}: not folded: {why}" for norm, why in self.not_folded]
         lines += [str(change) for change in self.changed]
         lines += [f"{f.place}: {f.kind} left as it is: {f.reason}" for f in self.left]
+        lines += [f"{place}: {what}" for place, what in self._products()]
         return "\n".join(lines)
+
+    def _products(self) -> list[tuple[str, str]]:
+        """(place, what is to be said) of products of activations that are not quantized, or not yet."""
+        to_come = "products of activations are quantized where its code calls them; it has called none so far"
+        said = [*self.products_in_float.items(), *((name, to_come) for name in self.products_to_come)]
+        return [(name or "the model itself", what) for name, what in said]
 
 
 def in_short(notes: list[tuple[str, str]]) -> str:
@@ -111,6 +140,7 @@ def conversion_report(model: nn.Module) -> ConversionReport:
             f"conversion_report: this {type(model).__name__} does not come from mxexport.quantize_model (of a model "
             "that does, ask the outermost module)"
         )
+    report.follow(model)
     return report
 
 
@@ -120,7 +150,7 @@ def attach(report: ConversionReport, model: nn.Module) -> None:
 
 def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
     """The report's entry of a converted layer."""
-    q, x = layer.weight_quant, getattr(layer, "input_quant", None)
+    q, x = getattr(layer, "weight_quant", None), getattr(layer, "input_quant", None)
     return ConvertedLayer(
         name,
         type(layer).__name__,
@@ -151,7 +181,7 @@ def format_name(side: GroupFormat | QuantSpec | None) -> str:
 
 
 def _padding_percent(layer: QuantLayer) -> float:
-    q = layer.weight_quant
+    q = getattr(layer, "weight_quant", None)
     if q is None or not q.format.group_size:
         return 0.0
     stored = used = 0

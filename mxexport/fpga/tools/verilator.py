@@ -255,8 +255,16 @@ def _ports_header(top: str, header: str, root: str, monitors: tuple[str, ...], t
             entries.append(f"X({i}, {prefix}, {_bytes_of(ports[f'{prefix}_tdata'][1])}, {last})")
         return " ".join(entries)
 
+    inside = _wires_of(root, top) if monitors else {}
+
+    def bits_of(name: str) -> tuple[str, int]:
+        wire = f"{top}__DOT__{name}"
+        if wire not in inside:
+            raise MXExportError(f"top {top!r} has no wire {name!r} to watch")
+        return wire, inside[wire]
+
     def watched(i: int, name: str) -> str:
-        found = [_wire_of(root, top, f"{name}_{wire}") for wire in _WATCHED]
+        found = [bits_of(f"{name}_{wire}") for wire in _WATCHED]
         return f"X({i}, {', '.join(f'top->rootp->{wire}' for wire, _ in found)}, {_bytes_of(found[3][1])})"
 
     lines = [f"#define {flag}" for flag, there in (("HAS_CLOCK", "aclk" in ports), ("TRACE", trace)) if there]
@@ -279,10 +287,8 @@ def _natural(name: str) -> list:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
-def _wire_of(root: str, top: str, name: str) -> tuple[str, int]:
-    """The C++ name of a wire inside the top, and its bits up to those of its C++ type."""
-    found = re.search(rf"(\w+(?:<(\d+)>)?)(?:/\*(\d+):0\*/)? ({top}__DOT__{name});", root)
-    if found is None:
-        raise MXExportError(f"top {top!r} has no wire {name!r} to watch")
-    high = re.search(rf"/\*(\d+):0\*/ {found[4]};", root)
-    return found[4], int(high[1]) + 1 if high else 8
+def _wires_of(root: str, top: str) -> dict[str, int]:
+    """The C++ name of every wire inside the top, and its bits up to those of its C++ type; in one pass, for headers of
+    large designs have megabytes."""
+    found = re.finditer(rf"(?:/\*(\d+):0\*/)? ({top}__DOT__\w+);", root)
+    return {match[2]: int(match[1]) + 1 if match[1] else 8 for match in found}

@@ -10,26 +10,33 @@ from mxexport.fpga.units.clip import Clip
 from mxexport.fpga.units.concat import Concat
 from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
+from mxexport.fpga.units.embedding import Embedding
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.leaky_relu import LeakyRelu
+from mxexport.fpga.units.masked_softmax import MaskedSoftmax
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
 from mxexport.fpga.units.norm import Norm
+from mxexport.fpga.units.offset import Offset
 from mxexport.fpga.units.pad import Pad
+from mxexport.fpga.units.product import Product
 from mxexport.fpga.units.quantize import Quantize
 from mxexport.fpga.units.quantize_tokens import QuantizeTokens
 from mxexport.fpga.units.relu import Relu
 from mxexport.fpga.units.reorder import Reorder
+from mxexport.fpga.units.reshape import Reshape
 from mxexport.fpga.units.slice import Slice
+from mxexport.fpga.units.softmax import Softmax
 from mxexport.fpga.units.upsample import Upsample
 from mxexport.fpga.units.window import MXWindow
 
 UNITS: tuple[type[Unit], ...] = (
+    QuantizeTokens,  # before Quantize: groups along what comes first
     Quantize,
-    QuantizeTokens,
     Dequantize,
     MXWindow,
+    Product,  # before MatMul: neither operand is a weight
     MatMul,
     Depthwise,
     Relu,
@@ -38,6 +45,7 @@ UNITS: tuple[type[Unit], ...] = (
     AveragePool,
     Add,
     Activation,
+    Offset,  # before Affine and Concat: constants that differ from place to place
     Affine,
     Concat,
     Clip,
@@ -46,9 +54,13 @@ UNITS: tuple[type[Unit], ...] = (
     ArgMax,
     Upsample,
     Pad,
+    Embedding,  # before Slice: what is gathered from a constant
     Slice,
     Insert,
+    Softmax,
+    MaskedSoftmax,
     Reorder,
+    Reshape,
 )
 LOWERS = {op: [unit for unit in UNITS if op in unit.lowers] for kind in UNITS for op in kind.lowers}
 """Operator of a QONNX graph (domain, op_type) -> the units that are asked to lower it, in turn."""

@@ -54,7 +54,7 @@ class Activation:
 
     @classmethod
     def _add(cls, x: ir.Value, function: str, power: int, node: ir.Node, low: Lowering) -> None:
-        source = low.wide(low.stream(x), node)
+        source = low.wide(low.elements(x), node)
 
         def make(source: Wide) -> Activation:
             return cls.of(source, function, power)

@@ -10,11 +10,11 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine
-from mxexport.model.rewriting import constant
+from mxexport.model.constants import constant_array
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 
@@ -33,9 +33,9 @@ class Add:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        if any(constant(v) is not None for v in node.inputs):
+        if any(not low.carries(v) and constant_array(v) is not None for v in node.inputs):
             return low.constant_behind_a_refusal(node)
-        sides = [low.wide(low.stream(v), node) for v in node.inputs]
+        sides = [low.wide(side, node) for side in _sides(node, low)]
         if node.op_type == "Sub":
             sides[1] = low.add(Affine.negated, [sides[1]], node, "negate", ("negated",), sides[1].shape)
         shapes = [s.shape for s in sides]
@@ -109,3 +109,16 @@ class Add:
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """Both sides and their sum are rounded to float32 once each."""
         return 2.0**-23 * (np.abs(a) + np.abs(b)) + 2.0**-149
+
+
+def _sides(node: ir.Node, low: Lowering) -> list[Pending]:
+    """Both operands, in vectors of one length. Raises Refused where they come in different orders."""
+    if all(low.elements(v).view is None for v in node.inputs):
+        return [low.stream(v) for v in node.inputs]
+    a, b = (low.sequences(v) for v in node.inputs)
+    if a.view is None or b.view is None:
+        return [a, b]  # behind a refusal
+    if not a.view.same(b.view):
+        raise Refused(f"adds {a.view} and {b.view}, which come in different orders; expected one order")
+    shape = min(a.shape, b.shape, key=len)
+    return [low.shaped(a, shape), low.shaped(b, shape)]

@@ -13,9 +13,11 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Parts, each, rom, total
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.units.offset import constant_of, is_of_channels
+from mxexport.fpga.units.reshape import Reshape
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute, constant
@@ -50,15 +52,19 @@ class Affine:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x, a, b = _parts(node)
-        source = low.narrowed(low.wide(low.stream(x), node), MAX_WIDTH - 1 - _GAIN_WIDTH, node)
+        source = low.wide(low.elements(x), node)
+        power = _power_of_two(a) if b is None else None
+        if power is not None:
+            make = lambda t: Reshape(t, t.shape, power)  # noqa: E731
+            low.bind(node.outputs[0], low.add(make, [source], node, "scale", ("scaled",), source.shape), node)
+            return True
+        source = low.narrowed(source, MAX_WIDTH - 1 - _GAIN_WIDTH, node)
         result = node.outputs[0]
-        if b is None and node.op_type in ("Mul", "Div"):
+        if b is None and node.op_type in ("Mul", "Div") and source.view is None:
             result, b = low.take_bias(node)
 
-        def make(source: Wide) -> Affine:
-            rank = 2 if x.shape is None else len(x.shape)
-            gains, offsets = (per_channel(v, source.channels, rank - 2) for v in (a, 0.0 if b is None else b))
-            made = cls._of(source, gains, offsets)
+        def make(kind: Wide) -> Affine:
+            made = cls._of(kind, *(_by_channel(v, x, source, kind) for v in (a, np.array(0.0) if b is None else b)))
             widest = max(made.source.width + made.gain_width, made.offset_width) + 1
             if widest > MAX_WIDTH:
                 needs = f"its products need {widest} bits, at most {MAX_WIDTH} are exact"
@@ -179,6 +185,24 @@ class Affine:
         gain, offset = np.abs(self.gain) * step, np.abs(self.offset) * 2.0 ** (self.lsb_exp - self.shift)
         own = gain * 2.0 ** (self.source.lsb_exp - 1) + 2.0**self.lsb_exp  # of an input that was rounded, of the result
         return np.abs(x) * (step + 2.0**-21 * gain) + 2.0**-21 * offset + own
+
+
+def _by_channel(constant: np.ndarray, x: ir.Value, source: Pending, kind: Wide) -> np.ndarray:
+    """What each channel of `kind` gets of a constant beside the tensor `x`. Raises Refused."""
+    if source.view is None:
+        return per_channel(constant, kind.channels, 0 if x.shape is None else len(x.shape) - 2)
+    placed = constant_of(constant, x, source)
+    if placed is None or not is_of_channels(placed):
+        raise Refused(
+            f"its constant has the shape {constant.shape}; expected one value for each of {kind.channels} channels"
+        )
+    return placed.reshape(-1, kind.channels)[0]
+
+
+def _power_of_two(factor: np.ndarray) -> int | None:
+    """The exponent of a single factor that only moves the point; None of others."""
+    mantissa, exponent = np.frexp(factor.reshape(-1)[0])
+    return int(exponent) - 1 if factor.size == 1 and mantissa == 0.5 else None
 
 
 def _parts(node: ir.Node) -> tuple[ir.Value, np.ndarray, np.ndarray | None]:

@@ -15,6 +15,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
+from mxexport.model.rewriting import attribute, reduced_axes
 from mxexport.numbers import spatial
 
 
@@ -34,6 +35,11 @@ class AveragePool:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
+        if node.op_type == "ReduceMean" and low.elements(x).view is not None:
+            return cls._lower_mean(node, low)
+        if low.elements(x).blocked is not None and len(x.shape or ()) == 3:
+            low.bind(node.outputs[0], low.elements(x))  # tokens, perhaps, behind a refusal
+            return True
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "AveragePool":
             window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value), source.shape)
@@ -48,6 +54,21 @@ class AveragePool:
             window = None if source.shape is None else Window(source.shape[:2])
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
         low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
+        return True
+
+    @classmethod
+    def _lower_mean(cls, node: ir.Node, low: Lowering) -> bool:
+        """The mean of all tokens: of an image of one column."""
+        source, axes = low.sequences(node.inputs[0]), reduced_axes(node) or []
+        rank = len(source.view.axes)
+        if rank != 3 or [a % rank for a in axes] not in ([1], [2]):
+            raise Refused(f"it looks at axes {axes} of {source.view}; expected that of the tokens")
+        tokens, channels = (axes[0] % rank, 3 - axes[0] % rank)
+        kept = attribute(node, "keepdims", 1)
+        image = low.wide(low.settled(source, source.view.transposed([0, channels, tokens])), node)
+        made = low.add(lambda t: cls(t, Window(t.shape[:2])), [image], node, "pool", ("pool",), (1, 1, image.shape[2]))
+        view = source.view.cut(tokens, 1)
+        low.bind(node.outputs[0], replace(made, view=view if kept else view.without(tokens)))
         return True
 
     @classmethod

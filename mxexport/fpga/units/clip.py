@@ -40,7 +40,7 @@ class Clip:
             bounds[i] = bounds[i] if value is None else float(found)
         if np.isnan(bounds).any() or bounds[0] > bounds[1]:
             raise Refused(f"its bounds are {bounds[0]} and {bounds[1]}; expected the lower one first")
-        source = low.wide(low.stream(node.inputs[0]), node)
+        source = low.wide(low.elements(node.inputs[0]), node)
 
         def make(source: Wide) -> Clip:
             top = 2 ** (source.width - 1)

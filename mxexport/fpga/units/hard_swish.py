@@ -34,7 +34,7 @@ class HardSwish:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        source = low.wide(low.stream(node.inputs[0]), node)
+        source = low.wide(low.elements(node.inputs[0]), node)
         if source.type is not None and (drop := -_MOST - source.type.lsb_exp) > 0:
             source = low.narrowed(source, source.type.width + 1 - drop, node)
 

@@ -41,7 +41,7 @@ class LeakyRelu:
             slope, shift = slope // 2, shift - 1
         if not 0 <= alpha < 1 or shift > 62:
             raise Refused(f"its slope is {alpha}; expected a number from 2**-38 up to, not including, 1, or 0")
-        source = low.narrowed(low.wide(low.stream(node.inputs[0]), node), _MOST, node)
+        source = low.narrowed(low.wide(low.elements(node.inputs[0]), node), _MOST, node)
 
         def make(source: Wide) -> LeakyRelu:
             return cls(source, slope, max(shift, 0) if slope else 0)

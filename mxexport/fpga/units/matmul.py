@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, Parts, each, exponent_bits, in_block_ram, ram, rom, shift_left
+from mxexport.fpga.area import Area, Parts, each, in_block_ram, ram, rom
+from mxexport.fpga.datapath import Datapath
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
-from mxexport.fpga.weights import Weight, fit_group, read_weight, weight_quantizer
+from mxexport.fpga.views import View
+from mxexport.fpga.weights import Weight, fit_group, read_weight, split_part, weight_quantizer
 from mxexport.fpga.windows import Window
 from mxexport.fpga.words import rom_pieces
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups
 from mxexport.numbers.formats import get_format
-
-# Yosys estimates (LUT) that decide between foldings of equal speed: one row's shift and accumulator, and one lane of
-# the quantizer before the unit.
-_LUT_PER_ROW, _LUT_PER_LANE = 150, 60
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,8 +53,9 @@ class MatMul:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if is_depthwise(node):
             return False
-        source = low.blocks(node.inputs[0])
-        quantizer, transposed = _weight_of(node)
+        source, sequence = low.sequence_blocks(node.inputs[0]), node.op_type in ("MatMul", "Gemm")
+        source = source if sequence or source.view is None else low.settled(source, source.view)
+        quantizer, transposed, part = _weight_of(node)
         if quantizer is None:
             raise Refused("its weight is not a quantized initializer; give quantize_model an MX weight format")
         bias = own_bias(node)
@@ -64,7 +63,7 @@ class MatMul:
             source, window = _inserted(node, source, low)
         else:
             window = _window_of(node, source)
-        kind = {"flipped": node.op_type == "ConvTranspose", "convolution_groups": group_count_of(node)}
+        kind = {"flipped": node.op_type == "ConvTranspose", "convolution_groups": group_count_of(node), "part": part}
         weight = read_weight(quantizer, 1 if transposed else 0, whole_groups=window is not None, **kind)
         if source.group_size not in (None, weight.format.group_size):
             raise Refused(
@@ -89,7 +88,8 @@ class MatMul:
             found = f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}"
             raise UnsupportedError(f"compile: node {node.name!r}: {found}")
         shape = None if source.shape is None else (*source.shape[:-1], len(weight.codes))
-        low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape), node)
+        view = None if source.view is None else _of_tokens(source.view).with_last(-1, len(weight.codes))
+        low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape, view=view), node)
         return True
 
     @classmethod
@@ -141,38 +141,24 @@ class MatMul:
 
     def foldings(self) -> list[Folding]:
         lanes = [f.simd for f in block_foldings(self.source)]
-        found = sorted((Folding(pe, simd) for pe in lane_counts(self.rows) for simd in lanes), key=_size)
-        return [g for f in found for g in (*[replace(f, luts=1)] * self._takes_dsp(f), f)]
+        return self._datapath(Folding(1, 1)).foldings(lane_counts(self.rows), lanes)
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.pe
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return {
-            "K": self.source.channels,
-            "Vectors": self.source.vectors,
-            "Rows": self.rows,
-            "Pe": folding.pe,
-            "Simd": folding.simd,
-            "ShiftMax": self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset,
-            "HasBias": int(self.bias.any()),
-            "UseDsp": -1 if self._takes_dsp(folding) else 0,
-            "Pair": int(self._pairs(folding)),
-        }
+        sizes = {"K": self.source.channels, "Vectors": self.source.vectors, "HasBias": int(self.bias.any())}
+        return sizes | self._datapath(folding).parameters()
 
-    def _takes_dsp(self, folding: Folding) -> bool:
-        """Whether its products are made by DSP slices, unless LUTs are asked for."""
-        x, w = self.source.element, self.weight.format.element
-        integers = not (exponent_bits(x) or exponent_bits(w))
-        return not folding.luts and (self._pairs(folding) or (integers and x.bits * w.bits >= dots.DSP_BITS))
+    def _datapath(self, folding: Folding) -> Datapath:
+        element = self.weight.format.element
+        shift_max = self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset
+        return Datapath(self.source, element, self.rows, self._symmetric, self.width, shift_max, folding)
 
-    def _pairs(self, folding: Folding) -> bool:
-        """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
-        of a LUT, and no weight is -2**(bits - 1)."""
-        x, w = (e.linear_bits for e in (self.source.element, self.weight.format.element))
-        if folding.luts or folding.pe % 2 or x > 9 or w > 8 or x * w < 32:
-            return False
-        return bool((self.weight.linear() > -(2 ** (w - 1))).all())
+    @cached_property
+    def _symmetric(self) -> bool:
+        """Whether no weight is -2**(bits - 1)."""
+        return bool((self.weight.linear() > -(2 ** (self.weight.format.element.linear_bits - 1))).all())
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """Row o is computed by processing element o % pe in fold o // pe; missing rows and elements are zero.
@@ -187,12 +173,13 @@ class MatMul:
         rows, length = self.weight.codes.shape
         folds = groups.group_count(rows, pe)
         more_rows = folds * pe - rows
-        element, pairs = self.weight.format.element, self._pairs(folding)
+        element, path = self.weight.format.element, self._datapath(folding)
+        pairs = path.pairs
         stored, width = (self.weight.linear(), element.linear_bits) if pairs else (self.weight.codes, element.bits)
         stored = np.pad(stored, ((0, more_rows), (0, blocks * group_size - length)))
         stored = stored.reshape(folds, pe, -1, simd)
         stored = (_packed(stored, width) if pairs else stored).swapaxes(1, 2).reshape(-1, pe * simd)
-        across, turns = self.source.across(simd), self._turns(folding)
+        across, turns = path.across, path.turns
         scale = self._in_turns(np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0))), folding)
         scale = scale.reshape(folds, -1, turns, blocks // across, across).transpose(0, 3, 2, 1, 4)
         found = {"weight": Memory(stored, width), "scale": Memory(scale.reshape(scale[:, :, :, 0, 0].size, -1), 8)}
@@ -204,21 +191,19 @@ class MatMul:
 
     def _words(self, folding: Folding) -> int:
         """Of the weights: the beats of a vector in every fold."""
-        return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd) // self.source.vectors
+        path = self._datapath(folding)
+        return path.folds * path.beats
 
     def _late(self, folding: Folding) -> bool:
         """Whether weights that are chosen from pieces of block RAM pass a register, before products in LUTs."""
         width = folding.pe * folding.simd * self.weight.format.element.bits
         words = self._words(folding)
-        return not self._takes_dsp(folding) and in_block_ram(words, width, 128) and len(rom_pieces(words)) > 1
-
-    def _turns(self, folding: Folding) -> int:
-        """Rows that share a shifter and an accumulator."""
-        return latencies.rows_in_turn(folding.pe, self.source.group_size // min(folding.simd, self.source.group_size))
+        in_pieces = in_block_ram(words, width, 128) and len(rom_pieces(words)) > 1
+        return not self._datapath(folding).takes_dsp and in_pieces
 
     def _in_turns(self, rows: np.ndarray, folding: Folding) -> np.ndarray:
         """[folds * pe, ...] -> [folds, groups * turns, ...]: zeros where a fold's last group has fewer rows."""
-        turns, folded = self._turns(folding), rows.reshape(-1, folding.pe, *rows.shape[1:])
+        turns, folded = self._datapath(folding).turns, rows.reshape(-1, folding.pe, *rows.shape[1:])
         missing = -folding.pe % turns
         return np.pad(folded, [(0, 0), (0, missing), *[(0, 0)] * (rows.ndim - 1)])
 
@@ -226,63 +211,30 @@ class MatMul:
         return math.ceil(self.rows / folding.pe) * self.source.beats(folding.simd)
 
     def timing(self, folding: Folding) -> Timing:
-        folds, beats = math.ceil(self.rows / folding.pe), self.source.beats(folding.simd) // self.source.vectors
-        x, w = self.source.element, self.weight.format.element
-        part, across = min(folding.simd, self.source.group_size), self.source.across(folding.simd)
-        if self._pairs(folding):
-            dot = latencies.pair_latency(x.linear_bits, w.linear_bits, part)
-        else:
-            dot = latencies.dot_latency(x, w, part, use_dsp=self._takes_dsp(folding)) + self._late(folding)
-        joined = 4 if folds == 1 else 6  # a replay buffer stands before several folds
-        latency = (folds - 1) * beats + joined + dot + latencies.sum_latency(across) + self._turns(folding)
-        return Timing(np.arange(self.source.vectors), folds * beats, latency)
+        path = self._datapath(folding)
+        return Timing(np.arange(self.source.vectors), path.folds * path.beats, path.latency(self._late(folding)))
 
     def through(self, folding: Folding) -> bool:
         return math.ceil(self.rows / folding.pe) == 1  # else a replay buffer stands before it
 
     def parts(self, folding: Folding) -> Parts:
-        """Counted as mx_matmul builds it: dot products, block sums, then what its rows share in turns."""
-        pe, simd, across = folding.pe, folding.simd, self.source.across(folding.simd)
-        part, turns = simd // across, self._turns(folding)
-        grouped, pairs = math.ceil(pe / turns), self._pairs(folding)
-        x, w = self.source.element, self.weight.format.element
-        found = {}
-        if pairs:
-            found["pairs"] = dots.pair(x.linear_bits, w.linear_bits, part) * (pe * across / 2)
-            if exponent_bits(x):
-                found["linear"] = each(x.linear_bits * simd)
-            dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
-        else:
-            made = dots.dot(x, w, part, luts=not self._takes_dsp(folding))
-            few = "of_few_" * (self._words(folding) <= 2)  # weights that are nearly constants make smaller products
-            found |= {f"{few}{kind}": piece * (pe * across) for kind, piece in made.items()}
-            floats = exponent_bits(x) or exponent_bits(w)
-            dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
-        block_beats, folds = self.source.group_size // part, math.ceil(self.rows / pe)
-        block = dot_bits + (block_beats - 1).bit_length()
-        shift = (self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset).bit_length()
-        places = self.source.blocks // across
-        beat, words = across * (shift + part * x.bits), self._words(folding)
-        memories = rom(words, pe * simd * (w.linear_bits if pairs else w.bits), 128)
-        scales = rom(folds * places * turns, shift * grouped * across)
+        """Counted as mx_matmul builds it."""
+        path, words, x = self._datapath(folding), self._words(folding), self.source.element
+        lanes, shift = folding.pe * folding.simd, path.shift_max.bit_length()
+        beat = path.across * shift + folding.simd * x.bits
+        scale_words = path.folds * path.places * path.turns
+        scales = rom(scale_words, shift * path.groups * path.across)
         if self.bias.any():
             bits = min(int(np.abs(self.bias).max()).bit_length() + 1, self.width)
-            scales += rom(folds * turns, bits * grouped)
-        if folds > 1:
-            found["replayed"] = ram(2 * places * block_beats, beat)
-            found["replay"] = each(45)
-        counted = (words.bit_length() + (folds * places * turns).bit_length() + self.source.vectors.bit_length()) * 2
-        chosen = {1: 0, 2: 1, 3: 1.5, 4: 1.5}.get(turns, 3.5) * block
+            scales += rom(path.folds * path.turns, bits * path.groups)
+        found = path.parts(few=words <= 2)
+        if path.folds > 1:
+            found |= {"replayed": ram(2 * path.beats, beat), "replay": each(45)}
+        counted = (words.bit_length() + scale_words.bit_length() + self.source.vectors.bit_length()) * 2
+        late = lanes * self.weight.format.element.bits + folding.simd * x.bits
         return found | {
-            "sums": Area(lut=block, ff=block * (1 + (block_beats > 1))) * (pe * across),
-            "chosen": each(chosen * grouped * across),
-            "shifted": each(shift_left(block, self.width, shift) * grouped * across),
-            "shifts": each(shift * grouped * across),
-            "blocks": Area(lut=block, ff=block) * (grouped * across),
-            "across": dots.tree(across, self.width) * grouped,
-            "accumulators": Area(lut=self.width, ff=self.width * turns) * grouped,
-            "weights": memories,
-            "late": Area(ff=(pe * simd * w.bits + across * part * x.bits) * self._late(folding)),
+            "weights": rom(words, lanes * path.stored_bits, 128),
+            "late": Area(ff=late * self._late(folding)),
             "scales": scales,
             "beats": each(beat),
             "counters": each(counted),
@@ -305,18 +257,14 @@ def _packed(values: np.ndarray, bits: int) -> np.ndarray:
     return pairs.reshape(folds, half, beats, 2, simd).swapaxes(2, 3).reshape(folds, 2 * half, beats, simd)
 
 
-def _size(f: Folding) -> tuple[int, int]:
-    return f.pe * f.simd, f.pe * _LUT_PER_ROW + f.simd * _LUT_PER_LANE
-
-
-def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool]:
-    """The quantizer of the weight, and whether the weight lies as [outputs, inputs]."""
+def _weight_of(node: ir.Node) -> tuple[ir.Node | None, bool, tuple[int, slice] | None]:
+    """The quantizer of the weight, whether the weight lies as [outputs, inputs], and which part of it is read."""
     w, transposed = node.inputs[1], node.op_type == "Conv"  # [outputs, inputs, ...], turned in ConvTranspose
     if w.producer() is not None and w.producer().op_type == "Transpose":
         transposed, w = True, w.producer().inputs[0]
     if node.op_type == "Gemm":
         transposed ^= bool(node.attributes["transB"].value if "transB" in node.attributes else 0)
-    return weight_quantizer(w), transposed
+    return weight_quantizer(w), transposed, split_part(w)
 
 
 def _window_of(node: ir.Node, source: Pending) -> Window | None:
@@ -325,6 +273,13 @@ def _window_of(node: ir.Node, source: Pending) -> Window | None:
         return None
     found = Window.of_node(node, tuple(node.inputs[1].shape[2:]), source.shape)
     return None if found.moves_only else found
+
+
+def _of_tokens(view: View) -> View:
+    """The view of a product's operand. Raises Refused unless products run along vectors."""
+    if not view.trailing(-1):
+        raise Refused(f"its input has the axes {view}, of which the last does not come last; expected channels last")
+    return view
 
 
 def _inserted(node: ir.Node, source: Pending, low: Lowering) -> tuple[Pending, Window | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -50,7 +50,7 @@ class Quantize:
         x, scale = node.inputs[0], node.inputs[1].producer()
         static = not graph.is_ours(scale, {"MXScale"})
         found = _static(node) if static else dynamic_quantizer(node)
-        source = low.stream(x)
+        source = low.elements(x)
         if not static and scale.inputs[0] is not x:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
         before = low.maker(x)
@@ -60,10 +60,32 @@ class Quantize:
                 return True
             raise Refused(f"quantizes what {before.name!r} has quantized already; one quantizer feeds a product")
         rank = None if x.shape is None else len(x.shape)
+        if source.view is not None:
+            return cls._lower_sequence(node, found, static, low)
+        axis = groups.normalize_axis(found.axis, rank)
+        if source.blocked is not None and rank == 3 and axis == 2:  # tokens behind a refusal
+            low.bind(node.outputs[0], replace(source, group_size=found.group_size))
+            return True
         source = low.wide(low.image(x, source) if rank in (3, 4) else low.features(x, source), node)
-        if groups.normalize_axis(found.axis, rank) != 1:
+        if axis != 1:
             expected = "the features" if rank == 2 else "the channels"
             raise Refused(f"groups run along axis {found.axis}; expected {expected}, axis 1")
+        low.bind(node.outputs[0], cls._add(source, found, static, node, low))
+        return True
+
+    @classmethod
+    def _lower_sequence(cls, node: ir.Node, found: _Found, static: bool, low: Lowering) -> bool:
+        """Of tokens, or of heads: along the channels, the last that the stream brings."""
+        x = node.inputs[0]
+        source = low.wide(low.sequences(x), node)
+        axis = groups.normalize_axis(found.axis, len(source.view.axes))
+        if not source.view.trailing(axis):
+            raise Refused(f"groups run along axis {axis} of {source.view}; expected the channels of a token")
+        low.bind(node.outputs[0], cls._add(low.in_vectors(source, axis), found, static, node, low))
+        return True
+
+    @classmethod
+    def _add(cls, source: Pending, found: _Found, static: bool, node: ir.Node, low: Lowering) -> Pending:
         if static and found.ends is not None:
             source = _between(*found.ends, source, node, low)
 
@@ -72,9 +94,7 @@ class Quantize:
             return cls(source, found.quantizer, group_size, found.format, static)
 
         outputs = ("codes", "scale_codes")
-        made = low.add(make, [source], node, "quantize", outputs, source.shape, found.group_size)
-        low.bind(node.outputs[0], made)
-        return True
+        return low.add(make, [source], node, "quantize", outputs, source.shape, found.group_size)
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Quantize:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -11,13 +11,15 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, Parts, each, ram
+from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.quantize import dynamic_quantizer, encoder_parts, shift_bits
+from mxexport.fpga.views import size_of
 from mxexport.fpga.weights import fit_group
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
-from mxexport.numbers.groups import group_count
+from mxexport.numbers.groups import group_count, normalize_axis
 
 _QUANTIZER = tuple(f.name for f in fields(fixedpoint.BlockQuantizer))
 
@@ -32,12 +34,35 @@ class QuantizeTokens:
     status = {"clamped_o": 32, "error_o": 1}
     memory_kinds = ()
     vectorwise = False
-    lowers = ()  # part of a product of two streams
+    lowers = tuple((ops.DOMAIN, name) for name in graph.QUANTIZERS)
 
     source: Wide
     quantizer: fixedpoint.BlockQuantizer
     group_size: int
     format: str
+
+    @classmethod
+    def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        """Where groups run along the tokens, which come one after the other."""
+        x = node.inputs[0]
+        source = low.elements(x)
+        if source.view is None:
+            return False
+        axis = normalize_axis(graph.attributes(node)["axis"], len(source.view.axes))
+        if source.view.trailing(axis) or not source.view.leading(axis):
+            return False
+        if node.inputs[1].producer().inputs[0] is not x:
+            raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
+        found, sizes = dynamic_quantizer(node), source.view.sizes()
+        if len(sizes) not in (2, 3) or sizes[0] != size_of(source.view.axes[axis]):
+            raise Refused(f"groups run along axis {axis} of {source.view}; expected tokens, of one or several heads")
+        wide = low.shaped(low.wide(source, node), sizes)
+        order = [a for group in source.view.groups()[::-1] for a in group]
+        outputs = ("codes", "scale_codes")
+        make = lambda t: cls.of(t, node)  # noqa: E731
+        made = low.add(make, [wide], node, "quantize", outputs, sizes[::-1], found.group_size)
+        low.bind(node.outputs[0], replace(made, view=source.view.reordered(order)))
+        return True
 
     @classmethod
     def of(cls, source: Wide, node: ir.Node) -> QuantizeTokens:

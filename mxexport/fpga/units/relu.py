@@ -28,7 +28,7 @@ class Relu:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        source = low.wide(low.stream(node.inputs[0]), node)
+        source = low.wide(low.elements(node.inputs[0]), node)
         made = low.add(cls, [source], node, "relu", ("relu",), source.shape)
         low.bind(node.outputs[0], made)
         return True

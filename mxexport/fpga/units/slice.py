@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,16 +11,17 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.model.rewriting import attribute, constant
 
 
 @dataclass(frozen=True)
 class Slice:
-    """`start` and `size`: row, column, channel of a frame [H, W, C]."""
+    """`start` and `size`: row, column, channel of a frame [H, W, C]; those of [T, C] and [C] count as its last."""
 
     operator = ops.WideSlice
     module = "mx_slice"
@@ -27,7 +29,7 @@ class Slice:
     status = {"error_o": 1}
     memory_kinds = ()
     vectorwise = False
-    lowers = (("", "Slice"), ("", "Split"))
+    lowers = (("", "Slice"), ("", "Split"), ("", "Gather"))
 
     source: Wide
     start: tuple[int, int, int]
@@ -37,6 +39,8 @@ class Slice:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
         shape = x.shape
+        if low.elements(x).view is not None or node.op_type == "Gather":
+            return cls._lower_axis(node, low)
         if shape is None or not 2 <= len(shape) <= 4 or not all(isinstance(d, int) for d in shape[1:]):
             raise Refused(f"input shape is {shape}; expected 2 to 4 axes, all but the batch known")
         frame = tuple(shape[1:])
@@ -44,7 +48,7 @@ class Slice:
         source = low.wide(low.features(x, source) if len(frame) == 1 else low.image(x, source), node)
         if source.shape is not None and math.prod(source.shape) != math.prod(frame):
             raise Refused(f"its input comes as frames of {list(source.shape)}; expected {list(frame)}")
-        parts = _slices(node, frame) if node.op_type == "Slice" else _splits(node, frame)
+        parts = [_slices(node, (None, *frame))[1:]] if node.op_type == "Slice" else _splits(node, frame)
         for i, (value, ends) in enumerate(zip(node.outputs, parts, strict=True)):
             if not value.uses() and not value.is_graph_output():
                 continue
@@ -59,6 +63,34 @@ class Slice:
 
             low.bind(value, low.add(make, [source], node, f"slice{i or ''}", ("slice",), result))
         return True
+
+    @classmethod
+    def _lower_axis(cls, node: ir.Node, low: Lowering) -> bool:
+        """Entries of one axis of tokens, heads, or what a reshape made of channels."""
+        source = low.wide(low.sequences(node.inputs[0]), node)
+        if source.view is None:
+            return False
+        for i, (value, axis, (first, stop), gone) in enumerate(_entries(node, source.view)):
+            if not value.uses() and not value.is_graph_output():
+                continue
+            made = source if stop - first == size_of(source.view.axes[axis]) else None
+            made = made or cls._of_axis(source, axis, first, stop, node, f"slice{i or ''}", low)
+            low.bind(value, replace(made, view=made.view.without(axis)) if gone else made)
+        return True
+
+    @classmethod
+    def _of_axis(
+        cls, source: Pending, axis: int, first: int, stop: int, node: ir.Node, kind: str, low: Lowering
+    ) -> Pending:
+        before, length, inside = source.view.around(axis)
+        count = stop - first
+        if source.view.trailing(axis):  # channels
+            shape, start, size = (before, length), (0, 0, first), (1, before, count)
+        else:  # whole vectors
+            shape, start, size = (before, length, inside), (0, first, 0), (before, count, inside)
+        given, result = low.shaped(source, shape), size[-len(shape) :]
+        view = source.view.cut(axis, count)
+        return low.add(lambda t: cls(t, start, size), [given], node, kind, ("slice",), result, view=view)
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Slice:
@@ -130,41 +162,72 @@ class Slice:
         return None
 
 
-def _slices(node: ir.Node, frame: tuple[int, ...]) -> list[list[tuple[int, int]]]:
-    """(first, end) of every axis behind the batch. Raises Refused."""
+def _slices(node: ir.Node, sizes: Sequence[int | None]) -> list[tuple[int, int] | None]:
+    """(first, end) of every axis of a tensor; the batch, whose size is None, stays whole. Raises Refused."""
     given = [None if v is None else constant(v) for v in node.inputs[1:]]
     if any(a is None for a in given) or len(given) < 2:
         raise Refused("its ends are no constants; expected initializers, fix the shapes and run mx.clean")
     starts, stops = given[:2]
     axes = given[2] if len(given) > 2 else np.arange(len(starts))
     steps = given[3] if len(given) > 3 else np.ones(len(starts), np.int64)
-    ends = [(0, n) for n in frame]
+    ends = [None if n is None else (0, n) for n in sizes]
     for axis, start, stop, step in zip(axes.tolist(), starts.tolist(), stops.tolist(), steps.tolist(), strict=True):
-        place = axis % (len(frame) + 1) - 1
-        if place < 0 or step != 1:
+        place = axis % len(sizes)
+        if sizes[place] is None or step != 1:
             raise Refused(f"it takes every {step}th entry of axis {axis}; expected step 1 of an axis behind the batch")
-        first, end, _ = slice(start, stop).indices(frame[place])
+        first, end, _ = slice(start, stop).indices(sizes[place])
         if end <= first:
             raise Refused(f"nothing is left of axis {axis}")
         ends[place] = (first, end)
-    return [ends]
+    return ends
+
+
+def _entries(node: ir.Node, view: View) -> list[tuple[ir.Value, int, tuple, bool]]:
+    """Of every output: the value, the axis, (first, end) of what it keeps of it, and whether the axis is gone. Raises
+    Refused for more than one axis, or for entries that are no neighbours."""
+    if node.op_type == "Gather":
+        return [_gathered(node, view)]
+    if node.op_type == "Split":
+        axis = attribute(node, "axis", 0) % len(view.axes)
+        ends = _split_ends(node, size_of(view.axes[axis]))
+        return [(value, axis, end, False) for value, end in zip(node.outputs, ends, strict=True)]
+    sizes = [None if BATCH in axis else size_of(axis) for axis in view.axes]
+    ends = _slices(node, sizes)
+    cut = [i for i, (end, n) in enumerate(zip(ends, sizes, strict=True)) if n is not None and end != (0, n)]
+    if len(cut) > 1:
+        raise Refused(f"it takes parts of axes {cut} at once; expected one axis")
+    axis = cut[0] if cut else next(i for i, n in enumerate(sizes) if n is not None)
+    return [(node.outputs[0], axis, ends[axis], False)]
+
+
+def _gathered(node: ir.Node, view: View) -> tuple[ir.Value, int, tuple[int, int], bool]:
+    index, axis = constant(node.inputs[1]), attribute(node, "axis", 0) % len(view.axes)
+    if index is None or index.size != 1:
+        raise Refused("it picks entries by an index that is no single constant; expected one number")
+    length = size_of(view.axes[axis])
+    first = int(index.reshape(())) % max(length, 1)
+    return node.outputs[0], axis, (first, first + 1), index.ndim == 0
 
 
 def _splits(node: ir.Node, frame: tuple[int, ...]) -> list[list[tuple[int, int]]]:
     """The same for every output of a Split."""
-    axis = attribute(node, "axis", 0)
-    place, count = axis % (len(frame) + 1) - 1, len(node.outputs)
-    given = node.inputs[1] if len(node.inputs) > 1 else None
+    axis = attribute(node, "axis", 0) % (len(frame) + 1)
+    if axis == 0:
+        raise Refused("it splits the batch; expected another axis")
+    ends = _split_ends(node, frame[axis - 1])
+    return [[end if i == axis - 1 else (0, n) for i, n in enumerate(frame)] for end in ends]
+
+
+def _split_ends(node: ir.Node, length: int) -> list[tuple[int, int]]:
+    """(first, end) of every output of a Split along the axis that it splits. Raises Refused."""
+    given, count = node.inputs[1] if len(node.inputs) > 1 else None, len(node.outputs)
     sizes = constant(given)
-    if place < 0 or (given is not None and sizes is None):
-        raise Refused(f"it splits axis {axis}, by sizes that may be computed; expected constants and not the batch")
+    if given is not None and sizes is None:
+        raise Refused("it splits by sizes that are computed; expected constants")
     if sizes is None:
-        part = -(-frame[place] // count)
-        sizes = np.array([*[part] * (count - 1), frame[place] - part * (count - 1)])
-    if min(sizes) < 1 or sum(sizes) != frame[place] or len(sizes) != count:
-        raise Refused(f"it splits {frame[place]} into {sizes.tolist()}; expected {count} positive sizes of that sum")
+        part = -(-length // count)
+        sizes = np.array([*[part] * (count - 1), length - part * (count - 1)])
+    if min(sizes) < 1 or sum(sizes) != length or len(sizes) != count:
+        raise Refused(f"it splits {length} into {sizes.tolist()}; expected {count} positive sizes of that sum")
     stops = np.cumsum(sizes).tolist()
-    return [
-        [(stop - size, stop) if i == place else (0, n) for i, n in enumerate(frame)]
-        for size, stop in zip(sizes.tolist(), stops, strict=True)
-    ]
+    return [(stop - size, stop) for size, stop in zip(sizes.tolist(), stops, strict=True)]

@@ -11,7 +11,8 @@ from mxexport.model.outcome import Outcome
 
 
 def remove_identities(model: ir.Model) -> Outcome:
-    """op(x) -> x  when op is known to leave x as it is: see `_RULES`.
+    """op(x) -> x  when op is known to leave x as it is: see `_RULES`; Where(c, x, y) -> x or y  when the constant c
+    chooses it everywhere.
 
     Additions of 0 stay: they turn -0 into +0.
     """
@@ -19,7 +20,7 @@ def remove_identities(model: ir.Model) -> Outcome:
     for graph, node in rw.nodes(model):
         if node.domain not in rw.STANDARD_DOMAINS or node.op_type not in _RULES or not node.inputs:
             continue
-        source = node.inputs[0]
+        source = _kept(node)
         keeps, reason = _RULES[node.op_type](node)
         if source is None or not keeps:
             if reason:
@@ -34,6 +35,14 @@ def remove_identities(model: ir.Model) -> Outcome:
         graph.remove(node, safe=True)
         outcome.changed.append(f"{rw.label(node)}: {node.op_type} that changes nothing")
     return outcome
+
+
+def _kept(node: ir.Node) -> ir.Value | None:
+    """The input that the node leaves as it is, if it is an identity."""
+    if node.op_type != "Where":
+        return node.inputs[0]
+    chosen = rw.constant(node.inputs[0])
+    return node.inputs[1 if chosen is not None and chosen.size and chosen.all() else 2]
 
 
 Verdict = tuple[bool, str | None]
@@ -66,8 +75,8 @@ def _transpose(node: ir.Node) -> Verdict:
 
 
 def _same_shape(node: ir.Node) -> Verdict:
-    """Reshape, Expand, Flatten, Tile: an equal shape with at most one dimension open by the same name."""
-    x, y = node.inputs[0], node.outputs[0]
+    """Reshape, Expand, Flatten, Tile, Where: an equal shape with at most one dimension open by the same name."""
+    x, y = _kept(node), node.outputs[0]
     if x is None or x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
         return _NO
     open_dims = 0
@@ -79,7 +88,7 @@ def _same_shape(node: ir.Node) -> Verdict:
             open_dims += 1
         else:
             return _NO
-    return open_dims <= 1 or node.op_type == "Flatten", None
+    return open_dims <= 1 or node.op_type in ("Flatten", "Where"), None
 
 
 def _pad(node: ir.Node) -> Verdict:
@@ -121,6 +130,14 @@ def _times_one(node: ir.Node) -> Verdict:
     return fits, None if fits else "it multiplies by 1 but may widen its input"
 
 
+def _where(node: ir.Node) -> Verdict:
+    """A mask that hides nothing, or everything."""
+    chosen = rw.constant(node.inputs[0])
+    if chosen is None or not chosen.size or chosen.any() != chosen.all():
+        return _NO
+    return _same_shape(node)
+
+
 _RULES: dict[str, Callable[[ir.Node], Verdict]] = {
     "Identity": _always,
     "Dropout": _dropout,
@@ -130,6 +147,7 @@ _RULES: dict[str, Callable[[ir.Node], Verdict]] = {
     "Expand": _same_shape,
     "Flatten": _same_shape,
     "Tile": _same_shape,
+    "Where": _where,
     "Pad": _pad,
     "Concat": _one_input,
     "Sum": _one_input,

@@ -16,6 +16,7 @@ from mxexport.quant.layers.conv import (
     QuantConvTranspose2d,
     QuantConvTranspose3d,
 )
+from mxexport.quant.layers.dot_product_attention import QuantScaledDotProductAttention
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.layers.linear import QuantEmbedding, QuantLinear, QuantTransposedLinear
 
@@ -82,6 +83,7 @@ __all__ = [
     "QuantMatMul",
     "QuantMultiheadAttention",
     "QuantReLU",
+    "QuantScaledDotProductAttention",
     "QuantTransposedLinear",
     "quantized_kind",
 ]

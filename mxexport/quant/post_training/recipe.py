@@ -52,7 +52,8 @@ class Robust:
     def finish(self, model: nn.Module, report: ConversionReport) -> None:
         """Correct biases, and list in the report what the recipe changed."""
         for layer in report.converted:
-            report.changed += self.table.changes(self.names.get(layer.name, [layer.name]))
+            changes = self.table.changes(self.names.get(layer.name, [layer.name]))
+            report.changed += [c for c in changes if getattr(layer, c.what.partition(" ")[0]) is not None]
         for name, mean in self.means.items():
             layer = model.get_submodule(name)
             if may_correct(layer) and layer.weight_quant is not None and not layer.weight.is_meta:

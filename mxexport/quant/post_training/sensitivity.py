@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.quant.calling import call_in_eval, floats
+from mxexport.quant.calling import call_in_eval, calls, floats
 from mxexport.quant.convert import quantize_model
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.post_training.sensitivity_table import LayerSensitivity, Sensitivity
@@ -30,6 +30,7 @@ def sensitivity(
     scale_rule: str | None = None,
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
+    attention: bool = False,
 ) -> Sensitivity:
     """How much each layer of `model` loses by `quantize_model` with these arguments; the model given is left as it is.
 
@@ -44,6 +45,9 @@ def sensitivity(
         UnsupportedError: inputs of another kind, or a model without floating outputs; and what `quantize_model` raises.
     """
     options = {"exclude": exclude, "scale_rule": scale_rule, "formats": formats, "fold_batch_norm": fold_batch_norm}
+    if attention:  # what a model multiplies is known once it has run
+        args, keywords = calls(inputs)[0]
+        options |= {"attention": True, "example_inputs": keywords or args}
     quantized, report = quantize_model(model, weight, activation, **options, return_report=True)
     layers = {entry.name: quantized.get_submodule(entry.name) for entry in report.converted}
     switches = {name: _Switch(layer, layers.values()) for name, layer in layers.items()}

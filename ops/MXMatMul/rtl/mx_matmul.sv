@@ -65,20 +65,6 @@ module mx_matmul #(
     $error("mx_matmul: K = %0d, Rows = %0d, Group = %0d, Pe = %0d, Simd = %0d; expected %s", K, Rows, Group, Pe, Simd,
            "K, Vectors, Rows, Pe >= 1, Group a power of two, Simd its divisor or whole groups that divide a row");
   end
-  if (ABits < 2 || ABits > 8 + int'(AExpBits == 0) || WBits < 2 || WBits > 8 || (AExpBits != 0 && AManBits < 1) ||
-      (WExpBits != 0 && WManBits < 1)) begin : g_check_element
-    $error("mx_matmul: activation e%0dm%0d, weight e%0dm%0d; expected 2 to 8 bits each, %s",
-           AExpBits, AManBits, WExpBits, WManBits, "and a mantissa bit in a minifloat");
-  end
-  if (Pair && (mx_pkg::linear_bits(AExpBits, AManBits) > 9 || mx_pkg::linear_bits(WExpBits, WManBits) > 8 ||
-      Pe % 2 != 0)) begin : g_check_pair
-    $error("mx_matmul: Pair with linear values of %0d and %0d bits, Pe = %0d; expected at most 9 and 8, and an even Pe",
-           mx_pkg::linear_bits(AExpBits, AManBits), mx_pkg::linear_bits(WExpBits, WManBits), Pe);
-  end
-  if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
-    $error("mx_matmul: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
-           AccWidth, ShiftMax);
-  end
 
   localparam int Blocks     = mx_pkg::ceil_div(K, Group);
   localparam int BlockBeats = Group / Part;
@@ -87,37 +73,26 @@ module mx_matmul #(
   localparam int Folds      = mx_pkg::ceil_div(Rows, Pe);
 
   localparam int BeatBits   = mx_pkg::index_bits(Beats);
-  localparam int PartBits   = mx_pkg::index_bits(BlockBeats);
-  localparam int BlockBits  = mx_pkg::index_bits(Places);
-  localparam int FoldBits   = mx_pkg::index_bits(Folds);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
   localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
 
-  // The shift lies in 0..ShiftMax, so its low bits are computed from the low bits of the scales.
   localparam int ShiftBits  = mx_pkg::index_bits(ShiftMax + 1);
   localparam int PartBeat   = ShiftBits + Part * ABits;
   localparam int XBits      = Across * PartBeat;
   localparam bit Dsp        = (UseDsp < 0) ? AExpBits == 0 && WExpBits == 0 : UseDsp != 0;
 
-  // Pairs multiply linear values, which is how their weights are stored.
-  localparam int ALinear    = mx_pkg::linear_bits(AExpBits, AManBits);
-  localparam int WLinear    = mx_pkg::linear_bits(WExpBits, WManBits);
-  localparam int WStored    = Pair ? WLinear : WBits;
+  localparam int WStored    = Pair ? mx_pkg::linear_bits(WExpBits, WManBits) : WBits;
+  localparam int Turns      = mx_pkg::rows_in_turn(Pe, BlockBeats);
+  localparam int Groups     = mx_pkg::ceil_div(Pe, Turns);  // of rows; missing rows are zero
+  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Places * Turns);
+  localparam int BAddrBits  = mx_pkg::index_bits(Folds * Turns);
 
   // Weights chosen from pieces of block RAM pass a register before products in LUTs.
   localparam bit Late       = !Pair && !(Dsp && AExpBits == 0 && WExpBits == 0)
       && mx_pkg::rom_piece(Folds * Beats) < Folds * Beats
       && (RomStyle == "block" || RomStyle == "auto" && mx_pkg::rom_large(Folds * Beats, Pe * Simd * WStored, 128));
-  localparam int DotDelay   = (Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
-      : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part, Dsp)) + int'(Late);
-  localparam int SumDelay   = mx_pkg::sum_latency(Across);
-  localparam int DotBits    = $clog2(Part)
-      + (Pair ? ALinear + WLinear : mx_pkg::product_bits(AExpBits, AManBits, WExpBits, WManBits));
-  localparam int BlockSum   = DotBits + $clog2(BlockBeats);
 
-  // Every register of the datapath moves with `en`.
   logic en;
-  assign en = !m_axis_tvalid || m_axis_tready;
 
   // Input: check TLAST, keep the vector for all folds.
 
@@ -154,20 +129,25 @@ module mx_matmul #(
     .m_axis_tvalid(x_valid), .m_axis_tready(en), .m_axis_tdata(x)
   );
 
-  // Read the weights.
+  // Weights, scales and biases are read in the order in which they are wanted.
 
-  logic [WAddrBits-1:0]               w_addr_q;
-  logic [Pe-1:0][Simd-1:0][WStored-1:0] w_q;
-  logic [Across-1:0][PartBeat-1:0]    x_q;
+  logic [WAddrBits-1:0]                    w_addr_q;
+  logic [SAddrBits-1:0]                    s_addr_q;
+  logic [Pe-1:0][Simd-1:0][WStored-1:0]    w_q;
+  logic [Groups-1:0][Across-1:0][7:0]      w_scale_q;
+  logic [Groups-1:0][Across-1:0][ShiftBits-1:0] w_shift;
+  logic [Groups-1:0][AccWidth-1:0]         bias_q;
+  logic                                    scale_step, bias_step;
 
   always_ff @(posedge aclk) begin
-    if (!aresetn) w_addr_q <= '0;
-    else if (en && x_valid) begin
-      w_addr_q <= (w_addr_q == WAddrBits'(Folds * Beats - 1)) ? '0 : w_addr_q + 1'b1;
+    if (!aresetn) begin
+      w_addr_q <= '0;
+      s_addr_q <= '0;
+    end else if (en) begin
+      if (x_valid) w_addr_q <= (w_addr_q == WAddrBits'(Folds * Beats - 1)) ? '0 : w_addr_q + 1'b1;
+      if (scale_step) s_addr_q <= (s_addr_q == SAddrBits'(Folds * Places * Turns - 1)) ? '0 : s_addr_q + 1'b1;
     end
   end
-
-  always_ff @(posedge aclk) if (en) x_q <= x;
 
   mx_rom #(
     .Width(Pe * Simd * WStored), .Depth(Folds * Beats), .BlockDepth(128), .File(WeightFile), .Style(RomStyle)
@@ -175,166 +155,24 @@ module mx_matmul #(
     .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
   );
 
-  logic [Pe-1:0][Simd-1:0][WStored-1:0] w_dot;
-  logic [Across-1:0][Part*ABits-1:0]    x_dot;
-
-  if (Late) begin : g_late
-    always_ff @(posedge aclk) begin
-      if (en) begin
-        w_dot <= w_q;
-        for (int b = 0; b < Across; b++) x_dot[b] <= x_q[b][Part*ABits-1:0];
-      end
-    end
-  end else begin : g_at_once
-    assign w_dot = w_q;
-    for (genvar b = 0; b < Across; b++) begin : g_x
-      assign x_dot[b] = x_q[b][Part*ABits-1:0];
-    end
-  end
-
-  // Delay of the dot product, for the valid flag and the activation scale.
-
-  logic [DotDelay:0]                            valid_d;
-  logic [DotDelay:0][Across-1:0][ShiftBits-1:0] x_scale_d;
-  logic [DotDelay:1]                            valid_d_q;
-  logic [DotDelay:1][Across-1:0][ShiftBits-1:0] x_scale_d_q;
-  logic                                         valid_q;
-
-  assign valid_d               = {valid_d_q, valid_q};
-  assign x_scale_d[DotDelay:1] = x_scale_d_q;
-  for (genvar b = 0; b < Across; b++) begin : g_scale
-    assign x_scale_d[0][b] = x_q[b][Part*ABits+:ShiftBits];
-  end
-
-  always_ff @(posedge aclk) begin
-    if (!aresetn) begin
-      valid_q   <= 1'b0;
-      valid_d_q <= '0;
-    end else if (en) begin
-      valid_q   <= x_valid;
-      valid_d_q <= valid_d[DotDelay-1:0];
-    end
-    if (en) x_scale_d_q <= x_scale_d[DotDelay-1:0];
-  end
-
-  // Place of a beat: counted one cycle before its dot product comes out.
-
-  typedef struct packed {
-    logic block_start;  // first block of the fold
-    logic block_end;    // last block of the fold
-    logic frame_end;    // last block of the frame's last vector
-  } place_t;
-
-  logic                  beat, part_end, block_end, fold_end, frame_end;
-  logic [PartBits-1:0]   part_q;
-  logic [BlockBits-1:0]  block_q;
-  logic [FoldBits-1:0]   fold_q;
-  logic [VectorBits-1:0] vector_q;
-  logic                  first_q, done_q;  // first beat of a block, last one
-  place_t                place_q;
-
-  assign beat      = valid_d[DotDelay-1];
-  assign part_end  = part_q == PartBits'(BlockBeats - 1);
-  assign block_end = part_end && block_q == BlockBits'(Places - 1);
-  assign fold_end  = block_end && fold_q == FoldBits'(Folds - 1);
-  assign frame_end = fold_end && vector_q == VectorBits'(Vectors - 1);
-
-  always_ff @(posedge aclk) begin
-    if (!aresetn) begin
-      part_q   <= '0;
-      block_q  <= '0;
-      fold_q   <= '0;
-      vector_q <= '0;
-      done_q   <= 1'b0;
-    end else if (en) begin
-      done_q <= beat && part_end;
-      if (beat) begin
-        part_q <= part_end ? '0 : part_q + 1'b1;
-        if (part_end) block_q <= block_end ? '0 : block_q + 1'b1;
-        if (block_end) fold_q <= fold_end ? '0 : fold_q + 1'b1;
-        if (fold_end) vector_q <= frame_end ? '0 : vector_q + 1'b1;
-      end
-    end
-    if (en) begin
-      first_q <= part_q == '0;
-      place_q <= '{block_start: block_q == '0, block_end: block_end, frame_end: frame_end};
-    end
-  end
-
-  // Behind a block, its rows take turns: Turns of them share a shifter and an accumulator. Stages: 0 a row's
-  // block sum is chosen, 1 it is shifted, then the sum over the blocks of a beat, Summed its accumulation.
-
-  localparam int Turns  = mx_pkg::rows_in_turn(Pe, BlockBeats);
-  localparam int Groups = mx_pkg::ceil_div(Pe, Turns);  // of rows; missing rows are zero
-  localparam int Summed = 2 + SumDelay;
-  localparam int TurnBits = mx_pkg::index_bits(Turns);
-  localparam int SAddrBits = mx_pkg::index_bits(Folds * Places * Turns);
-  localparam int BAddrBits = mx_pkg::index_bits(Folds * Turns);
-
-  logic [TurnBits-1:0]              turn_q;
-  logic                             turn_end, last_q, out_q;
-  place_t                           now_q;           // of the block whose rows take turns
-  logic [Summed:1]                  valid_s_q;
-  logic [Summed:1]                  end_q;           // of the turns
-  place_t [Summed:1]                place_s_q;
-  place_t                           place_summed;
-  logic                             turn_valid_q;
-  logic [Across-1:0][ShiftBits-1:0] x_shift_q;
-  logic [SAddrBits-1:0]             s_addr_q;
-
-  assign turn_end     = turn_q == TurnBits'(Turns - 1);
-  assign place_summed = place_s_q[Summed];
-
-  always_ff @(posedge aclk) begin
-    if (!aresetn) begin
-      turn_valid_q <= 1'b0;
-      turn_q       <= '0;
-      s_addr_q     <= '0;
-      valid_s_q    <= '0;
-      out_q        <= 1'b0;
-    end else if (en) begin
-      if (done_q) turn_valid_q <= 1'b1;
-      else if (turn_end) turn_valid_q <= 1'b0;
-      turn_q <= (done_q || turn_end) ? '0 : turn_q + 1'b1;
-      // The scales of the next turn are read: of the first one while its block ends.
-      if (done_q || turn_valid_q && !turn_end) begin
-        s_addr_q <= (s_addr_q == SAddrBits'(Folds * Places * Turns - 1)) ? '0 : s_addr_q + 1'b1;
-      end
-      valid_s_q <= {valid_s_q[Summed-1:1], turn_valid_q};
-      out_q     <= valid_s_q[Summed] && end_q[Summed] && place_summed.block_end;
-    end
-  end
-
-  always_ff @(posedge aclk) begin
-    if (en) begin
-      if (done_q) begin
-        now_q <= place_q;
-        for (int b = 0; b < Across; b++) x_shift_q[b] <= x_scale_d[DotDelay][b] - ShiftBits'(ScaleOffset);
-      end
-      place_s_q <= {place_s_q[Summed-1:1], now_q};
-      end_q     <= {end_q[Summed-1:1], turn_end};
-      last_q    <= place_summed.frame_end;
-    end
-  end
-
-  logic [Groups-1:0][Across-1:0][7:0] w_scale_q;
-
   mx_rom #(
     .Width(8 * Groups * Across), .Depth(Folds * Places * Turns), .BlockDepth(256), .File(ScaleFile)
   ) u_scales (
     .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
   );
 
-  logic [Groups-1:0][AccWidth-1:0] bias_q;
+  for (genvar g = 0; g < Groups; g++) begin : g_scale
+    for (genvar b = 0; b < Across; b++) begin : g_block
+      assign w_shift[g][b] = w_scale_q[g][b][ShiftBits-1:0];
+    end
+  end
 
   if (HasBias) begin : g_bias
     logic [BAddrBits-1:0] b_addr_q;
 
     always_ff @(posedge aclk) begin
       if (!aresetn) b_addr_q <= '0;
-      else if (en && valid_s_q[Summed-1] && place_s_q[Summed-1].block_start) begin
-        b_addr_q <= (b_addr_q == BAddrBits'(Folds * Turns - 1)) ? '0 : b_addr_q + 1'b1;
-      end
+      else if (en && bias_step) b_addr_q <= (b_addr_q == BAddrBits'(Folds * Turns - 1)) ? '0 : b_addr_q + 1'b1;
     end
 
     mx_rom #(
@@ -344,103 +182,19 @@ module mx_matmul #(
     );
   end else begin : g_no_bias
     assign bias_q = '0;
+    logic unused;
+    assign unused = bias_step;
   end
 
-  logic signed [Across-1:0][Pe-1:0][DotBits-1:0] dots;
-  logic [Across-1:0][Pe-1:0]                     carries;
-
-  for (genvar b = 0; b < Across; b++) begin : g_block
-    if (Pair) begin : g_pairs
-      logic [Part-1:0][ALinear-1:0] linear;
-      for (genvar i = 0; i < Part; i++) begin : g_linear
-        logic [ABits-1:0] code;
-        assign code = x_dot[b][i*ABits+:ABits];
-        if (AExpBits == 0) begin : g_int
-          assign linear[i] = code;
-        end else begin : g_float
-          logic [ALinear-1:0] magnitude;
-          assign magnitude = ALinear'(mx_pkg::linear_magnitude(AExpBits, AManBits, int'(code[ABits-2:0])));
-          assign linear[i] = code[ABits-1] ? -magnitude : magnitude;
-        end
-      end
-      for (genvar p = 0; p < Pe; p += 2) begin : g_pair
-        logic [Across-1:0][2*Part*WStored-1:0] pair;
-        assign pair = {w_dot[p+1], w_dot[p]};
-        mx_dot_pair #(.Simd(Part), .ABits(ALinear), .WBits(WLinear)) u_dot (
-          .aclk, .en_i(en), .a_i(linear), .w_i(pair[b]), .sum_o(dots[b][p+:2]), .carry_o(carries[b][p+:2])
-        );
-      end
-    end else begin : g_rows
-      for (genvar p = 0; p < Pe; p++) begin : g_row
-        mx_dot #(
-          .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits),
-          .Simd(Part), .UseDsp(Dsp)
-        ) u_dot (
-          .aclk, .en_i(en), .a_i(x_dot[b]), .w_i(w_dot[p][b*Part+:Part]), .sum_o(dots[b][p]),
-          .carry_o(carries[b][p])
-        );
-      end
-    end
-  end
-
-  // Block sums, kept while their rows take turns.
-  logic signed [Across-1:0][Groups*Turns-1:0][BlockSum-1:0] block_sums_q;
-
-  for (genvar b = 0; b < Across; b++) begin : g_sums
-    for (genvar p = 0; p < Groups * Turns; p++) begin : g_row
-      if (p < Pe) begin : g_used
-        logic signed [DotBits-1:0]  dot;
-        logic signed [BlockSum:0]   sum;  // with the carry position below the point
-        logic signed [BlockSum-1:0] sum_q;
-
-        assign dot = dots[b][p];
-        assign sum = $signed({first_q ? BlockSum'(0) : sum_q, 1'b1}) + $signed({BlockSum'(dot), carries[b][p]});
-
-        always_ff @(posedge aclk) begin
-          if (en && valid_d[DotDelay]) sum_q <= sum[BlockSum:1];
-          if (en && done_q) block_sums_q[b][p] <= sum[BlockSum:1];
-        end
-      end else begin : g_surplus
-        assign block_sums_q[b][p] = '0;
-      end
-    end
-  end
-
-  for (genvar g = 0; g < Groups; g++) begin : g_group
-    logic [Across-1:0][AccWidth-1:0] terms_q;
-    logic signed [AccWidth-1:0]      sum;
-    logic [Turns-1:0][AccWidth-1:0]  acc_q;  // those of the turns, the last one in front
-
-    for (genvar b = 0; b < Across; b++) begin : g_term
-      logic signed [BlockSum-1:0] block_sum_q;
-      logic [ShiftBits-1:0]       shift_q;
-
-      always_ff @(posedge aclk) begin
-        if (en) begin
-          block_sum_q <= block_sums_q[b][g*Turns+int'(turn_q)];
-          shift_q     <= w_scale_q[g][b][ShiftBits-1:0] + x_shift_q[b];
-          terms_q[b]  <= AccWidth'(block_sum_q) <<< shift_q;
-        end
-      end
-    end
-
-    mx_sum #(.Terms(Across), .Width(AccWidth)) u_sum (.aclk, .en_i(en), .terms_i(terms_q), .sum_o(sum));
-
-    always_ff @(posedge aclk) begin
-      if (en && valid_s_q[Summed]) begin
-        acc_q[0] <= (place_summed.block_start ? bias_q[g] : acc_q[Turns-1]) + sum;
-        for (int t = 1; t < Turns; t++) acc_q[t] <= acc_q[t-1];
-      end
-    end
-
-    for (genvar t = 0; t < Turns; t++) begin : g_out
-      if (g * Turns + t < Pe) begin : g_used
-        assign m_axis_tdata[(g*Turns+t)*AccWidth+:AccWidth] = acc_q[Turns-1-t];
-      end
-    end
-  end
-
-  assign m_axis_tvalid = out_q;
-  assign m_axis_tlast  = last_q;
+  mx_products #(
+    .Places(Places), .Folds(Folds), .Vectors(Vectors), .Group(Group), .Pe(Pe), .Simd(Simd), .AExpBits(AExpBits),
+    .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .AccWidth(AccWidth), .ScaleOffset(ScaleOffset),
+    .ShiftMax(ShiftMax), .UseDsp(UseDsp), .Pair(Pair), .Late(Late)
+  ) u_products (
+    .aclk, .aresetn,
+    .en_o(en), .x_valid_i(x_valid), .x_i(x), .w_i(w_q),
+    .scale_step_o(scale_step), .w_scale_i(w_shift), .bias_step_o(bias_step), .bias_i(bias_q),
+    .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast
+  );
 
 endmodule

@@ -262,6 +262,16 @@ package mx_pkg;
     return 1 << $clog2((depth + 1) / beats + 3);
   endfunction
 
+  // Cycles of mx_softmax_top: a register, one for each level of pairs, and the largest so far.
+  function automatic int softmax_top_latency(int lanes);
+    return 2 + $clog2(lanes);
+  endfunction
+
+  // Cycles of mx_softmax_exp; `low`: bits of a step within a chord.
+  function automatic int softmax_exp_latency(int factor, int distance_bits, int low, int slope_width);
+    return 7 + wide_mul_latency(distance_bits + 1, factor_bits(factor)) + wide_mul_latency(slope_width, low + 1);
+  endfunction
+
   // Cycles of mx_sum: one register for every two levels of its tree.
   function automatic int sum_latency(int terms);
     return ($clog2(terms) + 1) / 2;
@@ -275,6 +285,11 @@ package mx_pkg;
   // Whether mx_rom takes block RAM of its own choice.
   function automatic bit rom_large(int depth, int width, int block_depth);
     return depth >= block_depth && depth * width > 4096;
+  endfunction
+
+  // Whether mx_ram takes block RAM.
+  function automatic bit ram_large(int depth, int width);
+    return depth > 64 && depth * width > 4096;
   endfunction
 
   // Words of a ROM that go into its first piece: all of them, or the largest power of two where the rest is so

@@ -1,1 +1,1 @@
-	BW_scaleJoqprnonsqppnrsnqqppsqprrqrq
+	BW_scaleJqprrqrqqpqqsopqprronsqrrsno

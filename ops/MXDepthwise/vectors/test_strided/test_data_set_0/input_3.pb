@@ -1,1 +1,1 @@
-BW_scaleJnospponnsnnoosonpr
+BW_scaleJnnpoqrpqnqopnoppns

@@ -1,1 +1,1 @@
-BW_scaleJ<ssrpnroosqoqqnorqrrpoposnpnsqprppprnqosopnpqrponsnrsonrpnssn
+BW_scaleJ<oposnpnsqprppprnqosopnpqrponsnrsonrpnssnrpnrsnnnsssrnoqpnors

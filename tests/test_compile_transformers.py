@@ -1,0 +1,102 @@
+"""Transformers in hardware: every layer is what the QONNX graph says, and every word of the RTL what the dataflow graph
+says."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mxexport as mx
+from mxexport.errors import UnsupportedError
+from tests.transformer_networks import NETWORKS, Block, Eager, Mixer, Sequence
+
+FULL = bool(os.environ.get("MXEXPORT_FULL"))
+SIMULATED = list(NETWORKS) if FULL else ["causal", "padded", "decoder"]
+
+
+def compiled(network: nn.Module, inputs: dict[str, torch.Tensor], formats: tuple[str, str], folder, **options):
+    """(design, quantized network)."""
+    quantized = mx.quantize_model(network.eval(), *formats, attention=True).eval()
+    few = tuple(x[:2] for x in inputs.values())
+    mx.export(quantized, few, folder / "model.onnx", input_names=list(inputs))
+    mx.clean(folder / "model.onnx", folder / "clean.onnx")
+    given = {name: x.numpy() for name, x in inputs.items()}
+    return mx.compile(folder / "clean.onnx", folder / "fpga", calibration=given, **options), quantized
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_hardware_computes_what_torch_does(name, tmp_path):
+    make, inputs, formats = NETWORKS[name]
+    torch.manual_seed(0)
+    network, given = make(), inputs()
+    design, quantized = compiled(network, given, formats, tmp_path)
+    arrays = {key: x.numpy() for key, x in given.items()}
+    found = design.run_dataflow(arrays).values
+    with torch.no_grad():
+        wanted = quantized(*given.values()).numpy()
+    noise = float(((found - wanted) ** 2).sum() / (wanted**2).sum())
+    assert found.shape == wanted.shape and noise < 10**-2.5, noise  # codes turn where values lie on the border of two
+    design.compare_stages({key: x[8:] for key, x in arrays.items()})
+    if name in SIMULATED:
+        two = {key: x[:2] for key, x in arrays.items()}
+        run = design.simulate(two, stall_in=0.2, stall_out=0.3)
+        assert (run.raw == design.run_dataflow(two).raw).all()
+
+
+def test_several_foldings_give_the_same_words(tmp_path):
+    torch.manual_seed(1)
+    inputs = {"x": torch.randn(8, 12, 8)}
+    fast, _ = compiled(Sequence(Block(Eager(32, 2), 32), 32), inputs, ("mxint8", "mxint8"), tmp_path)
+    x = inputs["x"].numpy()
+    slow = mx.compile(tmp_path / "clean.onnx", tmp_path / "slow", calibration=x, target_fps=5e4, clock_mhz=200)
+    assert slow.report["cycles_per_frame"] > 2 * fast.report["cycles_per_frame"]
+    assert (slow.simulate(x[:3]).raw == fast.run_dataflow(x[:3]).raw).all()
+
+
+def test_weights_of_attention_have_ranges_by_design(tmp_path):
+    """From the code of 1 down by log2(T) + 2 codes."""
+    from mxexport.fpga.units import Product
+
+    torch.manual_seed(2)
+    design, _ = compiled(Sequence(Block(Eager(32, 2), 32), 32), {"x": torch.randn(8, 12, 8)}, ("mxint8",) * 2, tmp_path)
+    products = [i.unit for i in design.network.instances if isinstance(i.unit, Product)]
+    assert (products[1].a.code_max, products[1].a.code_min) == (127, 127 - 6)
+
+
+class OverTokens(nn.Module):
+    """A softmax over tokens, channel by channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.two(torch.softmax(self.one(x), 1))
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (OverTokens, "it runs along axis 1 of batch x 12 x 16; expected the last that comes"),
+        (Mixer, "adds batch x 12 x 32 and batch x 12 x 32, which come in different orders"),
+    ],
+)
+def test_what_would_move_values_is_refused_by_name(make, words, tmp_path):
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedError, match=words):
+        compiled(make(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
+
+
+def test_a_token_stream_is_put_out_as_it_comes(tmp_path):
+    torch.manual_seed(3)
+    x = torch.randn(8, 6, 8)
+    design, quantized = compiled(
+        nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 5)), {"x": x}, ("mxint8",) * 2, tmp_path
+    )
+    found = design.run_dataflow(x.numpy())
+    assert found.values.shape == (8, 6, 5) and design.network.source.shape == (6, 8)
+    np.testing.assert_allclose(found.values, quantized(x).detach().numpy(), atol=0.05)
