@@ -275,7 +275,7 @@ def token_quantizers() -> dict[str, tuple]:
             f"quantize_tokens-{name}-short": (quantize_tokens(few, name, 4, rule), [(2, 1), (4, 2)]),
         }
     for name, source, group_size, rule, foldings in (
-        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(32, 4)]),
+        ("deep", Wide((33, 2, 40), 18, -8), 32, "even", [(8, 1), (32, 4)]),
         ("whole", Wide((64, 32), 24, -12), 32, "floor", [(8, 4), (16, 2)]),
         ("few", Wide((3, 4), 20, -8), 32, "floor", [(4, 4), (32, 1)]),
         ("one", Wide((1, 2, 3), 20, -8), 4, "floor", [(4, 2), (1, 1)]),

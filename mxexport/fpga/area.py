@@ -22,6 +22,7 @@ from mxexport.numbers.formats import Element
 MODEL = Path(__file__).parent / "area_model.json"
 _IN_LUTS = 64  # words up to which a memory lies in LUTs
 _SMALL = 4096  # bits, likewise
+_SHAPES = ((512, 36), (1024, 18), (2048, 9))  # words by bits of a RAMB18
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,19 @@ def ram(depth: int, width: int) -> Area:
 
 
 def block_rams(depth: int, width: int) -> int:
-    """RAMB18 of a memory, as Yosys finds them: 36, 18 or 9 bits wide up to 2,048 words. Deeper ones are so many of
-    2,048 words by 9 bits, and what is left of the width goes into 4,096 by 4, 8,192 by 2 or 16,384 by 1."""
-    for words_held, bits in ((512, 36), (1024, 18), (2048, 9)):
+    """RAMB18 of a memory, as Yosys finds them: 36, 18 or 9 bits wide up to 2,048 words. Deeper ones of a power of two
+    are so many of 2,048 words by 9 bits, and what is left of the width goes into 4,096 by 4, 8,192 by 2 or 16,384 by 1;
+    others are columns of 36, 18 or 9 bits, each of as many as hold its words."""
+    for words_held, bits in _SHAPES:
         if depth <= words_held:
             return math.ceil(width / bits)
     if depth > 1 << 14:
         return block_rams(1 << 14, width) + block_rams(depth - (1 << 14), width)
+    if depth & (depth - 1):
+        fewest = [0]  # by the width they cover
+        for bits in range(1, width + 1):
+            fewest.append(min(math.ceil(depth / n) + fewest[max(bits - wide, 0)] for n, wide in _SHAPES))
+        return fewest[width]
     rows = 1 << math.ceil(math.log2(depth / 2048))
     return width // 9 * rows + min(rows, math.ceil(width % 9 * rows / 8))
 
