@@ -190,6 +190,7 @@ def _ingress(p: Mapping) -> Parts:
 _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_fifo": _fifo,
     "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
+    "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,
     "mx_ingress": _ingress,

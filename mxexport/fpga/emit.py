@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import mxexport
-from mxexport.fpga import copies, library, templates, words
+from mxexport.fpga import copies, library, memory as memory_of, templates, words
 from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
@@ -18,6 +18,9 @@ from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
 
 TOP = "mx_top"
+_WEIGHTS = "s_axis_weights"
+LOADED = "weights.bin"
+"""Beside the .mem files: what goes through that port, beat by beat."""
 _WIRES = ("valid", "ready", "data", "last")
 
 
@@ -71,6 +74,8 @@ class Design:
     fifos: dict[str, int]
     units: dict[str, str]
     border: Mapping[str, int] = field(default_factory=dict)
+    weights: Link | None = None
+    """The port through which weights are loaded."""
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
@@ -110,20 +115,39 @@ class Placer:
         self._ends = {stream: self._end(stream, "input", "output") for stream in (*network.inputs, *network.outputs)}
         self._taken = {name.lower() for name in (*self._names.values(), *self._ends.values())}
         self._ready: dict[tuple[str, str], Link] = {}  # (stream, reader) -> its link
+        self._fed: dict[str, Link] = {}  # unit -> what brings its weights
         self._verdicts: list[list[Link]] = []  # of every input, one for each output
 
     def design(self) -> Design:
         for stream in self._network.inputs:
             self._enter(stream)
+        weights = self._deal()
         for instance in self._network.instances:
             self._place(instance)
         for i, stream in enumerate(self._network.outputs):
             self._leave(stream, tuple(links[i] for links in self._verdicts))
-        ports = tuple(
-            link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port
-        )  # in the order of inputs, then outputs
+        ports = [link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port and link != weights]
+        ports = (*ports, *[weights] * (weights is not None))  # in the order of inputs, then outputs
         links = tuple(link for link in self._links if not link.port)
-        return Design(self._network, self._foldings, tuple(self._cells), links, ports, self._fifos, self._units())
+        found = (tuple(self._cells), links, ports, self._fifos, self._units())
+        return Design(self._network, self._foldings, *found, weights=weights)
+
+    def _deal(self) -> Link | None:
+        """The port of the weights that are loaded, if there are such, dealt out to the units that take them."""
+        units = memory_of.loaded(self._network)
+        if not units:
+            return None
+        port = link = Link(_WEIGHTS, units[0].unit.bus, port=True)
+        counts = memory_of.beats(units, self._foldings)
+        for i, unit in enumerate(units[:-1]):
+            name = self._name(f"{self._names[unit.name]}_weights")
+            sinks = Link(name, port.bits), Link(self._name(f"{name}_rest"), port.bits)
+            parameters = {"Width": port.bits, "First": counts[i], "Rest": sum(counts[i + 1 :])}
+            comment = f"the next {counts[i]} beats of a load are weights of {unit.layer}"
+            self._append(Cell(name, "mx_deal", parameters, (link,), sinks, comment, status={"error_o": 1}))
+            self._fed[unit.name], link = sinks
+        self._fed[units[-1].name] = link
+        return port
 
     def _units(self) -> dict[str, str]:
         return {instance.name: self._names[instance.name] for instance in self._network.instances}
@@ -204,6 +228,7 @@ class Placer:
         out_lanes = copies.lanes(unit, folding)[1]
         one, own = copies.one(unit, folding)
         sources = tuple(self._ready[stream, f"{instance.name}/{i}"] for i, stream in enumerate(instance.sources))
+        sources += tuple(filter(None, [self._fed.get(instance.name)]))
         prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}") if instance in self._products else name
         files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
         parameters = library.in_order(unit.module, parameters_of(one, own, files))
@@ -355,7 +380,9 @@ def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
 
 
 def write_memories(design: Design, directory: Path) -> None:
-    """The .mem file of every ROM."""
+    """The .mem file of every ROM, and what is sent once."""
     for cell in design.cells:
         for file, memory in cell.memories.items():
             words.write_mem(directory / file, memory.fields, memory.width)
+    if units := memory_of.loaded(design.network):
+        (directory / LOADED).write_bytes(memory_of.words(units, design.foldings).tobytes())

@@ -46,7 +46,7 @@ WAIVED = ("PINCONNECTEMPTY", "UNUSEDSIGNAL", "UNUSEDPARAM", "DECLFILENAME")
 
 # Width of the ports' C++ types in Verilator's header.
 _PORT = re.compile(r"VL_(IN|OUT)(?:8|16|64|W)?\(&?(\w+),(\d+),(\d+)")
-_STREAM = re.compile(r"([sm]\d*_axis(?:_\d+)?)_tvalid")
+_STREAM = re.compile(r"([sm]\d*_axis(?:_(?:\d+|weights))?)_tvalid")
 
 
 @dataclass(frozen=True)
