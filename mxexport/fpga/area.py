@@ -187,9 +187,18 @@ def _ingress(p: Mapping) -> Parts:
     }
 
 
+def _axi_read(p: Mapping) -> Parts:
+    channels = p["Channels"]
+    fifo = _fifo({"Width": p["Bus"], "Depth": 4 * p["Burst"]})
+    return {"unit": each(250), "bus": each(p["Bus"]), "channels": each(channels)} | {
+        f"fifo_{kind}": part * channels for kind, part in fifo.items()
+    }
+
+
 _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_fifo": _fifo,
     "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
+    "mx_axi_read": _axi_read,
     "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,

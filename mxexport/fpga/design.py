@@ -22,7 +22,7 @@ from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import Feed, Outside, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -235,6 +235,8 @@ class Design:
         if placed.weights:
             words = np.fromfile(self._memories / emit.LOADED, np.uint8).reshape(-1, placed.weights.bits // 8)
             feeds.append(Feed(words, None, stall_in))
+        if placed.bus:
+            how["memory"] = Outside(np.fromfile(self._memories / emit.STREAMED, np.uint8), stall=stall_in)
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
         try:

@@ -21,6 +21,19 @@ TOP = "mx_top"
 _WEIGHTS = "s_axis_weights"
 LOADED = "weights.bin"
 """Beside the .mem files: what goes through that port, beat by beat."""
+STREAMED = "weights_streamed.bin"
+"""Likewise what lies in memory, from `weights_base_i` on."""
+
+
+def axi_ports(bus: int) -> dict[str, tuple[str, int]]:
+    """Ports of the top level that reads memory -> direction and bits."""
+    asked = {"arvalid": 1, "araddr": 64, "arlen": 8, "arsize": 3, "arburst": 2, "rready": 1}
+    answered = {"arready": 1, "rvalid": 1, "rdata": bus, "rresp": 2, "rlast": 1}
+    axi = {name: ("output", n) for name, n in asked.items()} | {name: ("input", n) for name, n in answered.items()}
+    control = {"weights_base_i": ("input", 64), "weights_go_i": ("input", 1)}
+    return control | {f"m_axi_{name}": port for name, port in axi.items()}
+
+
 _WIRES = ("valid", "ready", "data", "last")
 
 
@@ -56,6 +69,8 @@ class Cell:
     status: Mapping[str, int] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
     verdicts: tuple[Link, ...] = ()
+    others: tuple[str, ...] = ()
+    """Ports of the top level that it has under the same name."""
     copies: int = 1
     ports: tuple[int, ...] = ()
 
@@ -76,6 +91,8 @@ class Design:
     border: Mapping[str, int] = field(default_factory=dict)
     weights: Link | None = None
     """The port through which weights are loaded."""
+    bus: int = 0
+    """Bits of the bus on which weights are read from memory; 0: none are."""
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
@@ -121,7 +138,7 @@ class Placer:
     def design(self) -> Design:
         for stream in self._network.inputs:
             self._enter(stream)
-        weights = self._deal()
+        weights, bus = self._deal(), self._read()
         for instance in self._network.instances:
             self._place(instance)
         for i, stream in enumerate(self._network.outputs):
@@ -130,7 +147,7 @@ class Placer:
         ports = (*ports, *[weights] * (weights is not None))  # in the order of inputs, then outputs
         links = tuple(link for link in self._links if not link.port)
         found = (tuple(self._cells), links, ports, self._fifos, self._units())
-        return Design(self._network, self._foldings, *found, weights=weights)
+        return Design(self._network, self._foldings, *found, weights=weights, bus=bus)
 
     def _deal(self) -> Link | None:
         """The port of the weights that are loaded, if there are such, dealt out to the units that take them."""
@@ -148,6 +165,20 @@ class Placer:
             self._fed[unit.name], link = sinks
         self._fed[units[-1].name] = link
         return port
+
+    def _read(self) -> int:
+        """What reads weights from memory, if some are streamed: the bits of its bus."""
+        units = memory_of.streamed(self._network)
+        if not units:
+            return 0
+        bus, file = units[0].unit.bus, "weights_regions.mem"
+        regions = Memory(memory_of.regions(units, self._foldings), 32)
+        sinks = tuple(Link(self._name(f"{self._names[unit.name]}_weights"), bus) for unit in units)
+        self._fed |= {unit.name: sink for unit, sink in zip(units, sinks, strict=True)}
+        parameters = {"Channels": len(units), "Bus": bus, "Burst": memory_of.BURST, "TableFile": file}
+        made = ("weights_reader", "mx_axi_read", parameters, (), sinks, f"weights of {len(units)} units, from memory")
+        self._append(Cell(*made, status={"error_o": 1}, memories={file: regions}, others=tuple(axi_ports(bus))))
+        return bus
 
     def _units(self) -> dict[str, str]:
         return {instance.name: self._names[instance.name] for instance in self._network.instances}
@@ -319,6 +350,7 @@ def top_level(design: Design, module: str = TOP) -> str:
         inputs=[_border(design, stream) for stream in network.inputs],
         outputs=[_border(design, stream) for stream in network.outputs],
         ports=design.ports,
+        others=axi_ports(design.bus) if design.bus else {},
     )
 
 
@@ -364,7 +396,7 @@ def _ports(cell: Cell) -> list[tuple[str, str]]:
         for wire in _WIRES if links else ():
             names = [link.wire(wire) for link in reversed(links)]
             ports.append((f"{prefix}_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
-    return ports
+    return ports + [(name, name) for name in cell.others]
 
 
 def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
@@ -380,9 +412,11 @@ def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
 
 
 def write_memories(design: Design, directory: Path) -> None:
-    """The .mem file of every ROM, and what is sent once."""
+    """The .mem file of every ROM, and weights that come through ports."""
     for cell in design.cells:
         for file, memory in cell.memories.items():
             words.write_mem(directory / file, memory.fields, memory.width)
     if units := memory_of.loaded(design.network):
         (directory / LOADED).write_bytes(memory_of.words(units, design.foldings).tobytes())
+    if units := memory_of.streamed(design.network):
+        (directory / STREAMED).write_bytes(memory_of.image(units, design.foldings).tobytes())

@@ -84,6 +84,23 @@ def beats(instances: list[Instance], foldings: Mapping[str, Folding]) -> list[in
     return [i.unit.load_beats(foldings[i.name]) for i in instances]
 
 
+BURST = 16
+"""Beats of a read; each region begins at a multiple of it."""
+
+
+def regions(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
+    """First beat and beats of each load in memory, int64 [units, 2]."""
+    counts = np.array(beats(instances, foldings))
+    whole = -(-counts // BURST) * BURST
+    return np.stack([np.cumsum(whole) - whole, counts], 1)
+
+
+def image(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
+    """What lies in memory: their loads, each from its region's first beat on; uint8 [beats, bus/8]."""
+    loads = [i.unit.load(foldings[i.name]) for i in instances]
+    return np.concatenate([np.pad(load, ((0, -len(load) % BURST), (0, 0))) for load in loads])
+
+
 def words(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """The beats of their loads, one after the other: uint8 [beats, bus/8]."""
     return np.concatenate([i.unit.load(foldings[i.name]) for i in instances])
