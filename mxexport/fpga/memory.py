@@ -88,6 +88,14 @@ BURST = 16
 """Beats of a read; each region begins at a multiple of it."""
 
 
+READS = "weights read from memory"
+
+
+def reads(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Beats of weights that a frame reads from memory."""
+    return sum(i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
+
+
 def regions(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """First beat and beats of each load in memory, int64 [units, 2]."""
     counts = np.array(beats(instances, foldings))
