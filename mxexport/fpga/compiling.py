@@ -96,7 +96,7 @@ def compile(
     network = read(lowered.model)
     stage("folding")
     places = choose(network, wanted)
-    network = memory_placed(network, places, bus)
+    network = memory_placed(network, places, bus, part)
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}

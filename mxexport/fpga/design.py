@@ -85,7 +85,7 @@ class Design:
             network = read(graph.load(self.path / "dataflow.onnx"))
             held = self.report.get("memory") or {"layers": [], "bus_bits": memory.BUS}
             places = {row["layer"]: memory.Place(row["kind"], row["tile"]) for row in held["layers"]}
-            return memory.placed(network, places, held["bus_bits"])
+            return memory.placed(network, places, held["bus_bits"], self.report["part"])
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         """What the files say need not fit together, in as many ways as there are: nobody vouches for a folder."""

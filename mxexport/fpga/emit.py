@@ -9,6 +9,7 @@ from pathlib import Path
 
 import mxexport
 from mxexport.fpga import copies, library, memory as memory_of, templates, words
+from mxexport.fpga.area import pays_in_ultra
 from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
@@ -311,7 +312,9 @@ class Placer:
         if not depth:
             return link
         sink = Link(self._name(f"{link.name}_fifo"), link.bits)
-        parameters, comment = {"Width": link.bits, "Depth": depth}, f"up to {depth} beats of {link.name} wait"
+        large = self._network.ultra and pays_in_ultra(depth, link.bits + 1)
+        parameters = {"Width": link.bits, "Depth": depth} | ({"Ultra": 1} if large else {})
+        comment = f"up to {depth} beats of {link.name} wait"
         self._append(Cell(sink.name, "mx_fifo", parameters, (link,), (sink,), comment))
         if link.bits > 1:  # not a verdict
             self._fifos[sink.name] = depth

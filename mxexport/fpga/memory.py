@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mxexport.errors import OptionError
+from mxexport.fpga.devices import resources
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.units.fed_matmul import FedMatMul
@@ -59,10 +60,13 @@ def _fitting(product: Instance, place: Place) -> Place:
     return place if place.tile else replace(place, tile=max(n for n in range(1, _TILE + 1) if vectors % n == 0))
 
 
-def placed(network: Network, places: Mapping[str, Place], bus: int) -> Network:
-    """The network with the units that these places ask for."""
-    units = {i.name: FedMatMul.of(i.unit, bus, places[i.layer].tile) for i in _of(network, places)}
-    return replace(network, instances=tuple(replace(i, unit=units.get(i.name, i.unit)) for i in network.instances))
+def placed(network: Network, places: Mapping[str, Place], bus: int, part: str) -> Network:
+    """The network with the units that these places ask for, and UltraRAM where the part has it."""
+    held = resources(part)
+    ultra = held is not None and held.uram > 0
+    units = {i.name: FedMatMul.of(i.unit, bus, places[i.layer].tile, ultra) for i in _of(network, places)}
+    found = tuple(replace(i, unit=units.get(i.name, i.unit)) for i in network.instances)
+    return replace(network, instances=found, ultra=ultra)
 
 
 def _of(network: Network, places: Mapping[str, Place]) -> list[Instance]:

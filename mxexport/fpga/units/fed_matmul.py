@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from mxexport.fpga.area import Area, Parts, each, ram
+from mxexport.fpga.area import Area, Parts, each, pays_in_ultra, ram, ultra
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.words import bus_beats, on_bus
@@ -15,7 +15,7 @@ from mxexport.fpga.words import bus_beats, on_bus
 @dataclass(frozen=True, eq=False)
 class FedMatMul(MatMul):
     """`bus`: bits of a beat of weights. `tile`: vectors that a load serves, a divisor of those of a frame; 0: all that
-    come behind it."""
+    come behind it. `ultra`: weights that are kept may lie in UltraRAM."""
 
     module = "mx_matmul_fed"
     memory_kinds = ()
@@ -24,10 +24,11 @@ class FedMatMul(MatMul):
 
     bus: int = 128
     tile: int = 0
+    ultra: bool = False
 
     @classmethod
-    def of(cls, unit: MatMul, bus: int, tile: int) -> FedMatMul:
-        return cls(**{f.name: getattr(unit, f.name) for f in fields(MatMul)}, bus=bus, tile=tile)
+    def of(cls, unit: MatMul, bus: int, tile: int, ultra: bool = False) -> FedMatMul:
+        return cls(**{f.name: getattr(unit, f.name) for f in fields(MatMul)}, bus=bus, tile=tile, ultra=ultra)
 
     @property
     def loads(self) -> int:
@@ -55,7 +56,11 @@ class FedMatMul(MatMul):
         return f"{super().comment(layer, folding)}, {when}"
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return super().parameters(folding) | {"Bus": self.bus, "Tile": self.tile}
+        return super().parameters(folding) | {"Bus": self.bus, "Tile": self.tile, "Ultra": int(self._ultra(folding))}
+
+    def _ultra(self, folding: Folding) -> bool:
+        width = folding.pe * folding.simd * self._datapath(folding).stored_bits
+        return self.ultra and not self.tile and pays_in_ultra(self._words(folding), width)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """None: all comes through the port."""
@@ -93,7 +98,8 @@ class FedMatMul(MatMul):
                 found["ordered"] = ram(2 * self.tile * path.folds, folding.pe * self.width)
                 found["order"] = each(40)
         else:
-            found |= {"held": ram(self._words(folding), width), "scales": ram(path.folds * scales, scale_bits)}
+            held = (ultra if self._ultra(folding) else ram)(self._words(folding), width)
+            found |= {"held": held, "scales": ram(path.folds * scales, scale_bits)}
             if bias_bits:
                 found["biases"] = ram(path.folds * turns, bias_bits)
             late = width + folding.simd * self.source.element.bits

@@ -30,6 +30,7 @@ module mx_matmul_fed #(
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter int Bus         = 128,
   parameter int Tile        = 0,   // divides Vectors
+  parameter bit Ultra       = 0,   // weights that are kept lie in UltraRAM
   localparam int ABits  = mx_pkg::element_bits(AExpBits, AManBits),
   localparam int WBits  = mx_pkg::element_bits(WExpBits, WManBits),
   localparam int Across = (Simd > Group) ? Simd / Group : 1,  // blocks of a beat
@@ -225,7 +226,7 @@ module mx_matmul_fed #(
       end
     end
 
-    mx_ram #(.Width(Width), .Depth(Folds * Beats)) u_weights (
+    mx_ram #(.Width(Width), .Depth(Folds * Beats), .Ultra(Ultra)) u_weights (
       .aclk, .write_i(weight_valid), .write_addr_i(write_q), .data_i(weight),
       .en_i(en), .addr_i(read_q), .data_o(w_q)
     );
