@@ -84,8 +84,8 @@ def ultra(depth: int, width: int) -> Area:
 
 
 def pays_in_ultra(depth: int, width: int) -> bool:
-    """Whether a memory fills its UltraRAMs so far that each saves four block RAMs; it holds as much as eight."""
-    return ram(depth, width).bram36 >= 4 * ultra(depth, width).uram
+    """Whether a memory fills its UltraRAMs so far that each saves two block RAMs: parts have two or three for each."""
+    return ram(depth, width).bram36 >= 2 * ultra(depth, width).uram
 
 
 def block_rams(depth: int, width: int) -> int:

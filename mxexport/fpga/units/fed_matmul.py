@@ -56,11 +56,19 @@ class FedMatMul(MatMul):
         return f"{super().comment(layer, folding)}, {when}"
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        return super().parameters(folding) | {"Bus": self.bus, "Tile": self.tile, "Ultra": int(self._ultra(folding))}
+        large = self.ultra and pays_in_ultra(*self._largest(folding))
+        return super().parameters(folding) | {"Bus": self.bus, "Tile": self.tile, "Ultra": int(large)}
 
-    def _ultra(self, folding: Folding) -> bool:
-        width = folding.pe * folding.simd * self._datapath(folding).stored_bits
-        return self.ultra and not self.tile and pays_in_ultra(self._words(folding), width)
+    def _largest(self, folding: Folding) -> tuple[int, int]:
+        """Words and bits of what may lie in UltraRAM: the weights, or the results that wait for their turn."""
+        path = self._datapath(folding)
+        if self.tile:
+            return 2 * self.tile * path.folds, folding.pe * self.width
+        return self._words(folding), folding.pe * folding.simd * path.stored_bits
+
+    def _held(self, folding: Folding) -> Area:
+        words, width = self._largest(folding)
+        return (ultra if self.ultra and pays_in_ultra(words, width) else ram)(words, width)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """None: all comes through the port."""
@@ -95,11 +103,10 @@ class FedMatMul(MatMul):
             if bias_bits:
                 found["biases"] = _queue(turns, bias_bits, self.tile)
             if self.tile > 1 and path.folds > 1:
-                found["ordered"] = ram(2 * self.tile * path.folds, folding.pe * self.width)
+                found["ordered"] = self._held(folding)
                 found["order"] = each(40)
         else:
-            held = (ultra if self._ultra(folding) else ram)(self._words(folding), width)
-            found |= {"held": held, "scales": ram(path.folds * scales, scale_bits)}
+            found |= {"held": self._held(folding), "scales": ram(path.folds * scales, scale_bits)}
             if bias_bits:
                 found["biases"] = ram(path.folds * turns, bias_bits)
             late = width + folding.simd * self.source.element.bits

@@ -9,7 +9,8 @@ module mx_fed_order #(
   parameter int Width = 32,
   parameter int Tile  = 2,
   parameter int Folds = 2,
-  parameter int Tiles = 1
+  parameter int Tiles = 1,
+  parameter bit Ultra = 0
 ) (
   input  logic             aclk,
   input  logic             aresetn,
@@ -80,7 +81,7 @@ module mx_fed_order #(
     if (en) last_q <= get_end && tile_end;
   end
 
-  mx_ram #(.Width(Width), .Depth(2 * Words)) u_ram (
+  mx_ram #(.Width(Width), .Depth(2 * Words), .Ultra(Ultra)) u_ram (
     .aclk, .write_i(put), .write_addr_i(write_q), .data_i(s_axis_tdata),
     .en_i(en), .addr_i(read_q), .data_o(m_axis_tdata)
   );

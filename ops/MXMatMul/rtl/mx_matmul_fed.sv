@@ -30,7 +30,7 @@ module mx_matmul_fed #(
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter int Bus         = 128,
   parameter int Tile        = 0,   // divides Vectors
-  parameter bit Ultra       = 0,   // weights that are kept lie in UltraRAM
+  parameter bit Ultra       = 0,   // weights that are kept, or results of a tile, lie in UltraRAM
   localparam int ABits  = mx_pkg::element_bits(AExpBits, AManBits),
   localparam int WBits  = mx_pkg::element_bits(WExpBits, WManBits),
   localparam int Across = (Simd > Group) ? Simd / Group : 1,  // blocks of a beat
@@ -315,7 +315,7 @@ module mx_matmul_fed #(
   );
 
   if (Tile > 1 && Folds > 1) begin : g_order
-    mx_fed_order #(.Width(Pe * AccWidth), .Tile(Tile), .Folds(Folds), .Tiles(Vectors / Tile)) u_order (
+    mx_fed_order #(.Width(Pe * AccWidth), .Tile(Tile), .Folds(Folds), .Tiles(Vectors / Tile), .Ultra(Ultra)) u_order (
       .aclk, .aresetn,
       .s_axis_tvalid(y_valid), .s_axis_tready(y_ready), .s_axis_tdata(y),
       .m_axis_tvalid, .m_axis_tready, .m_axis_tdata, .m_axis_tlast
