@@ -66,7 +66,7 @@ module mx_gear #(
       else if (put) left_q <= ending ? EachBits'(LastEach) : EachBits'(Each);
       else if (take) left_q <= left_q - 1'b1;
       if (put) beat_q <= s_axis_tdata[Each*Width-1:0];
-      else if (take) beat_q <= beat_q >> Width;
+      else if (take) beat_q <= (Each * Width)'({Width'(0), beat_q} >> Width);
     end
 
     assign m_axis_tvalid = left_q != '0;
