@@ -7,6 +7,7 @@ python -m tests.areas PATTERN   measures again what matches
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import multiprocessing
@@ -24,10 +25,12 @@ from mxexport.fpga.tools import yosys
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit
 from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow, Product
+from mxexport.fpga.units.fed_matmul import FedMatMul
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
+from mxexport.fpga.words import write_mem
 from mxexport.numbers.formats import get_format
-from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, quantize, written
+from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, matmul, quantize, written
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
 LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
@@ -95,6 +98,19 @@ def _larger() -> dict[str, tuple[Unit, list]]:
         sides = Blocks((64, 2, 64), a, 32, 118, 124), Blocks((64, 2, 64), b, 32, 118, 124)
         foldings = [(4, 8), (8, 16), (4, 8, 1, 1, 1)] if a == "mxint8" else [(4, 8)]
         found[f"product-{a}-64x64"] = Product.of("product", *sides), [Folding(*f) for f in foldings]
+    for name, tile, foldings in (
+        ("mxint8", 0, [(8, 8), (2, 16)]),
+        ("mxint8", 1, [(4, 8)]),
+        ("mxint8", 4, [(8, 16)]),
+        ("mxfp4_e2m1", 0, [(4, 16)]),
+        ("mxfp4_e2m1", 1, [(8, 8)]),
+        ("mxfp4_e2m1", 4, [(4, 8)]),
+        ("mxfp8_e4m3", 0, [(4, 8)]),
+        ("mxfp8_e4m3", 4, [(2, 8)]),
+    ):
+        made = matmul(Blocks((8, 256), name, 32, 118, 125), name, 96)
+        unit = FedMatMul.of(dataclasses.replace(made, scale_offset=238, width=40), 128, tile)
+        found[f"matmul_fed-{name}-{tile}"] = unit, [Folding(*f) for f in foldings]
     wide = Wide((14, 14, 32), 24, -12)
     found["max_pool-14x14"] = MaxPool(wide, Window((2, 2), (2, 2))), [1, 4, 16]
     found["average_pool-7x7"] = AveragePool(Wide((7, 7, 64), 28, -14), Window((7, 7))), [1, 4]
@@ -103,7 +119,7 @@ def _larger() -> dict[str, tuple[Unit, list]]:
     return found
 
 
-def cells() -> dict[str, tuple[str, dict[str, int]]]:
+def cells() -> dict[str, tuple[str, dict[str, int | str]]]:
     """Cells between units, at sizes that networks have."""
     found = {f"mx_fifo {w}x{d}": ("mx_fifo", {"Width": w, "Depth": d}) for w, d in
              ((9, 16), (33, 32), (64, 64), (40, 128), (80, 256), (24, 512), (72, 1024), (33, 2048))}  # fmt: skip
@@ -115,6 +131,10 @@ def cells() -> dict[str, tuple[str, dict[str, int]]]:
         found[f"mx_ingress {numbers}"] = "mx_ingress", dict(zip(("Width", "Slot", "Lanes", "K", "Beats"), numbers))  # noqa: B905
     for numbers in ((20, 32, 1, 1), (28, 32, 4, 1), (31, 32, 8, 2)):
         found[f"mx_egress {numbers}"] = "mx_egress", dict(zip(("Width", "Slot", "Lanes", "Inputs"), numbers))  # noqa: B905
+    found |= {f"mx_deal {n}": ("mx_deal", {"Width": n, "First": 300, "Rest": 4000}) for n in (64, 128)}
+    for channels, bus in ((1, 128), (3, 64), (12, 128)):
+        numbers = {"Channels": channels, "Bus": bus, "Burst": 16, "TableFile": "regions.mem"}
+        found[f"mx_axi_read {channels}x{bus}"] = "mx_axi_read", numbers
     return found
 
 
@@ -143,7 +163,10 @@ def measure(name: str) -> dict[str, float | str]:
     """Area and longest path by Yosys; of units, cycles a frame and latency by the timing model."""
     if name in cells():
         module, parameters = cells()[name]
-        return _row(yosys.synthesize(module, library.rtl_sources(), parameters))
+        with tempfile.TemporaryDirectory() as directory:
+            regions = np.arange(2 * parameters.get("Channels", 1)).reshape(-1, 2) * 10_000
+            write_mem(Path(directory) / "regions.mem", regions, 32)
+            return _row(yosys.synthesize(module, library.rtl_sources(), parameters, memory_dir=Path(directory)))
     unit, folding = measured()[name]
     timing = {"cycles": copies.cycles(unit, folding), "latency": copies.timing(unit, folding).latency}
     return _row(synthesized(unit, folding)) | timing

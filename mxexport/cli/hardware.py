@@ -47,6 +47,9 @@ def compile(
         str | None, typer.Option(help="The fastest design within a share of the part (0.7), or lut=20000,dsp=100.")
     ] = None,
     resources: Annotated[str, typer.Option(help="Products in DSP slices or LUTs: auto, dsp or lut.")] = "auto",
+    memory: Annotated[
+        str, typer.Option(help="Where weights lie: rom (bitstream), load (sent once), stream (read for every frame).")
+    ] = "rom",
     explore: Annotated[
         bool, typer.Option("--explore", help="Also list the designs that no other beats in area and rate.")
     ] = False,
@@ -70,6 +73,7 @@ def compile(
             folding=folding,
             budget=_budget(budget),
             resources=resources,
+            memory=memory,
             progress=stage,
         )
     points = design.explore([open_design(path) for path in against or []]) if explore else []

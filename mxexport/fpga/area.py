@@ -78,6 +78,16 @@ def ram(depth: int, width: int) -> Area:
     return Area(bram36=block_rams(depth, width) / 2)
 
 
+def ultra(depth: int, width: int) -> Area:
+    """The same in UltraRAM: 4,096 words of 72 bits each."""
+    return Area(uram=math.ceil(width / 72) * math.ceil(depth / 4096))
+
+
+def pays_in_ultra(depth: int, width: int) -> bool:
+    """Whether a memory fills its UltraRAMs so far that each saves two block RAMs: parts have two or three for each."""
+    return ram(depth, width).bram36 >= 2 * ultra(depth, width).uram
+
+
 def block_rams(depth: int, width: int) -> int:
     """RAMB18 of a memory, as Yosys finds them: 36, 18 or 9 bits wide up to 2,048 words. Deeper ones of a power of two
     are so many of 2,048 words by 9 bits, and what is left of the width goes into 4,096 by 4, 8,192 by 2 or 16,384 by 1;
@@ -160,7 +170,7 @@ def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
 
 
 def _fifo(p: Mapping) -> Parts:
-    memory = ram(p["Depth"], p["Width"] + 1)
+    memory = (ultra if p.get("Ultra") else ram)(p["Depth"], p["Width"] + 1)
     return {"unit": each(15), "words": memory, "values": each(p["Width"]), "places": each(p["Depth"].bit_length())}
 
 
@@ -187,9 +197,19 @@ def _ingress(p: Mapping) -> Parts:
     }
 
 
+def _axi_read(p: Mapping) -> Parts:
+    channels = p["Channels"]
+    fifo = _fifo({"Width": p["Bus"], "Depth": 4 * p["Burst"]})
+    return {"unit": each(250), "bus": each(p["Bus"]), "channels": each(channels)} | {
+        f"fifo_{kind}": part * channels for kind, part in fifo.items()
+    }
+
+
 _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_fifo": _fifo,
     "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
+    "mx_axi_read": _axi_read,
+    "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,
     "mx_ingress": _ingress,

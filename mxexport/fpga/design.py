@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import emit, explore, library, options, package, probing, verify
+from mxexport.fpga import emit, explore, library, memory, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
@@ -22,7 +22,7 @@ from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import Feed, Outside, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -82,7 +82,10 @@ class Design:
     @cached_property
     def network(self) -> Network:
         with self._whole():
-            return read(graph.load(self.path / "dataflow.onnx"))
+            network = read(graph.load(self.path / "dataflow.onnx"))
+            held = self.report.get("memory") or {"layers": [], "bus_bits": memory.BUS}
+            places = {row["layer"]: memory.Place(row["kind"], row["tile"]) for row in held["layers"]}
+            return memory.placed(network, places, held["bus_bits"], self.report["part"])
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         """What the files say need not fit together, in as many ways as there are: nobody vouches for a folder."""
@@ -229,6 +232,11 @@ class Design:
         feeds = [
             Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
         ]
+        if placed.weights:
+            words = np.fromfile(self._memories / emit.LOADED, np.uint8).reshape(-1, placed.weights.bits // 8)
+            feeds.append(Feed(words, None, stall_in))
+        if placed.bus:
+            how["memory"] = Outside(np.fromfile(self._memories / emit.STREAMED, np.uint8), stall=stall_in)
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
         try:
