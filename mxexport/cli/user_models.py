@@ -76,6 +76,16 @@ def format_of(text: str) -> str | None:
     return None if text == "none" else text
 
 
+def rule_of(text: str | None) -> str | int | None:
+    """`0x200000` is the addend of a scale rule; anything else is for `quantize_model` to know."""
+    if text is None or not text[:1].isdigit():
+        return text
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise OptionError(f"--scale-rule {text}: expected a name or an integer, such as 0x200000") from None
+
+
 def is_quantized(module) -> bool:
     """Whether it holds quantized layers of mxexport, Brevitas or torchao."""
     from mxexport.frontends.brevitas import is_brevitas
