@@ -1,0 +1,71 @@
+"""Activations as the tools quantize them, where that is more than one of our quantizers.
+
+Zeros: compressed-tensors makes +0 of a -0 that comes in and keeps the sign of what rounds to zero; Quark's FP4 and FP6
+have +0 only. That changes no product but the sign of a sum that is zero, and costs two subtractions for each
+quantizer, so models leave it out unless they are asked for it (`exact_zeros`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mxexport.frontends.stored import to_nearest
+from mxexport.numbers import numerics
+from mxexport.ops import MXFloatQuant
+from mxexport.quant import Quantizer
+from mxexport.quant.kernels import library, operators
+
+Zeros = Literal["kept", "cleared before", "cleared after"]
+
+
+@dataclass(frozen=True)
+class ToolInput(Quantizer):
+    """`zeros`: whether -0 becomes +0 before it is quantized, or after."""
+
+    zeros: Zeros = "kept"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.check(x)
+        x = without_minus_zero(x) if self.zeros == "cleared before" else x
+        y = self.quantized(x)
+        return without_minus_zero(y) if self.zeros == "cleared after" else y
+
+    def quantized(self, x: Tensor) -> Tensor:
+        return super().__call__(x)
+
+
+@dataclass(frozen=True)
+class DividedNVFP4Input(ToolInput):
+    """compressed-tensors' NVFP4 activations: E4M3 block scales, divided by a stored scale of the tensor.
+
+    block = e4m3(min(amax / 6 * global_scale, 448)), 0.125 for 0; scale = block / global_scale; every operation rounded
+    to float32. A group that holds NaN is NaN.
+
+    `global_scale`: the stored float32 number, near 448 * 6 / amax.
+    """
+
+    global_scale: float = 1.0
+
+    def quantized(self, x: Tensor) -> Tensor:
+        axis, size = x.ndim - 1, self.format.group_size
+        blocks = operators.split_groups(x.float(), axis, size)
+        nan = blocks.isnan()  # apart: onnxruntime's largest value need not be NaN where there is one
+        amax = torch.where(nan, 0.0, blocks.abs()).amax(-1)
+        six, level = amax.new_full((), 6.0), amax.new_full((), self.global_scale)  # Python numbers become reciprocals
+        wanted = amax / six * level
+        code = to_nearest(wanted.clamp(max=448.0), numerics.NVFP4_SCALE)
+        scale = torch.where(code == 0, 0.125, code) / level
+        scale = torch.where(nan.float().amax(-1) > 0, torch.nan, scale)
+        a = MXFloatQuant.attributes_of(self.format.element)
+        a |= {"signed": True, "signed_zero": True}
+        return library.mx_float_quant(x, scale, axis, size, **a)
+
+
+def without_minus_zero(x: Tensor) -> Tensor:
+    """0 - (0 - x): as x, with +0 for -0. A runtime may drop the addition of 0."""
+    zero = x.new_zeros(())
+    return zero - (zero - x)
