@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.checkpoints.inputs import DividedNVFP4Input
+from mxexport.frontends.checkpoints.inputs import CompressedTensorsNVFP4Input
 from mxexport.frontends.checkpoints.plans import (
     FLOAT,
     LayerPlan,
@@ -96,4 +96,4 @@ def _nvfp4_input(tensors: Mapping[str, Tensor]) -> Quantizer:
     if "input_global_scale" not in tensors:
         raise UnsupportedError("its input is quantized as NVFP4 and has no input_global_scale")
     level = float(positive(tensors["input_global_scale"], "its input_global_scale"))
-    return DividedNVFP4Input(get_format("nvfp4"), QuantLayer.input_axis, zeros="cleared before", global_scale=level)
+    return CompressedTensorsNVFP4Input(get_format("nvfp4"), QuantLayer.input_axis, zeros="cleared before", level=level)

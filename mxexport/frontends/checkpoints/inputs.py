@@ -39,30 +39,52 @@ class ToolInput(Quantizer):
 
 
 @dataclass(frozen=True)
-class DividedNVFP4Input(ToolInput):
-    """compressed-tensors' NVFP4 activations: E4M3 block scales, divided by a stored scale of the tensor.
+class NVFP4Input(ToolInput):
+    """E4M3 block scales under a stored scale of the tensor; every operation rounded to float32.
 
-    block = e4m3(min(amax / 6 * global_scale, 448)), 0.125 for 0; scale = block / global_scale; every operation rounded
-    to float32. A group that holds NaN is NaN.
-
-    `global_scale`: the stored float32 number, near 448 * 6 / amax.
+    A group that holds NaN is NaN. `level`: the stored float32 number.
     """
 
-    global_scale: float = 1.0
+    level: float = 1.0
 
     def quantized(self, x: Tensor) -> Tensor:
         axis, size = x.ndim - 1, self.format.group_size
         blocks = operators.split_groups(x.float(), axis, size)
         nan = blocks.isnan()  # apart: onnxruntime's largest value need not be NaN where there is one
         amax = torch.where(nan, 0.0, blocks.abs()).amax(-1)
-        six, level = amax.new_full((), 6.0), amax.new_full((), self.global_scale)  # Python numbers become reciprocals
-        wanted = amax / six * level
-        code = to_nearest(wanted.clamp(max=448.0), numerics.NVFP4_SCALE)
-        scale = torch.where(code == 0, 0.125, code) / level
+        scale = self.block_scale(amax, amax.new_full((), self.level))
         scale = torch.where(nan.float().amax(-1) > 0, torch.nan, scale)
         a = MXFloatQuant.attributes_of(self.format.element)
         a |= {"signed": True, "signed_zero": True}
         return library.mx_float_quant(x, scale, axis, size, **a)
+
+    def block_scale(self, amax: Tensor, level: Tensor) -> Tensor:
+        """Float32 scales of blocks, shape of `amax`. Numbers are tensors: torch divides by reciprocals of others."""
+        raise NotImplementedError
+
+
+class CompressedTensorsNVFP4Input(NVFP4Input):
+    """block = e4m3(min(amax / 6 * level, 448)), 0.125 for 0; scale = block / level. `level` is near 448 * 6 / amax."""
+
+    def block_scale(self, amax: Tensor, level: Tensor) -> Tensor:
+        code = _e4m3(amax / amax.new_full((), 6.0) * level)
+        return torch.where(code == 0, 0.125, code) / level
+
+
+class ModelOptNVFP4Input(NVFP4Input):
+    """scale = e4m3(min(amax / (6 * level), 448)) * level, 1 where that is below 1e-5. `level` is amax / (448 * 6).
+
+    As its Triton kernel computes with correctly rounded divisions; on a GPU they are approximate.
+    """
+
+    def block_scale(self, amax: Tensor, level: Tensor) -> Tensor:
+        scale = _e4m3(amax / (amax.new_full((), 6.0) * level)) * level
+        return torch.where(scale >= amax.new_full((), 1e-5), scale, 1.0)
+
+
+def _e4m3(wanted: Tensor) -> Tensor:
+    """To the nearest block scale; beyond the largest to that."""
+    return to_nearest(wanted.clamp(max=448.0), numerics.NVFP4_SCALE)
 
 
 def without_minus_zero(x: Tensor) -> Tensor:

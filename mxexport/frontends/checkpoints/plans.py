@@ -47,7 +47,7 @@ def table(config: Mapping, key: str, where: str) -> Mapping:
     """The table `config[key]`. Raises UnsupportedError."""
     found = config.get(key)
     if not isinstance(found, Mapping):
-        raise UnsupportedError(f"{where}: {key!r} is {_short(found)}; expected a table")
+        raise UnsupportedError(f"{where}: {key!r} is {short(found)}; expected a table")
     return found
 
 
@@ -56,7 +56,7 @@ def names(config: Mapping, key: str, where: str) -> list[str]:
     found = config.get(key)
     found = [] if found is None else found
     if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
-        raise UnsupportedError(f"{where}: {key!r} is {_short(found)}; expected a list of names")
+        raise UnsupportedError(f"{where}: {key!r} is {short(found)}; expected a list of names")
     return found
 
 
@@ -67,7 +67,7 @@ def refuse_set(config: Mapping, keys: Mapping[str, str], where: str) -> None:
             raise UnsupportedError(f"{where}: {key!r} is set, which {what}; that is not carried")
 
 
-def _short(value: object) -> str:
+def short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:60]}…"
 
@@ -84,8 +84,8 @@ def matches_regex(pattern: str, name: str) -> bool:
     repeats = re.findall(r"(?<!\\)(?:\\\\)*[*+{]", pattern)
     nested = re.search(r"[*+{][^()]*\)\s*[*+{]", pattern)
     if len(pattern) > _LONGEST or len(repeats) > _MOST_REPEATS or nested:
-        raise UnsupportedError(f"the pattern {_short(pattern)} could take forever to match; name the layers instead")
+        raise UnsupportedError(f"the pattern {short(pattern)} could take forever to match; name the layers instead")
     try:
         return re.match(pattern, name) is not None
     except (re.error, RecursionError, OverflowError) as error:
-        raise UnsupportedError(f"{_short(pattern)} is no regular expression: {error}") from error
+        raise UnsupportedError(f"{short(pattern)} is no regular expression: {error}") from error

@@ -25,13 +25,15 @@ from mxexport.frontends.checkpoints import weights
 from mxexport.frontends.checkpoints.compressed_tensors import CompressedTensors
 from mxexport.frontends.checkpoints.files import Checkpoint, open_checkpoint
 from mxexport.frontends.checkpoints.inputs import ToolInput
-from mxexport.frontends.checkpoints.plans import LayerPlan, Plan
+from mxexport.frontends.checkpoints.modelopt import ModelOpt
+from mxexport.frontends.checkpoints.plans import LayerPlan, Plan, short
+from mxexport.frontends.checkpoints.quark import Quark
 from mxexport.frontends.stored import StoredEmbedding, StoredLayer, StoredLinear
 from mxexport.quant import QUANT_LAYERS, QuantLayer
 from mxexport.quant.layers.all_layers import quantized_kind
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 
-_TOOLS = {"compressed-tensors": CompressedTensors}
+_TOOLS = {"compressed-tensors": CompressedTensors, "modelopt": ModelOpt, "quark": Quark}
 _SHOWN = 10
 """Names that a message spells out."""
 
@@ -67,21 +69,31 @@ def read_plan(checkpoint: Checkpoint) -> Plan:
         InputFileError: no config, or one that is no JSON object.
         UnsupportedError: not quantized, by a tool that is not known, or in a way that is not carried.
     """
-    config = checkpoint.json("config.json")
-    if config is None:
-        raise InputFileError(f"{checkpoint.folder}: no config.json; it says what the tensors mean")
-    found = config.get("quantization_config")
-    if not isinstance(found, Mapping):
-        raise UnsupportedError(f"{checkpoint.folder}: config.json has no quantization_config; is the model quantized?")
+    found, where = _quantization_config(checkpoint)
     method = found.get("quant_method")
     if method not in _TOOLS:
         raise UnsupportedError(
-            f"{checkpoint.folder}: quant_method {method!r} is not known; expected one of {', '.join(_TOOLS)}"
+            f"{where}: quant_method {short(method)} is not known; expected one of {', '.join(_TOOLS)}"
         )
     try:
         return _TOOLS[method](found)
     except UnsupportedError as error:
-        raise UnsupportedError(f"{checkpoint.folder}: {error}") from None
+        raise UnsupportedError(f"{where}: {error}") from None
+
+
+def _quantization_config(checkpoint: Checkpoint) -> tuple[Mapping, Path]:
+    """The table that says how weights are quantized, and its file: config.json, else ModelOpt's own."""
+    config, where = checkpoint.json("config.json"), checkpoint.folder / "config.json"
+    found = None if config is None else config.get("quantization_config")
+    own = checkpoint.json("hf_quant_config.json") if found is None else None
+    if own is not None:
+        where, found = checkpoint.folder / "hf_quant_config.json", own.get("quantization")
+        found = {"quant_method": "modelopt", **found} if isinstance(found, Mapping) else found
+    if found is None and config is None:
+        raise InputFileError(f"{checkpoint.folder}: no config.json; it says what the tensors mean")
+    if not isinstance(found, Mapping):
+        raise UnsupportedError(f"{where} has no table of quantization; is the model quantized?")
+    return found, where
 
 
 class _Reading:
