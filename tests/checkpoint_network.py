@@ -69,3 +69,20 @@ def edge_inputs() -> Tensor:
     small = torch.full((1, WIDTH), -1e-6)
     small[0, ::8], small[0, 1::8], small[0, 2::8] = 1.0, -0.0, 0.0
     return torch.cat([*rows, small])
+
+
+class Experts(nn.Module):
+    """Two experts as gpt-oss has them: parameters [E, K, O] and biases; gates and values interleaved."""
+
+    def __init__(self):
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.zeros(2, WIDTH, 2 * WIDTH))
+        self.gate_up_proj_bias = nn.Parameter(torch.zeros(2, 2 * WIDTH))
+        self.down_proj = nn.Parameter(torch.zeros(2, WIDTH, WIDTH))
+        self.down_proj_bias = nn.Parameter(torch.zeros(2, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.matmul(x[:, None], self.gate_up_proj) + self.gate_up_proj_bias[:, None]
+        gate, up = both[..., ::2], both[..., 1::2]
+        down = torch.matmul((up + 1) * gate * torch.sigmoid(gate), self.down_proj)
+        return (down + self.down_proj_bias[:, None]).sum(1)

@@ -126,6 +126,27 @@ class StoredEmbedding(StoredLayer, nn.Embedding):
         return nn.functional.embedding(x, self._stored_weight(), self.padding_idx)
 
 
+class StoredParameter(QuantLayer):
+    """A parametrization (`torch.nn.utils.parametrize`) of a parameter that no layer of ours holds: experts.
+
+    The parameter holds the dequantized values, and `weight_scale` their contracted float32 scales along `axis`.
+    """
+
+    weight_names = ()
+
+    def __init__(self, fmt: GroupFormat, axis: int, scale: Tensor):
+        nn.Module.__init__(self)
+        self.register_buffer("weight_scale", scale)
+        self.weight_quant = Quantizer(fmt, axis)
+        self.input_quant = None
+
+    def _quantizers_of_weights(self) -> dict[str, str]:
+        return {}
+
+    def forward(self, values: Tensor) -> Tensor:
+        return self.weight_quant.apply(values, self.weight_scale)
+
+
 def to_nearest(x: Tensor, element: FloatElement) -> Tensor:
     """`x` rounded to values of `element`: the operator under scales of one, for each run along the last axis."""
     ones = torch.ones_like(x[..., :1])

@@ -19,21 +19,23 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from mxexport.errors import InputFileError, UnsupportedError
 from mxexport.frontends.checkpoints import weights
 from mxexport.frontends.checkpoints.compressed_tensors import CompressedTensors
 from mxexport.frontends.checkpoints.files import Checkpoint, open_checkpoint
+from mxexport.frontends.checkpoints.gpt_oss import BLOCKS, SCALES, GptOss, read_parameter
 from mxexport.frontends.checkpoints.inputs import ToolInput
 from mxexport.frontends.checkpoints.modelopt import ModelOpt
 from mxexport.frontends.checkpoints.plans import LayerPlan, Plan, short
 from mxexport.frontends.checkpoints.quark import Quark
-from mxexport.frontends.stored import StoredEmbedding, StoredLayer, StoredLinear
+from mxexport.frontends.stored import StoredEmbedding, StoredLayer, StoredLinear, StoredParameter
 from mxexport.quant import QUANT_LAYERS, QuantLayer
 from mxexport.quant.layers.all_layers import quantized_kind
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 
-_TOOLS = {"compressed-tensors": CompressedTensors, "modelopt": ModelOpt, "quark": Quark}
+_TOOLS = {"compressed-tensors": CompressedTensors, "modelopt": ModelOpt, "mxfp4": GptOss, "quark": Quark}
 _SHOWN = 10
 """Names that a message spells out."""
 
@@ -103,6 +105,7 @@ class _Reading:
         self.model, self.checkpoint, self.plan, self.exact_zeros = model, checkpoint, plan, exact_zeros
         self.modules: dict[str, nn.Module] = dict(model.named_modules(remove_duplicate=False))
         self.layers: dict[nn.Module, StoredLayer] = {}
+        self.experts: dict[str, StoredParameter] = {}
         self.state: dict[str, Tensor] = {}
         self.lower_precision: list[str] = []
 
@@ -116,7 +119,7 @@ class _Reading:
                 problems.append((name or "the model itself", str(error)))
         if problems:
             raise UnsupportedError(f"from_checkpoint: {self.checkpoint.folder}: layers that cannot be read", problems)
-        if not self.layers:
+        if not self.layers and not self.experts:
             raise UnsupportedError(f"from_checkpoint: {self.checkpoint.folder}: no layer has a quantized weight")
 
     def _by_layer(self) -> dict[str, list[str]]:
@@ -132,7 +135,11 @@ class _Reading:
         module = self.modules[name]
         kind = quantized_kind(module)
         if kind not in (QUANT_LAYERS[nn.Linear], QUANT_LAYERS[nn.Embedding]):
-            self._read_floats(name, parts)
+            packed = [part for part in parts if part.endswith(BLOCKS)] if isinstance(self.plan, GptOss) else []
+            for part in packed:
+                self._read_experts(name, part.removesuffix(BLOCKS), parts)
+            taken = {stem + end for stem in (part.removesuffix(BLOCKS) for part in packed) for end in (BLOCKS, SCALES)}
+            self._read_floats(name, [part for part in parts if part not in taken])
             return
         plan = self.plan.layer(name, module)
         known = [part for part in parts if part in weights.PARTS | weights.INPUT_PARTS]
@@ -148,6 +155,19 @@ class _Reading:
         if module in self.layers:
             raise UnsupportedError("its weight is stored under two names, of a module that is shared")
         self.layers[module] = self._stored(module, tensors, plan)
+
+    def _read_experts(self, layer: str, part: str, parts: list[str]) -> None:
+        own = self.modules[layer]._parameters.get(part)
+        if own is None or part + SCALES not in parts:
+            missing = "parameter of the model" if own is None else f"tensor {part + SCALES}"
+            raise UnsupportedError(f"there is no {missing} for {part + BLOCKS}")
+        blocks, scales = (self._tensor(layer, part + end) for end in (BLOCKS, SCALES))
+        try:
+            values, parametrization = read_parameter(blocks, scales, tuple(own.shape))
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{part}: {error}") from None
+        name = f"{layer}.{part}".lstrip(".")
+        self.state[name], self.experts[name] = values, parametrization
 
     def _stored(self, module: nn.Module, tensors: Mapping[str, Tensor], plan: LayerPlan) -> StoredLayer:
         if isinstance(module, nn.Embedding):
@@ -182,6 +202,9 @@ class _Reading:
         except Exception as error:  # deepcopy fails in as many ways as there are attributes
             raise UnsupportedError(f"from_checkpoint: {type(self.model).__name__} cannot be copied: {error}") from error
         self._load(result)
+        for name, parametrization in self.experts.items():
+            layer, _, part = name.rpartition(".")
+            parametrize.register_parametrization(result.get_submodule(layer), part, parametrization)
         home = next((tensor.device for _, tensor in named_tensors(self.model) if not tensor.is_meta), None)
         result = result.to(home).float().eval().requires_grad_(False)
         attach(self._report(result), result)

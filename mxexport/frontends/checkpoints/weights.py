@@ -7,7 +7,6 @@
     weight e4m3 or e5m2, weight_scale u8            MXFP8                                   the same, ModelOpt
     weight u8, weight_scale u8                      MXFP4, MXFP6 (which one: the config)    ModelOpt, Quark
     weight u8, weight_scale e4m3, weight_scale_2    NVFP4; scale = fl(e4m3 * scale_2)       ModelOpt
-    weight_blocks u8 [O, K/32, 16], weight_scales   MXFP4                                   gpt-oss
 
 Codes of 4 and 6 bits are packed LSB first along K; u8 scales are E8M0 codes, one for 32 columns. Format names in
 configs are not trusted: tools have written wrong ones.
@@ -26,10 +25,7 @@ from mxexport.frontends.stored import StoredWeight, stored_weight
 from mxexport.numbers import numerics, packing
 from mxexport.numbers.formats import E8M0_NAN, GroupFormat, get_format
 
-PARTS = {
-    *("weight", "weight_packed", "weight_scale", "weight_global_scale", "weight_scale_2"),
-    *("weight_blocks", "weight_scales"),
-}
+PARTS = {"weight", "weight_packed", "weight_scale", "weight_global_scale", "weight_scale_2"}
 """Last parts of names that belong to a weight."""
 INPUT_PARTS = {"input_global_scale", "input_scale"}
 _BYTES = {torch.float8_e4m3fn: "mxfp8_e4m3", torch.float8_e5m2: "mxfp8_e5m2"}
@@ -66,14 +62,9 @@ def read_weight(tensors: Mapping[str, Tensor], shape: tuple[int, int], six_bits:
 
 def _one_naming(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`weight` and `weight_scale`, whatever the tool calls them."""
-    renamed = {"weight_packed": "weight", "weight_blocks": "weight", "weight_scales": "weight_scale"}
-    found: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if name in PARTS:
-            if (known := renamed.get(name, name)) in found:
-                raise UnsupportedError(f"its weight is stored twice: {', '.join(sorted(set(tensors) & PARTS))}")
-            found[known] = tensor.flatten(1) if name == "weight_blocks" and tensor.ndim == 3 else tensor
-    return found
+    if {"weight", "weight_packed"} <= tensors.keys():
+        raise UnsupportedError("its weight is stored twice: weight, weight_packed")
+    return {"weight" if n == "weight_packed" else n: tensor for n, tensor in tensors.items() if n in PARTS}
 
 
 def _listed(parts: Mapping[str, str]) -> str:
