@@ -58,14 +58,24 @@ def token_ids() -> Tensor:
 
 def edge_inputs() -> Tensor:
     """[rows, WIDTH]: what parts scale rules and roundings. Groups of 32 (and of 16) of every magnitude, largest values
-    around 2^k, 1.5 * 2^k and 1.75 * 2^k, ties, zeros of both signs, and values that round to zero."""
+    around 2^k, 1.5 * 2^k and 1.75 * 2^k beside much smaller ones, ties, zeros of both signs, and values that round to
+    zero."""
     generator = torch.Generator().manual_seed(1)
     normal = torch.randn(40, WIDTH, generator=generator) * torch.exp2(torch.arange(40) - 20.0)[:, None]
     around = torch.tensor([1.0, 1.5, 1.75, 1.875, 2.0])[:, None, None]
     ramp = torch.linspace(-1, 1, WIDTH).expand(3, WIDTH)
     steps = (torch.tensor([-1, 0, 1]).int()[:, None] + (ramp * around).view(torch.int32)).view(torch.float32)
     ties = torch.arange(WIDTH).float()[None] / torch.tensor([2.0, 4.0, 8.0, 16.0])[:, None]
-    rows = [normal, steps.flatten(0, 1), ties, torch.zeros(1, WIDTH), torch.full((1, WIDTH), -0.0)]
+    largest, place = steps[..., -1:], torch.arange(WIDTH) % 32
+    fall = torch.where(place == 0, 1.0, 1.37 * torch.exp2(-(place + 8) / 2.0))  # down to subnormal elements
+    rows = [
+        normal,
+        steps.flatten(0, 1),
+        (largest * fall).flatten(0, 1),
+        ties,
+        torch.zeros(1, WIDTH),
+        torch.full((1, WIDTH), -0.0),
+    ]
     small = torch.full((1, WIDTH), -1e-6)
     small[0, ::8], small[0, 1::8], small[0, 2::8] = 1.0, -0.0, 0.0
     return torch.cat([*rows, small])

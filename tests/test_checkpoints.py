@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import mxexport as mx
+from mxexport import cli
 from mxexport.errors import InputFileError, MXExportError, UnsupportedError
 from mxexport.frontends.checkpoints.plans import matches_regex
 from mxexport.frontends.stored import StoredEmbedding, StoredLinear
@@ -225,6 +227,23 @@ def test_a_config_of_modelopt_alone_is_enough(tmp_path):
     assert mx.from_checkpoint(network(1), tmp_path / "x").up.input_quant.scale_rule == "rceil"
 
 
+def test_the_command_exports_a_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(FOLDER.parents[2])
+
+    def call(*options: str) -> int:
+        argv = ["mxexport", "export", "tests.checkpoint_network:network", str(tmp_path / "m.onnx"), "--json", *options]
+        monkeypatch.setattr(sys, "argv", [*argv, "--input", "int64:1,6", "--checkpoint", str(FOLDER / MX4)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0
+
+    assert call() == 0
+    formats = {layer["format"] for layer in json.loads(capsys.readouterr().out)["layers"]}
+    assert formats == {"mxfp4_e2m1"}
+    assert call("--weight", "mxint8") == 2
+    assert "--checkpoint has its own weights and formats" in " ".join(capsys.readouterr().err.split())
+
+
 # --- what is refused --------------------------------------------------------------------------------------------
 
 
@@ -243,6 +262,16 @@ def _at(value):
         return tensor
 
     return change
+
+
+def _float_weight(tensors):
+    del tensors["up.weight_scale"], tensors["up.weight_packed"]
+    tensors["up.weight"] = torch.ones(96, 64)
+
+
+def _packed_head(tensors):
+    del tensors["head.weight"]
+    tensors["head.weight_packed"], tensors["head.weight_scale"] = torch.zeros(10, 32).byte(), torch.zeros(10, 2).byte()
 
 
 MX4, NV4, MX8 = "compressed-tensors-mxfp4", "compressed-tensors-nvfp4", "compressed-tensors-mxfp8"
@@ -293,8 +322,11 @@ WRONG_TENSORS = {  # what: checkpoint, change, words of the one error
         MX4, _set("up.weight_scale", lambda t: t.float()),
         "up: no layout that is known has weight of uint8, ",
     ),
-    "a float weight": (MX4, lambda t: (t.pop("up.weight_scale"), t.pop("up.weight_packed"), t.update({"up.weight": torch.ones(96, 64)})), "up: the config calls it quantized, and the files hold a float weight"),
-    "quantized all the same": (MX4, lambda t: (t.pop("head.weight"), t.update({"head.weight_packed": torch.zeros(10, 32).byte(), "head.weight_scale": torch.zeros(10, 2).byte()})), "head: the config calls it float"),
+    "a float weight": (MX4, _float_weight, "up: the config calls it quantized, and the files hold a float weight"),
+    "quantized all the same": (
+        MX4, _packed_head,
+        "head: the config calls it float, and the files hold a quantized weight",
+    ),
     "a stranger": (
         MX4, _set("layers.7.up.weight", lambda _: torch.ones(2)),
         "no module of the model is called 'layers.7.up'",
@@ -377,7 +409,7 @@ WRONG_CONFIGS = {
     "no pattern": (MX4, _config(*GROUP, "targets", value=["re:("]), r"'\(' is no regular expression"),
     "another algorithm": ("modelopt-mxfp8", _config(Q, "quant_algo", value="FP8"), "quant_algo 'FP8' is not carried"),
     "axis 0": (
-        "quark-mxfp4", _config(Q, "global_quant_config", "weight", "ch_axis", value=0), "its weight .* ch_axis 0, .* carried"
+        "quark-mxfp4", _config(Q, "global_quant_config", "weight", "ch_axis", value=0), "its weight .* ch_axis 0"
     ),
     "static inputs": (
         "quark-mxfp4", _config(Q, "global_quant_config", "input_tensors", "is_dynamic", value=False), "is_dynamic False"
@@ -411,6 +443,11 @@ def _link(name, target):
         (folder / name).symlink_to(folder.parent / target)
 
     return change
+
+
+def _dangling(folder):
+    os.remove(folder / "config.json")
+    (folder / "config.json").symlink_to("nowhere")
 
 
 WRONG_FOLDERS = {
@@ -447,8 +484,7 @@ WRONG_FOLDERS = {
     "an empty index": (_index({}), "'weight_map' is no table of file names"),
     "a link": (_link("model.safetensors", "elsewhere.safetensors"), "is a link to a file outside"),
     "a config of links": (_link("config.json", "elsewhere.json"), "is a link to a file outside"),
-    "a dangling link": (lambda folder: (os.remove(folder / "config.json"), (folder / "config.json").symlink_to("nowhere")),
-                        "no such file: .*config.json"),
+    "a dangling link": (_dangling, "no such file: .*config.json"),
 }  # fmt: skip
 
 

@@ -28,6 +28,13 @@ WeightsFile = Annotated[
     Path | None,
     typer.Option(help="Trained parameters for the float model: .safetensors, or a state_dict that torch saved."),
 ]
+CheckpointFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Folder of a quantized checkpoint (compressed-tensors, ModelOpt, Quark, gpt-oss) for the float model.",
+    ),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Layer or pattern that stays in float; repeatable.")]
 Recipe = Annotated[
     str, typer.Option(help="How formats are applied: robust (see quantize_model), or none: exactly as asked.")

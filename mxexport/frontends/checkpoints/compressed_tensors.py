@@ -53,9 +53,11 @@ class CompressedTensors:
                 self.schemes[target] = scheme
 
     def layer(self, name: str, module: nn.Module) -> LayerPlan:
-        found = next((t for t in sorted(self.schemes, key=_from_exact_to_class) if _matches(t, name, module)), None)
-        if found is None or any(_matches(pattern, name, module) for pattern in self.ignore):
+        ranks = {target: _rank(target, name, module) for target in self.schemes}
+        matching = sorted((rank, target) for target, rank in ranks.items() if rank is not None)
+        if not matching or any(_rank(pattern, name, module) is not None for pattern in self.ignore):
             return FLOAT
+        found = matching[0][1]
         scheme = self.schemes[found]
         weights = table(scheme, "weights", f"the group of {found!r}")
         refuse_set(weights, {"actorder": "reorders columns"}, "weights")
@@ -63,15 +65,14 @@ class CompressedTensors:
         return LayerPlan(True, _input(given) if given else lambda tensors: None)
 
 
-def _from_exact_to_class(target: str) -> tuple[bool, bool, str]:
-    """Names come before patterns, and patterns before classes, as in the tool."""
-    return "." not in target and target[:1].isupper(), target.startswith("re:"), target
-
-
-def _matches(target: str, name: str, module: nn.Module) -> bool:
+def _rank(target: str, name: str, module: nn.Module) -> int | None:
+    """How a target matches: its name comes before a pattern, and that before a class, as in the tool; None: not."""
+    if target == name:
+        return 0
     if target.startswith("re:"):
-        return matches_regex(target.removeprefix("re:"), name)
-    return target == name or any(target == cls.__name__ for cls in type(module).__mro__ if issubclass(cls, nn.Module))
+        return 1 if matches_regex(target.removeprefix("re:"), name) else None
+    classes = (cls.__name__ for cls in type(module).__mro__ if issubclass(cls, nn.Module))
+    return 2 if target in classes else None
 
 
 def _input(args: object) -> MakeInput:
