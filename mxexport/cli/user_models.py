@@ -28,6 +28,13 @@ WeightsFile = Annotated[
     Path | None,
     typer.Option(help="Trained parameters for the float model: .safetensors, or a state_dict that torch saved."),
 ]
+CheckpointFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Folder of a quantized checkpoint (compressed-tensors, ModelOpt, Quark, gpt-oss) for the float model.",
+    ),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Layer or pattern that stays in float; repeatable.")]
 Recipe = Annotated[
     str, typer.Option(help="How formats are applied: robust (see quantize_model), or none: exactly as asked.")
@@ -74,6 +81,16 @@ def file_name(where: str) -> str:
 
 def format_of(text: str) -> str | None:
     return None if text == "none" else text
+
+
+def rule_of(text: str | None) -> str | int | None:
+    """`0x200000` is the addend of a scale rule; anything else is for `quantize_model` to know."""
+    if text is None or not text[:1].isdigit():
+        return text
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise OptionError(f"--scale-rule {text}: expected a name or an integer, such as 0x200000") from None
 
 
 def is_quantized(module) -> bool:

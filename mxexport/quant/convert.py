@@ -14,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.calling import calls
 from mxexport.quant.folding import batch_norm
 from mxexport.quant.folding.proof import FoldPlan, plan_folds
@@ -35,7 +36,7 @@ def quantize_model(
     activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
-    scale_rule: str | None = None,
+    scale_rule: ScaleRule | None = None,
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
@@ -59,7 +60,8 @@ def quantize_model(
             as well); None keeps that side in float.
         activation: the same.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
-        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even or rceil.
+        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even, rceil, or an integer: the R
+            that the rule adds to the float32 bits of a group's largest magnitude (`formats.round_bias`).
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
         formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
             path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;

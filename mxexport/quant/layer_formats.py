@@ -12,7 +12,7 @@ from torch import nn
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model.yaml_tables import read_table
-from mxexport.numbers.formats import GroupFormat, check_rule, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, check_rule, get_format
 from mxexport.quant.layers.bias import check_bias_format
 from mxexport.quant.quantizers.spec import Format, QuantSpec
 
@@ -25,7 +25,7 @@ class LayerFormats:
 
     weight: GroupFormat | QuantSpec | None
     activation: GroupFormat | QuantSpec | None
-    scale_rule: str = "floor"
+    scale_rule: ScaleRule = "floor"
     bias_format: str = "float"
 
 
@@ -80,7 +80,7 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 def format_table(
     weight: Format,
     activation: Format,
-    scale_rule: str,
+    scale_rule: ScaleRule,
     bias_format: str,
     exclude: str | Sequence[str],
     formats: Mapping | str | os.PathLike | None,

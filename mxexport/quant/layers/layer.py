@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.layers.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.quantizers.sources import ScaleSource, only_moved
@@ -55,7 +56,7 @@ class QuantLayer(nn.Module):
         *args,
         weight: Format = "mxint8",
         activation: Format = "mxint8",
-        scale_rule: str = "floor",
+        scale_rule: ScaleRule = "floor",
         bias_format: str = "float",
         **kwargs,
     ):
@@ -63,7 +64,7 @@ class QuantLayer(nn.Module):
         self.set_formats(as_spec(weight), as_spec(activation), scale_rule, bias_format)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose formats; None keeps that side in float."""
         self._hold(
@@ -160,7 +161,7 @@ class QuantLayer(nn.Module):
         layer: nn.Module,
         weight: Format,
         activation: Format,
-        scale_rule: str = "floor",
+        scale_rule: ScaleRule = "floor",
         bias_format: str = "float",
     ) -> QuantLayer:
         """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is."""
