@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
+from mxexport.numbers.formats import GroupFormat
 from mxexport.quant.layers.layer import QuantLayer, apply
 from mxexport.quant.layers.recurrent_steps import STEPS, State
-from mxexport.quant.quantizers.spec import Format, as_spec, make_activation_quantizer, make_weight_quantizer
+from mxexport.quant.quantizers.spec import Format, QuantSpec, as_spec, make_activation_quantizer, make_weight_quantizer
 
 AS_ACTIVATION = "activation"
 """The `hidden` format that follows the layer's `activation`."""
@@ -71,8 +72,8 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             )
         if cell is not None and self.mode != "LSTM":
             raise FormatError(f"{type(self).__name__}: cell={cell!r}, and only an LSTM has a cell state")
-        weight, activation, cell = as_spec(weight), as_spec(activation), as_spec(cell)
-        hidden = activation if isinstance(hidden, str) and hidden == AS_ACTIVATION else as_spec(hidden)
+        hidden = activation if isinstance(hidden, str) and hidden == AS_ACTIVATION else hidden
+        weight, activation, hidden, cell = as_spec(weight), _module(activation), _module(hidden), _module(cell)
         for name, attribute in self._quantizers_of_weights().items():
             of = getattr(self, attribute)
             self._hold(**{name: make_weight_quantizer(weight, of, self.weight_axis, self.channel_axis, scale_rule)})
@@ -143,7 +144,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             last += ends
             if layer < self.num_layers - 1:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-        states = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
+        states = tuple(torch.cat(parts) for parts in zip(*last, strict=True))
         if not batched:
             x, states = x.squeeze(1), tuple(s.squeeze(1) for s in states)
         elif self.batch_first:
@@ -168,7 +169,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         bias_ih, bias_hh = (getattr(self, f"bias_{kind}_{place}", None) for kind in ("ih", "hh"))
         hidden_quant, cell_quant = (getattr(self, f"{what}_{place}_quant", None) for what in ("hidden", "cell"))
         projected_quant, step = getattr(self, f"projected_{place}_quant", None), STEPS[self.mode]
-        steps, hidden = nn.functional.linear(x, weight_ih, bias_ih).unbind(0), []
+        steps, hidden = nn.functional.linear(x, weight_ih, bias_ih).split(1), []
         for given in reversed(steps) if backward else steps:
             held = nn.functional.linear(apply(hidden_quant, state[0]), weight_hh, bias_hh)
             h, *cell = step(given, held, state, lambda c: apply(cell_quant, c))
@@ -176,7 +177,7 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 h = nn.functional.linear(apply(projected_quant, h), weight_hr)
             state = (h, *cell)
             hidden.append(h)
-        return torch.stack(hidden[::-1] if backward else hidden), state
+        return torch.cat(hidden[::-1] if backward else hidden), state
 
     def _weight(self, name: str) -> Tensor | None:
         weight = getattr(self, name, None)
@@ -187,12 +188,12 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
         count, batch = len(self._all_weights), x.shape[1]
         sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.mode == "LSTM")
         if state is None:
-            zeros = tuple(x.new_zeros(batch, size) for size in sizes)
+            zeros = tuple(x.new_zeros(1, batch, size) for size in sizes)
             return [zeros] * count
         parts = state if self.mode == "LSTM" else (state,)
         self._check_state(parts, [(count, batch, size) if batched else (count, size) for size in sizes])
         parts = parts if batched else [part.unsqueeze(1) for part in parts]
-        return list(zip(*(part.unbind(0) for part in parts), strict=True))
+        return list(zip(*(part.split(1) for part in parts), strict=True))
 
     # --- what does not fit ------------------------------------------------------------------------------------
 
@@ -233,6 +234,11 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                     f"{type(self).__name__}: an initial state has shape {tuple(part.shape)}; expected {shape}: layers "
                     "times directions, the batch where the input has one, features"
                 )
+
+
+def _module(fmt: Format) -> Format:
+    """The same format as a spec: its quantizer is a module, whose name (`hidden_l0_quant`) nodes of a file then have."""
+    return QuantSpec(fmt) if isinstance(fmt, (str, GroupFormat)) else as_spec(fmt)
 
 
 class QuantRNN(QuantRecurrent, nn.RNN):

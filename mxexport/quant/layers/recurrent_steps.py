@@ -1,7 +1,7 @@
 """One step of time of each recurrent layer, in the order in which torch adds and multiplies.
 
 Every function takes what the input adds to the gates (`given`, [N, G H], biases included), what the hidden state adds
-(`held`, [N, G H]) and the state before; it returns the state after. Source: the equations of `torch.nn.RNN`, `LSTM` and
+(`held`, [N, G H]), the state before and what quantizes a cell state; it returns the state after. Source: the equations of `torch.nn.RNN`, `LSTM` and
 `GRU`.
 """
 
