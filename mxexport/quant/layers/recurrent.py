@@ -131,27 +131,17 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             UnsupportedError: a PackedSequence, or, while exporting, a length that stays open.
         """
         self._check_input(x)
-        batched = x.ndim == 3
-        if not batched:
-            x = x.unsqueeze(1)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        self._check_length(x)
-        initial = self._initial(x, state, batched)
-        last: list[State] = []
+        time = self._time_axis(x)
+        initial, last = self._initial(x, state), []
         for layer in range(self.num_layers):
             x, ends = self._layer(layer, x, initial)
             last += ends
             if layer < self.num_layers - 1:
                 x = nn.functional.dropout(x, self.dropout, self.training)
-        states = tuple(torch.cat(parts) for parts in zip(*last, strict=True))
-        if not batched:
-            x, states = x.squeeze(1), tuple(s.squeeze(1) for s in states)
-        elif self.batch_first:
-            x = x.transpose(0, 1)
+        states = tuple(torch.cat([_swapped(part, time) for part in parts]) for parts in zip(*last, strict=True))
         return x, states if self.mode == "LSTM" else states[0]
 
-    def _layer(self, layer: int, x: Tensor, initial: list[State]) -> tuple[Tensor, list[State]]:
+    def _layer(self, layer: int, x: Tensor, initial: list[State | None]) -> tuple[Tensor, list[State]]:
         """x [T, N, I] -> hidden states [T, N, D H], and the state at the end of each direction."""
         x, outputs, ends = apply(getattr(self, f"input_l{layer}_quant"), x), [], []
         directions = 2 if self.bidirectional else 1
@@ -162,38 +152,45 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
             ends.append(end)
         return torch.cat(outputs, -1) if directions > 1 else outputs[0], ends
 
-    def _direction(self, place: str, x: Tensor, state: State, backward: bool) -> tuple[Tensor, State]:
+    def _direction(self, place: str, x: Tensor, state: State | None, backward: bool) -> tuple[Tensor, State]:
         """Quantized x [T, N, I] and the state at the start -> hidden states [T, N, H] in the order of x, and the state
-        at the end."""
+        at the end; a state has the axes of x, one step long."""
         weight_ih, weight_hh, weight_hr = (self._weight(f"weight_{kind}_{place}") for kind in ("ih", "hh", "hr"))
         bias_ih, bias_hh = (getattr(self, f"bias_{kind}_{place}", None) for kind in ("ih", "hh"))
         hidden_quant, cell_quant = (getattr(self, f"{what}_{place}_quant", None) for what in ("hidden", "cell"))
         projected_quant, step = getattr(self, f"projected_{place}_quant", None), STEPS[self.mode]
-        steps, hidden = nn.functional.linear(x, weight_ih, bias_ih).split(1), []
+        time, hidden = self._time_axis(x), []
+        steps = nn.functional.linear(x, weight_ih, bias_ih).split(1, time)
         for given in reversed(steps) if backward else steps:
-            held = nn.functional.linear(apply(hidden_quant, state[0]), weight_hh, bias_hh)
+            if state is None:  # zeros, whose product is zero
+                held = x.new_zeros(weight_hh.shape[0]) if bias_hh is None else bias_hh
+                state = (x.new_zeros(self.hidden_size),) * 2
+            else:
+                held = nn.functional.linear(apply(hidden_quant, state[0]), weight_hh, bias_hh)
             h, *cell = step(given, held, state, lambda c: apply(cell_quant, c))
             if weight_hr is not None:
                 h = nn.functional.linear(apply(projected_quant, h), weight_hr)
             state = (h, *cell)
             hidden.append(h)
-        return torch.cat(hidden[::-1] if backward else hidden), state
+        return torch.cat(hidden[::-1] if backward else hidden, time), state
+
+    def _time_axis(self, x: Tensor) -> int:
+        return 1 if self.batch_first and x.ndim == 3 else 0
 
     def _weight(self, name: str) -> Tensor | None:
         weight = getattr(self, name, None)
         return None if weight is None else apply(getattr(self, f"{name}_quant"), weight)
 
-    def _initial(self, x: Tensor, state: Tensor | tuple[Tensor, Tensor] | None, batched: bool) -> list[State]:
-        """The state at the start, of each layer and direction; zeros where none is given."""
-        count, batch = len(self._all_weights), x.shape[1]
-        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.mode == "LSTM")
+    def _initial(self, x: Tensor, state: Tensor | tuple[Tensor, Tensor] | None) -> list[State | None]:
+        """The state at the start of each layer and direction, with the axes of x; None where none is given."""
+        count, time = len(self._all_weights), self._time_axis(x)
         if state is None:
-            zeros = tuple(x.new_zeros(1, batch, size) for size in sizes)
-            return [zeros] * count
+            return [None] * count
+        batch = x.shape[:-1][:time] + x.shape[:-1][time + 1 :]
+        sizes = [self.proj_size or self.hidden_size] + [self.hidden_size] * (self.mode == "LSTM")
         parts = state if self.mode == "LSTM" else (state,)
-        self._check_state(parts, [(count, batch, size) if batched else (count, size) for size in sizes])
-        parts = parts if batched else [part.unsqueeze(1) for part in parts]
-        return list(zip(*(part.split(1) for part in parts), strict=True))
+        self._check_state(parts, [(count, *batch, size) for size in sizes])
+        return list(zip(*([_swapped(s, time) for s in part.split(1)] for part in parts), strict=True))
 
     # --- what does not fit ------------------------------------------------------------------------------------
 
@@ -210,18 +207,16 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 f"{own}: the input has shape {tuple(x.shape)}; expected {layout} or, without a batch, [T, I], with "
                 f"I = {self.input_size}"
             )
-
-    def _check_length(self, x: Tensor) -> None:
-        """x [T, N, I]"""
-        if not isinstance(x.shape[0], int):
+        length = x.shape[self._time_axis(x)]
+        if not isinstance(length, int):
             batch = 0 if self.batch_first else 1
             raise UnsupportedError(
-                f"{type(self).__name__}: its loop over time is unrolled into the file, so the length of the sequence "
-                f"must be constant, and it was to stay open; give dynamic_batch=False, or dynamic_shapes that open the "
-                f'batch alone ({{{batch}: "batch"}} of its input)'
+                f"{own}: its loop over time is unrolled into the file, so the length of the sequence must be constant, "
+                "and it was to stay open; give dynamic_batch=False, or dynamic_shapes that open the batch alone "
+                f'({{{batch}: "batch"}} of its input)'
             )
-        if x.shape[0] == 0:
-            raise ShapeError(f"{type(self).__name__}: the sequence has no step; expected at least one")
+        if length == 0:
+            raise ShapeError(f"{own}: the sequence has no step; expected at least one")
 
     def _check_state(self, parts: tuple[Tensor, ...], shapes: list[tuple[int, ...]]) -> None:
         if not isinstance(parts, (tuple, list)) or len(parts) != len(shapes):
@@ -236,8 +231,13 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
                 )
 
 
+def _swapped(state: Tensor, time: int) -> Tensor:
+    """[1, N, H] of torch's states <-> the axes of the input, [N, 1, H] with the batch first."""
+    return state.transpose(0, 1) if time else state
+
+
 def _module(fmt: Format) -> Format:
-    """The same format as a spec: its quantizer is a module, whose name (`hidden_l0_quant`) nodes of a file then have."""
+    """The same format as a spec: its quantizer is a module, and nodes get its name: `hidden_l0_quant`."""
     return QuantSpec(fmt) if isinstance(fmt, (str, GroupFormat)) else as_spec(fmt)
 
 

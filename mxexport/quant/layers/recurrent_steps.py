@@ -1,8 +1,8 @@
 """One step of time of each recurrent layer, in the order in which torch adds and multiplies.
 
-Every function takes what the input adds to the gates (`given`, [N, G H], biases included), what the hidden state adds
-(`held`, [N, G H]), the state before and what quantizes a cell state; it returns the state after. Source: the equations of `torch.nn.RNN`, `LSTM` and
-`GRU`.
+Every function takes what the input adds to the gates (`given`, [..., G H], biases included), what the hidden state adds
+(`held`, the same), the state before and what quantizes a cell state; it returns the state after. Source: the equations
+of `torch.nn.RNN`, `LSTM` and `GRU`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 State = tuple[Tensor, ...]
-"""(hidden,) or (hidden, cell), each [N, H]."""
+"""(hidden,) or (hidden, cell), each [..., H]."""
 Keep = Callable[[Tensor], Tensor]
 """What a cell state is put through before it is read: its quantizer, or nothing."""
 
