@@ -22,6 +22,7 @@ from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.numbers.formats import GroupFormat
 from mxexport.quant.layers.layer import QuantLayer, apply
 from mxexport.quant.layers.recurrent_steps import STEPS, State
+from mxexport.quant.quantizers.sources import ScaleSource
 from mxexport.quant.quantizers.spec import Format, QuantSpec, as_spec, make_activation_quantizer, make_weight_quantizer
 
 AS_ACTIVATION = "activation"
@@ -40,6 +41,8 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
     Raises:
         FormatError: as `QuantLayer`, an integer bias, or `cell` of a layer that has no cell state.
     """
+
+    other_formats = ("hidden",)
 
     def __init__(
         self,
@@ -113,6 +116,12 @@ class QuantRecurrent(QuantLayer, nn.RNNBase):
     def input_quant(self):
         """The quantizer of the layer's input."""
         return self.input_l0_quant
+
+    @property
+    def states(self) -> dict[str, ScaleSource | None]:
+        """What the report says of the states: in words -> the first quantizer of them, None in float."""
+        names = {"hidden state": "hidden_l0_quant", "cell state": "cell_l0_quant"}
+        return {what: getattr(self, name) for what, name in names.items() if hasattr(self, name)}
 
     @classmethod
     def from_float(cls, layer: nn.RNNBase, *formats, **others) -> QuantRecurrent:
@@ -247,6 +256,8 @@ class QuantRNN(QuantRecurrent, nn.RNN):
 
 class QuantLSTM(QuantRecurrent, nn.LSTM):
     """`nn.LSTM`, quantized as `QuantRecurrent` says; `cell` is the format of its cell state, None for float."""
+
+    other_formats = ("hidden", "cell")
 
 
 class QuantGRU(QuantRecurrent, nn.GRU):
