@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 def convert_recurrent(work: Conversion, name: str, stack: nn.Module) -> ConvertedLayer:
     """The converted form of a QuantRNN or QuantLSTM. Raises UnsupportedError for a quantizer that has none."""
     layers = nn.ModuleList()
-    for l, directions in enumerate(stack.layers):
-        places = [at(name, f"layers.{l}.{d}") for d in range(len(directions))]
+    for number, directions in enumerate(stack.layers):
+        places = [at(name, f"layers.{number}.{d}") for d in range(len(directions))]
         layers.append(nn.ModuleList(_direction(work, *each) for each in zip(places, directions, strict=True)))
     joined = getattr(stack, "cat_output_cell_states", True)
     with_value = bool(stack.layers[-1][0].return_quant_tensor)
