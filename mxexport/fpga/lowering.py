@@ -17,6 +17,7 @@ from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Probe, masked, nodes_beside, spared
+from mxexport.fpga.recurrent import GATED, gated_layers
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -117,6 +118,7 @@ class Lowering:
         g = self._graph = model.graph
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
+        self._gated = gated_layers(g)
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
         self._pending: dict[ir.Value, Pending] = {}
@@ -382,7 +384,10 @@ class Lowering:
             self._refuse(node, node, f"its attributes and shapes make no sense ({type(error).__name__}: {why})")
 
     def _refuse(self, node: ir.Node, named: ir.Node, why: str) -> None:
-        self._problems.append((label(named), why))
+        gated = self._gated.get(named)
+        problem = (label(named), why) if gated is None else (f"layer {gated!r}" if gated else "the model itself", GATED)
+        if problem not in self._problems:
+            self._problems.append(problem)
         for value in node.outputs:
             self.bind(value, Pending(None, blocked=node))
 
