@@ -19,7 +19,7 @@ import mxexport as mx
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
 from mxexport.quant import QUANT_LAYERS, fake_quantize, freeze_scales
 from mxexport.running import executors
-from tests.helpers import assert_equal_up_to_turned_codes
+from tests.helpers import assert_equal_up_to_turned_codes, rms
 
 WEIGHT, ACTIVATION = "mxfp4_e2m1_g16", "mxint8_g16"
 DEEP = {"num_layers": 2, "bidirectional": True, "batch_first": True}
@@ -247,9 +247,9 @@ def test_trained_on_digits_it_is_as_accurate_in_every_stage(tmp_path):
 
 
 class Rows(nn.Module):
-    def __init__(self):
+    def __init__(self, kind=nn.GRU):
         super().__init__()
-        self.rnn, self.head = nn.GRU(8, 32, batch_first=True), nn.Linear(32, 10)
+        self.rnn, self.head = kind(8, 32, batch_first=True), nn.Linear(32, 10)
 
     def forward(self, x):
         return self.head(self.rnn(x)[0][:, -1])
@@ -264,6 +264,30 @@ def fit(model: nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int, rate: f
             functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
     model.eval()
+
+
+# --- hardware -------------------------------------------------------------------------------------------------
+
+
+def test_an_unrolled_rnn_compiles_to_hardware(tmp_path):
+    torch.manual_seed(0)
+    model, x = mx.quantize_model(Rows(nn.RNN), "mxint8_g8", "mxint8_g8"), torch.randn(16, 3, 8)
+    _, _, (expected,) = exported(model, x, tmp_path / "m.onnx")
+    design = mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=x.numpy())
+    dataflow = design.run_dataflow(x.numpy())
+    assert_equal_up_to_turned_codes(dataflow.values, expected, 0.05 * rms(expected))
+    if FULL:
+        simulated = design.simulate(x.numpy(), stall_in=0.3, stall_out=0.3)
+        assert np.array_equal(simulated.raw, dataflow.raw)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_gated_layers_are_refused_in_hardware_by_one_sentence(kind, tmp_path):
+    model, x = mx.quantize_model(Rows(kind), WEIGHT, ACTIVATION), torch.randn(2, 2, 8)
+    exported(model, x, tmp_path / "m.onnx")
+    mx.clean(tmp_path / "m.onnx", tmp_path / "clean.onnx")
+    ((where, why),) = mx.check(tmp_path / "clean.onnx", "fpga")
+    assert where == "layer 'rnn'" and "an LSTM or GRU, whose gates multiply streams" in why and "use nn.RNN" in why
 
 
 # --- bad input ------------------------------------------------------------------------------------------------
