@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 
+import numpy as np
 import onnx
 import pytest
 import torch

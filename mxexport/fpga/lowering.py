@@ -17,7 +17,7 @@ from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Probe, masked, nodes_beside, spared
-from mxexport.fpga.recurrent import GATED, gated_layers
+from mxexport.fpga.recurrent import refuse_gated_layers
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -80,6 +80,7 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
+    refuse_gated_layers(model.graph)
     walk = Lowering(model, None)
     walk.run()
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
@@ -118,7 +119,6 @@ class Lowering:
         g = self._graph = model.graph
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
-        self._gated = gated_layers(g)
         self._nodes: list[ir.Node] = []
         self._initializers: list[ir.Value] = []
         self._pending: dict[ir.Value, Pending] = {}
@@ -384,10 +384,7 @@ class Lowering:
             self._refuse(node, node, f"its attributes and shapes make no sense ({type(error).__name__}: {why})")
 
     def _refuse(self, node: ir.Node, named: ir.Node, why: str) -> None:
-        gated = self._gated.get(named)
-        problem = (label(named), why) if gated is None else (f"layer {gated!r}" if gated else "the model itself", GATED)
-        if problem not in self._problems:
-            self._problems.append(problem)
+        self._problems.append((label(named), why))
         for value in node.outputs:
             self.bind(value, Pending(None, blocked=node))
 

@@ -11,22 +11,25 @@ import re
 
 import onnx_ir as ir
 
+from mxexport.errors import UnsupportedError
 from mxexport.model.uniform import is_quantizer
 
 _HIDDEN_STATE = re.compile(r"(?:(.+)\.)?hidden_l\d+(?:_reverse)?_quant(?:_\d+)?")
-GATED = (
+_GATED = (
     "an LSTM or GRU, whose gates multiply streams with streams, and no hardware unit does; use nn.RNN, which compiles "
     "unrolled, or let the network end before this layer"
 )
 
 
-def gated_layers(g: ir.Graph) -> dict[ir.Node, str]:
-    """Node -> the layer, of the nodes that compute LSTMs and GRUs."""
+def refuse_gated_layers(g: ir.Graph) -> None:
+    """Raise UnsupportedError that names every LSTM and GRU of the graph, where there is one."""
     found = (_HIDDEN_STATE.fullmatch(node.name or "") for node in g if is_quantizer(node))
-    layers = {match[1] or "" for match in found if match}
-    inside = {node: layer for node in g for layer in layers if _is_of(node, layer)}
-    gated = {layer for node, layer in inside.items() if node.op_type == "Sigmoid"}
-    return {node: layer for node, layer in inside.items() if layer in gated}
+    layers = dict.fromkeys(match[1] or "" for match in found if match)
+    gates = [node for node in g if node.op_type == "Sigmoid"]
+    gated = [layer for layer in layers if any(_is_of(node, layer) for node in gates)]
+    if gated:
+        problems = [(f"layer {layer!r}" if layer else "the model itself", _GATED) for layer in gated]
+        raise UnsupportedError("compile: some layers cannot be lowered to hardware", problems)
 
 
 def _is_of(node: ir.Node, layer: str) -> bool:
