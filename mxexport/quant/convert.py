@@ -64,8 +64,9 @@ def quantize_model(
             that the rule adds to the float32 bits of a group's largest magnitude (`formats.round_bias`).
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
         formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
-            path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
-            a format name alone (or null) means weight and activation. `exclude` comes last.
+            path of a YAML file that holds the same; recurrent layers have "hidden" and "cell" (of an LSTM), too.
+            Entries apply in order, a later one overrides the keys it names; a format name alone (or null) means weight
+            and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
             Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
         example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
@@ -275,8 +276,11 @@ class _Conversion:
 
 
 def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -> QuantLayer:
+    others = {key: getattr(formats, key) for key in kind.other_formats}
     try:
-        return kind.from_float(module, formats.weight, formats.activation, formats.scale_rule, formats.bias_format)
+        return kind.from_float(
+            module, formats.weight, formats.activation, formats.scale_rule, formats.bias_format, **others
+        )
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
 

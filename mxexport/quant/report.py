@@ -194,7 +194,9 @@ def _padding_percent(layer: QuantLayer) -> float:
 
 
 def _note(layer: QuantLayer) -> str:
-    """Where blocks of the input and of a grouped convolution's weight do not line up."""
+    """States of a recurrent layer; where blocks of the input and of a grouped convolution's weight do not line up."""
+    if states := getattr(layer, "states", None):
+        return ", ".join(f"{what} {_name(quantizer) or 'float'}" for what, quantizer in states.items())
     count, x = getattr(layer, "groups", 1), getattr(layer, "input_quant", None)
     if count == 1 or x is None or not x.format.group_size:
         return ""

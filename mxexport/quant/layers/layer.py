@@ -50,6 +50,8 @@ class QuantLayer(nn.Module):
     weight_names: tuple[str, ...] = ("weight",)
     parts: tuple[str, ...] = ()
     """Children that are layers of their own and are converted together with this one."""
+    other_formats: tuple[str, ...] = ()
+    """What `set_formats` takes beside the formats that every layer has."""
 
     def __init__(
         self,
@@ -163,12 +165,16 @@ class QuantLayer(nn.Module):
         activation: Format,
         scale_rule: ScaleRule = "floor",
         bias_format: str = "float",
+        **others: Format,
     ) -> QuantLayer:
-        """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is."""
+        """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is.
+
+        `others`: formats by the names in `other_formats`.
+        """
         quantized = cls.__new__(cls)
         # Containers are copied so that what is registered later does not reach `layer`.
         quantized.__dict__.update({k: v.copy() if isinstance(v, (dict, set)) else v for k, v in layer.__dict__.items()})
-        quantized.set_formats(weight, activation, scale_rule, bias_format)
+        quantized.set_formats(weight, activation, scale_rule, bias_format, **others)
         return quantized
 
     def extra_repr(self) -> str:
