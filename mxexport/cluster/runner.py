@@ -82,5 +82,5 @@ class Runner(abc.ABC):
             progress(len(found), len(given))
         return [found[i] for i in range(len(given))]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what the runner holds. What was given to it stays open."""
