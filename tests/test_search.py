@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -21,22 +19,10 @@ from mxexport.cli import app
 from mxexport.errors import FormatError, InputFileError, OptionError, UnsupportedError
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.problem import one_thread
+from tests.search_metrics import Digits, accuracy, deadly_accuracy
 
 FORMATS = ["mxint8", "mxint5", ("mxint4", "mxint8"), "mxint3"]
 HOW = {"evaluations": 24, "within": 1.0}
-
-
-class Digits(nn.Module):
-    """For the 8 x 8 digits of scikit-learn."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, 2, 1), nn.Conv2d(8, 32, 3, 2, 1)
-        self.fc1, self.fc2 = nn.Linear(128, 32), nn.Linear(32, 10)
-
-    def forward(self, x):
-        x = torch.relu(self.conv2(torch.relu(self.conv1(x)))).flatten(1)
-        return self.fc2(torch.relu(self.fc1(x)))
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,11 +49,6 @@ def trained():
 def found(trained, tmp_path_factory):
     journal = tmp_path_factory.mktemp("search") / "journal.jsonl"
     return mx.search(*trained, formats=FORMATS, journal=journal, **HOW), journal
-
-
-def accuracy(model: nn.Module, data) -> float:
-    with torch.no_grad():
-        return 100 * float((model.eval()(data[0]).argmax(1) == data[1]).double().mean())
 
 
 def same(a, b) -> bool:
@@ -141,15 +122,6 @@ def test_a_search_that_was_killed_goes_on(trained, found, tmp_path):
         model.fc2.bias[0] += 1e-3
         assert mx.search(model, (x, y), journal=part, **fewer).kept == 0
         model.fc2.bias[0] -= 1e-3
-
-
-def deadly_accuracy(model: nn.Module, data) -> float:
-    """The first process that measures a network with three bits dies of it."""
-    marker = os.environ.get("MXEXPORT_TEST_MARKER")
-    if model.conv1.weight_quant.format.name == "mxint3" and marker and not Path(marker).exists():
-        Path(marker).touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return accuracy(model, data)
 
 
 def test_two_processes_of_which_one_is_killed_find_the_same(trained, tmp_path, monkeypatch):

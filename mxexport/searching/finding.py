@@ -19,13 +19,13 @@ from mxexport.cache import digest
 from mxexport.cluster import Runner
 from mxexport.cluster.runner import Work
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.searching import contents, hardware
+from mxexport.searching import contents
 from mxexport.searching.choices import Assignment, Choice, choices_of
 from mxexport.searching.journal import Journal
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.metrics import Metric, check_metric, inputs_of
 from mxexport.searching.problem import Problem, measure, noises
-from mxexport.searching.result import Evaluation, SearchResult, front
+from mxexport.searching.result import OBJECTIVES, Evaluation, SearchResult, front
 
 FORMATS = ("mxint8", "mxint6", "mxint5", "mxint4")
 _NONE_LEFT = 8
@@ -258,8 +258,8 @@ def _tensor(leaf: Any) -> Any:
 def _objective(value: str | None, target: Mapping[str, Any] | None) -> str:
     if value is None:
         return "bytes" if target is None else "lut"
-    if value not in hardware.OBJECTIVES:
-        raise OptionError(f"objective is {value!r}; expected one of {', '.join(hardware.OBJECTIVES)}")
+    if value not in OBJECTIVES:
+        raise OptionError(f"objective is {value!r}; expected one of {', '.join(OBJECTIVES)}")
     return value
 
 

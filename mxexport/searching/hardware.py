@@ -17,7 +17,6 @@ from mxexport.passes.driver.cleaning import clean
 from mxexport.quant.calling import calls
 
 AREAS = ("lut", "ff", "dsp", "bram36", "uram")
-OBJECTIVES = ("bytes", *AREAS, "frames_per_second")
 _FRAMES = 64
 """Of the inputs that a design is calibrated with."""
 

@@ -26,6 +26,8 @@ COLUMNS = {
     "frames_per_second": "frames/s",
 }  # fmt: skip
 
+OBJECTIVES = tuple(COLUMNS)
+
 
 @dataclass(frozen=True)
 class Evaluation:

@@ -1,4 +1,4 @@
-"""Bytes of a quantized network as packed files have it: codes at their own width, a scale a group, the rest as it is."""
+"""Bytes of a quantized network as packed files have it: codes at their own width, scales, the rest as it is."""
 
 from __future__ import annotations
 

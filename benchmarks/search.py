@@ -1,0 +1,196 @@
+"""Formats by layer that `mx.search` finds for trained networks, against 8 bits everywhere.
+
+    python benchmarks/search.py                 prints the tables and writes them into docs/search.md
+    python benchmarks/search.py --json          prints plain data and writes nothing
+    python benchmarks/search.py --workers 2     also the search for few bytes in one process and in so many, with times
+    python benchmarks/search.py --scheduler tcp://host:8786
+
+Digits of MNIST (5,000 real ones): 3,000 to train in float, 1,000 to search on, 1,000 that neither has seen, on which both
+networks are then measured; one image is 0.1 points. Nothing is trained on after quantization; `recipe="robust"` on both
+sides. Bytes: of all weights, scales and biases as a packed file has them. LUT: of the whole design, by
+`design.estimate()`, at 20,000 frames per second with products in LUTs. What is measured is kept in --journals: a run that
+was ended goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from accuracy import write
+from torch import nn
+
+import mxexport as mx
+from mxexport import cluster
+from mxexport.cli.demo_run import Digits, load_digits, train
+from mxexport.cli.digit_networks import NETWORKS
+from mxexport.searching import SearchResult
+
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "search.md"
+MARKERS = "<!-- search-table -->", "<!-- /search-table -->"
+TIMES = "<!-- search-times -->", "<!-- /search-times -->"
+WITHIN = 0.3
+"""Points on the images that are searched on; a little of it is luck that the others do not have."""
+EPOCHS = {"depthwise": (16, 1e-3), "transformer": (32, 2e-3)}
+
+
+@dataclass(frozen=True)
+class Goal:
+    objective: str
+    formats: tuple
+    evaluations: int
+    target: dict | None = None
+
+
+GOALS = {
+    "bytes": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (6, 5, 4, 3))), 80),
+    "lut": Goal(
+        "lut", ("mxint8", "mxint6", "mxint5", "mxint4"), 20, {"target_fps": 20_000, "resources": "lut"},
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of a search: accuracies in percent on unseen images, and the objective, for 8 bits everywhere and as found."""
+
+    network: str
+    objective: str
+    uniform_accuracy: float
+    accuracy: float
+    uniform: float
+    found: float
+    saved_percent: float
+    layers: str
+    networks: int
+    seconds: float
+
+
+def trained(name: str) -> tuple[nn.Module, tuple, tuple]:
+    """(network, what is searched on, what is measured on), the latter as (inputs, labels)."""
+    given, test = (digits.framed(NETWORKS[name].frame) for digits in load_digits())
+    torch.manual_seed(0)
+    model = NETWORKS[name]()
+    train(model, Digits(given.x[:3000], given.y[:3000]), *EPOCHS[name])
+    return model, (given.x[3000:], given.y[3000:]), (test.x, test.y)
+
+
+def searched(name: str, model: nn.Module, data: tuple, goal: Goal, journal: Path | None, where) -> SearchResult:
+    def tell(what: str) -> None:
+        print(f"{name}, {goal.objective}: {what}", file=sys.stderr, flush=True)
+
+    how = {"objective": goal.objective, "target": goal.target, "evaluations": goal.evaluations, "journal": journal}
+    return mx.search(
+        model, data, formats=goal.formats, within=WITHIN, recipe="robust", cluster=where, progress=tell, **how
+    )
+
+
+def accuracy(model: nn.Module, formats: dict, calibration, data: tuple) -> float:
+    quantized = mx.quantize_model(
+        model, formats=formats, recipe="robust", calibration=torch.as_tensor(calibration[:128])
+    ).eval()
+    with torch.no_grad():
+        return round(100 * float((quantized(torch.as_tensor(data[0])).argmax(1).numpy() == data[1]).mean()), 1)
+
+
+def row(name: str, model: nn.Module, data: tuple, test: tuple, result: SearchResult) -> Row:
+    uniform = dict.fromkeys(result.formats(), "mxint8")
+    measured = (accuracy(model, formats, data[0], test) for formats in (uniform, result.formats()))
+    costs = (result.reference.costs[result.objective], result.best.costs[result.objective])
+    seconds = sum(e.seconds for e in result.evaluations)
+    saved, count = round(result.saved_percent, 1), len(result.evaluations)
+    return Row(name, result.objective, *measured, *costs, saved, result.best.in_short(), count, round(seconds, 1))
+
+
+def speedup(name: str, model: nn.Module, data: tuple, workers: int) -> dict[str, float]:
+    """Seconds of the same search in this process and in several that are up; it has to find the same."""
+    found, seconds = {}, {}
+    for count in (0, workers):
+        with cluster.connected(count or None) as runner:
+            runner.map(_warm, range(4 * max(count, 1)))
+            start = time.perf_counter()
+            found[count] = searched(name, model, data, GOALS["bytes"], None, runner)
+            seconds[count] = time.perf_counter() - start
+    same = [[(e.formats, e.metric) for e in result.evaluations] for result in found.values()]
+    assert same[0] == same[1], "the results depend on where they were measured"
+    return {
+        "in process": seconds[0],
+        f"{workers} processes": seconds[workers],
+        "speedup": seconds[0] / seconds[workers],
+    }
+
+
+def _warm(_: int) -> None:
+    """Import what is needed, before a clock runs."""
+    import mxexport.searching.problem  # noqa: F401
+
+    time.sleep(0.2)
+
+
+def table(rows: list[Row]) -> str:
+    head = "| network | searched for | 8 bits: accuracy | searched: accuracy | 8 bits | searched | saved | layers |"
+    lines = [
+        f"| {r.network} | {r.objective} | {r.uniform_accuracy:.1f} | {r.accuracy:.1f} | {r.uniform:,.0f} | {r.found:,.0f} "
+        f"| {r.saved_percent:.0f}% | {r.layers} |"
+        for r in rows
+    ]
+    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+
+
+def times(rows: list[Row]) -> str:
+    """What so many workers would do with as many networks chosen at once, from what one network took."""
+    lines = ["| network | searched for | one network | 1,000 networks on 1 | on 10 | on 1,000 workers |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for r in rows:
+        each = r.seconds / r.networks
+        spans = " | ".join(_span(1000 * each / workers) for workers in (1, 10, 1000))
+        lines.append(f"| {r.network} | {r.objective} | {each:.2g} s | {spans} |")
+    return "\n".join(lines)
+
+
+def _span(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--networks", nargs="+", choices=EPOCHS, default=[*EPOCHS])
+    parser.add_argument("--goals", nargs="+", choices=GOALS, default=[*GOALS])
+    parser.add_argument("--workers", type=int, help="processes that measure")
+    parser.add_argument("--scheduler", help="address of a dask scheduler")
+    parser.add_argument("--journals", type=Path, default=Path("build/search"))
+    parser.add_argument("--json", action="store_true", help="print plain data and write nothing")
+    options = parser.parse_args()
+    torch.set_num_threads(1)  # one gives the same sums everywhere
+    rows, clocks = [], {}
+    with cluster.connected(options.scheduler or options.workers) as runner:
+        for name in options.networks:
+            model, data, test = trained(name)
+            for goal in options.goals:
+                journal = options.journals / f"{name}-{goal}.jsonl"
+                result = searched(name, model, data, GOALS[goal], journal, runner)
+                rows.append(row(name, model, data, test, result))
+                print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            if options.workers:
+                clocks[name] = speedup(name, model, data, options.workers)
+    if options.json:
+        print(json.dumps({"rows": [asdict(r) for r in rows], "seconds": clocks}, indent=2))
+        return
+    if options.networks == [*EPOCHS] and options.goals == [*GOALS]:
+        write(table(rows), DOCUMENT, MARKERS)
+        write(times(rows), DOCUMENT, TIMES)
+    print(f"{table(rows)}\n\n{times(rows)}")
+    for name, seconds in clocks.items():
+        print(f"{name}: " + ", ".join(f"{what} {value:.2f}" for what, value in seconds.items()))
+
+
+if __name__ == "__main__":
+    main()
