@@ -5,11 +5,11 @@
     python benchmarks/search.py --workers 2     also the search for few bytes in one process and in so many, with times
     python benchmarks/search.py --scheduler tcp://host:8786
 
-Digits of MNIST (5,000 real ones): 3,000 to train in float, 1,000 to search on, 1,000 that neither has seen, on which both
-networks are then measured; one image is 0.1 points. Nothing is trained on after quantization; `recipe="robust"` on both
-sides. Bytes: of all weights, scales and biases as a packed file has them. LUT: of the whole design, by
-`design.estimate()`, at 20,000 frames per second with products in LUTs. What is measured is kept in --journals: a run that
-was ended goes on.
+Digits of MNIST (5,000 real ones): 3,000 to train in float, 1,000 to search on, 1,000 that neither has seen, on which
+both networks are then measured; one image is 0.1 points. Nothing is trained on after quantization; `recipe="robust"` on
+both sides. Bytes: of all weights, scales and biases as a packed file has them. LUT: of the whole design, by
+`design.estimate()`, at 20,000 frames per second with products in LUTs. What is measured is kept in --journals: a run
+that was ended goes on.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def _warm(_: int) -> None:
 def table(rows: list[Row]) -> str:
     head = "| network | searched for | 8 bits: accuracy | searched: accuracy | 8 bits | searched | saved | layers |"
     lines = [
-        f"| {r.network} | {r.objective} | {r.uniform_accuracy:.1f} | {r.accuracy:.1f} | {r.uniform:,.0f} | {r.found:,.0f} "
-        f"| {r.saved_percent:.0f}% | {r.layers} |"
+        f"| {r.network} | {r.objective} | {r.uniform_accuracy:.1f} | {r.accuracy:.1f} | {r.uniform:,.0f} "
+        f"| {r.found:,.0f} | {r.saved_percent:.0f}% | {r.layers} |"
         for r in rows
     ]
     return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
