@@ -6,10 +6,10 @@
     python benchmarks/search.py --scheduler tcp://host:8786
 
 Digits of MNIST (5,000 real ones): 3,000 to train in float, 1,000 to search on, 1,000 that neither has seen, on which
-both networks are then measured; one image is 0.1 points. Nothing is trained on after quantization; `recipe="robust"` on
-both sides. Bytes: of all weights, scales and biases as a packed file has them. LUT: of the whole design, by
-`design.estimate()`, at 20,000 frames per second with products in LUTs. What is measured is kept in --journals: a run
-that was ended goes on.
+both networks are then measured; one image is 0.1 points. The search is of the trained float network
+(`recipe="robust"`); both networks are then trained on for two epochs of the same 3,000. Bytes: of all weights, scales
+and biases as a packed file has them. LUT: of the whole design, by `design.estimate()`, at 20,000 frames per second with
+products in LUTs. What is trained and measured is kept in --kept: a run that was ended goes on.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from torch import nn
 
 import mxexport as mx
 from mxexport import cluster
-from mxexport.cli.demo_run import Digits, load_digits, train
+from mxexport.cli.demo_run import Digits, load_digits, logits, train
 from mxexport.cli.digit_networks import NETWORKS
 from mxexport.searching import SearchResult
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "search.md"
 MARKERS = "<!-- search-table -->", "<!-- /search-table -->"
 TIMES = "<!-- search-times -->", "<!-- /search-times -->"
-WITHIN = 0.0
-"""Points on the images that are searched on: some of what is found there is luck that others do not have."""
+WITHIN = 0.3
+"""Points on the images that are searched on."""
 EPOCHS = {"depthwise": (16, 1e-3), "transformer": (32, 2e-3)}
 
 
@@ -58,12 +58,13 @@ GOALS = {
 
 @dataclass(frozen=True)
 class Row:
-    """Of a search: accuracies in percent on unseen images, and the objective, for 8 bits everywhere and as found."""
+    """Of a search: accuracies in percent on unseen images (after the search, and trained on), and the objective, for 8
+    bits everywhere and as found."""
 
     network: str
     objective: str
-    uniform_accuracy: float
-    accuracy: float
+    uniform_accuracy: tuple[float, float]
+    accuracy: tuple[float, float]
     uniform: float
     found: float
     saved_percent: float
@@ -72,13 +73,31 @@ class Row:
     seconds: float
 
 
-def trained(name: str) -> tuple[nn.Module, tuple, tuple]:
-    """(network, what is searched on, what is measured on), the latter as (inputs, labels)."""
-    given, test = (digits.framed(NETWORKS[name].frame) for digits in load_digits())
+@dataclass(frozen=True)
+class Images:
+    """As (inputs, labels): to train on, to search on, to measure on."""
+
+    train: tuple
+    search: tuple
+    test: tuple
+
+    @classmethod
+    def of(cls, network: str) -> Images:
+        given, test = (digits.framed(NETWORKS[network].frame) for digits in load_digits())
+        return cls((given.x[:3000], given.y[:3000]), (given.x[3000:], given.y[3000:]), (test.x, test.y))
+
+
+def trained(name: str, images: Images, kept: Path) -> nn.Module:
+    """The float network; its parameters stay in `kept`."""
     torch.manual_seed(0)
-    model = NETWORKS[name]()
-    train(model, Digits(given.x[:3000], given.y[:3000]), *EPOCHS[name])
-    return model, (given.x[3000:], given.y[3000:]), (test.x, test.y)
+    model, file = NETWORKS[name](), kept / f"{name}.pt"
+    if file.exists():
+        model.load_state_dict(torch.load(file, weights_only=True))
+        return model.eval()
+    train(model, Digits(*images.train), *EPOCHS[name])
+    kept.mkdir(parents=True, exist_ok=True)
+    torch.save(model.state_dict(), file)
+    return model
 
 
 def searched(name: str, model: nn.Module, data: tuple, goal: Goal, journal: Path | None, where) -> SearchResult:
@@ -91,17 +110,22 @@ def searched(name: str, model: nn.Module, data: tuple, goal: Goal, journal: Path
     )
 
 
-def accuracy(model: nn.Module, formats: dict, calibration, data: tuple) -> float:
-    quantized = mx.quantize_model(
-        model, formats=formats, recipe="robust", calibration=torch.as_tensor(calibration[:128])
-    ).eval()
-    with torch.no_grad():
-        return round(100 * float((quantized(torch.as_tensor(data[0])).argmax(1).numpy() == data[1]).mean()), 1)
+def accuracies(model: nn.Module, formats: dict, images: Images) -> tuple[float, float]:
+    """On images that nobody saw: as the search has it, and trained on."""
+    calibration = torch.as_tensor(images.search[0][:128])
+    quantized = mx.quantize_model(model, formats=formats, recipe="robust", calibration=calibration).eval()
+    before = _accuracy(quantized, images.test)
+    train(quantized, Digits(*images.train), 2, 3e-4)
+    return before, _accuracy(quantized, images.test)
 
 
-def row(name: str, model: nn.Module, data: tuple, test: tuple, result: SearchResult) -> Row:
+def _accuracy(model: nn.Module, data: tuple) -> float:
+    return round(100 * float((logits(model, data[0]).argmax(1) == data[1]).mean()), 1)
+
+
+def row(name: str, model: nn.Module, images: Images, result: SearchResult) -> Row:
     uniform = dict.fromkeys(result.formats(), "mxint8")
-    measured = (accuracy(model, formats, data[0], test) for formats in (uniform, result.formats()))
+    measured = (accuracies(model, formats, images) for formats in (uniform, result.formats()))
     costs = (result.reference.costs[result.objective], result.best.costs[result.objective])
     seconds = sum(e.seconds for e in result.evaluations)
     saved, count = round(result.saved_percent, 1), len(result.evaluations)
@@ -134,13 +158,23 @@ def _warm(_: int) -> None:
 
 
 def table(rows: list[Row]) -> str:
-    head = "| network | searched for | 8 bits: accuracy | searched: accuracy | 8 bits | searched | saved | layers |"
     lines = [
-        f"| {r.network} | {r.objective} | {r.uniform_accuracy:.1f} | {r.accuracy:.1f} | {r.uniform:,.0f} "
-        f"| {r.found:,.0f} | {r.saved_percent:.0f}% | {r.layers} |"
-        for r in rows
+        "| network | searched for | 8 bits | searched | saved | 8 bits: accuracy, trained on | searched | layers |"
     ]
-    return "\n".join([head, "|---|---|---|---|---|---|---|---|", *lines])
+    lines += ["|---|---|---|---|---|---|---|---|"]
+    for r in rows:
+        before, after = (", ".join(f"{value:.1f}" for value in pair) for pair in (r.uniform_accuracy, r.accuracy))
+        cells = (
+            r.network,
+            r.objective,
+            f"{r.uniform:,.0f}",
+            f"{r.found:,.0f}",
+            f"{r.saved_percent:.0f}%",
+            before,
+            after,
+        )
+        lines.append(f"| {' | '.join((*cells, r.layers))} |")
+    return "\n".join(lines)
 
 
 def times(rows: list[Row]) -> str:
@@ -166,21 +200,22 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", choices=EPOCHS, default=[*EPOCHS])
     parser.add_argument("--goals", nargs="+", choices=GOALS, default=[*GOALS])
     add_cluster(parser)
-    parser.add_argument("--journals", type=Path, default=Path("build/search"))
+    parser.add_argument("--kept", type=Path, default=Path("build/search"))
     parser.add_argument("--json", action="store_true", help="print plain data and write nothing")
     options = parser.parse_args()
     torch.set_num_threads(1)  # one gives the same sums everywhere
     rows, clocks = [], {}
     with cluster.connected(cluster_of(options)) as runner:
         for name in options.networks:
-            model, data, test = trained(name)
+            images = Images.of(name)
+            model = trained(name, images, options.kept)
             for goal in options.goals:
-                journal = options.journals / f"{name}-{goal}.jsonl"
-                result = searched(name, model, data, GOALS[goal], journal, runner)
-                rows.append(row(name, model, data, test, result))
+                journal = options.kept / f"{name}-{goal}.jsonl"
+                result = searched(name, model, images.search, GOALS[goal], journal, runner)
+                rows.append(row(name, model, images, result))
                 print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
             if options.workers:
-                clocks[name] = speedup(name, model, data, options.workers)
+                clocks[name] = speedup(name, model, images.search, options.workers)
     if options.json:
         print(json.dumps({"rows": [asdict(r) for r in rows], "seconds": clocks}, indent=2))
         return
