@@ -65,10 +65,6 @@ class OnDask(Runner):
             self._owned = [client, *owned]
         self._address = client.scheduler.address
 
-    @property
-    def workers(self) -> int:  # type: ignore[override]
-        return max(sum(self.client.nthreads().values()), 1)
-
     def close(self) -> None:
         for held in self._owned:
             held.close()

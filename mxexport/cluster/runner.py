@@ -54,9 +54,7 @@ def attempt(function: Callable[..., Any], shared: tuple, item: Any) -> Any:
 
 
 class Runner(abc.ABC):
-    """Runs tasks; `workers`: how many at once, as far as it knows."""
-
-    workers: int = 1
+    """Runs tasks."""
 
     @abc.abstractmethod
     def completed(self, work: Work) -> Iterator[tuple[int, Any]]:
