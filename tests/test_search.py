@@ -17,6 +17,7 @@ import mxexport as mx
 from mxexport import cluster
 from mxexport.cli import app
 from mxexport.errors import FormatError, InputFileError, OptionError, UnsupportedError
+from mxexport.searching import contents
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.problem import one_thread
 from tests.search_metrics import Digits, accuracy, deadly_accuracy
@@ -153,6 +154,43 @@ def test_designs_are_compiled_and_the_best_is_compiled_again_from_its_files(tmp_
     )
     assert design.estimate()["total"]["lut"] == result.best.costs["lut"]
     assert design.report["frames_per_second"] == result.best.costs["frames_per_second"] >= 4e6
+
+
+class Threshold:
+    def __init__(self, share: float):
+        self.share = share
+
+    def __call__(self, model, data):
+        return self.share
+
+    def method(self, model, data):
+        return self.share
+
+
+def test_a_metric_is_known_by_what_it_computes_with():
+    from functools import partial
+
+    def closing(share):
+        return lambda model, data: share
+
+    for make in (Threshold, lambda n: Threshold(n).method, lambda n: partial(accuracy, data=n), closing):
+        keys = [contents.metric_key(make(n)) for n in (1, 1, 2)]
+        assert keys[0] == keys[1] != keys[2]
+    x = torch.zeros(2, 3)
+    assert contents.data_key(x) == contents.data_key(x.clone()) != contents.data_key(x.reshape(3, 2))
+    assert contents.data_key([x, x]) != contents.data_key((x, x)) != contents.data_key((x, x.double()))
+
+
+def test_products_of_attention_are_layers_of_the_search():
+    from tests.transformer_networks import Block, Eager, Sequence
+
+    torch.manual_seed(0)
+    model, x = Sequence(Block(Eager(32, 2), 32), 32), torch.randn(16, 9, 8)
+    result = mx.search(model, x, "agreement", ["mxint8", "mxint4"], attention=True, evaluations=6, within=100)
+    assert {"block.attention.product_1", "block.attention.product_2"} < set(result.best.formats)
+    quantized = mx.quantize_model(model, formats=result.formats(), attention=True, example_inputs=x)
+    shown = {c.name: c.activation for c in mx.conversion_report(quantized).converted}
+    assert shown == result.best.formats
 
 
 def test_the_ladder_takes_the_step_that_saves_most_for_its_noise():

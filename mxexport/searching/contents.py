@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterator
 
@@ -27,12 +28,22 @@ def data_key(data: object) -> str:
 
 
 def metric_key(metric: str | Callable) -> str:
-    """Of a function its code and what it closes over; of an object its class and its attributes."""
+    """Of a function its code and what it closes over; of a partial or a method also what it is bound to; of an object
+    its class and its attributes. Globals that a function reads are not seen."""
     if isinstance(metric, str):
         return metric
-    code = getattr(metric, "__code__", None)
-    held = [cell.cell_contents for cell in getattr(metric, "__closure__", None) or ()] if code else vars(metric)
-    return digest([_source(metric if code else type(metric)), data_key(held)])
+    if isinstance(metric, functools.partial):
+        return digest([metric_key(metric.func), data_key((metric.args, metric.keywords))])
+    if inspect.ismethod(metric):
+        return digest([metric_key(metric.__func__), data_key(_attributes(metric.__self__))])
+    if hasattr(metric, "__code__"):
+        return digest([_source(metric), data_key([cell.cell_contents for cell in metric.__closure__ or ()])])
+    return digest([_source(type(metric)), data_key(_attributes(metric))])
+
+
+def _attributes(thing: object) -> object:
+    """All that an object holds; itself where it does not tell."""
+    return thing if isinstance(thing, nn.Module) else getattr(thing, "__dict__", thing)
 
 
 def _leaf(value: object) -> Iterator[str | bytes]:
