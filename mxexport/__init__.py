@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
     from mxexport.running.executors import Session as Session, run as run
     from mxexport.running.native_operators import ort_library as ort_library
     from mxexport.running.verification import verify as verify
+    from mxexport.searching import search as search
     from mxexport.targets import convert as convert
     from mxexport.targets.check import check as check
 
@@ -91,6 +92,7 @@ _HOME = {
     "Session": "mxexport.running.executors",
     "ort_library": "mxexport.running.native_operators",
     "verify": "mxexport.running.verification",
+    "search": "mxexport.searching",
     "compile": "mxexport.fpga",
     "open_design": "mxexport.fpga",
 }

@@ -3,22 +3,25 @@ area model is fitted to (benchmarks/estimates.py).
 
 python -m tests.areas           measures what the table does not have yet (an hour for all of it on two cores)
 python -m tests.areas PATTERN   measures again what matches
+    --workers 4                 by so many processes; otherwise by one for each core
+    --scheduler tcp://host:8786 by workers of dask that find this checkout, with its cache on a disk they share
 """
 
 from __future__ import annotations
 
 import dataclasses
+import argparse
 import functools
 import json
-import multiprocessing
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from mxexport import cluster
+from mxexport.cluster.runner import Work
 from mxexport.fpga import copies, library
 from mxexport.fpga.accumulator import sized
 from mxexport.fpga.tools import yosys
@@ -184,17 +187,24 @@ def worse(found: dict, kept: dict) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pattern", nargs="?")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--scheduler")
+    options = parser.parse_args()
     names = [*measured(), *cells()]
     kept = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    pattern = sys.argv[1] if len(sys.argv) > 1 else None
-    left = [n for n in names if (n not in kept if pattern is None else re.search(pattern, n))]
+    left = [n for n in names if (n not in kept if options.pattern is None else re.search(options.pattern, n))]
     kept = {name: row for name, row in kept.items() if name in names}
-    with multiprocessing.Pool(os.cpu_count()) as pool:
-        for i, (name, row) in enumerate(zip(left, pool.imap(measure, left), strict=True)):
-            print(f"{i + 1}/{len(left)} {name}: {row['lut']} LUT, {row['fmax_mhz']:g} MHz, {row['path']}", flush=True)
-            kept[name] = row
+    with cluster.connected(options.scheduler or options.workers) as runner:
+        found = runner.completed(Work(measure, left, resources={"synth": 1}))
+        for done, (i, row) in enumerate(found, 1):
+            print(f"{done}/{len(left)} {left[i]}: {row['lut']} LUT, {row['fmax_mhz']:g} MHz, {row['path']}", flush=True)
+            kept[left[i]] = row
             TABLE.write_text(json.dumps({n: kept[n] for n in names if n in kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    from tests import areas  # workers find what has a module of its own
+
+    areas.main()

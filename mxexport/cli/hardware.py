@@ -71,7 +71,7 @@ def compile(
             target_fps=target_fps,
             clock_mhz=clock_mhz,
             folding=folding,
-            budget=_budget(budget),
+            budget=budget_of(budget),
             resources=resources,
             memory=memory,
             progress=stage,
@@ -97,7 +97,7 @@ def _print_points(points: list) -> None:
     print_table(title, ("frames/s", "cycles", "products", *AREA.values()), rows)
 
 
-def _budget(text: str | None) -> dict[str, float] | float | None:
+def budget_of(text: str | None) -> dict[str, float] | float | None:
     """Raises OptionError for what is neither a number nor a list of name=number."""
     if text is None:
         return None

@@ -123,15 +123,33 @@ def _split(where: str) -> tuple[str, str]:
     return module_name, name
 
 
-def _build(where: str):
-    import torch
+def module_name(where: str) -> str:
+    """`nets/small.py:build` -> "nets.small"; of what names no module, itself."""
+    return _split(where)[0] if ":" in where else where
 
+
+def function(where: str):
+    """The function behind `package.module:name` or `file.py:name`."""
+    found = _named(where)
+    if not callable(found):
+        raise OptionError(f"{where!r}: expected a function, found {type(found).__name__}")
+    return found
+
+
+def _named(where: str):
     module_name, name = _split(where)
     found = _import(module_name)
     for part in name.split("."):
         if not hasattr(found, part):
             raise OptionError(f"{where!r}: {module_name} has no {name!r}")
         found = getattr(found, part)
+    return found
+
+
+def _build(where: str):
+    import torch
+
+    found = _named(where)
     if callable(found) and not isinstance(found, torch.nn.Module):
         found = _call(found, where)
     if not isinstance(found, torch.nn.Module):

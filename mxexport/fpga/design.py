@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mxexport import cluster as clusters
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
 from mxexport.fpga import emit, explore, library, memory, options, package, probing, verify
 from mxexport.fpga.area import total
@@ -281,12 +282,13 @@ class Design:
         areas["total"] = total(areas.values())
         return {name: area.table() for name, area in areas.items()}
 
-    def explore(self, against: Iterable[Design] = ()) -> list[explore.Point]:
+    def explore(self, against: Iterable[Design] = (), *, cluster: object = None) -> list[explore.Point]:
         """The designs of this network that fit its part and that no other beats in rate and area, by the estimates,
         slowest first; written to explore.json, and drawn in explore.svg together with those of `against` (other
-        formats, say). What explore.json calls `folding` can be given to `compile` as it stands."""
+        formats, say). What explore.json calls `folding` can be given to `compile` as it stands. `cluster`: who folds,
+        see `mxexport.cluster.connected`."""
         most = resources(self.report["part"])
-        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most) for d in (self, *against)}
+        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most, cluster) for d in (self, *against)}
         own = fronts[self.path.name]
         texts = {
             "explore.json": json.dumps([p.table() for p in own], indent=1) + "\n",
@@ -327,19 +329,26 @@ class Design:
             raise InputFileError(f"package: cannot write to {self.path}: {error.strerror or error}") from error
         return sorted(texts)
 
-    def synthesize(self, progress: Callable[[str], None] = lambda stage: None) -> dict[str, yosys.SynthResult]:
-        """Size every unit out of context with Yosys; unit name -> estimated area. `progress` is called with the name
-        of every unit as it begins.
+    def synthesize(
+        self, progress: Callable[[str], None] = lambda stage: None, *, cluster: object = None
+    ) -> dict[str, yosys.SynthResult]:
+        """Size every unit out of context with Yosys; unit name -> estimated area. `progress` is called with what is
+        done. `cluster`: who synthesizes, see `mxexport.cluster.connected`; its workers share the disk of the design.
 
         Raises:
             MissingToolError: pyosys is not installed.
         """
-        sources, found = library.rtl_sources(), {}
-        for i, cell in enumerate(self._placed.cells, 1):
-            progress(f"synthesizing {cell.name} ({i} of {len(self._placed.cells)})")
-            one = yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
-            found[cell.name] = one * cell.copies
-        return found
+        cells = self._placed.cells
+        with clusters.connected(cluster) as runner:
+            results = runner.map(
+                _sized,
+                [(cell.module, cell.parameters) for cell in cells],
+                shared=(self._memories,),
+                keys=[(cell.module, repr(sorted(cell.parameters.items()))) for cell in cells],
+                resources={"synth": 1},
+                progress=lambda done, of: progress(f"synthesizing ({done} of {of} units are done)"),
+            )
+        return {cell.name: one * cell.copies for cell, one in zip(cells, results, strict=True)}
 
     def record_synthesis(self, results: Mapping[str, yosys.SynthResult]) -> None:
         """Keep what `synthesize` found beside the report, and in its page: area, clock and longest path of every unit.
@@ -360,6 +369,11 @@ class Design:
         """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock
         in MHz that its longest path allows (`mxexport.fpga.tools.sta`); in total, of the slowest unit."""
         return area_table(self.synthesize())
+
+
+def _sized(memories: Path, cell: tuple[str, Mapping[str, object]]) -> yosys.SynthResult:
+    module, parameters = cell
+    return yosys.synthesize(module, library.rtl_sources(), parameters, memory_dir=memories)
 
 
 def area_table(results: Mapping[str, yosys.SynthResult]) -> dict[str, dict[str, float]]:
