@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import emit, explore, library, options, package, probing, verify
+from mxexport.fpga import alone, emit, explore, library, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
@@ -208,6 +208,35 @@ class Design:
             difference=difference,
         )
 
+    def simulate_units(
+        self,
+        x: Inputs,
+        *,
+        units: Iterable[str] = (),
+        stall_in: float = 0.0,
+        stall_out: float = 0.0,
+        seed: int = 1,
+        progress: Callable[[str], None] = lambda unit: None,
+    ) -> dict[str, alone.UnitSimulation]:
+        """Simulate every unit alone (`units`: those of these layers, or these), as the top level instantiates it, on
+        the words that the dataflow graph computes for float inputs [N, ...]; unit -> what it did, `difference` among
+        it. For networks that take too long to simulate as a whole: FIFOs and lane converters between units are left
+        out. From two frames on and without stalls, cycles are measured beside the cycle model. `alone.kinds` makes one
+        row of units alike.
+
+        Raises:
+            ShapeError, OptionError, MissingToolError: as `simulate`.
+        """
+        stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
+        placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
+        named = probing.probed(placed, [units] if isinstance(units, str) else units)
+        instances = named or list(self.network.instances)
+        fixed = all_fixed(given, self.network)
+        recorded = fixed | self._dataflow(fixed, alone.recorded_values(self.network, instances))
+        sources = self._rtl(source.name for source in library.rtl_sources())
+        how = {"stall_in": stall_in, "stall_out": stall_out, "seed": seed, "progress": progress}
+        return alone.simulate(placed, instances, recorded, sources, self._memories, **how)
+
     def _clamped(self, counted: list[int]) -> dict[str, int]:
         """Layer -> blocks outside of the calibrated range, of all copies of its quantizer."""
         found: dict[str, int] = {}
@@ -256,11 +285,15 @@ class Design:
         return found
 
     def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
-        names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
+        sources = self._rtl([source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"])
+        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
+
+    def _rtl(self, names: Iterable[str]) -> list[Path]:
+        """Its own files of these names."""
         sources = [self.path / "rtl" / name for name in names]
         if missing := [str(source) for source in sources if not source.is_file()]:
             raise InputFileError(f"{self.path}: no {', '.join(missing)}; compile it again")
-        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
+        return sources
 
     @property
     def _memories(self) -> Path:

@@ -1,0 +1,141 @@
+"""The encoder of `encoder.py` as hardware: the RTL of all its units on recorded words, and what it takes on parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+import mxexport as mx
+from mxexport.fpga import alone, emit, schedule
+from mxexport.fpga.area import Area, total
+from mxexport.fpga.devices import clock_limit, resources
+from mxexport.fpga.network import Network
+from mxexport.fpga.report import estimate
+from mxexport.fpga.timing import cycles_per_unit, latency
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding
+
+_SHARE = 0.7
+"""Of a part that the fastest design may take: more is seldom routed."""
+
+
+def simulated(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
+    """Every unit of every layer alone, without stalls, so that cycles are measured: rows of kinds as plain data."""
+    found = design.simulate_units(given, progress=say)
+    slow = [name for name, run in found.items() if not run.as_claimed]
+    return {
+        "kinds": [asdict(kind) for kind in alone.kinds(found)],
+        "builds": len({run.build for run in found.values()}),
+        "not as claimed": slow,
+    }
+
+
+def units_table(pairs: Mapping[str, dict]) -> str:
+    """One row for every operator; `pairs`: formats -> what `simulated` gave."""
+    rows = [
+        "| unit | " + " | ".join(f"{pair}: units, simulators, words" for pair in pairs) + " | cycles a frame |",
+        "|---" * (len(pairs) + 2) + "|",
+    ]
+    operators = dict.fromkeys(kind["kind"].split()[0] for found in pairs.values() for kind in found["kinds"])
+    for operator in operators:
+        cells, cycles = [], []
+        for found in pairs.values():
+            kinds = [kind for kind in found["kinds"] if kind["kind"].split()[0] == operator]
+            counts = [sum(kind[key] for kind in kinds) for key in ("instances", "builds", "words")]
+            unequal = sum(len(kind["unequal"]) for kind in kinds)
+            text = ", ".join(f"{n:,}" for n in counts) + (f"; {unequal} differ" if unequal else "")
+            cells.append(text if kinds else "none")
+            cycles += [_cycles(kind) for kind in kinds]
+        rows.append(f"| `{operator}` | {' | '.join(cells)} | {', '.join(dict.fromkeys(cycles))} |")
+    return "\n".join(rows)
+
+
+def _cycles(kind: dict) -> str:
+    """Measured, and those of the model where they are others."""
+    measured, claimed = kind["cycles"], kind["claimed"]
+    return f"{measured:,}" + (f" ({claimed:,} claimed)" if measured != claimed else "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A folding of the whole encoder on a part. `memories`: what block RAM holds -> BRAM36; `over`: what it needs more
+    of than the part has, in words."""
+
+    formats: str
+    part: str
+    folding: str
+    area: Area
+    held: Area
+    memories: dict[str, float]
+    cycles: int
+    latency: int
+    clock_mhz: float
+    over: str
+
+
+def plans(formats: str, network: Network, chosen: Mapping[str, Folding], parts: list[str], clock_mhz: float) -> list:
+    """For each part the folding chosen, and the fastest one within a share of it."""
+    found = []
+    for part in parts:
+        clock = min(clock_mhz, clock_limit(part) or clock_mhz)
+        found.append(_planned(formats, network, chosen, part, "64 MACs a cycle in the largest layer", clock))
+        if found[-1].over:
+            continue
+        fastest = schedule.fold_within(network, None, resources(part) * _SHARE, kinds=schedule.AUTO)
+        found.append(_planned(formats, network, fastest, part, f"fastest within {_SHARE:.0%}", clock))
+    return found
+
+
+def _planned(
+    formats: str, network: Network, foldings: Mapping[str, Folding], part: str, words: str, clock: float
+) -> Plan:
+    placed = emit.place(network, foldings)
+    areas, held = estimate(placed), resources(part)
+    area, memories = total(areas.values()), dict.fromkeys(_USES.values(), 0.0) | {_REST: 0.0}
+    for cell in placed.cells:
+        memories[_USES.get(cell.module, _REST)] += areas[cell.name].bram36
+    cycles = max(cycles_per_unit(network, foldings).values())
+    over = area.beyond(held)
+    return Plan(formats, part, words, area, held, memories, cycles, latency(network, foldings), clock, over)
+
+
+_USES = {
+    "mx_matmul": "weights",
+    "mx_product": "K, V",
+    "mx_quantize_tokens": "V before",
+    "mx_fifo": "FIFOs",
+}
+_REST = "rest"
+
+
+def plan_table(found: list[Plan]) -> str:
+    rows = [
+        f"| formats | part | folding | LUT | DSP | BRAM36 | of them {', '.join(_USES.values())}, {_REST} "
+        "| frames/s | latency | |",
+        "|---" * 10 + "|",
+    ]
+    for p in found:
+        fits = "fits" if not p.over else f"does not fit: {p.over}"
+        uses = ", ".join(f"{n:,.0f}" for n in p.memories.values())
+        shares = {
+            k: f"{getattr(p.area, k):,.0f} ({getattr(p.area, k) / getattr(p.held, k):.0%})"
+            for k in ("lut", "dsp", "bram36")
+        }
+        rate, late = p.clock_mhz * 1e6 / p.cycles, p.latency / p.clock_mhz / 1e3
+        rows.append(
+            f"| {p.formats} | {p.part} | {p.folding} | {shares} | {uses} | {rate:,.0f} | {late:.1f} ms | {fits} |"
+        )
+    return "\n".join(rows)
+
+
+def weight_bits(network: Network) -> float:
+    """Mbit of codes and scales."""
+    weights = [i.unit.weight for i in network.instances if hasattr(i.unit, "weight")]
+    return sum(w.codes.size * w.format.element.bits + 8 * w.scale_codes.size for w in weights) / 1e6
+
+
+def widest(network: Network) -> int:
+    """Bits of the widest stream of integers."""
+    return max(kind.width for kind in network.streams.values() if isinstance(kind, Wide))
