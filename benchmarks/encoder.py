@@ -132,7 +132,7 @@ def agreement(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(*ranks)[0, 1]), float((others[0].argmax(1) == others[1].argmax(1)).mean())
 
 
-def run(weight: str, activation: str, count: int, parts: list[str], simulate: bool) -> dict:
+def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
     model, embeddings, folder = load()
     states, mask = embedded(sentences(count), embeddings, folder)
     quantized = mx.quantize_model(model, weight, activation, attention=True).eval()
@@ -156,7 +156,7 @@ def run(weight: str, activation: str, count: int, parts: list[str], simulate: bo
         name: agreement(similarities(v, given["mask"]), wanted)
         for name, v in (("torch", torch_), ("dataflow", dataflow))
     }
-    report, pair = design.report, f"{weight}, {activation}"
+    report = design.report
     row = {
         "weight": weight, "activation": activation, "part": parts[0], "sentences": count,
         "agreement": found,
@@ -166,12 +166,11 @@ def run(weight: str, activation: str, count: int, parts: list[str], simulate: bo
         "fps": report["frames_per_second"], "weights": weight_bits(design.network),
         "widest": widest(design.network),
     }  # fmt: skip
+    order = given["mask"].sum(1).argsort()
+    two = {name: array[order[[0, -1]]] for name, array in given.items()}  # the shortest sentence and the longest
+    row["units"] = simulated(design, two, say)
     say("planning")
-    row["plans"] = plans(pair, design.network, design.foldings, parts, report["clock_mhz"])
-    if simulate:
-        order = given["mask"].sum(1).argsort()
-        two = {name: array[order[[0, -1]]] for name, array in given.items()}  # the shortest sentence and the longest
-        row["units"] = simulated(design, two, say)
+    row["plans"] = plans(design.network, design.foldings, parts, report["clock_mhz"])
     say("done")
     return row
 
@@ -198,15 +197,20 @@ def main() -> None:
     parser.add_argument("--formats", nargs="*", default=["mxint8/mxint8", "mxfp4_e2m1/mxfp8_e4m3"])
     parser.add_argument("--sentences", type=int, default=64)
     parser.add_argument("--part", nargs="*", default=["xcv80", "xcu250"])
-    parser.add_argument("--no-units", action="store_true", help="leave out the RTL of all units")
+    parser.add_argument("--stored", action="store_true", help="run nothing: tables of what was found last")
     a = parser.parse_args()
-    pairs = [text.split("/") for text in a.formats]
-    found = [run(weight, activation, a.sentences, a.part, not a.no_units) for weight, activation in pairs]
-    for row in found:
-        print(json.dumps({k: v for k, v in row.items() if k != "plans"}, indent=1))
-    texts = {MARKER: table(found), "encoder-plan": plan_table([p for row in found for p in row["plans"]])}
-    if not a.no_units:
-        texts["encoder-units"] = units_table({f"{row['weight']}, {row['activation']}": row["units"] for row in found})
+    found = []
+    for weight, activation in (text.split("/") for text in a.formats):
+        stored = BUILD / f"{weight}-{activation}" / "found.json"
+        if not a.stored:
+            stored.write_text(json.dumps(run(weight, activation, a.sentences, a.part), indent=1) + "\n")
+        found.append(json.loads(stored.read_text()))
+    pairs = {f"`{row['weight']}`, `{row['activation']}`": row for row in found}
+    texts = {
+        MARKER: table(found),
+        "encoder-units": units_table({pair: row["units"] for pair, row in pairs.items()}),
+        "encoder-plan": plan_table({pair: row["plans"] for pair, row in pairs.items()}),
+    }
     for marker, text in texts.items():
         print(text)
         write(text, DOCUMENT, (f"<!-- {marker} -->", f"<!-- /{marker} -->"))

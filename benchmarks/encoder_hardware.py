@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import numpy as np
 
 import mxexport as mx
 from mxexport.fpga import alone, emit, schedule
-from mxexport.fpga.area import Area, total
+from mxexport.fpga.area import total
 from mxexport.fpga.devices import clock_limit, resources
 from mxexport.fpga.network import Network
 from mxexport.fpga.report import estimate
@@ -58,74 +58,52 @@ def _cycles(kind: dict) -> str:
     return f"{measured:,}" + (f" ({claimed:,} claimed)" if measured != claimed else "")
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A folding of the whole encoder on a part. `memories`: what block RAM holds -> BRAM36; `over`: what it needs more
-    of than the part has, in words."""
-
-    formats: str
-    part: str
-    folding: str
-    area: Area
-    held: Area
-    memories: dict[str, float]
-    cycles: int
-    latency: int
-    clock_mhz: float
-    over: str
-
-
-def plans(formats: str, network: Network, chosen: Mapping[str, Folding], parts: list[str], clock_mhz: float) -> list:
-    """For each part the folding chosen, and the fastest one within a share of it."""
+def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clock_mhz: float) -> list[dict]:
+    """For each part the folding chosen, and where that fits the fastest one within a share of the part."""
     found = []
     for part in parts:
         clock = min(clock_mhz, clock_limit(part) or clock_mhz)
-        found.append(_planned(formats, network, chosen, part, "64 MACs a cycle in the largest layer", clock))
-        if found[-1].over:
-            continue
-        fastest = schedule.fold_within(network, None, resources(part) * _SHARE, kinds=schedule.AUTO)
-        found.append(_planned(formats, network, fastest, part, f"fastest within {_SHARE:.0%}", clock))
+        found.append(_planned(network, chosen, part, clock) | {"folding": "64 MACs a cycle in the largest layer"})
+        if not found[-1]["over"]:
+            fastest = schedule.fold_within(network, None, resources(part) * _SHARE, kinds=schedule.AUTO)
+            found.append(_planned(network, fastest, part, clock) | {"folding": f"fastest within {_SHARE:.0%}"})
     return found
 
 
-def _planned(
-    formats: str, network: Network, foldings: Mapping[str, Folding], part: str, words: str, clock: float
-) -> Plan:
-    placed = emit.place(network, foldings)
-    areas, held = estimate(placed), resources(part)
-    area, memories = total(areas.values()), dict.fromkeys(_USES.values(), 0.0) | {_REST: 0.0}
+def _planned(network: Network, foldings: Mapping[str, Folding], part: str, clock_mhz: float) -> dict:
+    """`memories`: what block RAM holds -> BRAM36; `over`: what it needs more of than the part has, in words."""
+    placed, held = emit.place(network, foldings), resources(part)
+    areas, memories = estimate(placed), dict.fromkeys((*_USES.values(), _REST), 0.0)
+    area = total(areas.values())
     for cell in placed.cells:
         memories[_USES.get(cell.module, _REST)] += areas[cell.name].bram36
     cycles = max(cycles_per_unit(network, foldings).values())
-    over = area.beyond(held)
-    return Plan(formats, part, words, area, held, memories, cycles, latency(network, foldings), clock, over)
+    return {
+        "part": part, "area": area.table(), "held": held.table(), "memories": memories, "over": area.beyond(held),
+        "fps": clock_mhz * 1e6 / cycles, "latency_ms": latency(network, foldings) / clock_mhz / 1e3,
+    }  # fmt: skip
 
 
-_USES = {
-    "mx_matmul": "weights",
-    "mx_product": "K, V",
-    "mx_quantize_tokens": "V before",
-    "mx_fifo": "FIFOs",
-}
+_USES = {"mx_matmul": "weights", "mx_product": "K, V", "mx_quantize_tokens": "V before", "mx_fifo": "FIFOs"}
+"""What block RAM is for, by module."""
 _REST = "rest"
 
 
-def plan_table(found: list[Plan]) -> str:
+def plan_table(pairs: Mapping[str, list[dict]]) -> str:
+    """`pairs`: formats -> what `plans` gave."""
     rows = [
-        f"| formats | part | folding | LUT | DSP | BRAM36 | of them {', '.join(_USES.values())}, {_REST} "
-        "| frames/s | latency | |",
+        f"| formats | part | folding | LUT | DSP | BRAM36 | of them {'; '.join((*_USES.values(), _REST))} | frames/s "
+        "| latency | |",
         "|---" * 10 + "|",
     ]
-    for p in found:
-        fits = "fits" if not p.over else f"does not fit: {p.over}"
-        uses = ", ".join(f"{n:,.0f}" for n in p.memories.values())
-        shares = {
-            k: f"{getattr(p.area, k):,.0f} ({getattr(p.area, k) / getattr(p.held, k):.0%})"
-            for k in ("lut", "dsp", "bram36")
-        }
-        rate, late = p.clock_mhz * 1e6 / p.cycles, p.latency / p.clock_mhz / 1e3
+    for pair, p in ((pair, p) for pair, found in pairs.items() for p in found):
+        uses = "; ".join(f"{n:,.0f}" for n in p["memories"].values())
+        needed = [(p["area"][kind], p["held"][kind]) for kind in ("lut", "dsp", "bram36")]
+        shares = " | ".join(f"{n:,.0f} ({n / there:.0%})" for n, there in needed)
+        fits = f"does not fit: {p['over']}" if p["over"] else "fits"
         rows.append(
-            f"| {p.formats} | {p.part} | {p.folding} | {shares} | {uses} | {rate:,.0f} | {late:.1f} ms | {fits} |"
+            f"| {pair} | {p['part']} | {p['folding']} | {shares} | {uses} | {p['fps']:,.0f} | {p['latency_ms']:.1f} ms "
+            f"| {fits} |"
         )
     return "\n".join(rows)
 

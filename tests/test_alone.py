@@ -1,5 +1,5 @@
-"""Units of a design simulated alone on recorded words: equal to the dataflow graph, as fast as claimed, and where one is
-not, it is named."""
+"""Units of a design simulated alone on recorded words: equal to the dataflow graph, as fast as claimed; one that is not
+is named."""
 
 from __future__ import annotations
 
