@@ -3,6 +3,7 @@ is named."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import mxexport as mx
-from mxexport.errors import InputFileError, OptionError
+from mxexport.cli import app
+from mxexport.errors import InputFileError, OptionError, VerificationError
 from mxexport.fpga import alone, copies, open_design
 from tests.test_compile_transformers import compiled
 from tests.transformer_networks import NETWORKS
@@ -90,7 +93,7 @@ def test_a_fault_in_a_module_is_found(padded, tmp_path, right, wrong, words, mon
     file = faulty.path / "rtl" / "mx_slice.sv"
     assert file.read_text().count(f"{right} ") == 1
     file.write_text(file.read_text().replace(f"{right} ", f"{wrong} "))
-    monkeypatch.setattr(alone, "_PATIENCE", 1000)
+    monkeypatch.setattr(alone, "PATIENCE", 1000)
     found = faulty.simulate_units(some(x, 1), units=["gather.slice"])
     assert words in found["gather.slice"].difference
 
@@ -119,6 +122,33 @@ def test_units_that_differ_in_memories_alone_share_a_simulator(tmp_path):
     assert one.build == other.build and one.kind == other.kind and not one.difference and not other.difference
     (row,) = alone.kinds({"one": one, "other": other})
     assert (row.instances, row.builds, row.words) == (2, 1, 2 * 8 * 32)
+
+
+def test_the_command_shows_units_and_fails_where_one_differs(tmp_path):
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).normal(size=(8, 32)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x[:2])
+    mx.export(mx.quantize_model(nn.Linear(32, 3), "mxint8", "mxint8"), (torch.from_numpy(x[:2]),), tmp_path / "m.onnx")
+    design = mx.compile(tmp_path / "m.onnx", tmp_path / "d", calibration=x)
+    command = ["simulate", str(design.path), str(tmp_path / "x.npy"), "--each-unit"]
+    shown = CliRunner().invoke(app, [*command, "--json"])
+    rows = json.loads(shown.stdout)
+    assert [row["module"] for row in rows] == ["mx_quantize", "mx_matmul"] and rows[1]["words"] == 2 * 3
+    (file,) = design.path.glob("mem/*_scale.mem")
+    first, *rest = file.read_text().splitlines()
+    file.write_text("\n".join([f"{int(first, 16) ^ 1:0{len(first)}x}", *rest]) + "\n")
+    failed = CliRunner().invoke(app, command)
+    assert isinstance(failed.exception, VerificationError) and "unit gemm.matmul: 'gemm.wide' at" in str(
+        failed.exception
+    )
+    assert "MXMatMul [32] mxint8 x mxint8 to [3]" in failed.stdout
+
+
+def test_a_design_may_be_silent_while_a_frame_is_on_its_way(padded, monkeypatch):
+    design, x = padded
+    monkeypatch.setattr("mxexport.fpga.design.PATIENCE", 1)
+    fresh = open_design(design.path)
+    assert fresh._patience == 2 * design.report["latency_cycles"]
 
 
 def test_copies_side_by_side_take_their_vectors(tmp_path):

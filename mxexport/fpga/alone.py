@@ -16,12 +16,10 @@ from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.probing import first_difference
 from mxexport.fpga.tools import verilator
-from mxexport.fpga.tools.simulator import Feed, Simulator
+from mxexport.fpga.tools.simulator import PATIENCE, Feed, Simulator
 from mxexport.fpga.types import Blocks, Stream
 from mxexport.fpga.unit import Folding, Unit
 
-_PATIENCE = 1_000_000
-"""Cycles without a transfer that are a standstill, where a frame takes less."""
 _SLACK, _PIPELINE = 0.01, 5
 """By how much a measured frame may miss the cycle model, and cycles that fill a pipeline."""
 
@@ -219,7 +217,7 @@ def run(
     (lanes_in, lanes_out), frames = unit.lanes(folding), len(given[0][0])
     feeds = [Feed(*s.pack(*arrays, lanes_in), stall_in) for s, arrays in zip(unit.sources, given, strict=True)]
     count = unit.result.beats(lanes_out)
-    patience = max(_PATIENCE, 4 * unit.cycles(folding))
+    patience = max(PATIENCE, 4 * unit.cycles(folding))
     ran = simulator.run_streams(feeds, [frames * count], stall_out=stall_out, seed=seed, timeout=patience)
     (out,) = ran.outputs
     ends = np.arange(1, frames * count + 1) % count == 0

@@ -21,8 +21,9 @@ from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
+from mxexport.fpga.timing import latency
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import PATIENCE, Feed, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -253,7 +254,8 @@ class Design:
     def _run(
         self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how
     ) -> Streams:
-        """Feed frames (by stream). Raises VerificationError where the RTL stands still."""
+        """Feed frames (by stream). Raises VerificationError where the RTL stands still; a large design is silent for as
+        long as a frame is on its way."""
         network, placed = self.network, self._placed
         feeds = [
             Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
@@ -261,12 +263,18 @@ class Design:
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
         try:
-            return simulator.run_streams(feeds, expected, stall_out=stall_out, **how)
+            return simulator.run_streams(feeds, expected, stall_out=stall_out, timeout=self._patience, **how)
         except StandstillError as error:
             every = {link.name: 0 for link in placed.links}
             if set(every) <= set(error.seen):
                 raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
         return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
+
+    @cached_property
+    def _patience(self) -> int:
+        """Cycles without a transfer at a border that are a standstill."""
+        with self._whole():
+            return max(PATIENCE, 2 * latency(self.network, self.foldings))
 
     def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
         """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
