@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mxexport.errors import InputFileError, MissingToolError, MXExportError
+from mxexport.errors import InputFileError, MXExportError
 from mxexport.fpga import copies
 from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance, Network
@@ -52,8 +52,8 @@ class UnitSimulation:
 
 @dataclass(frozen=True)
 class Kind:
-    """Units of one kind together: `instances` of them in `builds` compiled simulators; `unequal`: those that differ, by
-    name. `cycles` and `claimed` as of a unit: the largest."""
+    """Units of one kind together: `instances` of them in `builds` compiled simulators, `words` of all; `cycles`: of the
+    slowest; `unequal`: units that differ, and where."""
 
     kind: str
     module: str
@@ -187,8 +187,6 @@ def _compared(
         part = np.s_[:, :, n::count] if count > 1 else np.s_[:]
         try:
             words, cycles = run(simulator, unit, own, [[a[part] for a in arrays] for arrays in given], **how)
-        except MissingToolError:
-            raise
         except MXExportError as error:
             return None, str(error)
         for array, got in zip(found.values(), words, strict=True):

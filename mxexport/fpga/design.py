@@ -223,7 +223,7 @@ class Design:
         the words that the dataflow graph computes for float inputs [N, ...]; unit -> what it did, `difference` among
         it. For networks that take too long to simulate as a whole: FIFOs and lane converters between units are left
         out. From two frames on and without stalls, cycles are measured beside the cycle model. `alone.kinds` makes one
-        row of units alike.
+        row of units alike. All streams of all frames are kept meanwhile; a few frames are enough.
 
         Raises:
             ShapeError, OptionError, MissingToolError: as `simulate`.
