@@ -8,6 +8,7 @@ from dataclasses import asdict
 import numpy as np
 
 import mxexport as mx
+from mxexport.errors import OptionError
 from mxexport.fpga import alone, emit, schedule
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import clock_limit, resources
@@ -17,19 +18,27 @@ from mxexport.fpga.timing import cycles_per_unit, latency
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
 
-_SHARE = 0.7
-"""Of a part that the fastest design may take: more is seldom routed."""
+_SHARES = (0.7, 0.8, 0.9)
+"""Of a part that the fastest design may take, the first in which there is one: the fuller, the harder to route."""
 
 
 def simulated(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
-    """Every unit of every layer alone, without stalls, so that cycles are measured: rows of kinds as plain data."""
+    """Every unit of every layer alone: without stalls, so that cycles are measured, and the last frame under random
+    ones. Rows of kinds as plain data."""
     found = design.simulate_units(given, progress=say)
-    slow = [name for name, run in found.items() if not run.as_claimed]
     return {
         "kinds": [asdict(kind) for kind in alone.kinds(found)],
         "builds": len({run.build for run in found.values()}),
-        "not as claimed": slow,
+        "not as claimed": [name for name, run in found.items() if not run.as_claimed],
+        "stalled": stalled(design, {name: array[-1:] for name, array in given.items()}, say),
     }
+
+
+def stalled(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
+    """Words compared under random stalls on both sides, and units that differ."""
+    found = design.simulate_units(given, stall_in=0.2, stall_out=0.3, progress=say)
+    unequal = {name: run.difference for name, run in found.items() if run.difference is not None}
+    return {"words": sum(run.words for run in found.values()), "unequal": unequal}
 
 
 def units_table(pairs: Mapping[str, dict]) -> str:
@@ -49,6 +58,9 @@ def units_table(pairs: Mapping[str, dict]) -> str:
             cells.append(text if kinds else "none")
             cycles += [_cycles(kind) for kind in kinds]
         rows.append(f"| `{operator}` | {' | '.join(cells)} | {', '.join(dict.fromkeys(cycles))} |")
+    under = [found["stalled"] for found in pairs.values()]
+    texts = [f"{s['words']:,}" + (f"; {len(s['unequal'])} differ" if s["unequal"] else "") for s in under]
+    rows.append(f"| all, the longest sentence under stalls | {' | '.join(texts)} | |")
     return "\n".join(rows)
 
 
@@ -65,9 +77,20 @@ def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clo
         clock = min(clock_mhz, clock_limit(part) or clock_mhz)
         found.append(_planned(network, chosen, part, clock) | {"folding": "64 MACs a cycle in the largest layer"})
         if not found[-1]["over"]:
-            fastest = schedule.fold_within(network, None, resources(part) * _SHARE, kinds=schedule.AUTO)
-            found.append(_planned(network, fastest, part, clock) | {"folding": f"fastest within {_SHARE:.0%}"})
+            share, fastest = _fastest(network, part)
+            found.append(_planned(network, fastest, part, clock) | {"folding": f"fastest within {share:.0%}"})
     return found
+
+
+def _fastest(network: Network, part: str) -> tuple[float, dict[str, Folding]]:
+    """The share of a part that is enough, and the fastest folding within it."""
+    refused: OptionError | None = None
+    for share in _SHARES:
+        try:
+            return share, schedule.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO)
+        except OptionError as error:
+            refused = error
+    raise refused
 
 
 def _planned(network: Network, foldings: Mapping[str, Folding], part: str, clock_mhz: float) -> dict:
