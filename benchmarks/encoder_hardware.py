@@ -44,7 +44,7 @@ def stalled(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
 def units_table(pairs: Mapping[str, dict]) -> str:
     """One row for every operator; `pairs`: formats -> what `simulated` gave."""
     rows = [
-        "| unit | " + " | ".join(f"{pair}: units, simulators, words" for pair in pairs) + " | cycles a frame |",
+        "| unit | " + " | ".join(f"{pair}: units; simulators; words" for pair in pairs) + " | cycles a frame |",
         "|---" * (len(pairs) + 2) + "|",
     ]
     operators = dict.fromkeys(kind["kind"].split()[0] for found in pairs.values() for kind in found["kinds"])
@@ -54,7 +54,7 @@ def units_table(pairs: Mapping[str, dict]) -> str:
             kinds = [kind for kind in found["kinds"] if kind["kind"].split()[0] == operator]
             counts = [sum(kind[key] for kind in kinds) for key in ("instances", "builds", "words")]
             unequal = sum(len(kind["unequal"]) for kind in kinds)
-            text = ", ".join(f"{n:,}" for n in counts) + (f"; {unequal} differ" if unequal else "")
+            text = "; ".join(f"{n:,}" for n in counts) + (f"; {unequal} differ" if unequal else "")
             cells.append(text if kinds else "none")
             cycles += [_cycles(kind) for kind in kinds]
         rows.append(f"| `{operator}` | {' | '.join(cells)} | {', '.join(dict.fromkeys(cycles))} |")
