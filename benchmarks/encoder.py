@@ -5,8 +5,9 @@
 
 The embeddings are looked up on the host, hidden states of 32 tokens and the mask of shorter sentences go to hardware;
 mean pooling is the host's again. Sentences are those of this repository's documents. Compared are float, quantized
-torch and the dataflow graph: rank correlation of all similarities, and how often the nearest sentence is the same.
-Writes the table of docs/hardware.md.
+torch and the dataflow graph: rank correlation of all similarities, and how often the nearest sentence is the same. The
+RTL of every unit of all layers is simulated on the words of two sentences, the shortest and the longest, and compared
+word for word. Writes the tables of docs/hardware.md; takes half an hour for each pair of formats.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from accuracy import write
+from encoder_hardware import plan_table, plans, simulated, units_table, weight_bits, widest
 from torch import Tensor, nn
 
 import mxexport as mx
 from mxexport.fpga.devices import resources
-from mxexport.fpga.types import Wide
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD, DOCUMENT, MARKER = ROOT / "build" / "encoder", ROOT / "docs" / "hardware.md", "encoder"
@@ -131,26 +132,21 @@ def agreement(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(*ranks)[0, 1]), float((others[0].argmax(1) == others[1].argmax(1)).mean())
 
 
-def weight_bits(design: mx.Design) -> float:
-    """Mbit of codes and scales."""
-    weights = [i.unit.weight for i in design.network.instances if hasattr(i.unit, "weight")]
-    return sum(w.codes.size * w.format.element.bits + 8 * w.scale_codes.size for w in weights) / 1e6
-
-
-def run(weight: str, activation: str, count: int, part: str) -> dict:
+def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
     model, embeddings, folder = load()
     states, mask = embedded(sentences(count), embeddings, folder)
     quantized = mx.quantize_model(model, weight, activation, attention=True).eval()
-    BUILD.mkdir(parents=True, exist_ok=True)
-    file, clean = BUILD / "encoder.onnx", BUILD / "clean.onnx"
+    build = BUILD / f"{weight}-{activation}"
+    build.mkdir(parents=True, exist_ok=True)
+    file, clean = build / "encoder.onnx", build / "clean.onnx"
     start = time.monotonic()
+    say = lambda text: print(f"  {time.monotonic() - start:6.0f} s {text}", flush=True)  # noqa: E731
     mx.export(quantized, (states[:2], mask[:2]), file)
     mx.clean(file, clean)
-    print(f"exported after {time.monotonic() - start:.0f} s", flush=True)
+    say("exported")
     calibration = {"states": states[:8].numpy(), "mask": mask[:8].numpy()}
-    stage = lambda text: print(f"  {time.monotonic() - start:6.0f} s {text}", flush=True)  # noqa: E731
-    design = mx.compile(clean, BUILD / part, calibration=calibration, part=part, progress=stage)
-    print(f"compiled after {time.monotonic() - start:.0f} s", flush=True)
+    design = mx.compile(clean, build / "design", calibration=calibration, part=parts[0], progress=say)
+    say("running the dataflow graph")
     given = {"states": states.numpy(), "mask": mask.numpy()}
     dataflow = design.run_dataflow(given).values
     with torch.no_grad():
@@ -161,15 +157,22 @@ def run(weight: str, activation: str, count: int, part: str) -> dict:
         for name, v in (("torch", torch_), ("dataflow", dataflow))
     }
     report = design.report
-    return {
-        "weight": weight, "activation": activation, "part": part, "sentences": count,
+    row = {
+        "weight": weight, "activation": activation, "part": parts[0], "sentences": count,
         "agreement": found,
         "between": agreement(similarities(dataflow, given["mask"]), similarities(torch_, given["mask"])),
         "flip_rate": report["comparison"]["flip_rate"],
         "estimate": report["estimate"], "cycles": report["cycles_per_frame"], "latency": report["latency_cycles"],
-        "fps": report["frames_per_second"], "weights": weight_bits(design),
-        "widest": max(k.width for k in design.network.streams.values() if isinstance(k, Wide)),
+        "fps": report["frames_per_second"], "weights": weight_bits(design.network),
+        "widest": widest(design.network),
     }  # fmt: skip
+    order = given["mask"].sum(1).argsort()
+    two = {name: array[order[[0, -1]]] for name, array in given.items()}  # the shortest sentence and the longest
+    row["units"] = simulated(design, two, say)
+    say("planning")
+    row["plans"] = plans(design.network, design.foldings, parts, report["clock_mhz"])
+    say("done")
+    return row
 
 
 def table(found: list[dict]) -> str:
@@ -193,12 +196,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="*", default=["mxint8/mxint8", "mxfp4_e2m1/mxfp8_e4m3"])
     parser.add_argument("--sentences", type=int, default=64)
-    parser.add_argument("--part", nargs="*", default=["xcu250", "xcv80"])
+    parser.add_argument("--part", nargs="*", default=["xcv80", "xcu250"])
+    parser.add_argument("--stored", action="store_true", help="run nothing: tables of what was found last")
     a = parser.parse_args()
-    pairs = [text.split("/") for text in a.formats]
-    found = [run(weight, activation, a.sentences, part) for (weight, activation) in pairs for part in a.part]
-    print(json.dumps(found, indent=1))
-    write(table(found), DOCUMENT, (f"<!-- {MARKER} -->", f"<!-- /{MARKER} -->"))
+    found = []
+    for weight, activation in (text.split("/") for text in a.formats):
+        stored = BUILD / f"{weight}-{activation}" / "found.json"
+        if not a.stored:
+            stored.write_text(json.dumps(run(weight, activation, a.sentences, a.part), indent=1) + "\n")
+        found.append(json.loads(stored.read_text()))
+    pairs = {f"`{row['weight']}`, `{row['activation']}`": row for row in found}
+    texts = {
+        MARKER: table(found),
+        "encoder-units": units_table({pair: row["units"] for pair, row in pairs.items()}),
+        "encoder-plan": plan_table({pair: row["plans"] for pair, row in pairs.items()}),
+    }
+    for marker, text in texts.items():
+        print(text)
+        write(text, DOCUMENT, (f"<!-- {marker} -->", f"<!-- /{marker} -->"))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ python -m tests.areas PATTERN   measures again what matches
 
 from __future__ import annotations
 
-import dataclasses
 import argparse
+import dataclasses
 import functools
 import json
 import os

@@ -10,7 +10,7 @@ import torch
 
 import mxexport as mx
 from mxexport.exporting.report import ExportReport
-from mxexport.fpga import Design, Outputs, Simulation
+from mxexport.fpga import Design, Outputs, Simulation, UnitSimulation
 from mxexport.passes.driver.cleaning import CleanReport
 from mxexport.running.verification import Verification
 from mxexport.targets import ConvertReport
@@ -36,5 +36,6 @@ def whole_road(model: torch.nn.Module, inputs: torch.Tensor, folder: Path) -> bo
     simulated = design.simulate(inputs.numpy(), stall_in=0.1)
     assert_type(simulated, Simulation)
     assert_type(simulated.cycles, int)
+    assert_type(design.simulate_units(inputs.numpy(), units="layer3"), dict[str, UnitSimulation])
     areas: dict[str, dict[str, float]] = design.estimate()
     return not problems and bool(areas) and mx.get_format("mxint8").is_mx

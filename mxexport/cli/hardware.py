@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,10 @@ from mxexport.cli._common import (
 )
 from mxexport.errors import OptionError
 from mxexport.fpga.stored_report import AREA
+
+if TYPE_CHECKING:
+    from mxexport.fpga import Design
+    from mxexport.fpga.framing import Inputs
 
 
 def print_area(area: dict) -> None:
@@ -135,6 +140,9 @@ def simulate(
         "output.npy"
     ),
     stall: Annotated[float, typer.Option(min=0, max=0.95, help="Probability of a random stall on both sides.")] = 0.0,
+    each_unit: Annotated[
+        bool, typer.Option("--each-unit", help="Every unit alone instead, on words of the dataflow graph; no --out.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Simulate a compiled design with Verilator and compare it with its dataflow graph."""
@@ -142,6 +150,9 @@ def simulate(
     from mxexport.fpga import open_design
 
     opened, x = open_design(design), load_inputs(inputs)
+    if each_unit:
+        _simulate_units(opened, x, stall, as_json)
+        return
     with stages() as stage:
         stage("simulating")
         result = opened.simulate(x, stall_in=stall, stall_out=stall)
@@ -165,6 +176,25 @@ def simulate(
             console.print(f"{name}: {value}", highlight=False)
     if not equal:
         raise VerificationError(f"{design}: RTL output differs from the dataflow graph")
+
+
+def _simulate_units(opened: Design, x: Inputs, stall: float, as_json: bool) -> None:
+    """A row for every kind of unit. Raises VerificationError where a unit differs."""
+    from mxexport.errors import VerificationError
+    from mxexport.fpga import alone
+
+    with stages() as stage:
+        found = opened.simulate_units(x, stall_in=stall, stall_out=stall, progress=stage)
+    rows = alone.kinds(found)
+    if as_json:
+        print_json([asdict(row) for row in rows])
+    else:
+        columns = ("unit", "instances", "simulators", "words", "cycles", "claimed", "differ")
+        shown = [(r.kind, r.instances, r.builds, r.words, r.cycles or "", r.claimed, len(r.unequal)) for r in rows]
+        print_table(f"units of {opened.path} alone, {rows[0].frames} frames", columns, shown)
+    for row in rows:
+        for name, difference in row.unequal.items():
+            raise VerificationError(f"{opened.path}: unit {name}: {difference}")
 
 
 def _same(a, b) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from mxexport import cluster as clusters
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import emit, explore, library, memory, options, package, probing, verify
+from mxexport.fpga import alone, emit, explore, library, memory, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
@@ -22,8 +22,9 @@ from mxexport.fpga.network import Network, read
 from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
+from mxexport.fpga.timing import latency
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import Feed, Outside, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import PATIENCE, Feed, Outside, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -212,6 +213,35 @@ class Design:
             difference=difference,
         )
 
+    def simulate_units(
+        self,
+        x: Inputs,
+        *,
+        units: Iterable[str] = (),
+        stall_in: float = 0.0,
+        stall_out: float = 0.0,
+        seed: int = 1,
+        progress: Callable[[str], None] = lambda unit: None,
+    ) -> dict[str, alone.UnitSimulation]:
+        """Simulate every unit alone (`units`: those of these layers, or these), as the top level instantiates it, on
+        the words that the dataflow graph computes for float inputs [N, ...]; unit -> what it did, `difference` among
+        it. For networks that take too long to simulate as a whole: FIFOs and lane converters between units are left
+        out. From two frames on and without stalls, cycles are measured beside the cycle model. `alone.kinds` makes one
+        row of units alike. All streams of all frames are kept meanwhile; a few frames are enough.
+
+        Raises:
+            ShapeError, OptionError, MissingToolError: as `simulate`.
+        """
+        stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
+        placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
+        named = probing.probed(placed, [units] if isinstance(units, str) else units)
+        instances = named or list(self.network.instances)
+        fixed = all_fixed(given, self.network)
+        recorded = fixed | self._dataflow(fixed, alone.recorded_values(self.network, instances))
+        sources = self._rtl(source.name for source in library.rtl_sources())
+        how = {"stall_in": stall_in, "stall_out": stall_out, "seed": seed, "progress": progress}
+        return alone.simulate(placed, instances, recorded, sources, self._memories, **how)
+
     def _clamped(self, counted: list[int]) -> dict[str, int]:
         """Layer -> blocks outside of the calibrated range, of all copies of its quantizer."""
         found: dict[str, int] = {}
@@ -228,7 +258,8 @@ class Design:
     def _run(
         self, simulator: Simulator, fixed: Mapping[str, np.ndarray], stall_in: float, stall_out: float, **how
     ) -> Streams:
-        """Feed frames (by stream). Raises VerificationError where the RTL stands still."""
+        """Feed frames (by stream). Raises VerificationError where the RTL stands still; a large design is silent for as
+        long as a frame is on its way."""
         network, placed = self.network, self._placed
         feeds = [
             Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
@@ -241,12 +272,18 @@ class Design:
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
         try:
-            return simulator.run_streams(feeds, expected, stall_out=stall_out, **how)
+            return simulator.run_streams(feeds, expected, stall_out=stall_out, timeout=self._patience, **how)
         except StandstillError as error:
             every = {link.name: 0 for link in placed.links}
             if set(every) <= set(error.seen):
                 raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
         return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
+
+    @cached_property
+    def _patience(self) -> int:
+        """Cycles without a transfer at a border that are a standstill."""
+        with self._whole():
+            return max(PATIENCE, 2 * latency(self.network, self.foldings))
 
     def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
         """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
@@ -265,11 +302,15 @@ class Design:
         return found
 
     def _build(self, watch: Iterable[str] = (), trace: bool = False) -> Simulator:
-        names = [source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"]
+        sources = self._rtl([source.name for source in library.rtl_sources()] + [f"{emit.TOP}.sv"])
+        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
+
+    def _rtl(self, names: Iterable[str]) -> list[Path]:
+        """Its own files of these names."""
         sources = [self.path / "rtl" / name for name in names]
         if missing := [str(source) for source in sources if not source.is_file()]:
             raise InputFileError(f"{self.path}: no {', '.join(missing)}; compile it again")
-        return verilator.build(emit.TOP, sources, memory_dir=self._memories, monitors=list(watch), trace=trace)
+        return sources
 
     @property
     def _memories(self) -> Path:

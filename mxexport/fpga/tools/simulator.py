@@ -14,6 +14,9 @@ import numpy as np
 
 from mxexport.errors import MXExportError
 
+PATIENCE = 1_000_000
+"""Cycles without any transfer that are a standstill, unless the design is known to take longer."""
+
 
 class _Source(ctypes.Structure):
     """`struct Source` of harness.cpp."""
@@ -238,7 +241,7 @@ class Simulator:
         *,
         stall_out: float = 0.0,
         seed: int = 1,
-        timeout: int = 1_000_000,
+        timeout: int = PATIENCE,
         drain: int = 64,
         reset_at: int = -1,
         ready_after_valid: bool = False,

@@ -1,0 +1,142 @@
+"""The encoder of `encoder.py` as hardware: the RTL of all its units on recorded words, and what it takes on parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import numpy as np
+
+import mxexport as mx
+from mxexport.errors import OptionError
+from mxexport.fpga import alone, emit, schedule
+from mxexport.fpga.area import total
+from mxexport.fpga.devices import clock_limit, resources
+from mxexport.fpga.network import Network
+from mxexport.fpga.report import estimate
+from mxexport.fpga.timing import cycles_per_unit, latency
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Folding
+
+_SHARES = (0.7, 0.8, 0.9)
+"""Of a part that the fastest design may take, the first in which there is one: the fuller, the harder to route."""
+
+
+def simulated(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
+    """Every unit of every layer alone: without stalls, so that cycles are measured, and the last frame under random
+    ones. Rows of kinds as plain data."""
+    found = design.simulate_units(given, progress=say)
+    return {
+        "kinds": [asdict(kind) for kind in alone.kinds(found)],
+        "builds": len({run.build for run in found.values()}),
+        "not as claimed": [name for name, run in found.items() if not run.as_claimed],
+        "stalled": stalled(design, {name: array[-1:] for name, array in given.items()}, say),
+    }
+
+
+def stalled(design: mx.Design, given: Mapping[str, np.ndarray], say) -> dict:
+    """Words compared under random stalls on both sides, and units that differ."""
+    found = design.simulate_units(given, stall_in=0.2, stall_out=0.3, progress=say)
+    unequal = {name: run.difference for name, run in found.items() if run.difference is not None}
+    return {"words": sum(run.words for run in found.values()), "unequal": unequal}
+
+
+def units_table(pairs: Mapping[str, dict]) -> str:
+    """One row for every operator; `pairs`: formats -> what `simulated` gave."""
+    rows = [
+        "| unit | " + " | ".join(f"{pair}: units; simulators; words" for pair in pairs) + " | cycles a frame |",
+        "|---" * (len(pairs) + 2) + "|",
+    ]
+    operators = dict.fromkeys(kind["kind"].split()[0] for found in pairs.values() for kind in found["kinds"])
+    for operator in operators:
+        cells, cycles = [], []
+        for found in pairs.values():
+            kinds = [kind for kind in found["kinds"] if kind["kind"].split()[0] == operator]
+            counts = [sum(kind[key] for kind in kinds) for key in ("instances", "builds", "words")]
+            unequal = sum(len(kind["unequal"]) for kind in kinds)
+            text = "; ".join(f"{n:,}" for n in counts) + (f"; {unequal} differ" if unequal else "")
+            cells.append(text if kinds else "none")
+            cycles += [_cycles(kind) for kind in kinds]
+        rows.append(f"| `{operator}` | {' | '.join(cells)} | {', '.join(dict.fromkeys(cycles))} |")
+    under = [found["stalled"] for found in pairs.values()]
+    texts = [f"{s['words']:,}" + (f"; {len(s['unequal'])} differ" if s["unequal"] else "") for s in under]
+    rows.append(f"| all, the longest sentence under stalls | {' | '.join(texts)} | |")
+    return "\n".join(rows)
+
+
+def _cycles(kind: dict) -> str:
+    """Measured, and those of the model where they are others."""
+    measured, claimed = kind["cycles"], kind["claimed"]
+    return f"{measured:,}" + (f" ({claimed:,} claimed)" if measured != claimed else "")
+
+
+def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clock_mhz: float) -> list[dict]:
+    """For each part the folding chosen, and where that fits the fastest one within a share of the part."""
+    found = []
+    for part in parts:
+        clock = min(clock_mhz, clock_limit(part) or clock_mhz)
+        found.append(_planned(network, chosen, part, clock) | {"folding": "64 MACs a cycle in the largest layer"})
+        if not found[-1]["over"]:
+            share, fastest = _fastest(network, part)
+            found.append(_planned(network, fastest, part, clock) | {"folding": f"fastest within {share:.0%}"})
+    return found
+
+
+def _fastest(network: Network, part: str) -> tuple[float, dict[str, Folding]]:
+    """The share of a part that is enough, and the fastest folding within it."""
+    refused: OptionError | None = None
+    for share in _SHARES:
+        try:
+            return share, schedule.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO)
+        except OptionError as error:
+            refused = error
+    raise refused
+
+
+def _planned(network: Network, foldings: Mapping[str, Folding], part: str, clock_mhz: float) -> dict:
+    """`memories`: what block RAM holds -> BRAM36; `over`: what it needs more of than the part has, in words."""
+    placed, held = emit.place(network, foldings), resources(part)
+    areas, memories = estimate(placed), dict.fromkeys((*_USES.values(), _REST), 0.0)
+    area = total(areas.values())
+    for cell in placed.cells:
+        memories[_USES.get(cell.module, _REST)] += areas[cell.name].bram36
+    cycles = max(cycles_per_unit(network, foldings).values())
+    return {
+        "part": part, "area": area.table(), "held": held.table(), "memories": memories, "over": area.beyond(held),
+        "fps": clock_mhz * 1e6 / cycles, "latency_ms": latency(network, foldings) / clock_mhz / 1e3,
+    }  # fmt: skip
+
+
+_USES = {"mx_matmul": "weights", "mx_product": "K, V", "mx_quantize_tokens": "V before", "mx_fifo": "FIFOs"}
+"""What block RAM is for, by module."""
+_REST = "rest"
+
+
+def plan_table(pairs: Mapping[str, list[dict]]) -> str:
+    """`pairs`: formats -> what `plans` gave."""
+    rows = [
+        f"| formats | part | folding | LUT | DSP | BRAM36 | of them {'; '.join((*_USES.values(), _REST))} | frames/s "
+        "| latency | |",
+        "|---" * 10 + "|",
+    ]
+    for pair, p in ((pair, p) for pair, found in pairs.items() for p in found):
+        uses = "; ".join(f"{n:,.0f}" for n in p["memories"].values())
+        needed = [(p["area"][kind], p["held"][kind]) for kind in ("lut", "dsp", "bram36")]
+        shares = " | ".join(f"{n:,.0f} ({n / there:.0%})" for n, there in needed)
+        fits = f"does not fit: {p['over']}" if p["over"] else "fits"
+        rows.append(
+            f"| {pair} | {p['part']} | {p['folding']} | {shares} | {uses} | {p['fps']:,.0f} | {p['latency_ms']:.1f} ms "
+            f"| {fits} |"
+        )
+    return "\n".join(rows)
+
+
+def weight_bits(network: Network) -> float:
+    """Mbit of codes and scales."""
+    weights = [i.unit.weight for i in network.instances if hasattr(i.unit, "weight")]
+    return sum(w.codes.size * w.format.element.bits + 8 * w.scale_codes.size for w in weights) / 1e6
+
+
+def widest(network: Network) -> int:
+    """Bits of the widest stream of integers."""
+    return max(kind.width for kind in network.streams.values() if isinstance(kind, Wide))
