@@ -284,14 +284,17 @@ def _spatial() -> list[Case]:
 
 
 def _activations(x: np.ndarray) -> list[Case]:
-    """Every octave, both ends, curves of any sign, with and without gate."""
+    """Every octave, both ends, curves of any sign, with and without gate, one for both signs and one for each."""
     cases, x = [], x.copy()
     x[0, :3, :, 0] = np.arange(-6, 6).reshape(3, 4) << np.arange(12).reshape(3, 4)
-    base, slope = np.arange(24) * 97 % 500 - 60, np.arange(24) * 53 % 401 - 200
+    base, slope = np.arange(48) * 97 % 500 - 60, np.arange(48) * 53 % 401 - 200
     common = {"segment_bits": 2, "position_bits": 3, "octaves": 5, "limit": 77, "width": 63, "lsb_exp": -3}
-    for name, shift, gate in (("gated", -2, 1), ("symmetric", 0, 0), ("moved_up", 3, 1)):
-        attributes = common | {"shift": shift, "gate": gate, "offset": 0 if gate else 300}
-        cases.append(("WideActivation", name, [x, base, slope], attributes))
+    for name, shift, gate, sides in (
+        ("gated", -2, 1, 1), ("symmetric", 0, 0, 1), ("moved_up", 3, 1, 1), ("raised", -1, 2, 1), ("two_sides", 0, 1, 2),
+    ):  # fmt: skip
+        attributes = common | {"shift": shift, "sides": sides, "gate": gate, "offset": 0 if gate else 300}
+        tables = [table[: 24 * sides] for table in (base, slope)]
+        cases.append(("WideActivation", name, [x, *tables], attributes | {"low_limit": 77 * sides}))
     return cases
 
 
