@@ -290,7 +290,8 @@ def _activations(x: np.ndarray) -> list[Case]:
     base, slope = np.arange(48) * 97 % 500 - 60, np.arange(48) * 53 % 401 - 200
     common = {"segment_bits": 2, "position_bits": 3, "octaves": 5, "limit": 77, "width": 63, "lsb_exp": -3}
     for name, shift, gate, sides in (
-        ("gated", -2, 1, 1), ("symmetric", 0, 0, 1), ("moved_up", 3, 1, 1), ("raised", -1, 2, 1), ("two_sides", 0, 1, 2),
+        ("gated", -2, 1, 1), ("symmetric", 0, 0, 1), ("moved_up", 3, 1, 1), ("raised", -1, 2, 1),
+        ("two_sides", 0, 1, 2),
     ):  # fmt: skip
         attributes = common | {"shift": shift, "sides": sides, "gate": gate, "offset": 0 if gate else 300}
         tables = [table[: 24 * sides] for table in (base, slope)]

@@ -124,7 +124,8 @@ TREES = {
     "quick GELU": ("silu(2.0)", 0, "t = Mul(x, two) s = Sigmoid(t) y = Mul(x, s)"),
     "softplus": ("softplus", 0, f"{SOFT} y = Where(g, x, p)"),
     "softplus of more": (
-        "softplus(2.0)", 0, "t = Mul(x, two) p = Softplus(t) q = Mul(p, half) g = Greater(t, twenty) y = Where(g, x, q)",
+        "softplus(2.0)", 0,
+        "t = Mul(x, two) p = Softplus(t) q = Mul(p, half) g = Greater(t, twenty) y = Where(g, x, q)",
     ),
     "Mish": ("mish", 0, "p = Softplus(x) h = Tanh(p) y = Mul(h, x)"),
     "Mish with a threshold": ("mish", 0, f"{SOFT} w = Where(g, x, p) h = Tanh(w) y = Mul(x, h)"),

@@ -1,5 +1,5 @@
-"""Activation functions that files spell out in several nodes: x * Sigmoid(k * x), Mish, softplus with its threshold, and
-GELU by Erf or Tanh, as exporters write them below opset 20 and as cleaning leaves them, in any order of factors."""
+"""Activation functions that files spell out in several nodes: x * Sigmoid(k * x), Mish, softplus with its threshold,
+and GELU by Erf or Tanh, as exporters write them below opset 20 and as cleaning leaves them, in any order of factors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class Composed:
-    """`function` of `curves.function_of` of the tensor `source`, times 2**power; `inner`: the nodes but for the last."""
+    """`function` (see `curves.function_of`) of the tensor `source`, times 2**power; `inner`: all nodes but the last."""
 
     function: str
     source: ir.Value

@@ -93,8 +93,8 @@ _CLOSE = 1e-5
 
 @functools.cache
 def function_of(name: str) -> Function:
-    """One of FUNCTIONS, or of what `silu`, `softplus`, `elu` and `hard_sigmoid` name. Raises ValueError for numbers that
-    no table holds."""
+    """One of FUNCTIONS, or of what `silu`, `softplus`, `elu` and `hard_sigmoid` name. Raises ValueError for numbers
+    that no table holds."""
     if name in FUNCTIONS:
         return FUNCTIONS[name]
     kind, numbers = re.fullmatch(r"(\w+)\((.*)\)", name).groups()

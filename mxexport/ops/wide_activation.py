@@ -16,8 +16,8 @@ class WideActivation(Operator):
     first = segment_bits + position_bits, are 2**position_bits long, and twice as long in every octave that follows.
     With d = max(floor(log2(V)) - first, 0), n = V * 2**(octaves - 1 - d) and P = position_bits + octaves - 1, segment
     i = d * 2**segment_bits + floor(n / 2**P) holds V, and C = base[i] + floor((slope[i] * (n mod 2**P) + 2**(P - 1)) /
-    2**P). From V = 2**(first + octaves) on, C = limit, or low_limit of negative X. With two sides, the curve of negative
-    X stands behind that of the others.
+    2**P). From V = 2**(first + octaves) on, C = limit, or low_limit of negative X. With two sides, the curve of
+    negative X stands behind that of the others.
 
     With gate 1, Y = relu(X) - C, relu(X) being V of positive X: functions near 0 and near X at the ends; with gate 2,
     Y = relu(X) + C. Without, Y = offset + C, and offset - C of negative X: functions symmetric about a point. Y stands
