@@ -247,6 +247,8 @@ def _spatial() -> list[Case]:
         for name, shift, fraction in (("fine", 0, 20), ("moved_up", 9, 16))
     ]
     cases += _activations(narrow)
+    cases += [("WideMultiply", name, [narrow >> 8, narrow[::-1] >> 9], {"shift": shift} | type_of)
+              for name, shift in (("exact", 0), ("rounded", 3), ("far", 30))]  # fmt: skip
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))

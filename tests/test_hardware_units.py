@@ -35,6 +35,7 @@ from mxexport.fpga.units import (
     MaskedSoftmax,
     MatMul,
     MaxPool,
+    Multiply,
     MXWindow,
     Norm,
     Offset,
@@ -206,6 +207,9 @@ def cases() -> dict[str, tuple]:
     found["activation-gelu-few-bits"] = Activation.of(Wide((9,), 5, -2), "gelu"), [1, 4]
     found["activation-tanh-whole"] = Activation.of(Wide((9,), 12, 0), "tanh"), [1, 4]
     found["activation-silu-small"] = Activation.of(Wide((3, 5), 12, -28), "silu"), [2]
+    found["multiply"] = Multiply.of(Wide((3, 2, 5), 20, -9), Wide((3, 2, 5), 24, -12)), [1, 8]
+    found["multiply-exact"] = Multiply.of(Wide((9,), 12, -4), Wide((9,), 2, 0, True)), [4]
+    found["multiply-wide"] = Multiply.of(Wide((3, 5), 40, -20), Wide((3, 5), 22, -9)), [1]
     found["arg_max"] = ArgMax(Wide((10,), 20, -9)), [1, 4, 16]
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
@@ -560,6 +564,7 @@ def test_every_module_checks_its_parameters():
         ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),
         ("mx_activation", {"Octaves": 9}, "Places = 18"),
         ("mx_activation", {"Sides": 3}, "Sides = 3"),
+        ("mx_multiply", {"AWidth": 48}, "products of at most 63 bits"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),

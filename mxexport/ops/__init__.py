@@ -43,6 +43,7 @@ from mxexport.ops.wide_embedding import WideEmbedding
 from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
+from mxexport.ops.wide_multiply import WideMultiply
 from mxexport.ops.wide_norm import WideNorm
 from mxexport.ops.wide_offset import WideOffset
 from mxexport.ops.wide_pad import WidePad
@@ -84,6 +85,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideActivation,
         WideEmbedding,
         WideArgMax,
+        WideMultiply,
         WideNorm,
         WideOffset,
         WideUpsample,
