@@ -31,6 +31,7 @@ from mxexport.fpga.units import (
     Embedding,
     HardSwish,
     Insert,
+    Keep,
     LeakyRelu,
     MaskedSoftmax,
     MatMul,
@@ -210,6 +211,8 @@ def cases() -> dict[str, tuple]:
     found["multiply"] = Multiply.of(Wide((3, 2, 5), 20, -9), Wide((3, 2, 5), 24, -12)), [1, 8]
     found["multiply-exact"] = Multiply.of(Wide((9,), 12, -4), Wide((9,), 2, 0, True)), [4]
     found["multiply-wide"] = Multiply.of(Wide((3, 5), 40, -20), Wide((3, 5), 22, -9)), [1]
+    for keep, width in ((0, 2), (1, 9)):
+        found[f"keep-{keep}"] = Keep(Wide((7, 1), width, 0), 10, keep), [Folding(1, 1), Folding(4, 1), Folding(16, 1)]
     found["arg_max"] = ArgMax(Wide((10,), 20, -9)), [1, 4, 16]
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
@@ -565,6 +568,7 @@ def test_every_module_checks_its_parameters():
         ("mx_activation", {"Octaves": 9}, "Places = 18"),
         ("mx_activation", {"Sides": 3}, "Sides = 3"),
         ("mx_multiply", {"AWidth": 48}, "products of at most 63 bits"),
+        ("mx_keep", {"Keep": 2}, "Keep = 2"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),

@@ -41,6 +41,7 @@ from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
 from mxexport.ops.wide_embedding import WideEmbedding
 from mxexport.ops.wide_hard_swish import WideHardSwish
+from mxexport.ops.wide_keep import WideKeep
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
 from mxexport.ops.wide_multiply import WideMultiply
@@ -80,6 +81,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideAffine,
         WideConcat,
         WideClip,
+        WideKeep,
         WideLeakyRelu,
         WideHardSwish,
         WideActivation,

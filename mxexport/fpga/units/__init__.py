@@ -13,6 +13,7 @@ from mxexport.fpga.units.dequantize import Dequantize
 from mxexport.fpga.units.embedding import Embedding
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
+from mxexport.fpga.units.keep import Keep
 from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.masked_softmax import MaskedSoftmax
 from mxexport.fpga.units.matmul import MatMul
@@ -59,6 +60,7 @@ UNITS: tuple[type[Unit], ...] = (
     Embedding,  # before Slice: what is gathered from a constant
     Slice,
     Insert,
+    Keep,
     Softmax,
     MaskedSoftmax,
     Reorder,
