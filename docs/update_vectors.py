@@ -249,8 +249,8 @@ def _spatial() -> list[Case]:
     cases += _activations(narrow)
     cases += [("WideMultiply", name, [narrow >> 8, narrow[::-1] >> 9], {"shift": shift} | type_of)
               for name, shift in (("exact", 0), ("rounded", 3), ("far", 30))]  # fmt: skip
-    cases += [("WideKeep", f"keep_{keep}", [wide[..., :1] >> 3], {"channels": 3, "keep": keep, "width": 2, "lsb_exp": 0})
-              for keep in (0, 1)]  # fmt: skip
+    kept = {"channels": 3, "width": 2, "lsb_exp": 0}
+    cases += [("WideKeep", f"keep_{n}", [wide[..., :1] >> 3], kept | {"keep": n}) for n in (0, 1)]
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))

@@ -53,6 +53,12 @@ def test_results_are_those_of_the_dataflow_graph_under_stalls(design):
         np.testing.assert_array_equal(again.simulate(X[:5], **stalls).raw, expected)
 
 
+def test_units_alone_take_their_weights_too(design):
+    found = design.simulate_units(X[:2])
+    fed = [run for run in found.values() if run.module == "mx_matmul_fed"]
+    assert len(fed) == 4 and all(run.difference is None for run in found.values())
+
+
 def test_the_report_says_where_weights_lie_and_what_travels(design):
     rows = {row["layer"]: row for row in design.report["memory"]["layers"]}
     assert {layer: row["kind"] for layer, row in rows.items()} == {k: v.split(":")[0] for k, v in MEMORY.items()}
