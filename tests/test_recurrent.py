@@ -136,6 +136,8 @@ def test_model_conversion_takes_recurrent_layers_and_their_formats_by_name():
     assert held["weight_hh_l0_quant"] == WEIGHT and held["input_l0_quant"] == ACTIVATION
     assert "encoder: QuantLSTM weight=mxfp4_e2m1_g16 activation=mxint8_g16" in str(report)
     assert "hidden state mxint4, cell state mxint8" in str(report)
+    quantized = mx.quantize_model(model, None, None, formats={"encoder": {"hidden": "mxint4"}})
+    assert list(quantized["encoder"].quantizers()) == ["hidden_l0_quant"] and type(quantized["head"]) is nn.Linear
 
 
 def test_gradients_go_through_time_and_training_lowers_the_loss():
