@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 
 import mxexport as mx
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
+from mxexport.fpga.types import Wide
+from mxexport.fpga.units.slice import Slice
 from mxexport.quant import QUANT_LAYERS, fake_quantize, freeze_scales
 from mxexport.running import executors
 from tests.helpers import assert_equal_up_to_turned_codes, rms
@@ -282,6 +284,14 @@ def test_an_unrolled_rnn_compiles_to_hardware(tmp_path):
     if FULL:
         simulated = design.simulate(x.numpy(), stall_in=0.3, stall_out=0.3)
         assert np.array_equal(simulated.raw, dataflow.raw)
+
+
+def test_a_slice_of_the_last_step_takes_no_more_lanes_than_it_keeps():
+    """Of three steps side by side; with two lanes it gave one value a beat, where two belong."""
+    unit = Slice(Wide((32, 3), 24, -20), (0, 0, 2), (1, 32, 1))
+    assert [folding.simd for folding in unit.foldings()] == [1]
+    tail = Slice(Wide((4, 3, 7), 13, 0), (0, 1, 4), (4, 1, 3))
+    assert [folding.simd for folding in tail.foldings()] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
