@@ -17,7 +17,6 @@ from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
-from mxexport.fpga.recurrent import refuse_gated_layers
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -80,7 +79,6 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
-    refuse_gated_layers(model.graph)
     walk = Lowering(model, None)
     walk.run()
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
