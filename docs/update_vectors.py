@@ -238,6 +238,8 @@ def _spatial() -> list[Case]:
     numbers = [np.array([131071, -5, 1]), np.array([-(2**40), 2048, 2**39 + 1])]
     cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
     cases.append(("WideOffset", "places", [narrow, narrow[0, ::-1] // 8], {"x_shift": 3} | type_of))
+    factors = np.random.default_rng(6).integers(-(2**20), 2**20, (5, 4, 3))
+    cases.append(("WideGain", "places", [narrow >> 6, factors], {"shift": 17} | type_of))
     rows = [np.array([[[0], [4], [-3]], [[2], [9], [3]]]), rng.integers(-(2**20), 2**20, (5, 4))]
     cases.append(("WideEmbedding", "rows", rows, dict(type_of)))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))
@@ -249,8 +251,8 @@ def _spatial() -> list[Case]:
     cases += _activations(narrow)
     cases += [("WideMultiply", name, [narrow >> 8, narrow[::-1] >> 9], {"shift": shift} | type_of)
               for name, shift in (("exact", 0), ("rounded", 3), ("far", 30))]  # fmt: skip
-    cases += [("WideKeep", f"keep_{keep}", [wide[..., :1] >> 3], {"channels": 3, "keep": keep, "width": 2, "lsb_exp": 0})
-              for keep in (0, 1)]  # fmt: skip
+    ones = {"channels": 3, "width": 2, "lsb_exp": 0}
+    cases += [("WideKeep", f"keep_{keep}", [wide[..., :1] >> 3], ones | {"keep": keep}) for keep in (0, 1)]
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))

@@ -224,6 +224,23 @@ class Lowering:
         length = size_of(source.view.axes[axis])
         return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
 
+    def turned(self, source: Pending, axis: int) -> Pending:
+        """`source`, wide, in another order: an axis of its tensor that it brings first comes last, as its vectors.
+        Raises Refused where others come before it."""
+        from mxexport.fpga.units.reorder import Reorder  # the units import this module
+
+        view = source.view.turned(axis)
+        _, along, inside = source.view.around(axis)
+        image = self.shaped(source, (along, 1, inside))
+        turned = self.add(Reorder, [image], self._node, "turn", ("turned",), (along * inside,), view=view)
+        return self.shaped(turned, (inside, along))
+
+    def last(self, source: Pending, axis: int) -> Pending:
+        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused as `turned`."""
+        if source.view.trailing(axis):
+            return self.in_vectors(source, axis)
+        return self.turned(source, axis)
+
     def blocks(self, value: ir.Value) -> Pending:
         """The stream of blocks that carries a quantized tensor, as `stream` gives it. Raises Refused where it is not
         quantized."""

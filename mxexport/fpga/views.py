@@ -145,6 +145,15 @@ class View:
         places = {old: Atom((i,), old.size) for i, old in enumerate(order)} | {BATCH: BATCH}
         return View(tuple(tuple(places[a] for a in axis) for axis in self.axes))
 
+    def turned(self, axis: int) -> View:
+        """The same tensor of a stream that brings an axis last, which now comes first. Raises Refused where others
+        come before it."""
+        before, _, _ = self.around(axis)
+        if before != 1:
+            raise Refused(f"axis {axis} of {self} comes neither first nor last")
+        own = self.axes[axis]
+        return self.reordered([*(a for a in self.atoms if a not in own), *own])
+
     def same(self, other: View) -> bool:
         """Whether two tensors of one shape come in the same order."""
         mine, theirs = ([[size_of(g) for g in v._axis_groups(i)] for i in range(len(v.axes))] for v in (self, other))
