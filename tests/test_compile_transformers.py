@@ -12,6 +12,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
+from tests.random_transformers import drawn
 from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
 
 FULL = bool(os.environ.get("MXEXPORT_FULL"))
@@ -45,6 +46,19 @@ def test_hardware_computes_what_torch_does(name, tmp_path):
         two = {key: x[:2] for key, x in arrays.items()}
         run = design.simulate(two, stall_in=0.2, stall_out=0.3)
         assert (run.raw == design.run_dataflow(two).raw).all()
+
+
+@pytest.mark.parametrize("seed", range(40) if FULL else range(2))
+def test_random_transformers(seed, tmp_path):
+    """What compile compares layer by layer, on other frames as well; of some the RTL, too."""
+    network, inputs, formats = drawn(seed)
+    design, _ = compiled(network, inputs, formats, tmp_path)
+    arrays = {key: x.numpy() for key, x in inputs.items()}
+    others = {key: x if x.dtype == bool else 0.7 * x[:, ::-1] for key, x in arrays.items()}
+    design.compare_stages(others)
+    if FULL and seed % 4 == 0:
+        two = {key: x[:2] for key, x in others.items()}
+        assert (design.simulate(two, stall_in=0.3, stall_out=0.3).raw == design.run_dataflow(two).raw).all()
 
 
 def test_several_foldings_give_the_same_words(tmp_path):

@@ -149,11 +149,13 @@ class OverTokens(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Queries and keys that are turned by their positions (Llama, RoFormer), and a gated layer behind."""
+    """Queries and keys that are turned by their positions, keys and values that two heads share (Llama), and a gated
+    layer behind."""
 
     def __init__(self, width: int = 32, heads: int = 4, tokens: int = 12):
         super().__init__()
-        self.q, self.k, self.v, self.proj = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.q, self.proj = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.k, self.v = (nn.Linear(width, width // 2, bias=False) for _ in range(2))
         self.gate, self.up, self.down = nn.Linear(width, 40), nn.Linear(width, 40), nn.Linear(40, width)
         self.norm1, self.norm2, self.heads, half = RMSNorm(width), RMSNorm(width), heads, width // heads // 2
         self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 5)
@@ -166,8 +168,10 @@ class Rotary(nn.Module):
         return x * self.cos + torch.cat((-second, first), -1) * self.sin
 
     def attention(self, x: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
-        shares = torch.softmax(self.turned(q) @ self.turned(k).transpose(-1, -2) / math.sqrt(q.shape[-1]), -1)
+        size = x.shape[-1] // self.heads
+        q, k, v = (f(x).unflatten(-1, (-1, size)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = (y[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for y in (self.turned(k), v))
+        shares = torch.softmax(self.turned(q) @ k.transpose(-1, -2) / math.sqrt(size), -1)
         return self.proj((shares @ v).transpose(1, 2).flatten(2))
 
     def forward(self, x: Tensor) -> Tensor:
