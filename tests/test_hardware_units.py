@@ -29,6 +29,7 @@ from mxexport.fpga.units import (
     Depthwise,
     Dequantize,
     Embedding,
+    Gain,
     HardSwish,
     Insert,
     Keep,
@@ -252,6 +253,7 @@ def offsets() -> dict[str, tuple]:
         ("deep", (40, 24), 24, -16, [1, 2]),
     ):
         found[f"offset-{name}"] = Offset.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes
+        found[f"gain-{name}"] = Gain.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes[::-2]
     return found
 
 
@@ -571,6 +573,7 @@ def test_every_module_checks_its_parameters():
         ("mx_activation", {"Sides": 3}, "Sides = 3"),
         ("mx_multiply", {"AWidth": 48}, "products of at most 63 bits"),
         ("mx_keep", {"Keep": 2}, "Keep = 2"),
+        ("mx_gain", {"Shift": 0}, "Shift = 0"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),

@@ -48,7 +48,7 @@ class Multiply:
             if power is None or power.size != 1 or float(power.reshape(-1)[0]) != 2:
                 raise Refused("it is a power that is not 2; expected squares")
             values = [values[0]] * 2
-        sides = [low.wide(side, node) for side in alike(values, low, "multiplies")]
+        sides = [low.wide(side, node) for side in alike(values, node, low, "multiplies")]
         if all(s.type is not None for s in sides) and sum(s.type.width for s in sides) > _PRODUCT:
             sides = [low.narrowed(s, _PRODUCT // 2, node) for s in sides]
         made = low.add(cls.of, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
