@@ -240,7 +240,7 @@ def test_the_command_exports_a_checkpoint(tmp_path, monkeypatch, capsys):
     assert call() == 0
     formats = {layer["format"] for layer in json.loads(capsys.readouterr().out)["layers"]}
     assert formats == {"mxfp4_e2m1"}
-    assert call("--weight", "mxint8") == 2
+    assert call("-f", "--weight", "mxint8") == 2
     assert "--checkpoint has its own weights and formats" in " ".join(capsys.readouterr().err.split())
 
 
