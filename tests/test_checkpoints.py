@@ -536,3 +536,29 @@ def test_patterns_match_as_re_does_or_are_refused(pattern):
     except UnsupportedError:
         return
     assert found == (re.match(pattern, "a.b" * 8) is not None)
+
+
+# --- hardware ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not os.environ.get("MXEXPORT_FULL"), reason="simulates a design; MXEXPORT_FULL=1")
+def test_a_checkpoint_becomes_hardware_under_a_rule_of_no_name(tmp_path):
+    """MXFP8 of compressed-tensors: the addend 0x200000 in the file, in the dataflow graph, and in RTL."""
+    layer = nn.Linear(64, 16)
+    weight = mx.quantize(layer.weight.detach(), "mxfp8_e4m3", axis=1, scale_rule=0x200000)
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    tensors = {"0.weight": weight.codes.flatten(1).view(torch.float8_e4m3fn), "0.bias": layer.bias.detach()}
+    save_file(tensors | {"0.weight_scale": weight.scale_codes.flatten(1)}, folder / "model.safetensors")
+    config = json.loads((FOLDER / MX8 / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config))
+    model = mx.from_checkpoint(nn.Sequential(nn.Linear(64, 16)), folder)
+    x = torch.randn(16, 64)
+    x[::2] *= 1.75 / x[::2].abs().amax(1, keepdim=True)  # where the rules part
+    mx.export(model, (x,), tmp_path / "m.onnx")
+    mx.clean(tmp_path / "m.onnx", tmp_path / "c.onnx")
+    design = mx.compile(tmp_path / "c.onnx", tmp_path / "design", calibration=x.numpy())
+    expected = design.run_dataflow(x[:6].numpy())
+    np.testing.assert_array_equal(design.simulate(x[:6].numpy()).raw, expected.raw)
+    wanted = model(x[:6]).numpy()
+    np.testing.assert_allclose(expected.values, wanted, atol=0.02 * np.abs(wanted).max())
