@@ -193,6 +193,54 @@ def test_a_model_on_the_meta_device_takes_the_files_tensors(read):
     assert_equal_bits(found(token_ids()).numpy(), read("compressed-tensors-mxfp4")(token_ids()).numpy())
 
 
+class Tied(nn.Module):
+    """Its head multiplies with the table of its embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.up, self.head = nn.Embedding(24, 64), nn.Linear(64, 64), nn.Linear(64, 24, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, ids):
+        return self.head(self.up(self.embed(ids)))
+
+
+def _tied_folder(folder, **more):
+    tensors = load_file(FOLDER / MX4 / "model.safetensors")
+    up = {f"up.{part}": tensors[f"attention.o_proj.{part}"] for part in ("weight_packed", "weight_scale", "bias")}
+    folder.mkdir()
+    save_file(up | {"embed.weight": tensors["embed.weight"]} | more, folder / "model.safetensors")
+    shutil.copy(FOLDER / MX4 / "config.json", folder)
+
+
+def test_tied_parameters_come_once_and_stay_tied(tmp_path):
+    _tied_folder(tmp_path / "x")
+    model = Tied()
+    before = model.embed.weight.clone()
+    found = mx.from_checkpoint(model, tmp_path / "x")
+    stored = load_file(tmp_path / "x" / "model.safetensors")["embed.weight"]
+    assert found.head.weight is found.embed.weight and torch.equal(found.head.weight, stored)
+    assert torch.equal(model.embed.weight, before) and model.head.weight is model.embed.weight
+    _tied_folder(tmp_path / "y", **{"head.weight": stored + 1})
+    with pytest.raises(InputFileError, match="'head.weight' is tied in the model, and differs here"):
+        mx.from_checkpoint(Tied(), tmp_path / "y")
+
+
+def test_layers_that_compute_something_else_are_refused():
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    model = network(1)
+    model.up = Doubled(64, 96)
+    with pytest.raises(UnsupportedError, match="up: weight_packed is that of a quantized layer, and Doubled is no"):
+        mx.from_checkpoint(model, FOLDER / MX4)
+    model = network(1)
+    model.up.forward = lambda x: x
+    with pytest.raises(UnsupportedError, match="up: its forward was replaced on this object"):
+        mx.from_checkpoint(model, FOLDER / MX4)
+
+
 def test_shards_and_half_precision(tmp_path, read):
     tensors = small_copy("compressed-tensors-mxfp4", tmp_path / "x")
     (tmp_path / "x" / "model.safetensors").unlink()
