@@ -238,10 +238,9 @@ class _Reading:
                     f"{own.dtype} {tuple(own.shape)}"
                 )
             made = nn.Parameter(tensor, requires_grad=False) if isinstance(own, nn.Parameter) else tensor
-            if not torch.equal(given.setdefault(id(own), made), tensor):
-                raise InputFileError(
-                    f"{self.checkpoint.folder}: {name!r} is tied in the model, and has other values here"
-                )
+            if id(own) in given and not torch.equal(given[id(own)], tensor):
+                raise InputFileError(f"{self.checkpoint.folder}: {name!r} is tied in the model, and differs here")
+            given[id(own)] = made
         missing = [name for name, (table, part) in places.items() if id(table[part]) not in given]
         _refuse_names(self.checkpoint, "it does not hold", sorted(missing))
         for table, part in places.values():
