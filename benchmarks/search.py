@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accuracy import write
-from common import add_cluster, cluster_of
+from common import add_cluster, cluster_of, write
 from torch import nn
 
 import mxexport as mx
