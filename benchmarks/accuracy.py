@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py            prints the table and writes it into docs/accuracy.md
     python benchmarks/accuracy.py --json     prints plain data and writes nothing
+    python benchmarks/accuracy.py --workers 2, --scheduler tcp://host:8786: formats on several processes, a cluster
 
 Weights and activations of every layer take the format, first and last layer included. Data, training and test split
 are the demo's: 4,000 training and 1,000 test images, so one image is 0.1 points; one fixed seed.
@@ -17,12 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from common import add_cluster, cluster_of
 from torch import nn
 
 import mxexport as mx
+from mxexport import cluster
 from mxexport.cli.demo_run import Digits, load_digits, logits
 from mxexport.cli.digit_networks import MLP
 from mxexport.numbers.formats import MX_FORMATS
+from mxexport.searching.problem import one_thread
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "accuracy.md"
 MARKERS = "<!-- accuracy-table -->", "<!-- /accuracy-table -->"
@@ -102,18 +106,27 @@ def accuracy(model: nn.Module, data: Digits) -> float:
     return round(100 * float((logits(model, data.x).argmax(1) == data.y).mean()), 2)
 
 
-def measure(recipe: Recipe, train_set: Digits, test: Digits, formats: tuple[str, ...] = MX_FORMATS) -> list[Row]:
+def measure(
+    recipe: Recipe,
+    train_set: Digits,
+    test: Digits,
+    formats: tuple[str, ...] = MX_FORMATS,
+    runner: cluster.Runner | None = None,
+) -> list[Row]:
     """The float row, then one row per format, all from one trained float network."""
     torch.manual_seed(0)
     model = recipe.network()
     train(model, train_set, recipe.epochs, recipe.rate)
-    rows = []
-    for name in (FLOAT, *formats):
+    given = (recipe, model, train_set, test)
+    return (runner or cluster.InProcess()).map(row_of, (FLOAT, *formats), shared=given)
+
+
+def row_of(recipe: Recipe, model: nn.Module, train_set: Digits, test: Digits, name: str) -> Row:
+    with one_thread():
         tuned = quantized(model, name, "floor")
         ptq = [accuracy(tuned, test), accuracy(quantized(model, name, "rceil"), test)]
         train(tuned, train_set, recipe.qat_epochs, recipe.qat_rate)
-        rows.append(Row(recipe.title, name, *ptq, accuracy(tuned, test)))
-    return rows
+        return Row(recipe.title, name, *ptq, accuracy(tuned, test))
 
 
 def quantized(model: nn.Module, name: str, scale_rule: str) -> nn.Module:
@@ -153,10 +166,12 @@ def write(text: str, path: Path = DOCUMENT, markers: tuple[str, str] = MARKERS) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print plain data and write nothing")
-    as_json, start = parser.parse_args().json, time.perf_counter()
+    add_cluster(parser)
+    options, start = parser.parse_args(), time.perf_counter()
     torch.set_num_threads(1)  # small layers: threads cost more than they give, and one gives the same sums everywhere
-    rows = [row for recipe in RECIPES for row in measure(recipe, *load_digits())]
-    if as_json:
+    with cluster.connected(cluster_of(options)) as runner:
+        rows = [row for recipe in RECIPES for row in measure(recipe, *load_digits(), runner=runner)]
+    if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     write(table(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import time
@@ -79,6 +80,17 @@ def environment(name: str, value: str) -> Iterator[None]:
         yield
     finally:
         os.environ.pop(name) if before is None else os.environ.__setitem__(name, before)
+
+
+def add_cluster(parser: argparse.ArgumentParser) -> None:
+    """Options that say where tasks run; `cluster_of` reads them."""
+    parser.add_argument("--workers", type=int, help="processes on this machine that take tasks; otherwise this one")
+    parser.add_argument("--scheduler", help="address of a dask scheduler, whose workers do")
+
+
+def cluster_of(options: argparse.Namespace) -> int | str | None:
+    """What `mxexport.cluster.connected` takes."""
+    return options.scheduler or options.workers
 
 
 def verdict(value: float, target: float) -> str:

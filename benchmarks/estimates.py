@@ -23,6 +23,7 @@ from benchmarks.accuracy import write
 from mxexport.fpga import area, copies
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.units import Product
+from mxexport.fpga.units.fed_matmul import FedMatMul
 from mxexport.fpga.windows import Window
 from tests.areas import TABLE, cells, measured
 from tests.test_hardware_units import CASES, FORMATS, depthwise, matmul
@@ -31,7 +32,7 @@ DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 FEW = 24
 """Cells that no relative error is seen in: a row of fewer counts as so many."""
 PRIOR, ROUNDS = 0.03, 4
-ALIKE = {"mx_product": "mx_matmul"}
+ALIKE = {"mx_product": "mx_matmul", "mx_matmul_fed": "mx_matmul"}
 """Module -> another one around the same datapath, whose rows say more of the kinds that both have."""
 
 
@@ -51,6 +52,7 @@ def every_kind() -> dict[str, set[str]]:
     for a, w in itertools.product([*FORMATS, "int8", "uint8", "uint3"], FORMATS):
         codes = (134, 134) if a.startswith(("int", "uint")) else (100, 102)
         source = Blocks((3, 2, 40), a, 8, *codes)
+        units += [FedMatMul.of(matmul(source, w, 5), 128, tile) for tile in (0, 1, 2)]
         units += [matmul(source, w, 5), depthwise(source, Window((2, 2)), w)]
         units.append(Product(source, Blocks((3, 2, 40), w, 8, 100, 102), 200, 62, -9))
     for unit in units:

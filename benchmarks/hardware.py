@@ -2,6 +2,8 @@
 
     python benchmarks/hardware.py            runs what build/hardware does not hold yet, writes docs/hardware.md
     python benchmarks/hardware.py --only cnn-mxint8 residual-mxint8
+    python benchmarks/hardware.py --workers 2, --scheduler tcp://host:8786: designs on several processes, a cluster with
+                                             workers that have this checkout on a disk they share
 
 Digits: 5,000 of MNIST, 1,000 of them held out, trained as `mxexport demo` does; the RTL simulates all 1,000; area by
 Yosys. The CNN once more, at one pixel a cycle and at two, area by the estimate. Shapes: weights drawn, folded
@@ -16,14 +18,17 @@ import math
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from accuracy import write
+from common import add_cluster, cluster_of
 from torch import nn
 
 import mxexport as mx
+from mxexport import cluster
 from mxexport.cli.demo_run import load_digits, run_demo
 from mxexport.cli.digit_networks import NETWORKS as DEMO_NETWORKS
 
@@ -163,18 +168,31 @@ def shape_table(found: list[tuple[str, str, dict]]) -> str:
     return "\n".join(rows)
 
 
+def _each(function: Callable[..., dict], arguments: tuple) -> dict:
+    return function(*arguments)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="network-format, of the digits; others come from build/hardware")
-    only = parser.parse_args().only
-    names = [(network, fmt) for network in NETWORKS for fmt in FORMATS]
-    results = [
-        digits(network, fmt)
-        for network, fmt in names
-        if only is None or f"{network}-{fmt}" in only or (BUILD / f"{network}-{fmt}" / "demo.json").exists()
+    add_cluster(parser)
+    options = parser.parse_args()
+    names = [
+        (network, fmt)
+        for network in NETWORKS
+        for fmt in FORMATS
+        if options.only is None
+        or f"{network}-{fmt}" in options.only
+        or (BUILD / f"{network}-{fmt}" / "demo.json").exists()
     ]
-    shapes = [(name, fmt, shape(name, fmt)) for name in PUBLISHED for fmt in ("mxint8", "mxfp4_e2m1")]
-    faster = [(fmt, pixels, fast(fmt, pixels)) for fmt in ("mxint8", "mxfp4_e2m1") for pixels in (1, 2)]
+    wanted = [(name, fmt) for name in PUBLISHED for fmt in ("mxint8", "mxfp4_e2m1")]
+    faster = [(fmt, pixels) for fmt in ("mxint8", "mxfp4_e2m1") for pixels in (1, 2)]
+    with cluster.connected(cluster_of(options)) as runner:
+        results = runner.map(_each, names, shared=(digits,), resources={"sim": 1, "synth": 1})
+        shapes = runner.map(_each, wanted, shared=(shape,))
+        fastest = runner.map(_each, faster, shared=(fast,), resources={"sim": 1})
+    shapes = [(*which, found) for which, found in zip(wanted, shapes, strict=True)]
+    faster = [(*which, found) for which, found in zip(faster, fastest, strict=True)]
     tables = {DIGITS: digit_table(results), FAST: fast_table(faster), SHAPES: shape_table(shapes)}
     for marker, table in tables.items():
         print(table, flush=True)

@@ -247,6 +247,10 @@ def _spatial() -> list[Case]:
         for name, shift, fraction in (("fine", 0, 20), ("moved_up", 9, 16))
     ]
     cases += _activations(narrow)
+    cases += [("WideMultiply", name, [narrow >> 8, narrow[::-1] >> 9], {"shift": shift} | type_of)
+              for name, shift in (("exact", 0), ("rounded", 3), ("far", 30))]  # fmt: skip
+    kept = {"channels": 3, "width": 2, "lsb_exp": 0}
+    cases += [("WideKeep", f"keep_{n}", [wide[..., :1] >> 3], kept | {"keep": n}) for n in (0, 1)]
     cases.append(("WideArgMax", "first_among_equals", [np.maximum(wide, 0)], type_of))
     cases += [("WideNorm", name, *_norm(center, bits)) for name, center, bits in (("layer", 1, 5), ("rms", 0, 3))]
     cases.append(("WideSlice", "inside", [wide], {"start": [1, 0, 1], "size": [1, 2, 2]} | type_of))
@@ -284,14 +288,18 @@ def _spatial() -> list[Case]:
 
 
 def _activations(x: np.ndarray) -> list[Case]:
-    """Every octave, both ends, curves of any sign, with and without gate."""
+    """Every octave, both ends, curves of any sign, with and without gate, one for both signs and one for each."""
     cases, x = [], x.copy()
     x[0, :3, :, 0] = np.arange(-6, 6).reshape(3, 4) << np.arange(12).reshape(3, 4)
-    base, slope = np.arange(24) * 97 % 500 - 60, np.arange(24) * 53 % 401 - 200
+    base, slope = np.arange(48) * 97 % 500 - 60, np.arange(48) * 53 % 401 - 200
     common = {"segment_bits": 2, "position_bits": 3, "octaves": 5, "limit": 77, "width": 63, "lsb_exp": -3}
-    for name, shift, gate in (("gated", -2, 1), ("symmetric", 0, 0), ("moved_up", 3, 1)):
-        attributes = common | {"shift": shift, "gate": gate, "offset": 0 if gate else 300}
-        cases.append(("WideActivation", name, [x, base, slope], attributes))
+    for name, shift, gate, sides in (
+        ("gated", -2, 1, 1), ("symmetric", 0, 0, 1), ("moved_up", 3, 1, 1), ("raised", -1, 2, 1),
+        ("two_sides", 0, 1, 2),
+    ):  # fmt: skip
+        attributes = common | {"shift": shift, "sides": sides, "gate": gate, "offset": 0 if gate else 300}
+        tables = [table[: 24 * sides] for table in (base, slope)]
+        cases.append(("WideActivation", name, [x, *tables], attributes | {"low_limit": 77 * sides}))
     return cases
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
     from mxexport.exporting.exporter import export as export
     from mxexport.fpga import compile as compile, open_design as open_design
     from mxexport.frontends.brevitas import from_brevitas as from_brevitas
+    from mxexport.frontends.checkpoints import from_checkpoint as from_checkpoint
     from mxexport.frontends.torchao import from_torchao as from_torchao
     from mxexport.numbers.formats import get_format as get_format
     from mxexport.passes.driver.cleaning import clean as clean
@@ -28,11 +29,14 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
         QuantConvTranspose2d as QuantConvTranspose2d,
         QuantConvTranspose3d as QuantConvTranspose3d,
         QuantEmbedding as QuantEmbedding,
+        QuantGRU as QuantGRU,
         QuantIdentity as QuantIdentity,
         QuantLinear as QuantLinear,
+        QuantLSTM as QuantLSTM,
         QuantMatMul as QuantMatMul,
         QuantMultiheadAttention as QuantMultiheadAttention,
         QuantReLU as QuantReLU,
+        QuantRNN as QuantRNN,
         QuantScaledDotProductAttention as QuantScaledDotProductAttention,
         QuantSpec as QuantSpec,
         conversion_report as conversion_report,
@@ -44,6 +48,7 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
     from mxexport.running.executors import Session as Session, run as run
     from mxexport.running.native_operators import ort_library as ort_library
     from mxexport.running.verification import verify as verify
+    from mxexport.searching import search as search
     from mxexport.targets import convert as convert
     from mxexport.targets.check import check as check
 
@@ -64,7 +69,9 @@ _HOME = {
     "QuantConvTranspose2d": "mxexport.quant",
     "QuantConvTranspose3d": "mxexport.quant",
     "QuantEmbedding": "mxexport.quant",
+    "QuantGRU": "mxexport.quant",
     "QuantIdentity": "mxexport.quant",
+    "QuantLSTM": "mxexport.quant",
     "conversion_report": "mxexport.quant",
     "freeze_scales": "mxexport.quant",
     "sensitivity": "mxexport.quant",
@@ -72,9 +79,11 @@ _HOME = {
     "QuantMatMul": "mxexport.quant",
     "QuantMultiheadAttention": "mxexport.quant",
     "QuantReLU": "mxexport.quant",
+    "QuantRNN": "mxexport.quant",
     "QuantScaledDotProductAttention": "mxexport.quant",
     "export": "mxexport.exporting.exporter",
     "from_brevitas": "mxexport.frontends.brevitas",
+    "from_checkpoint": "mxexport.frontends.checkpoints",
     "from_torchao": "mxexport.frontends.torchao",
     "clean": "mxexport.passes.driver.cleaning",
     "check": "mxexport.targets.check",
@@ -83,6 +92,7 @@ _HOME = {
     "Session": "mxexport.running.executors",
     "ort_library": "mxexport.running.native_operators",
     "verify": "mxexport.running.verification",
+    "search": "mxexport.searching",
     "compile": "mxexport.fpga",
     "open_design": "mxexport.fpga",
 }

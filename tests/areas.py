@@ -3,31 +3,37 @@ area model is fitted to (benchmarks/estimates.py).
 
 python -m tests.areas           measures what the table does not have yet (an hour for all of it on two cores)
 python -m tests.areas PATTERN   measures again what matches
+    --workers 4                 by so many processes; otherwise by one for each core
+    --scheduler tcp://host:8786 by workers of dask that find this checkout, with its cache on a disk they share
 """
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import re
-import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
+from mxexport import cluster
+from mxexport.cluster.runner import Work
 from mxexport.fpga import copies, library
 from mxexport.fpga.accumulator import sized
 from mxexport.fpga.tools import yosys
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit
 from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow, Product
+from mxexport.fpga.units.fed_matmul import FedMatMul
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.windows import Window
+from mxexport.fpga.words import write_mem
 from mxexport.numbers.formats import get_format
-from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, quantize, written
+from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, matmul, quantize, written
 
 TABLE = Path(__file__).parent / "data" / "areas.json"
 LESS_IS_BETTER = ("lut", "ff", "dsp", "bram36", "uram", "cycles", "latency")
@@ -95,6 +101,19 @@ def _larger() -> dict[str, tuple[Unit, list]]:
         sides = Blocks((64, 2, 64), a, 32, 118, 124), Blocks((64, 2, 64), b, 32, 118, 124)
         foldings = [(4, 8), (8, 16), (4, 8, 1, 1, 1)] if a == "mxint8" else [(4, 8)]
         found[f"product-{a}-64x64"] = Product.of("product", *sides), [Folding(*f) for f in foldings]
+    for name, tile, foldings in (
+        ("mxint8", 0, [(8, 8), (2, 16)]),
+        ("mxint8", 1, [(4, 8)]),
+        ("mxint8", 4, [(8, 16)]),
+        ("mxfp4_e2m1", 0, [(4, 16)]),
+        ("mxfp4_e2m1", 1, [(8, 8)]),
+        ("mxfp4_e2m1", 4, [(4, 8)]),
+        ("mxfp8_e4m3", 0, [(4, 8)]),
+        ("mxfp8_e4m3", 4, [(2, 8)]),
+    ):
+        made = matmul(Blocks((8, 256), name, 32, 118, 125), name, 96)
+        unit = FedMatMul.of(dataclasses.replace(made, scale_offset=238, width=40), 128, tile)
+        found[f"matmul_fed-{name}-{tile}"] = unit, [Folding(*f) for f in foldings]
     wide = Wide((14, 14, 32), 24, -12)
     found["max_pool-14x14"] = MaxPool(wide, Window((2, 2), (2, 2))), [1, 4, 16]
     found["average_pool-7x7"] = AveragePool(Wide((7, 7, 64), 28, -14), Window((7, 7))), [1, 4]
@@ -103,7 +122,7 @@ def _larger() -> dict[str, tuple[Unit, list]]:
     return found
 
 
-def cells() -> dict[str, tuple[str, dict[str, int]]]:
+def cells() -> dict[str, tuple[str, dict[str, int | str]]]:
     """Cells between units, at sizes that networks have."""
     found = {f"mx_fifo {w}x{d}": ("mx_fifo", {"Width": w, "Depth": d}) for w, d in
              ((9, 16), (33, 32), (64, 64), (40, 128), (80, 256), (24, 512), (72, 1024), (33, 2048))}  # fmt: skip
@@ -115,6 +134,10 @@ def cells() -> dict[str, tuple[str, dict[str, int]]]:
         found[f"mx_ingress {numbers}"] = "mx_ingress", dict(zip(("Width", "Slot", "Lanes", "K", "Beats"), numbers))  # noqa: B905
     for numbers in ((20, 32, 1, 1), (28, 32, 4, 1), (31, 32, 8, 2)):
         found[f"mx_egress {numbers}"] = "mx_egress", dict(zip(("Width", "Slot", "Lanes", "Inputs"), numbers))  # noqa: B905
+    found |= {f"mx_deal {n}": ("mx_deal", {"Width": n, "First": 300, "Rest": 4000}) for n in (64, 128)}
+    for channels, bus in ((1, 128), (3, 64), (12, 128)):
+        numbers = {"Channels": channels, "Bus": bus, "Burst": 16, "TableFile": "regions.mem"}
+        found[f"mx_axi_read {channels}x{bus}"] = "mx_axi_read", numbers
     return found
 
 
@@ -143,7 +166,10 @@ def measure(name: str) -> dict[str, float | str]:
     """Area and longest path by Yosys; of units, cycles a frame and latency by the timing model."""
     if name in cells():
         module, parameters = cells()[name]
-        return _row(yosys.synthesize(module, library.rtl_sources(), parameters))
+        with tempfile.TemporaryDirectory() as directory:
+            regions = np.arange(2 * parameters.get("Channels", 1)).reshape(-1, 2) * 10_000
+            write_mem(Path(directory) / "regions.mem", regions, 32)
+            return _row(yosys.synthesize(module, library.rtl_sources(), parameters, memory_dir=Path(directory)))
     unit, folding = measured()[name]
     timing = {"cycles": copies.cycles(unit, folding), "latency": copies.timing(unit, folding).latency}
     return _row(synthesized(unit, folding)) | timing
@@ -161,17 +187,24 @@ def worse(found: dict, kept: dict) -> list[str]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pattern", nargs="?")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--scheduler")
+    options = parser.parse_args()
     names = [*measured(), *cells()]
     kept = json.loads(TABLE.read_text()) if TABLE.exists() else {}
-    pattern = sys.argv[1] if len(sys.argv) > 1 else None
-    left = [n for n in names if (n not in kept if pattern is None else re.search(pattern, n))]
+    left = [n for n in names if (n not in kept if options.pattern is None else re.search(options.pattern, n))]
     kept = {name: row for name, row in kept.items() if name in names}
-    with multiprocessing.Pool(os.cpu_count()) as pool:
-        for i, (name, row) in enumerate(zip(left, pool.imap(measure, left), strict=True)):
-            print(f"{i + 1}/{len(left)} {name}: {row['lut']} LUT, {row['fmax_mhz']:g} MHz, {row['path']}", flush=True)
-            kept[name] = row
+    with cluster.connected(options.scheduler or options.workers) as runner:
+        found = runner.completed(Work(measure, left, resources={"synth": 1}))
+        for done, (i, row) in enumerate(found, 1):
+            print(f"{done}/{len(left)} {left[i]}: {row['lut']} LUT, {row['fmax_mhz']:g} MHz, {row['path']}", flush=True)
+            kept[left[i]] = row
             TABLE.write_text(json.dumps({n: kept[n] for n in names if n in kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    from tests import areas  # workers find what has a module of its own
+
+    areas.main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import mxexport as mx
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import open_design
 from mxexport.fpga.composed import composed
-from mxexport.fpga.curves import FUNCTIONS
+from mxexport.fpga.curves import FUNCTIONS, elu, function_of, hard_sigmoid, silu, softplus
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Refused
 from mxexport.fpga.units import Activation
@@ -25,6 +26,7 @@ from tests import hardware_networks as networks
 
 TYPES = [(24, -16), (28, -18), (30, -28), (18, -8), (6, 0)]
 """Width and lsb_exp of inputs."""
+NAMES = [*FUNCTIONS, silu(1.702), elu(1.0, 1.0), elu(0.5, 0.5), softplus(2.0), hard_sigmoid(1 / 6, 0.5)]
 SPREADS = (0.1, 1.0, 4.0)
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "hardware.md"
 
@@ -41,26 +43,31 @@ def sqnr(found: np.ndarray, wanted: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("width, lsb_exp", TYPES)
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_errors_stay_within_what_is_claimed(name, width, lsb_exp):
     """On all inputs, or a hundred thousand of them at any distance from 0."""
     unit, top = Activation.of(Wide((1,), width, lsb_exp), name), 1 << (width - 1)
     spread = np.unique(np.rint(np.geomspace(1, top - 1, 100_000)).astype(np.int64))
     x = np.arange(-top, top) if width <= 18 else np.concatenate([-spread, spread, [0, -top, top - 1]])
     real = np.ldexp(x.astype(np.float64), lsb_exp)
-    off = np.abs(computed(unit, x) - FUNCTIONS[name](real))
+    off = np.abs(computed(unit, x) - function_of(name)(real))
     rounding = 2.0 ** (lsb_exp - 1) * (unit.shift < 0) + 2.0**-17
-    assert off.max() <= FUNCTIONS[name].error + rounding
+    assert off.max() <= function_of(name).error + rounding
     assert (off <= unit.bound(real)).all()
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_ends_and_the_middle_are_exact(name):
     unit = Activation.of(Wide((1,), 40, -20), name)
     x = np.array([0, 2**39 - 1, -(2**39), 20 << 20, -(20 << 20)])
     wanted = {
         "sigmoid": [0.5, 1, 0, 1, 0],
         "tanh": [0, 1, -1, 1, -1],
+        "softplus": [round(math.log(2) * 2**18) / 2**18, 2.0**19, 0, 20, 0],
+        softplus(2.0): [round(math.log(2) * 2**17) / 2**18, 2.0**19, 0, 20, 0],
+        elu(1.0, 1.0): [0, 2.0**19, -1, 20, -1],
+        elu(0.5, 0.5): [0, 2.0**19, -0.5, 20, -0.5],
+        hard_sigmoid(1 / 6, 0.5): [0.5, 1, 0, 1, 0],
     }.get(name, [0, 2.0**19, 0, 20, 0])
     np.testing.assert_array_equal(computed(unit, x), wanted)
 
@@ -68,10 +75,10 @@ def test_ends_and_the_middle_are_exact(name):
 @pytest.mark.parametrize("name", ["sigmoid", "tanh"])
 def test_symmetry_is_exact(name):
     unit, x = Activation.of(Wide((1,), 20, -16), name), np.arange(2**19)
-    np.testing.assert_array_equal(computed(unit, x) + computed(unit, -x), 2 * FUNCTIONS[name].offset)
+    np.testing.assert_array_equal(computed(unit, x) + computed(unit, -x), 2 * function_of(name).offset)
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_results_fill_their_width_and_never_pass_it(name):
     for width, lsb_exp in TYPES:
         unit, top = Activation.of(Wide((1,), width, lsb_exp), name), 1 << (width - 1)
@@ -91,7 +98,8 @@ def test_inputs_that_no_result_fits_are_refused(width, lsb_exp):
 def test_the_documentation_says_how_far_they_are_off():
     """And rounding to MX int8 behind them is at least 20 dB louder, at any spread of inputs."""
     rows, rng = [], np.random.default_rng(0)
-    for name, function in FUNCTIONS.items():
+    for name in NAMES:
+        function = function_of(name)
         unit, columns = Activation.of(Wide((1,), 32, -24), name), []
         for spread in SPREADS:
             x = np.rint(rng.normal(0, spread, 32_000) * 2.0**24).astype(np.int64)
@@ -108,10 +116,19 @@ def test_the_documentation_says_how_far_they_are_off():
 
 ERF = "r = Div(x, root) e = Erf(r) p = Add(e, one)"
 CUBE = "c = Pow(x, three) s = Mul(a, c) t = Add(x, s) k = Mul(t, factor) h = Tanh(k)"
+SOFT = "p = Softplus(x) g = Greater(x, twenty)"
 TREES = {
     "silu": ("silu", 0, "s = Sigmoid(x) y = Mul(x, s)"),
     "silu turned": ("silu", 0, "s = Sigmoid(x) y = Mul(s, x)"),
     "silu doubled": ("silu", 1, "s = Sigmoid(x) m = Mul(x, s) y = Mul(m, two)"),
+    "quick GELU": ("silu(2.0)", 0, "t = Mul(x, two) s = Sigmoid(t) y = Mul(x, s)"),
+    "softplus": ("softplus", 0, f"{SOFT} y = Where(g, x, p)"),
+    "softplus of more": (
+        "softplus(2.0)", 0,
+        "t = Mul(x, two) p = Softplus(t) q = Mul(p, half) g = Greater(t, twenty) y = Where(g, x, q)",
+    ),
+    "Mish": ("mish", 0, "p = Softplus(x) h = Tanh(p) y = Mul(h, x)"),
+    "Mish with a threshold": ("mish", 0, f"{SOFT} w = Where(g, x, p) h = Tanh(w) y = Mul(x, h)"),
     "erf": ("gelu", 0, f"{ERF} q = Mul(half, p) y = Mul(x, q)"),
     "erf, half last": ("gelu", 0, f"{ERF} m = Mul(x, p) y = Mul(m, half)"),
     "erf, half first": ("gelu", 0, f"n = Mul(x, half) {ERF} y = Mul(n, p)"),
@@ -130,6 +147,13 @@ TREES = {
     ),
 }  # fmt: skip
 OTHERS = {
+    "a negative gate": "v = Mul(x, minus) s = Sigmoid(v) y = Mul(x, s)",
+    "a gate that is moved": "v = Add(x, one) s = Sigmoid(v) y = Mul(x, s)",
+    "softplus where it is far from its argument": "p = Softplus(x) g = Greater(x, three) y = Where(g, x, p)",
+    "softplus of one factor and another": "t = Mul(x, two) p = Softplus(t) g = Greater(x, twenty) y = Where(g, x, p)",
+    "softplus that is not divided": "t = Mul(x, two) p = Softplus(t) g = Greater(t, twenty) y = Where(g, x, p)",
+    "a choice of something else": f"{SOFT} y = Where(g, p, x)",
+    "Tanh of something else": "p = Softplus(x) q = Mul(p, two) h = Tanh(q) y = Mul(x, h)",
     "the gate of another tensor": "v = Neg(x) s = Sigmoid(v) y = Mul(x, s)",
     "a gate that is read elsewhere": "s = Sigmoid(x) m = Mul(x, s) y = Add(m, s)",
     "another constant": "r = Div(x, two) e = Erf(r) p = Add(e, one) y = Mul(x, p)",
@@ -142,7 +166,7 @@ OTHERS = {
 }
 CONSTANTS = (
     "float root = {1.4142135}, float inverse = {0.70710677}, float one = {1.0}, float half = {0.5}, float two = {2.0}, "
-    "float three = {3.0}, float minus = {-1.0}, float a = {0.044715}, float factor = {0.7978846}"
+    "float three = {3.0}, float twenty = {20.0}, float minus = {-1.0}, float a = {0.044715}, float factor = {0.7978846}"
 )
 
 
@@ -162,7 +186,7 @@ def test_functions_of_several_nodes_are_found(name):
     rng = np.random.default_rng(0)
     x = rng.normal(0, 2, (2, 4)).astype(np.float32)
     (y,) = executors.run(ir.Model(g, ir_version=10), {"x": x}).values()
-    np.testing.assert_allclose(y, 2.0**power * FUNCTIONS[function](x), atol=1e-6)
+    np.testing.assert_allclose(y, 2.0**power * function_of(function)(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -284,16 +308,57 @@ def test_integer_networks_keep_their_functions(opset, tmp_path):
         assert np.median(np.abs(design.run_dataflow(x.numpy()).values - wanted)) <= 1e-3
 
 
-class Gated(nn.Module):
-    """x * sigmoid(1.702 x), which is no SiLU."""
+class Others(nn.Module):
+    """Functions with numbers of their own, and such as torch spells out."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(8))
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=0.7)
 
     def forward(self, x):
-        return x * torch.sigmoid(1.702 * x)
+        f = nn.functional
+        functions = (Gated(1.702), f.mish, f.elu, f.selu, f.softplus, f.hardsigmoid, nn.CELU(0.5))
+        for layer, function in zip(self.layers[:-1], functions, strict=True):
+            x = function(layer(x))
+        return self.layers[-1](x * torch.tanh(f.softplus(x)))
+
+
+class Gated(nn.Module):
+    """x * sigmoid(factor * x + offset)."""
+
+    def __init__(self, factor: float, offset: float = 0.0):
+        super().__init__()
+        self.factor, self.offset = factor, offset
+
+    def forward(self, x):
+        return x * torch.sigmoid(self.factor * x + self.offset)
+
+
+def test_other_functions_are_exact_in_rtl_and_as_close_as_claimed(tmp_path):
+    torch.manual_seed(0)
+    kinds = sorted(unit.function.partition("(")[0] for unit in check_network(Others(), (8,), tmp_path))
+    assert kinds == sorted(["silu", "mish", "mish", "elu", "elu", "elu", "softplus", "hard_sigmoid"])
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (nn.CELU(20.0), r"need a curve up to 2\*\*9; at most 2\*\*6 has a table"),
+        (nn.ELU(-1.0), "it is an ELU with -1, 1; expected positive numbers"),
+    ],
+)
+def test_numbers_that_no_table_holds_are_refused_by_name(function, words, tmp_path):
+    torch.manual_seed(0)
+    with pytest.raises(UnsupportedError, match=words):
+        check_network(nn.Sequential(nn.Linear(8, 8), function, nn.Linear(8, 4)), (8,), tmp_path)
 
 
 def test_a_product_that_is_no_known_function_is_refused_by_name(tmp_path):
     torch.manual_seed(0)
-    model = mx.quantize_model(nn.Sequential(nn.Linear(32, 8), Gated(), nn.Linear(8, 4)).eval(), "mxint8", "mxint8")
+    model = nn.Sequential(nn.Linear(32, 8), Gated(1.0, 1.0), nn.Linear(8, 4)).eval()
+    model = mx.quantize_model(model, "mxint8", "mxint8")
     mx.export(model, (torch.zeros(1, 32),), tmp_path / "m.onnx")
     with pytest.raises(UnsupportedError) as caught:
         mx.compile(tmp_path / "m.onnx", tmp_path / "d", calibration=np.ones((4, 32), np.float32))

@@ -343,7 +343,7 @@ LEFT = {
     "subclass": (Products(4, 4), "Products is a subclass of Linear, and its weight meets the input in matmul"),
     "embedding": (Looked(4, 4), "Looked is a subclass of Embedding and may compute otherwise; use Embedding itself"),
     "replaced": (replaced(nn.Linear(4, 4)), "its forward was replaced on this object"),
-    "recurrent": (nn.LSTM(4, 4), "LSTM has no quantized form yet"),
+    "no_form": (nn.LSTMCell(4, 4), "LSTMCell has no quantized form yet"),
     "custom": (Own(), r"Own uses parameters of its own \(table\)"),
     "parametrized": (parametrizations.weight_norm(nn.Linear(4, 4)), "is parametrized; call torch.nn.utils"),
     "parametrized_no_bias": (parametrizations.orthogonal(nn.Linear(4, 4, bias=False)), "is parametrized"),

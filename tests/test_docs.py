@@ -14,7 +14,7 @@ from mxexport.fpga.tools.verilator import find_tools
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "low-accuracy.md"]
+PAGES = [*sorted((DOCS / "tutorials").glob("*.md")), DOCS / "low-accuracy.md", DOCS / "search.md"]
 
 
 def script(page: Path) -> str:

@@ -101,7 +101,9 @@ def test_quickstart_notebook_is_stored_executed_without_errors_or_local_paths():
 def benchmark():
     spec = importlib.util.spec_from_file_location("accuracy", ROOT / "benchmarks" / "accuracy.py")
     module = sys.modules["accuracy"] = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # where it finds what benchmarks share
     spec.loader.exec_module(module)
+    sys.path.pop(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as its main does
     yield module

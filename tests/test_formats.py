@@ -3,11 +3,13 @@
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 
 import mxexport
 from mxexport import ops
 from mxexport.errors import FormatError
 from mxexport.model import graph
+from mxexport.numbers import quantized
 from mxexport.numbers.formats import (
     MX_FORMATS,
     SCALE_RULES,
@@ -17,7 +19,9 @@ from mxexport.numbers.formats import (
     find_format,
     get_format,
     round_bias,
+    with_group_size,
 )
+from mxexport.quant import Quantizer
 from tests.helpers import single_node_model
 
 NAMED = [  # name, element bits, group size, scale kind
@@ -99,6 +103,34 @@ def test_round_bias_is_the_published_integer(name):
 def test_round_bias_refuses_an_unknown_rule():
     with pytest.raises(FormatError, match=r"unknown scale rule 'ceiling'; expected one of floor, ceil, even, rceil"):
         round_bias(get_format("mxint8").element, "ceiling")
+
+
+@pytest.mark.parametrize("rule", [-1, 0x800000, True, 2.0])
+def test_an_addend_is_an_integer_of_23_bits(rule):
+    with pytest.raises(FormatError, match=r"unknown scale rule .* or its addend R, an integer of 0 to 0x7fffff"):
+        round_bias(get_format("mxint8").element, rule)
+
+
+@pytest.mark.parametrize("name", ROUND_BIAS)
+def test_a_rule_is_its_addend(name):
+    """By all roads from values to scales: the reference and the layers of torch."""
+    fmt = get_format(name)
+    x = np.float32([[1.0, 1.25, 1.7499999, 1.75, 1.9999, -3.5, 448.0, 0.0]] * 8) * np.float32(2.0) ** np.arange(-4, 4)
+    for rule in SCALE_RULES:
+        addend = round_bias(fmt.element, rule)
+        by_name, by_number = (quantized.quantize(x, with_group_size(fmt, 1), rule=r) for r in (rule, addend))
+        assert np.array_equal(by_name.scale_codes, by_number.scale_codes)
+    between = quantized.quantize(x, with_group_size(fmt, 1), rule=0x200000)
+    assert between.scale_codes.min() < between.scale_codes.max()
+    found = Quantizer(with_group_size(fmt, 1), -1, 0x200000)(torch.from_numpy(x))
+    assert np.array_equal(found.numpy(), between.dequantize())
+
+
+@pytest.mark.parametrize("rule", ["0x200000", 0x200000], ids=repr)
+def test_a_rule_without_powers_of_two_is_refused_by_number_too(rule):
+    message = "scale rule R=0x200000 needs power-of-two scales" if type(rule) is int else "unknown scale rule"
+    with pytest.raises(FormatError, match=message):
+        Quantizer(get_format("int8_g32"), -1, rule)
 
 
 # --- families -------------------------------------------------------------------------------------------------

@@ -31,10 +31,12 @@ from mxexport.fpga.units import (
     Embedding,
     HardSwish,
     Insert,
+    Keep,
     LeakyRelu,
     MaskedSoftmax,
     MatMul,
     MaxPool,
+    Multiply,
     MXWindow,
     Norm,
     Offset,
@@ -197,11 +199,20 @@ def cases() -> dict[str, tuple]:
     for width, lsb_exp in ((24, -20), (18, -7), (12, 0), (40, -16)):
         found[f"hard_swish{lsb_exp}"] = HardSwish(Wide((3, 2, 5), width, lsb_exp)), [1, 8]
     widths = {"gelu": (40, -28), "gelu_tanh": (24, -17), "silu": (20, -9), "sigmoid": (30, -16), "tanh": (36, -26)}
+    widths |= {"mish": (22, -14), "softplus": (24, -20), "elu(1.5,1.0)": (26, -18)}
     for i, (function, (width, lsb_exp)) in enumerate(widths.items()):
-        found[f"activation-{function}"] = Activation.of(Wide((3, 2, 5), width, lsb_exp), function, -(i % 2)), [1, 8]
+        found[f"activation-{function.partition('(')[0]}"] = (
+            Activation.of(Wide((3, 2, 5), width, lsb_exp), function, -(i % 2)),
+            [1, 8],
+        )
     found["activation-gelu-few-bits"] = Activation.of(Wide((9,), 5, -2), "gelu"), [1, 4]
     found["activation-tanh-whole"] = Activation.of(Wide((9,), 12, 0), "tanh"), [1, 4]
     found["activation-silu-small"] = Activation.of(Wide((3, 5), 12, -28), "silu"), [2]
+    found["multiply"] = Multiply.of(Wide((3, 2, 5), 20, -9), Wide((3, 2, 5), 24, -12)), [1, 8]
+    found["multiply-exact"] = Multiply.of(Wide((9,), 12, -4), Wide((9,), 2, 0, True)), [4]
+    found["multiply-wide"] = Multiply.of(Wide((3, 5), 40, -20), Wide((3, 5), 22, -9)), [1]
+    for keep, width in ((0, 2), (1, 9)):
+        found[f"keep-{keep}"] = Keep(Wide((7, 1), width, 0), 10, keep), [Folding(1, 1), Folding(4, 1), Folding(16, 1)]
     found["arg_max"] = ArgMax(Wide((10,), 20, -9)), [1, 4, 16]
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
@@ -555,6 +566,9 @@ def test_every_module_checks_its_parameters():
         ("mx_leaky_relu", {"Shift": -1}, "Shift = -1"),
         ("mx_hard_swish", {"Fraction": 25}, "Fraction = 25"),
         ("mx_activation", {"Octaves": 9}, "Places = 18"),
+        ("mx_activation", {"Sides": 3}, "Sides = 3"),
+        ("mx_multiply", {"AWidth": 48}, "products of at most 63 bits"),
+        ("mx_keep", {"Keep": 2}, "Keep = 2"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),

@@ -15,6 +15,7 @@ BELOW = {
     "errors": set(),
     "cache": set(),
     "native": set(),
+    "cluster": set(),
     "numbers": set(),
     "ops": {"numbers"},
     "model": {"numbers", "ops"},
@@ -22,14 +23,17 @@ BELOW = {
     "running": {"numbers", "ops", "model", "reporting", "native"},
     "quant": {"numbers", "ops", "model", "running", "reporting", "native"},
     "passes": {"numbers", "ops", "model", "running", "reporting"},
-    "fpga": {"numbers", "ops", "model", "running", "passes", "reporting"},
+    "fpga": {"numbers", "ops", "model", "running", "passes", "reporting", "cluster"},
     # A conversion cleans as the passes do, and `check` asks the compiler what hardware takes.
     "targets": {"numbers", "ops", "model", "running", "passes", "fpga"},
     "frontends": {"numbers", "ops", "model", "running", "quant"},
     "exporting": {"numbers", "ops", "model", "running", "quant", "passes", "frontends", "reporting"},
+    "searching": {
+        *{"numbers", "ops", "model", "running", "quant", "passes", "fpga", "exporting", "reporting", "cluster"},
+    },
     "cli": {
         *{"numbers", "ops", "model", "running", "quant", "passes", "fpga", "targets", "frontends", "exporting"},
-        "reporting",
+        *{"reporting", "cluster", "searching"},
     },
 }
 """Room -> the rooms it may import, beside itself, errors, cache and the package's own names."""

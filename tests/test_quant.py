@@ -158,8 +158,8 @@ def test_quantized_model_trains():
 
 
 def test_layers_left_in_float_are_named():
-    model = nn.Sequential(nn.Linear(4, 4), nn.LSTM(4, 4))
-    with pytest.warns(UserWarning, match="1: LSTM"):
+    model = nn.Sequential(nn.Linear(4, 4), nn.LSTMCell(4, 4))
+    with pytest.warns(UserWarning, match="1: LSTMCell"):
         mx.quantize_model(model)
 
 

@@ -14,7 +14,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.torchao.reading import NVFP4Input, TorchAOLinear, activation_differences, is_torchao
+from mxexport.frontends.stored import StoredLinear
+from mxexport.frontends.torchao.reading import NVFP4Input, activation_differences, is_torchao
 from mxexport.model import graph
 from mxexport.numbers import numerics
 from mxexport.numbers.formats import get_format
@@ -185,7 +186,7 @@ def test_inference_config_in_bfloat16_keeps_codes_and_warns(name):
     state = {key: id(value) for key, value in theirs.named_parameters()}
     with pytest.warns(UserWarning, match="bfloat16.*: 0"):
         ours = mx.from_torchao(theirs)
-    assert isinstance(ours[0], TorchAOLinear) and type(ours[2]) is nn.Linear  # 48 is no multiple of 32
+    assert isinstance(ours[0], StoredLinear) and type(ours[2]) is nn.Linear  # 48 is no multiple of 32
     np.testing.assert_array_equal(ours[0].quant_weight().codes.flatten(1).numpy(), torchao_codes(theirs[0].weight))
     x = torch.randn(20, 96).bfloat16()
     torch.testing.assert_close(ours(x.float()), theirs(x).float(), atol=0.05, rtol=0.05)

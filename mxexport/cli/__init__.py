@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 
 import mxexport
-from mxexport.cli import bench, check, clean, convert, demo, export, files, hardware, quantize, report, verify
+from mxexport.cli import bench, check, clean, convert, demo, export, files, hardware, quantize, report, search, verify
 from mxexport.cli._common import console, fail, notes, warn
 from mxexport.errors import MissingToolError, MXExportError
 
 COMMANDS = (
     demo.demo,
     quantize.quantize,
+    search.search,
     export.export,
     clean.clean,
     files.info,
@@ -66,7 +67,7 @@ def _options(
 
 _wanted = {"traceback": False}
 # Optional packages and the extra that brings them.
-_EXTRAS = {"torch": "torch", "pyosys": "fpga", "yaml": "fpga"}
+_EXTRAS = {"torch": "torch", "pyosys": "fpga", "yaml": "fpga", "cloudpickle": "cluster"}
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:

@@ -18,6 +18,7 @@ from mxexport.cli._common import (
     print_path,
     stages,
 )
+from mxexport.errors import OptionError
 
 
 def export(
@@ -33,6 +34,7 @@ def export(
     out: OutFile = None,
     out_option: OutOption = None,
     weights_file: user_models.WeightsFile = None,
+    checkpoint: user_models.CheckpointFolder = None,
     weight: Annotated[str | None, typer.Option(help="Format of weights (default mxint8; none: float).")] = None,
     activation: Annotated[str | None, typer.Option(help="Format of activations (default mxint8; none: float).")] = None,
     exclude: user_models.Exclude = None,
@@ -51,18 +53,26 @@ def export(
     """Quantize a PyTorch model of yours and write it as QONNX.
 
     A model that holds quantized layers already (mxexport, Brevitas, torchao) is written as it is, unless formats are
-    given. Checkpoints are never unpickled. Static scales and formats by layer: `mxexport quantize`.
+    given; --checkpoint reads weights and formats that another tool stored. Files are never unpickled. Static scales and
+    formats by layer: `mxexport quantize`.
     """
     path = one_target(out, out_option, user_models.file_name(model))
     check_target(path, force)
     pages.check_page(html, force)
+    if checkpoint is not None and (weights_file or weight or activation or exclude):
+        raise OptionError(
+            "--checkpoint has its own weights and formats: leave out --weights-file, --weight, --activation, --exclude"
+        )
     from mxexport.exporting.exporter import export as write
+    from mxexport.frontends.checkpoints import from_checkpoint
 
     with stages() as stage:
         stage("loading the model")
         examples = tuple(user_models.example(text) for text in inputs)
         module = user_models.load(model, weights_file)
-        stage("quantizing")
+        stage("quantizing" if checkpoint is None else "reading the checkpoint")
+        if checkpoint is not None:
+            module = from_checkpoint(module, checkpoint)
         module = _quantized(module, weight, activation, exclude or [], None if recipe == "none" else recipe)
         stage("exporting")
         report = write(

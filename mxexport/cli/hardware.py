@@ -52,6 +52,9 @@ def compile(
         str | None, typer.Option(help="The fastest design within a share of the part (0.7), or lut=20000,dsp=100.")
     ] = None,
     resources: Annotated[str, typer.Option(help="Products in DSP slices or LUTs: auto, dsp or lut.")] = "auto",
+    memory: Annotated[
+        str, typer.Option(help="Where weights lie: rom (bitstream), load (sent once), stream (read for every frame).")
+    ] = "rom",
     explore: Annotated[
         bool, typer.Option("--explore", help="Also list the designs that no other beats in area and rate.")
     ] = False,
@@ -73,8 +76,9 @@ def compile(
             target_fps=target_fps,
             clock_mhz=clock_mhz,
             folding=folding,
-            budget=_budget(budget),
+            budget=budget_of(budget),
             resources=resources,
+            memory=memory,
             progress=stage,
         )
     points = design.explore([open_design(path) for path in against or []]) if explore else []
@@ -98,7 +102,7 @@ def _print_points(points: list) -> None:
     print_table(title, ("frames/s", "cycles", "products", *AREA.values()), rows)
 
 
-def _budget(text: str | None) -> dict[str, float] | float | None:
+def budget_of(text: str | None) -> dict[str, float] | float | None:
     """Raises OptionError for what is neither a number nor a list of name=number."""
     if text is None:
         return None

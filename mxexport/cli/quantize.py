@@ -49,7 +49,7 @@ def quantize(
         Path | None, typer.Option(help="YAML: layer name or pattern: {weight: …, activation: …, scale_rule: …}.")
     ] = None,
     exclude: user_models.Exclude = None,
-    scale_rule: Annotated[str | None, typer.Option(help="floor, ceil, even or rceil.")] = None,
+    scale_rule: Annotated[str | None, typer.Option(help="floor, ceil, even, rceil or its R (0x200000).")] = None,
     bias: Annotated[str, typer.Option(help="float, or int32 (with --static).")] = "float",
     attention: Annotated[
         bool,
@@ -92,7 +92,7 @@ def quantize(
             user_models.format_of(weight),
             activations,
             exclude=exclude or [],
-            scale_rule=scale_rule,
+            scale_rule=user_models.rule_of(scale_rule),
             bias_format=bias,
             formats=formats,
             recipe=None if recipe == "none" else recipe,

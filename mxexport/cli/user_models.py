@@ -28,6 +28,13 @@ WeightsFile = Annotated[
     Path | None,
     typer.Option(help="Trained parameters for the float model: .safetensors, or a state_dict that torch saved."),
 ]
+CheckpointFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint",
+        help="Folder of a quantized checkpoint (compressed-tensors, ModelOpt, Quark, gpt-oss) for the float model.",
+    ),
+]
 Exclude = Annotated[list[str] | None, typer.Option(help="Layer or pattern that stays in float; repeatable.")]
 Recipe = Annotated[
     str, typer.Option(help="How formats are applied: robust (see quantize_model), or none: exactly as asked.")
@@ -76,6 +83,16 @@ def format_of(text: str) -> str | None:
     return None if text == "none" else text
 
 
+def rule_of(text: str | None) -> str | int | None:
+    """`0x200000` is the addend of a scale rule; anything else is for `quantize_model` to know."""
+    if text is None or not text[:1].isdigit():
+        return text
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise OptionError(f"--scale-rule {text}: expected a name or an integer, such as 0x200000") from None
+
+
 def is_quantized(module) -> bool:
     """Whether it holds quantized layers of mxexport, Brevitas or torchao."""
     from mxexport.frontends.brevitas import is_brevitas
@@ -106,15 +123,33 @@ def _split(where: str) -> tuple[str, str]:
     return module_name, name
 
 
-def _build(where: str):
-    import torch
+def module_name(where: str) -> str:
+    """`nets/small.py:build` -> "nets.small"; of what names no module, itself."""
+    return _split(where)[0] if ":" in where else where
 
+
+def function(where: str):
+    """The function behind `package.module:name` or `file.py:name`."""
+    found = _named(where)
+    if not callable(found):
+        raise OptionError(f"{where!r}: expected a function, found {type(found).__name__}")
+    return found
+
+
+def _named(where: str):
     module_name, name = _split(where)
     found = _import(module_name)
     for part in name.split("."):
         if not hasattr(found, part):
             raise OptionError(f"{where!r}: {module_name} has no {name!r}")
         found = getattr(found, part)
+    return found
+
+
+def _build(where: str):
+    import torch
+
+    found = _named(where)
     if callable(found) and not isinstance(found, torch.nn.Module):
         found = _call(found, where)
     if not isinstance(found, torch.nn.Module):

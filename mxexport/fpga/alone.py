@@ -19,6 +19,7 @@ from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.simulator import PATIENCE, Feed, Simulator
 from mxexport.fpga.types import Blocks, Stream
 from mxexport.fpga.unit import Folding, Unit
+from mxexport.fpga.units.fed_matmul import FedMatMul
 
 _SLACK, _PIPELINE = 0.01, 5
 """By how much a measured frame may miss the cycle model, and cycles that fill a pipeline."""
@@ -214,6 +215,9 @@ def run(
     """
     (lanes_in, lanes_out), frames = unit.lanes(folding), len(given[0][0])
     feeds = [Feed(*s.pack(*arrays, lanes_in), stall_in) for s, arrays in zip(unit.sources, given, strict=True)]
+    if isinstance(unit, FedMatMul):
+        load = unit.load(folding)
+        feeds.append(Feed(np.tile(load, (frames * unit.loads or 1, 1)), len(load), stall_in))
     count = unit.result.beats(lanes_out)
     patience = max(PATIENCE, 4 * unit.cycles(folding))
     ran = simulator.run_streams(feeds, [frames * count], stall_out=stall_out, seed=seed, timeout=patience)

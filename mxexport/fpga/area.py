@@ -36,7 +36,14 @@ class Area:
     uram: float = 0
 
     def __add__(self, other: Area) -> Area:
-        return Area(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        """Written out: foldings are found by hundreds of thousands of these."""
+        return Area(
+            self.lut + other.lut,
+            self.ff + other.ff,
+            self.dsp + other.dsp,
+            self.bram36 + other.bram36,
+            self.uram + other.uram,
+        )
 
     def __mul__(self, count: float) -> Area:
         return Area(*(count * n for n in astuple(self)))
@@ -76,6 +83,16 @@ def ram(depth: int, width: int) -> Area:
     if depth <= _IN_LUTS or depth * width <= _SMALL:
         return Area(lut=(0.57 if depth <= 32 else math.ceil(depth / 64)) * width, ff=0.6 * width)
     return Area(bram36=block_rams(depth, width) / 2)
+
+
+def ultra(depth: int, width: int) -> Area:
+    """The same in UltraRAM: 4,096 words of 72 bits each."""
+    return Area(uram=math.ceil(width / 72) * math.ceil(depth / 4096))
+
+
+def pays_in_ultra(depth: int, width: int) -> bool:
+    """Whether a memory fills its UltraRAMs so far that each saves two block RAMs: parts have two or three for each."""
+    return ram(depth, width).bram36 >= 2 * ultra(depth, width).uram
 
 
 def block_rams(depth: int, width: int) -> int:
@@ -160,7 +177,7 @@ def glue_parts(module: str, parameters: Mapping[str, int | str]) -> Parts:
 
 
 def _fifo(p: Mapping) -> Parts:
-    memory = ram(p["Depth"], p["Width"] + 1)
+    memory = (ultra if p.get("Ultra") else ram)(p["Depth"], p["Width"] + 1)
     return {"unit": each(15), "words": memory, "values": each(p["Width"]), "places": each(p["Depth"].bit_length())}
 
 
@@ -187,9 +204,19 @@ def _ingress(p: Mapping) -> Parts:
     }
 
 
+def _axi_read(p: Mapping) -> Parts:
+    channels = p["Channels"]
+    fifo = _fifo({"Width": p["Bus"], "Depth": 4 * p["Burst"]})
+    return {"unit": each(250), "bus": each(p["Bus"]), "channels": each(channels)} | {
+        f"fifo_{kind}": part * channels for kind, part in fifo.items()
+    }
+
+
 _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_fifo": _fifo,
     "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
+    "mx_axi_read": _axi_read,
+    "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,
     "mx_ingress": _ingress,

@@ -19,6 +19,7 @@ from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.memory import BUS, choose, placed as memory_placed, table as memory_table
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
@@ -43,6 +44,8 @@ def compile(
     budget: Mapping[str, float] | float | None = None,
     folding: Mapping[str, tuple[int, ...]] | str | os.PathLike | None = None,
     resources: str = "auto",
+    memory: Mapping[str, str] | str = "rom",
+    memory_bits: int = BUS,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -53,6 +56,9 @@ def compile(
     overrides it per layer: (pe, simd), then taps and pixels at once where there are several, a dict or a YAML file.
     `resources`: products that DSP slices can make are made by them ("dsp"), by LUTs ("lut"), or by LUTs only where a
     budget has too few slices ("auto").
+    `memory`: where the weights of matrix products lie, for all or by layer: constants of the bitstream ("rom"), memory
+    that is filled once through an AXI4-Stream of `memory_bits` ("load"), or outside, read for every few vectors of a
+    frame ("stream", "stream:N").
     `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
@@ -74,6 +80,7 @@ def compile(
     supported = min(clock_mhz, clock_limit(part) or clock_mhz)
     target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
     folding, kinds = options.foldings(folding), options.kinds(resources)
+    wanted, bus = options.memory(memory), options.bus(memory_bits)
     stage("reading the model")
     qonnx = graph.load(model)
     infer_shapes(qonnx)
@@ -88,6 +95,8 @@ def compile(
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
     stage("folding")
+    places = choose(network, wanted)
+    network = memory_placed(network, places, bus, part)
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
@@ -98,6 +107,7 @@ def compile(
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
+    report["memory"] = {"bus_bits": bus, "layers": memory_table(network, placed.foldings, places)}
     report["tensors"] = lowered.tensors
     report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {

@@ -1,5 +1,5 @@
-"""Activation functions that files spell out in several nodes: x * Sigmoid(x), and GELU by Erf or Tanh, as exporters
-write them below opset 20 and as cleaning leaves them, in any order of factors."""
+"""Activation functions that files spell out in several nodes: x * Sigmoid(k * x), Mish, softplus with its threshold,
+and GELU by Erf or Tanh, as exporters write them below opset 20 and as cleaning leaves them, in any order of factors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.polynomial import polynomial
 
-from mxexport.fpga.curves import TANH_ARGUMENT
+from mxexport.fpga.curves import TANH_ARGUMENT, silu, softplus
 from mxexport.model.editing import sole_user
 from mxexport.model.rewriting import constant, is_op
 
@@ -27,7 +27,7 @@ _MOST = 8
 
 @dataclass(frozen=True)
 class Composed:
-    """`function` of `curves.FUNCTIONS` of the tensor `source`, times 2**power; `inner`: the nodes but for the last."""
+    """`function` (see `curves.function_of`) of the tensor `source`, times 2**power; `inner`: all nodes but the last."""
 
     function: str
     source: ir.Value
@@ -46,7 +46,9 @@ def composed(g: ir.Graph) -> dict[ir.Node, Composed]:
 
 
 def _at(node: ir.Node) -> Composed | None:
-    """What a product computes, where it is one of them."""
+    """What a product or a choice computes, where it is one of them."""
+    if is_op(node, "Where"):
+        return _softplus(node)
     if not is_op(node, "Mul"):
         return None
     inner, factors = set(), []
@@ -57,12 +59,48 @@ def _at(node: ir.Node) -> Composed | None:
     for x, gate in (factors, factors[::-1]):
         function = _gate(x, gate, inner)
         if function is not None:
-            mantissa, exponent = math.frexp(scale * (1 if function == "silu" else 2))  # GELU has a factor of 1/2
-            closed = all(user in inner or user is node for n in inner for user in n.outputs[0].consumers())
-            open_end = any(n.outputs[0].is_graph_output() for n in inner)
-            if mantissa == 0.5 and closed and not open_end:
+            mantissa, exponent = math.frexp(scale * (2 if function.startswith("gelu") else 1))  # a factor of 1/2
+            if mantissa == 0.5 and _closed(node, inner):
                 return Composed(function, x, exponent - 1, frozenset(inner))
     return None
+
+
+def _closed(last: ir.Node, inner: set[ir.Node]) -> bool:
+    """Whether nobody else reads what stands inside."""
+    read = all(user in inner or user is last for n in inner for user in n.outputs[0].consumers())
+    return read and not any(n.outputs[0].is_graph_output() for n in inner)
+
+
+_LINEAR = 12
+"""Softplus of more than that is its argument, within 2**-17."""
+
+
+def _softplus(node: ir.Node) -> Composed | None:
+    """Where(k * x > threshold, x, Softplus(k * x) / k), as torch writes it."""
+    over, x, near = (None if v is None else v.producer() if i != 1 else v for i, v in enumerate(node.inputs))
+    if not is_op(over, "Greater") or (limit := _number(over.inputs[1])) is None or limit < _LINEAR:
+        return None
+    inner, scale = {over}, 1.0
+    while is_op(near, "Mul", "Div") and (number := _number(near.inputs[1])):
+        scale *= number if near.op_type == "Mul" else 1 / number
+        inner.add(near)
+        near = near.inputs[0].producer()
+    if not is_op(near, "Softplus"):
+        return None
+    inner.add(near)
+    arguments = [_polynomial(v, x, inner) for v in (near.inputs[0], over.inputs[0])]
+    if any(a is None or len(a) != 2 or a[0] for a in arguments) or arguments[0][1] != arguments[1][1]:
+        return None
+    factor = float(arguments[0][1])
+    if not (factor > 0 and math.isclose(factor * scale, 1, rel_tol=_ALIKE) and _closed(node, inner)):
+        return None
+    return Composed(softplus(factor), x, 0, frozenset(inner))
+
+
+def _number(value: ir.Value | None) -> float | None:
+    """A constant of one entry; None of others."""
+    known = constant(value)
+    return float(known.reshape(-1)[0]) if known is not None and known.size == 1 else None
 
 
 def _factors(node: ir.Node, factors: list[ir.Value], inner: set[ir.Node]) -> float | None:
@@ -89,9 +127,15 @@ def _factors(node: ir.Node, factors: list[ir.Value], inner: set[ir.Node]) -> flo
 def _gate(x: ir.Value, gate: ir.Value, inner: set[ir.Node]) -> str | None:
     """The function x * gate, where it is one; the nodes of the gate go into `inner`."""
     node = gate.producer()
-    if is_op(node, "Sigmoid") and node.inputs[0] is x:
-        inner.add(node)
-        return "silu"
+    if is_op(node, "Sigmoid"):
+        nodes: set[ir.Node] = {node}
+        found = _polynomial(node.inputs[0], x, nodes)
+        if found is None or len(found) != 2 or found[0] or found[1] <= 0:
+            return None
+        inner |= nodes
+        return silu(float(found[1]))
+    if is_op(node, "Tanh"):
+        return _mish(x, node, inner)
     if not is_op(node, "Add"):
         return None
     for one, value in (node.inputs, node.inputs[::-1]):
@@ -104,6 +148,19 @@ def _gate(x: ir.Value, gate: ir.Value, inner: set[ir.Node]) -> str | None:
         if found is not None and len(found) == len(wanted) and np.allclose(found, wanted, rtol=_ALIKE, atol=0):
             inner |= nodes
             return function
+    return None
+
+
+def _mish(x: ir.Value, tanh: ir.Node, inner: set[ir.Node]) -> str | None:
+    """x * Tanh(Softplus(x))."""
+    soft = tanh.inputs[0].producer()
+    known = _softplus(soft) if is_op(soft, "Where") else None
+    if known is not None and known.function == "softplus" and known.source is x:
+        inner |= known.inner | {soft, tanh}
+        return "mish"
+    if is_op(soft, "Softplus") and soft.inputs[0] is x:
+        inner |= {soft, tanh}
+        return "mish"
     return None
 
 

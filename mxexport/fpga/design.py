@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mxexport import cluster as clusters
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import alone, emit, explore, library, options, package, probing, verify
+from mxexport.fpga import alone, emit, explore, library, memory, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
@@ -23,7 +24,7 @@ from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.timing import latency
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import PATIENCE, Feed, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import PATIENCE, Feed, Outside, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -83,7 +84,10 @@ class Design:
     @cached_property
     def network(self) -> Network:
         with self._whole():
-            return read(graph.load(self.path / "dataflow.onnx"))
+            network = read(graph.load(self.path / "dataflow.onnx"))
+            held = self.report.get("memory") or {"layers": [], "bus_bits": memory.BUS}
+            places = {row["layer"]: memory.Place(row["kind"], row["tile"]) for row in held["layers"]}
+            return memory.placed(network, places, held["bus_bits"], self.report["part"])
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         """What the files say need not fit together, in as many ways as there are: nobody vouches for a folder."""
@@ -260,6 +264,11 @@ class Design:
         feeds = [
             Feed(*network.streams[s].at_border().pack(fixed[s], placed.lanes(s)), stall_in) for s in network.inputs
         ]
+        if placed.weights:
+            words = np.fromfile(self._memories / emit.LOADED, np.uint8).reshape(-1, placed.weights.bits // 8)
+            feeds.append(Feed(words, None, stall_in))
+        if placed.bus:
+            how["memory"] = Outside(np.fromfile(self._memories / emit.STREAMED, np.uint8), stall=stall_in)
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
         try:
@@ -314,12 +323,13 @@ class Design:
         areas["total"] = total(areas.values())
         return {name: area.table() for name, area in areas.items()}
 
-    def explore(self, against: Iterable[Design] = ()) -> list[explore.Point]:
+    def explore(self, against: Iterable[Design] = (), *, cluster: object = None) -> list[explore.Point]:
         """The designs of this network that fit its part and that no other beats in rate and area, by the estimates,
         slowest first; written to explore.json, and drawn in explore.svg together with those of `against` (other
-        formats, say). What explore.json calls `folding` can be given to `compile` as it stands."""
+        formats, say). What explore.json calls `folding` can be given to `compile` as it stands. `cluster`: who folds,
+        see `mxexport.cluster.connected`."""
         most = resources(self.report["part"])
-        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most) for d in (self, *against)}
+        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most, cluster) for d in (self, *against)}
         own = fronts[self.path.name]
         texts = {
             "explore.json": json.dumps([p.table() for p in own], indent=1) + "\n",
@@ -360,19 +370,26 @@ class Design:
             raise InputFileError(f"package: cannot write to {self.path}: {error.strerror or error}") from error
         return sorted(texts)
 
-    def synthesize(self, progress: Callable[[str], None] = lambda stage: None) -> dict[str, yosys.SynthResult]:
-        """Size every unit out of context with Yosys; unit name -> estimated area. `progress` is called with the name
-        of every unit as it begins.
+    def synthesize(
+        self, progress: Callable[[str], None] = lambda stage: None, *, cluster: object = None
+    ) -> dict[str, yosys.SynthResult]:
+        """Size every unit out of context with Yosys; unit name -> estimated area. `progress` is called with what is
+        done. `cluster`: who synthesizes, see `mxexport.cluster.connected`; its workers share the disk of the design.
 
         Raises:
             MissingToolError: pyosys is not installed.
         """
-        sources, found = library.rtl_sources(), {}
-        for i, cell in enumerate(self._placed.cells, 1):
-            progress(f"synthesizing {cell.name} ({i} of {len(self._placed.cells)})")
-            one = yosys.synthesize(cell.module, sources, cell.parameters, memory_dir=self._memories)
-            found[cell.name] = one * cell.copies
-        return found
+        cells = self._placed.cells
+        with clusters.connected(cluster) as runner:
+            results = runner.map(
+                _sized,
+                [(cell.module, cell.parameters) for cell in cells],
+                shared=(self._memories,),
+                keys=[(cell.module, repr(sorted(cell.parameters.items()))) for cell in cells],
+                resources={"synth": 1},
+                progress=lambda done, of: progress(f"synthesizing ({done} of {of} units are done)"),
+            )
+        return {cell.name: one * cell.copies for cell, one in zip(cells, results, strict=True)}
 
     def record_synthesis(self, results: Mapping[str, yosys.SynthResult]) -> None:
         """Keep what `synthesize` found beside the report, and in its page: area, clock and longest path of every unit.
@@ -393,6 +410,11 @@ class Design:
         """Estimated LUT (logic, RAM and shift registers), FF, DSP and BRAM36 of every unit and in total, and the clock
         in MHz that its longest path allows (`mxexport.fpga.tools.sta`); in total, of the slowest unit."""
         return area_table(self.synthesize())
+
+
+def _sized(memories: Path, cell: tuple[str, Mapping[str, object]]) -> yosys.SynthResult:
+    module, parameters = cell
+    return yosys.synthesize(module, library.rtl_sources(), parameters, memory_dir=memories)
 
 
 def area_table(results: Mapping[str, yosys.SynthResult]) -> dict[str, dict[str, float]]:

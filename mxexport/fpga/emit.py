@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 import mxexport
-from mxexport.fpga import copies, library, templates, words
+from mxexport.fpga import copies, library, memory as memory_of, templates, words
+from mxexport.fpga.area import pays_in_ultra
 from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
@@ -18,6 +19,22 @@ from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
 
 TOP = "mx_top"
+_WEIGHTS = "s_axis_weights"
+LOADED = "weights.bin"
+"""Beside the .mem files: what goes through that port, beat by beat."""
+STREAMED = "weights_streamed.bin"
+"""Likewise what lies in memory, from `weights_base_i` on."""
+
+
+def axi_ports(bus: int) -> dict[str, tuple[str, int]]:
+    """Ports of the top level that reads memory -> direction and bits."""
+    asked = {"arvalid": 1, "araddr": 64, "arlen": 8, "arsize": 3, "arburst": 2, "rready": 1}
+    answered = {"arready": 1, "rvalid": 1, "rdata": bus, "rresp": 2, "rlast": 1}
+    axi = {name: ("output", n) for name, n in asked.items()} | {name: ("input", n) for name, n in answered.items()}
+    control = {"weights_base_i": ("input", 64), "weights_go_i": ("input", 1)}
+    return control | {f"m_axi_{name}": port for name, port in axi.items()}
+
+
 _WIRES = ("valid", "ready", "data", "last")
 
 
@@ -53,6 +70,8 @@ class Cell:
     status: Mapping[str, int] = field(default_factory=dict)
     memories: Mapping[str, Memory] = field(default_factory=dict)
     verdicts: tuple[Link, ...] = ()
+    others: tuple[str, ...] = ()
+    """Ports of the top level that it has under the same name."""
     copies: int = 1
     ports: tuple[int, ...] = ()
 
@@ -71,6 +90,10 @@ class Design:
     fifos: dict[str, int]
     units: dict[str, str]
     border: Mapping[str, int] = field(default_factory=dict)
+    weights: Link | None = None
+    """The port through which weights are loaded."""
+    bus: int = 0
+    """Bits of the bus on which weights are read from memory; 0: none are."""
 
     def lanes(self, stream: str) -> int:
         """Of an input or output of the network."""
@@ -110,20 +133,53 @@ class Placer:
         self._ends = {stream: self._end(stream, "input", "output") for stream in (*network.inputs, *network.outputs)}
         self._taken = {name.lower() for name in (*self._names.values(), *self._ends.values())}
         self._ready: dict[tuple[str, str], Link] = {}  # (stream, reader) -> its link
+        self._fed: dict[str, Link] = {}  # unit -> what brings its weights
         self._verdicts: list[list[Link]] = []  # of every input, one for each output
 
     def design(self) -> Design:
         for stream in self._network.inputs:
             self._enter(stream)
+        weights, bus = self._deal(), self._read()
         for instance in self._network.instances:
             self._place(instance)
         for i, stream in enumerate(self._network.outputs):
             self._leave(stream, tuple(links[i] for links in self._verdicts))
-        ports = tuple(
-            link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port
-        )  # in the order of inputs, then outputs
+        ports = [link for cell in self._cells for link in (*cell.sources, *cell.sinks) if link.port and link != weights]
+        ports = (*ports, *[weights] * (weights is not None))  # in the order of inputs, then outputs
         links = tuple(link for link in self._links if not link.port)
-        return Design(self._network, self._foldings, tuple(self._cells), links, ports, self._fifos, self._units())
+        found = (tuple(self._cells), links, ports, self._fifos, self._units())
+        return Design(self._network, self._foldings, *found, weights=weights, bus=bus)
+
+    def _deal(self) -> Link | None:
+        """The port of the weights that are loaded, if there are such, dealt out to the units that take them."""
+        units = memory_of.loaded(self._network)
+        if not units:
+            return None
+        port = link = Link(_WEIGHTS, units[0].unit.bus, port=True)
+        counts = memory_of.beats(units, self._foldings)
+        for i, unit in enumerate(units[:-1]):
+            name = self._name(f"{self._names[unit.name]}_weights")
+            sinks = Link(name, port.bits), Link(self._name(f"{name}_rest"), port.bits)
+            parameters = {"Width": port.bits, "First": counts[i], "Rest": sum(counts[i + 1 :])}
+            comment = f"the next {counts[i]} beats of a load are weights of {unit.layer}"
+            self._append(Cell(name, "mx_deal", parameters, (link,), sinks, comment, status={"error_o": 1}))
+            self._fed[unit.name], link = sinks
+        self._fed[units[-1].name] = link
+        return port
+
+    def _read(self) -> int:
+        """What reads weights from memory, if some are streamed: the bits of its bus."""
+        units = memory_of.streamed(self._network)
+        if not units:
+            return 0
+        bus, file = units[0].unit.bus, "weights_regions.mem"
+        regions = Memory(memory_of.regions(units, self._foldings), 32)
+        sinks = tuple(Link(self._name(f"{self._names[unit.name]}_weights"), bus) for unit in units)
+        self._fed |= {unit.name: sink for unit, sink in zip(units, sinks, strict=True)}
+        parameters = {"Channels": len(units), "Bus": bus, "Burst": memory_of.BURST, "TableFile": file}
+        made = ("weights_reader", "mx_axi_read", parameters, (), sinks, f"weights of {len(units)} units, from memory")
+        self._append(Cell(*made, status={"error_o": 1}, memories={file: regions}, others=tuple(axi_ports(bus))))
+        return bus
 
     def _units(self) -> dict[str, str]:
         return {instance.name: self._names[instance.name] for instance in self._network.instances}
@@ -204,6 +260,7 @@ class Placer:
         out_lanes = copies.lanes(unit, folding)[1]
         one, own = copies.one(unit, folding)
         sources = tuple(self._ready[stream, f"{instance.name}/{i}"] for i, stream in enumerate(instance.sources))
+        sources += tuple(filter(None, [self._fed.get(instance.name)]))
         prefix = name.removesuffix(f"_{instance.name.rpartition('.')[2]}") if instance in self._products else name
         files = {kind: f"{prefix}_{kind}.mem" for kind in unit.memory_kinds}
         parameters = library.in_order(unit.module, parameters_of(one, own, files))
@@ -255,7 +312,9 @@ class Placer:
         if not depth:
             return link
         sink = Link(self._name(f"{link.name}_fifo"), link.bits)
-        parameters, comment = {"Width": link.bits, "Depth": depth}, f"up to {depth} beats of {link.name} wait"
+        large = self._network.ultra and pays_in_ultra(depth, link.bits + 1)
+        parameters = {"Width": link.bits, "Depth": depth} | ({"Ultra": 1} if large else {})
+        comment = f"up to {depth} beats of {link.name} wait"
         self._append(Cell(sink.name, "mx_fifo", parameters, (link,), (sink,), comment))
         if link.bits > 1:  # not a verdict
             self._fifos[sink.name] = depth
@@ -294,6 +353,7 @@ def top_level(design: Design, module: str = TOP) -> str:
         inputs=[_border(design, stream) for stream in network.inputs],
         outputs=[_border(design, stream) for stream in network.outputs],
         ports=design.ports,
+        others=axi_ports(design.bus) if design.bus else {},
     )
 
 
@@ -339,7 +399,7 @@ def _ports(cell: Cell) -> list[tuple[str, str]]:
         for wire in _WIRES if links else ():
             names = [link.wire(wire) for link in reversed(links)]
             ports.append((f"{prefix}_t{wire}", names[0] if len(names) == 1 else f"{{{', '.join(names)}}}"))
-    return ports
+    return ports + [(name, name) for name in cell.others]
 
 
 def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
@@ -355,7 +415,11 @@ def _copied_ports(cell: Cell) -> list[tuple[str, str]]:
 
 
 def write_memories(design: Design, directory: Path) -> None:
-    """The .mem file of every ROM."""
+    """The .mem file of every ROM, and weights that come through ports."""
     for cell in design.cells:
         for file, memory in cell.memories.items():
             words.write_mem(directory / file, memory.fields, memory.width)
+    if units := memory_of.loaded(design.network):
+        (directory / LOADED).write_bytes(memory_of.words(units, design.foldings).tobytes())
+    if units := memory_of.streamed(design.network):
+        (directory / STREAMED).write_bytes(memory_of.image(units, design.foldings).tobytes())

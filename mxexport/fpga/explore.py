@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
+from mxexport import cluster as clusters
 from mxexport.errors import OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
@@ -33,22 +34,27 @@ class Point:
         return row | {"resources": self.resources} | self.area.table() | {"folding": layers}
 
 
-def front(network: Network, clock_mhz: float, most: Area | None = None) -> list[Point]:
+def front(network: Network, clock_mhz: float, most: Area | None = None, cluster: object = None) -> list[Point]:
     """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
-    is left out where it needs more than `most`, or another one is as fast and needs no more of anything."""
-    targets = _spread(schedule.cycle_counts(network))
+    is left out where it needs more than `most`, or another one is as fast and needs no more of anything. `cluster`: who
+    folds, see `mxexport.cluster.connected`."""
+    wanted = [(name, target) for name in ("dsp", "lut") for target in _spread(schedule.cycle_counts(network))]
     found: dict[tuple, Point] = {}
-    for name, luts in (("dsp", False), ("lut", True)):
-        for target in targets:
-            foldings = schedule.fold(network, target, luts=luts)
-            cycles = max(cycles_per_unit(network, foldings).values())
-            layers = {p.layer: foldings[p.name] for p in network.products()}
-            area = schedule.area_of(network, foldings)
-            point = Point(cycles, clock_mhz * 1e6 / cycles, name, area, layers)
-            if most is None or not area.beyond(most):
-                found.setdefault((cycles, area), point)
+    with clusters.connected(cluster) as runner:
+        for point in runner.map(_point, wanted, shared=(network, clock_mhz)):
+            if most is None or not point.area.beyond(most):
+                found.setdefault((point.cycles_per_frame, point.area), point)
     points = sorted(found.values(), key=lambda p: (-p.cycles_per_frame, p.area.lut))
     return [p for p in points if not any(_beats(other, p) for other in points if other is not p)]
+
+
+def _point(network: Network, clock_mhz: float, wanted: tuple[str, int]) -> Point:
+    """The smallest design whose frames take so many cycles."""
+    name, target = wanted
+    foldings = schedule.fold(network, target, luts=name == "lut")
+    cycles = max(cycles_per_unit(network, foldings).values())
+    layers = {p.layer: foldings[p.name] for p in network.products()}
+    return Point(cycles, clock_mhz * 1e6 / cycles, name, schedule.area_of(network, foldings), layers)
 
 
 def _spread(counts: list[int]) -> list[int]:

@@ -16,7 +16,8 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import Probe, masked, nodes_beside, spared
+from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.recurrent import refuse_gated_layers
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -79,6 +80,7 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
+    refuse_gated_layers(model.graph)
     walk = Lowering(model, None)
     walk.run()
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
@@ -109,7 +111,7 @@ class Lowering:
     """One pass over the nodes. It goes on behind what it refuses, so that one run names everything.
 
     Units call `stream`, `blocks`, `add` and `bind`. `activations`: last node -> function that several nodes compute;
-    `masks`: Softmax -> the scores without their masks.
+    `masks`: Softmax -> the scores without their masks; `emptied`: Where -> the tokens that a mask empties.
     Without `sources`, nothing is built and only refusals are found.
     """
 
@@ -126,7 +128,9 @@ class Lowering:
         probe = Probe(model)
         self.masks = masked(g, probe)
         self._spared = spared(g, self.masks, probe)
-        self._done |= nodes_beside(self.masks.values(), self._spared, g)
+        self.emptied = emptied(g, self._spared, probe)
+        apart = self._spared | {node: known.values for node, known in self.emptied.items()}
+        self._done |= nodes_beside(self.masks.values(), apart, g)
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []

@@ -131,8 +131,7 @@ def spared(g: ir.Graph, found: Mapping[ir.Node, Masked], probe: Probe) -> dict[i
     Softmax of which nothing takes part are zeros already, and some masks hide no token. With the values."""
     result = {}
     for node in g:
-        zeros = constant(node.inputs[1]) if is_op(node, "Where") else None
-        if zeros is None or zeros.any() or constant(node.inputs[0]) is not None:
+        if not _empties(node):
             continue
         keys, values = _input_of(node.inputs[0]), node.inputs[2]
         if keys is None or not isinstance(keys.shape[1], int) or _input_of(values) is not None:
@@ -143,6 +142,43 @@ def spared(g: ir.Graph, found: Mapping[ir.Node, Masked], probe: Probe) -> dict[i
         if not chosen or (nothing and not any(((row > 0) == bool(softmax.keep)).any() for row in chosen)):
             result[node] = values
     return result
+
+
+@dataclass(frozen=True)
+class Emptied:
+    """Zeros in the place of some entries of an axis of `values`: those whose `keys` (an input [batch, entries]) are
+    zeros, or ones (`keep`: 0)."""
+
+    values: ir.Value
+    axis: int
+    keys: ir.Value
+    keep: int
+
+
+def emptied(g: ir.Graph, spared: Mapping[ir.Node, ir.Value], probe: Probe) -> dict[ir.Node, Emptied]:
+    """Every Where that puts zeros in the place of tokens as a mask from outside says, of values that others make."""
+    result = {}
+    for node in g:
+        if node in spared or not _empties(node):
+            continue
+        keys, values = _input_of(node.inputs[0]), node.inputs[2]
+        if keys is None or not isinstance(keys.shape[1], int) or _input_of(values) is not None:
+            continue
+        rows = _rows(keys)
+        found = [probe.compute(node.inputs[0], keys, row) for row in rows]
+        if any(f is None or f.size != keys.shape[1] for f in found):
+            continue
+        axis = next((i - found[0].ndim for i, n in enumerate(found[0].shape) if n > 1), -1)
+        for keep in (0, 1):
+            if all(np.array_equal(f.reshape(-1), (row > 0) != bool(keep)) for f, row in zip(found, rows, strict=True)):
+                result[node] = Emptied(values, axis, keys, keep)
+    return result
+
+
+def _empties(node: ir.Node) -> bool:
+    """Whether a node puts zeros in the place of entries by a computed condition."""
+    zeros = constant(node.inputs[1]) if is_op(node, "Where") else None
+    return zeros is not None and not zeros.any() and constant(node.inputs[0]) is None
 
 
 def nodes_beside(found: Iterable[Masked], spared: Mapping[ir.Node, ir.Value], g: ir.Graph) -> set[ir.Node]:

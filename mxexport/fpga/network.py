@@ -32,7 +32,8 @@ class Instance:
 @dataclass(frozen=True)
 class Network:
     """`streams`: name -> type, from the inputs on in order; of inputs and outputs, `frames`: the shape that a frame has
-    in the QONNX graph, channels first, and `tensors`: their names there."""
+    in the QONNX graph, channels first, and `tensors`: their names there. `ultra`: the part has UltraRAM for what
+    is large and written while it runs."""
 
     instances: tuple[Instance, ...]
     streams: dict[str, Stream]
@@ -40,6 +41,7 @@ class Network:
     outputs: tuple[str, ...]
     frames: dict[str, tuple[int, ...]]
     tensors: dict[str, str]
+    ultra: bool = False
 
     @property
     def source(self) -> Wide:

@@ -13,10 +13,12 @@ from mxexport.errors import InputFileError, OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.devices import known_resources, resources
+from mxexport.fpga.memory import Place
 from mxexport.fpga.unit import Folding
 from mxexport.model.yaml_tables import read_yaml
 
 _NUMBERS = tuple(field.name for field in fields(Folding))
+_BUSES = (32, 64, 128, 256, 512, 1024)
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
 
 
@@ -78,6 +80,31 @@ def kinds(resources) -> schedule.Kinds:
     if resources not in known:
         raise OptionError(f"resources is {resources!r}; expected one of {', '.join(known)}")
     return known[resources]
+
+
+def memory(value) -> dict[str, Place] | Place:
+    """`memory`: "rom", "load", "stream" or "stream:N" (vectors that a load serves), or a table of layers with these.
+
+    Raises:
+        OptionError: anything else.
+    """
+    if isinstance(value, Mapping):
+        return {str(layer): _place(f"memory of {layer!r}", kind) for layer, kind in value.items()}
+    return _place("memory", value)
+
+
+def _place(name: str, value) -> Place:
+    kind, _, tile = value.partition(":") if isinstance(value, str) else ("", "", "")
+    if kind in ("rom", "load") and not tile or kind == "stream" and (not tile or tile.isdecimal() and int(tile) > 0):
+        return Place(kind, int(tile or 0))
+    raise OptionError(f"{name} is {value!r}; expected rom, load, stream, or stream:N with a number of vectors")
+
+
+def bus(value) -> int:
+    """`memory_bits`: of a beat of weights. Raises OptionError for anything but a power of two from 32 to 1024."""
+    if whole("memory_bits", value, 1) not in _BUSES:
+        raise OptionError(f"memory_bits is {value}; expected one of {', '.join(map(str, _BUSES))}")
+    return int(value)
 
 
 def probability(name: str, value) -> float:

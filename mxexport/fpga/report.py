@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from mxexport.fpga import copies, emit
+from mxexport.fpga import copies, emit, memory
 from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.devices import clock_limit, resources
 from mxexport.fpga.network import Instance, Network
@@ -152,6 +152,8 @@ def _why_limited(
     network: Network, name: str, cycles: int, foldings: Mapping[str, Folding], folding: Mapping[str, tuple[int, ...]]
 ) -> str:
     product = next((p for p in network.products() if p.name == name), None)
+    if name == memory.READS:
+        return f"weights take {cycles} cycles per frame from memory; give more memory_bits or larger tiles"
     if product is None:
         return f"{name!r} takes {cycles} cycles per frame; give the layers around it more lanes"
     chosen, layer = foldings[name], product.layer

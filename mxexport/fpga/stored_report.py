@@ -21,6 +21,7 @@ _LAYER = {
     "padding_percent": float,
 }
 _CELL = {"name": str, "module": str, "sources": [str], "bits": [int], "estimate": {str: float}}
+_HELD = {"layer": str, "kind": str, "tile": int, "beats": int, "loads_per_frame": int, "bits": int, "bits_sent": int}
 _COMPARED = {"layer": str, "codes": int, "flipped_codes": int, "error": float}
 _SHAPE = {
     **dict.fromkeys(("path", "part", "version", "limited_by"), str),
@@ -42,6 +43,7 @@ _SHAPE = {
 _RATES = ("clock_mhz", "frames_per_second", "cycles_per_frame")
 _MAY_BE_MISSING = {
     "views": {str: str},
+    "memory": {"bus_bits": int, "layers": [_HELD]},
     "limit": str,
     "target_fps": float,
     "clock_limit_mhz": float,

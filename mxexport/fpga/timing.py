@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mxexport.fpga import copies
+from mxexport.fpga import copies, memory
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, relays, stream_lanes
 from mxexport.fpga.unit import Folding, Held, Timing
@@ -21,11 +21,14 @@ _SLACK = 8  # beats on top of what the model finds: registers between units, lan
 
 
 def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
-    """Instance -> cycles that a frame occupies it; the input under its stream's name."""
+    """Instance -> cycles that a frame occupies it; inputs under their streams' names, the bus on which weights are read
+    as `memory.READS`."""
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
         found[i.name] = max(copies.cycles(i.unit, foldings[i.name]), handed_on, _turned(network, foldings, i))
+    if reads := memory.reads(network, foldings):
+        found[memory.READS] = reads
     return found
 
 

@@ -26,6 +26,25 @@ def _bits(values: np.ndarray, width: int) -> np.ndarray:
     return np.unpackbits(octets, axis=2, bitorder="little")[..., :width].reshape(len(values), values.shape[1] * width)
 
 
+def bus_beats(words: int, width: int, bus: int) -> int:
+    """mx_pkg::bus_beats."""
+    return words * -(-width // bus) if width >= bus else -(-words // (bus // width))
+
+
+def on_bus(fields: np.ndarray, width: int, bus: int) -> np.ndarray:
+    """Integers [parts, words, fields] of `width` bits -> bytes [parts, beats, bus/8], as mx_gear reads them: a word is
+    a whole number of beats of `bus` bits, or a beat a whole number of words; each part begins with a new beat."""
+    parts, words, count = fields.shape
+    bits, size = _bits(fields.reshape(-1, count), width).reshape(parts, words, -1), count * width
+    if size >= bus:
+        bits = np.pad(bits, ((0, 0), (0, 0), (0, -size % bus))).reshape(parts, -1, bus)
+    else:
+        each = bus // size
+        bits = np.pad(bits, ((0, 0), (0, -words % each), (0, 0))).reshape(parts, -1, each * size)
+        bits = np.pad(bits, ((0, 0), (0, 0), (0, bus - each * size)))
+    return np.packbits(bits, 2, "little")
+
+
 def unpack_lanes(words: np.ndarray, lanes: int, width: int, *, signed: bool = True, offset: int = 0) -> np.ndarray:
     """Bytes [words, n] -> int64 [words, lanes]: `lanes` fields of `width` bits, the first at bit `offset`."""
     bits = np.unpackbits(words, axis=1, bitorder="little")[:, offset : offset + lanes * width]

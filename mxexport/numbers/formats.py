@@ -27,6 +27,9 @@ E8M0_BIAS = 127
 E8M0_NAN = 255
 E8M0_MAX = 254
 SCALE_RULES = ("floor", "ceil", "even", "rceil")
+ScaleRule = str | int
+"""One of `SCALE_RULES`, or the integer R that it adds (see `round_bias`)."""
+MAX_ROUND_BIAS = 0x7FFFFF
 
 
 def ocp_specials(exponent_bits: int, mantissa_bits: int) -> Specials:
@@ -322,26 +325,39 @@ def with_group_size(fmt: GroupFormat, group_size: int) -> GroupFormat:
     return find_format(fmt.element, group_size, fmt.scale)
 
 
-def check_rule(rule: str) -> str:
-    """`rule` itself, or FormatError if it is not one of `SCALE_RULES`."""
+def check_rule(rule: ScaleRule) -> ScaleRule:
+    """`rule` itself, or FormatError if it is neither one of `SCALE_RULES` nor an addend R."""
+    if type(rule) is int and 0 <= rule <= MAX_ROUND_BIAS:
+        return rule
     if rule not in SCALE_RULES:
-        raise FormatError(f"unknown scale rule {rule!r}; expected one of {', '.join(SCALE_RULES)}")
+        raise FormatError(
+            f"unknown scale rule {rule!r}; expected one of {', '.join(SCALE_RULES)}, or its addend R, an integer of 0 "
+            f"to {MAX_ROUND_BIAS:#x} (see round_bias)"
+        )
     return rule
 
 
-def round_bias(element: Element, rule: str) -> int:
+def rule_name(rule: ScaleRule) -> str:
+    """The rule in a word: its name, or its addend as R=0x…"""
+    return f"R={rule:#x}" if type(rule) is int else rule
+
+
+def round_bias(element: Element, rule: ScaleRule) -> int:
     """R of `rule`: what is added to the float32 bits of the group's largest magnitude before its exponent is read.
 
     floor (OCP MX v1.0 section 6.3) adds nothing; ceil rounds any fraction up; even rounds to the element's
-    mantissa first; rceil takes ceil(log2(amax / max_val)).
+    mantissa first; rceil takes ceil(log2(amax / max_val)). A rule given as an integer is R itself: tools exist whose
+    rule is none of the four.
     """
+    if type(check_rule(rule)) is int:
+        return rule
     max_fraction = int((element.max_val / 2.0**element.emax - 1) * 2**23)
     return {
         "floor": 0,
         "ceil": 0x7FFFFF,
         "even": 1 << (22 - element.mantissa_bits),
         "rceil": 0x7FFFFF - max_fraction,
-    }[check_rule(rule)]
+    }[rule]
 
 
 def find_format(element: Element, group_size: int, scale: ScaleKind) -> GroupFormat:

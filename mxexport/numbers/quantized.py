@@ -8,7 +8,7 @@ import numpy as np
 
 from mxexport.errors import FormatError
 from mxexport.numbers import groups, numerics, scales
-from mxexport.numbers.formats import GroupFormat, IntElement, get_format, round_bias
+from mxexport.numbers.formats import GroupFormat, IntElement, ScaleRule, get_format, round_bias, rule_name
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Quantized:
         return groups.from_groups(values.astype(np.float32), axis, self.shape[axis])
 
 
-def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = "floor") -> Quantized:
+def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: ScaleRule = "floor") -> Quantized:
     """Quantize a real tensor to a group format along `axis` (default scale rule: OCP floor).
 
     Raises:
@@ -54,7 +54,7 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: str = 
     axis = groups.normalize_axis(axis, x.ndim)
     bias = round_bias(fmt.element, rule)
     if rule != "floor" and not fmt.is_mx:
-        raise FormatError(f"scale rule {rule!r} needs power-of-two scales; {fmt.name} has {fmt.scale} scales")
+        raise FormatError(f"scale rule {rule_name(rule)} needs power-of-two scales; {fmt.name} has {fmt.scale} scales")
     scale_codes = zero_point = tensor_scale = None
     if fmt.is_mx:
         scale_codes = numerics.scale_codes_of_amax(numerics.group_amax(x, axis, fmt.group_size), fmt.element.emax, bias)

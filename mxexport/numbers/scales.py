@@ -15,7 +15,7 @@ import numpy as np
 
 from mxexport.errors import FormatError
 from mxexport.numbers import groups, numerics
-from mxexport.numbers.formats import SCALING_PER_OUTPUT, GroupFormat, round_bias
+from mxexport.numbers.formats import SCALING_PER_OUTPUT, GroupFormat, ScaleRule, round_bias
 
 MX_SHIFTS = (0, -1, 1, -2)
 """Exponent changes that the search tries for power-of-two scales; the first is the scale rule's own choice."""
@@ -56,7 +56,7 @@ def statistics(x: np.ndarray, axis: int, channel_axis: int | None, asymmetric: b
     return pair.reshape(*low.shape[:axis], 2 * low.shape[axis], *low.shape[axis + 1 :])
 
 
-def scale_of(x: np.ndarray, fmt: GroupFormat, axis: int, group_size: int, rule: str = "floor") -> np.ndarray:
+def scale_of(x: np.ndarray, fmt: GroupFormat, axis: int, group_size: int, rule: ScaleRule = "floor") -> np.ndarray:
     """Contracted float32 scale of the groups of `x` on `axis`; `group_size` in place of the format's own."""
     element = fmt.element
     if fmt.is_mx:
@@ -69,7 +69,7 @@ def scale_of(x: np.ndarray, fmt: GroupFormat, axis: int, group_size: int, rule: 
 
 
 def granular_scale(
-    x: np.ndarray, fmt: GroupFormat, axis: int, rule: str = "floor", channel_axis: int | None = None
+    x: np.ndarray, fmt: GroupFormat, axis: int, rule: ScaleRule = "floor", channel_axis: int | None = None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """One scale per channel (`channel_axis` None: per tensor), and its zero point; rank of `x`, reduced sizes 1."""
     small = statistics(x, axis, channel_axis, fmt.asymmetric)
@@ -125,7 +125,7 @@ def search_scale(tried: list[np.ndarray], squared_error: Callable[[np.ndarray], 
     return best
 
 
-def mse_scale(x: np.ndarray, fmt: GroupFormat, axis: int, rule: str = "floor") -> np.ndarray:
+def mse_scale(x: np.ndarray, fmt: GroupFormat, axis: int, rule: ScaleRule = "floor") -> np.ndarray:
     """The searched contracted scale of a group format."""
     x = numerics.as_float32(x)
     axis = groups.normalize_axis(axis, x.ndim)

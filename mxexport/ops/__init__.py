@@ -41,8 +41,10 @@ from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
 from mxexport.ops.wide_embedding import WideEmbedding
 from mxexport.ops.wide_hard_swish import WideHardSwish
+from mxexport.ops.wide_keep import WideKeep
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
 from mxexport.ops.wide_max_pool import WideMaxPool
+from mxexport.ops.wide_multiply import WideMultiply
 from mxexport.ops.wide_norm import WideNorm
 from mxexport.ops.wide_offset import WideOffset
 from mxexport.ops.wide_pad import WidePad
@@ -79,11 +81,13 @@ OPERATORS: dict[str, type[Operator]] = {
         WideAffine,
         WideConcat,
         WideClip,
+        WideKeep,
         WideLeakyRelu,
         WideHardSwish,
         WideActivation,
         WideEmbedding,
         WideArgMax,
+        WideMultiply,
         WideNorm,
         WideOffset,
         WideUpsample,

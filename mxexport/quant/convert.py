@@ -14,6 +14,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from mxexport.errors import FormatError, UnsupportedError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.calling import calls
 from mxexport.quant.folding import batch_norm
 from mxexport.quant.folding.proof import FoldPlan, plan_folds
@@ -35,7 +36,7 @@ def quantize_model(
     activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
-    scale_rule: str | None = None,
+    scale_rule: ScaleRule | None = None,
     bias_format: str = "float",
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
@@ -59,11 +60,13 @@ def quantize_model(
             as well); None keeps that side in float.
         activation: the same.
         exclude: module names or shell patterns ("head", "blocks.*.fc2"); a module's name includes all inside it.
-        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even or rceil.
+        scale_rule: how power-of-two scales are chosen: floor (the default), ceil, even, rceil, or an integer: the R
+            that the rule adds to the float32 bits of a group's largest magnitude (`formats.round_bias`).
         bias_format: "float" or "int32" (multiples of input step times weight step; needs constant input scales).
         formats: formats by layer: {name or pattern: {"weight":, "activation":, "scale_rule":, "bias_format":}} or the
-            path of a YAML file that holds the same. Entries apply in order, a later one overrides the keys it names;
-            a format name alone (or null) means weight and activation. `exclude` comes last.
+            path of a YAML file that holds the same; recurrent layers have "hidden" and "cell" (of an LSTM), too.
+            Entries apply in order, a later one overrides the keys it names; a format name alone (or null) means weight
+            and activation. `exclude` comes last.
         fold_batch_norm: first fold batch norms into the quantized layers they follow; `nn.Identity` takes their place.
             Folded is only what is proved to compute the same; a warning and the report name the rest with the reason.
         example_inputs: inputs of forward (a tuple, one tensor, or a dict by keyword) whose shapes settle whether a
@@ -273,8 +276,11 @@ class _Conversion:
 
 
 def _from_float(kind: type[QuantLayer], module: nn.Module, name: str, formats) -> QuantLayer:
+    others = {key: getattr(formats, key) for key in kind.other_formats}
     try:
-        return kind.from_float(module, formats.weight, formats.activation, formats.scale_rule, formats.bias_format)
+        return kind.from_float(
+            module, formats.weight, formats.activation, formats.scale_rule, formats.bias_format, **others
+        )
     except FormatError as error:
         raise FormatError(f"{name}: {error}") from None
 

@@ -12,21 +12,27 @@ from torch import nn
 
 from mxexport.errors import FormatError, UnsupportedError
 from mxexport.model.yaml_tables import read_table
-from mxexport.numbers.formats import GroupFormat, check_rule, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, check_rule, get_format
 from mxexport.quant.layers.bias import check_bias_format
+from mxexport.quant.layers.recurrent import AS_ACTIVATION
 from mxexport.quant.quantizers.spec import Format, QuantSpec
 
-KEYS = ("weight", "activation", "scale_rule", "bias_format")
+KEYS = ("weight", "activation", "scale_rule", "bias_format", "hidden", "cell")
 
 
 @dataclass(frozen=True)
 class LayerFormats:
-    """Formats of one layer; None keeps that side in float."""
+    """Formats of one layer; None keeps that side in float.
+
+    `hidden`, `cell`: of the states of a recurrent layer, which other layers have not.
+    """
 
     weight: GroupFormat | QuantSpec | None
     activation: GroupFormat | QuantSpec | None
-    scale_rule: str = "floor"
+    scale_rule: ScaleRule = "floor"
     bias_format: str = "float"
+    hidden: GroupFormat | QuantSpec | str | None = AS_ACTIVATION
+    cell: GroupFormat | QuantSpec | None = None
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ def matches(pattern: str, names: Sequence[str]) -> bool:
 def format_table(
     weight: Format,
     activation: Format,
-    scale_rule: str,
+    scale_rule: ScaleRule,
     bias_format: str,
     exclude: str | Sequence[str],
     formats: Mapping | str | os.PathLike | None,
@@ -127,7 +133,9 @@ def _entry(value, where: str) -> dict:
 
 def _checked(keys: dict, where: str) -> dict:
     try:
-        for side in ("weight", "activation"):
+        for side in ("weight", "activation", "hidden", "cell"):
+            if keys.get(side) == AS_ACTIVATION and side == "hidden":
+                continue
             if isinstance(keys.get(side), Mapping):
                 keys[side] = QuantSpec.from_mapping(keys[side])
             elif keys.get(side) is not None and not isinstance(keys[side], QuantSpec):

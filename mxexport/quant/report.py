@@ -10,7 +10,7 @@ from torch import nn
 
 from mxexport.errors import UnsupportedError
 from mxexport.numbers import groups
-from mxexport.numbers.formats import GroupFormat
+from mxexport.numbers.formats import GroupFormat, ScaleRule, rule_name
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.own_products.holders import ProductHolder
 from mxexport.quant.quantizers.spec import QuantSpec
@@ -148,7 +148,7 @@ def attach(report: ConversionReport, model: nn.Module) -> None:
     setattr(model, _ATTRIBUTE, report)
 
 
-def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
+def describe(name: str, layer: QuantLayer, scale_rule: ScaleRule) -> ConvertedLayer:
     """The report's entry of a converted layer."""
     q, x = getattr(layer, "weight_quant", None), getattr(layer, "input_quant", None)
     return ConvertedLayer(
@@ -156,7 +156,7 @@ def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
         type(layer).__name__,
         _name(q),
         _name(x),
-        _rules(layer) or scale_rule,
+        _rules(layer) or rule_name(scale_rule),
         _padding_percent(layer),
         _note(layer),
     )
@@ -165,7 +165,7 @@ def describe(name: str, layer: QuantLayer, scale_rule: str) -> ConvertedLayer:
 def _rules(layer: QuantLayer) -> str:
     """The rule of the layer's power-of-two scales; of weight/activation where they differ."""
     held = (getattr(layer, name, None) for name in ("weight_quant", "input_quant"))
-    return "/".join(dict.fromkeys(q.scale_rule for q in held if q is not None and q.format.is_mx))
+    return "/".join(dict.fromkeys(rule_name(q.scale_rule) for q in held if q is not None and q.format.is_mx))
 
 
 def _name(quantizer) -> str | None:
@@ -194,7 +194,9 @@ def _padding_percent(layer: QuantLayer) -> float:
 
 
 def _note(layer: QuantLayer) -> str:
-    """Where blocks of the input and of a grouped convolution's weight do not line up."""
+    """States of a recurrent layer; where blocks of the input and of a grouped convolution's weight do not line up."""
+    if states := getattr(layer, "states", None):
+        return ", ".join(f"{what} {_name(quantizer) or 'float'}" for what, quantizer in states.items())
     count, x = getattr(layer, "groups", 1), getattr(layer, "input_quant", None)
     if count == 1 or x is None or not x.format.group_size:
         return ""

@@ -60,7 +60,7 @@ def _describe_packed(node: ir.Node) -> LayerReport:
         shape,
         scale_shape,
         groups=scale or None,
-        bytes=math.prod(codes) + _scale_bytes(fmt, scale) if known else None,
+        bytes=math.prod(codes) + scale_bytes(fmt, scale) if known else None,
         padding_percent=_padding_percent(shape[a["axis"]], a["group_size"]),
     )
 
@@ -90,7 +90,7 @@ def _padding_percent(length: int | str, size: int) -> float:
     return 100 * (padded - length) / padded
 
 
-def _scale_bytes(fmt: GroupFormat, count: int) -> int:
+def scale_bytes(fmt: GroupFormat, count: int) -> int:
     """Of so many stored scales; nvfp4 has one more for the tensor."""
     return 4 * count if fmt.scale == "float32" else count + 4 * (fmt.scale == "nvfp4")
 
@@ -101,7 +101,7 @@ def _weight_figures(node: ir.Node, fmt: GroupFormat, weight: np.ndarray, scale: 
     a = graph.attributes(node)
     (quantized,) = OPERATORS[node.op_type].reference(*inputs, **a)
     return {
-        "bytes": -(-weight.size * fmt.element.bits // 8) + _scale_bytes(fmt, scale.size),
+        "bytes": -(-weight.size * fmt.element.bits // 8) + scale_bytes(fmt, scale.size),
         "sqnr_db": sqnr(weight, quantized),
         "saturated_percent": 100 * saturated(weight, quantized, scale, a, fmt) / weight.size if weight.size else 0.0,
     }

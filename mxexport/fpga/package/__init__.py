@@ -18,6 +18,7 @@ from mxexport.errors import OptionError
 from mxexport.fpga import emit, library, templates
 from mxexport.fpga.devices import family
 from mxexport.fpga.identifiers import KEYWORDS
+from mxexport.fpga.package import weights
 from mxexport.fpga.tools.verilator import WAIVED
 from mxexport.model.writer import write_bytes
 
@@ -87,7 +88,7 @@ def texts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str,
     """Relative path -> text of every file. `streams`: integers [N, ...] of every input and output of the network, the
     frames of the test bench."""
     environment = templates.environment("package")
-    facts, vectors = _facts(design, report, name, streams), _vectors(design, streams)
+    facts, vectors = _facts(design, report, name, streams), _vectors(design, streams) | _outside(design)
     facts["vectors"] = sorted(vectors)
     made = {
         path.format(name=name): environment.get_template(template).render(facts)
@@ -116,15 +117,21 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
     ends = [_end(design, s, "s", i) for i, s in enumerate(network.inputs)]
     ends += [_end(design, s, "m", i) for i, s in enumerate(network.outputs)]
     status = emit.status_bits(design)
-    registers, counted = _registers(ends, status)
+    fed, axi = weights.stream(design), weights.axi(design)
+    registers, counted = _registers([*ends, *fed], status)
+    registers[5:5] = weights.REGISTERS * bool(axi)
     frames = len(next(iter(streams.values())))
     rtl = [f"rtl/{p.name}" for p in library.rtl_sources()] + [f"rtl/{emit.TOP}.sv", f"xilinx/{name}.v"]
     inputs, outputs = ([e for e in ends if e["side"] == side] for side in "sm")
-    interfaces = [e["port"] for e in ends] + ["s_axilite"]
+    interfaces = [e["port"] for e in (*ends, *fed)] + ["s_axilite"] + ["m_axi"] * bool(axi)
     own = {key: report[key] for key in ("clock_mhz", "frames_per_second", "cycles_per_frame")}
     own["part"] = _ON_BOARDS.get(part.lower(), part)
-    ports = [{**e, "beats": e["beats"] * frames} for e in ends]
-    checks = [(_FIRST_COUNTER + 2 * i, frames, f"frames of {e['port']}") for i, e in enumerate(ends)]
+    counts = [frames] * len(ends) + [1] * len(fed)
+    ports = [{**e, "beats": e["beats"] * n} for e, n in zip((*ends, *fed), counts, strict=True)]
+    checks = [
+        (_FIRST_COUNTER + 2 * i, 1 if e in fed else frames, f"frames of {e['port']}")
+        for i, e in enumerate(_by_side([*ends, *fed]))
+    ]
     version = mxexport.__version__
     return own | {
         "name": name,
@@ -139,11 +146,14 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "interfaces": interfaces,
         "streams": [p | {"name": p["port"]} for p in ports],
         "ends": ends,
-        "inputs": len(inputs),
+        "inputs": len(inputs) + len(fed),
         "outputs": len(outputs),
         "lite": _LITE,
-        "buses": _buses(ends, interfaces, report["clock_mhz"]),
-        "ports": _ports(ends),
+        "buses": _buses([*ends, *fed], axi, interfaces, report["clock_mhz"]),
+        "ports": _ports([*ends, *fed], axi),
+        "axi": axi,
+        "image": None if (image := weights.streamed(design)) is None else len(image),
+        "bus_bits": design.bus,
         "status": status,
         "counted": [port for port in status if port != "error_o"],
         "counters": counted,
@@ -155,23 +165,44 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "waived": WAIVED,
         "frames": frames,
         "checks": checks,
-        "patience": 100 * (report["latency_cycles"] + report["cycles_per_frame"] * (frames + 2)) + 10_000,
+        "patience": _patience(report, frames) + 20 * sum(e["beats"] for e in fed),
         "driver_inputs": inputs,
         "driver_outputs": outputs,
     }
 
 
-def _ports(ends: list[dict]) -> list[tuple[str, str, int]]:
+def _patience(report: Mapping, frames: int) -> int:
+    """Cycles after which the test bench gives up."""
+    return 100 * (report["latency_cycles"] + report["cycles_per_frame"] * (frames + 2)) + 10_000
+
+
+def _by_side(ends: list[dict]) -> list[dict]:
+    """Inputs first, as mx_registers counts them."""
+    return sorted(ends, key=lambda e: e["side"] == "m")
+
+
+def _outside(design: emit.Design) -> dict[str, str]:
+    """Words of the test bench for weights that come from outside."""
+    found = {}
+    if (sent := weights.loaded(design)) is not None:
+        found[f"tb/{weights.STREAM['port']}_in.mem"] = _words(sent, np.arange(len(sent)) == len(sent) - 1)
+    if (image := weights.streamed(design)) is not None:
+        found["tb/m_axi.mem"] = _words(image, np.zeros(len(image), bool))
+    return found
+
+
+def _ports(ends: list[dict], axi: list[tuple[str, str, int]]) -> list[tuple[str, str, int]]:
     """Name, direction and bits of every port of the wrapper."""
     found = [("ap_clk", "in", 1), ("ap_rst_n", "in", 1)]
     for e in ends:
         taken, given = ("in", "out") if e["side"] == "s" else ("out", "in")
         wires = (("tvalid", taken, 1), ("tready", given, 1), ("tdata", taken, e["bits"]), ("tlast", taken, 1))
         found += [(f"{e['port']}_{wire}", way, bits) for wire, way, bits in wires]
-    return found + [(f"s_axilite_{signal}", way, bits) for signal, way, bits in _LITE]
+    found += [(f"s_axilite_{signal}", way, bits) for signal, way, bits in _LITE]
+    return found + [(f"m_axi_{signal}", way, bits) for signal, way, bits in axi]
 
 
-def _buses(ends: list[dict], interfaces: list[str], clock_mhz: float) -> list[dict]:
+def _buses(ends: list[dict], axi: list[tuple[str, str, int]], interfaces: list[str], clock_mhz: float) -> list[dict]:
     """The interfaces of the wrapper, as IP-XACT wants them."""
     clock = [
         ("ASSOCIATED_BUSIF", ":".join(interfaces)),
@@ -188,6 +219,8 @@ def _buses(ends: list[dict], interfaces: list[str], clock_mhz: float) -> list[di
         wires = [(f"T{w}", f"{e['port']}_t{w.lower()}") for w in ("VALID", "READY", "DATA", "LAST")]
         bus(e["port"], "axis", "slave" if e["side"] == "s" else "master", wires)
     bus("s_axilite", "aximm", "slave", [(signal.upper(), f"s_axilite_{signal}") for signal, _, _ in _LITE])
+    if axi:
+        bus("m_axi", "aximm", "master", [(signal.upper(), f"m_axi_{signal}") for signal, _, _ in axi])
     bus("ap_clk", "clock", "slave", [("CLK", "ap_clk")], clock, "signal")
     bus("ap_rst_n", "reset", "slave", [("RST", "ap_rst_n")], [("POLARITY", "ACTIVE_LOW")], "signal")
     return found
@@ -236,7 +269,7 @@ def _registers(ends: list[dict], status: Mapping[str, int]) -> tuple[list[dict],
         {"name": "count", "offset": 16, "access": "r", "what": "how many counters there are"},
     ]
     counters = []
-    for e in ends:
+    for e in _by_side(ends):
         way = "taken" if e["side"] == "s" else "given"
         counters.append((f"{e['port']}_frames", f"frames {way}"))
         counters.append((f"{e['port']}_waits", "cycles in which a beat waited"))

@@ -2,7 +2,8 @@
 //
 // ports.h, written by verilator.py, names what the top has: HAS_CLOCK; SOURCES(X) and SINKS(X), which are
 // X(index, prefix, bytes, last) for every stream; STATUS(X), X(name, bytes) for every other output; and
-// MONITORS(X), X(index, valid, ready, last, data, bytes) for every stream inside that is watched.
+// MONITORS(X), X(index, valid, ready, last, data, bytes) for every stream inside that is watched. AXI_BYTES: bytes of a
+// beat of m_axi_*, where the top reads memory: the harness then is that memory.
 #include "Vtop.h"
 #include "Vtop___024root.h"
 #include "ports.h"
@@ -14,6 +15,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <deque>
 #include <fcntl.h>
 #include <memory>
 #include <stdexcept>
@@ -83,6 +85,9 @@ void reset(Model* model) {
 #define IDLE(i, p, bytes, last) model->top->p##_tready = 0;
   SINKS(IDLE)
 #undef IDLE
+#ifdef AXI_BYTES
+  model->top->m_axi_arready = model->top->m_axi_rvalid = 0;
+#endif
 #ifdef HAS_CLOCK
   model->top->aresetn = 0;
 #endif
@@ -103,6 +108,40 @@ struct Held {
   bool valid = false;
   uint8_t beat[MOST_BYTES + 1] = {};
 };
+
+#ifdef AXI_BYTES
+// Memory behind AXI4 read channels: answers in order, `delay` cycles behind the question at the earliest.
+struct Memory {
+  struct Burst {
+    uint64_t offset;
+    int64_t beats, from;  // still to come; cycle from which on they may
+  };
+  const uint8_t* data;
+  uint64_t base, size;
+  int64_t delay;
+  std::deque<Burst> bursts;
+  bool answering = false;
+
+  void ask(uint64_t address, int64_t beats, unsigned width, unsigned kind, int64_t cycle) {
+    const uint64_t bytes = static_cast<uint64_t>(beats) * AXI_BYTES;
+    if (address < base || address + bytes > base + size) fail("reads outside of the weights", address, beats);
+    if ((1u << width) != AXI_BYTES || kind != 1) fail("reads narrow or not incrementing", address, beats);
+    if (address % 4096 + bytes > 4096) fail("reads across 4 KB", address, beats);
+    bursts.push_back({address - base, beats, cycle + delay});
+  }
+  bool there(int64_t cycle) const { return !bursts.empty() && bursts.front().from <= cycle; }
+  bool last() const { return bursts.front().beats == 1; }
+  const uint8_t* beat() const { return data + bursts.front().offset; }
+  void taken() {
+    bursts.front().offset += AXI_BYTES;
+    if (--bursts.front().beats == 0) bursts.pop_front();
+  }
+  [[noreturn]] static void fail(const char* what, uint64_t address, int64_t beats) {
+    throw std::runtime_error(std::string("m_axi ") + what + ": " + std::to_string(beats) + " beats from " +
+                             std::to_string(address));
+  }
+};
+#endif
 
 template <size_t Bytes>
 const uint8_t* idle_beat() {
@@ -152,7 +191,10 @@ struct Job {
   int64_t ready_after_valid;  // sinks give ready only to a beat that was offered in the cycle before
   const char* trace;          // VCD file; null: none
   uint8_t* status;            // the STATUS outputs one after the other
-  int64_t cycles;             // result
+  const uint8_t* memory;      // behind m_axi_*, from memory_base on; null: none
+  int64_t memory_base, memory_size, memory_delay;
+  double memory_stall;  // probability that a question or a beat of an answer waits in a cycle
+  int64_t cycles;       // result
 };
 
 // A model after reset. Its memories are read from files in `directory` ($readmemh takes names relative to the
@@ -191,6 +233,12 @@ int mx_run(Model* model, Job* job, char* message, size_t size) try {
   std::vector<Offer> offers(IN_COUNT);
   std::vector<Held> held(OUT_COUNT);
   Random random(job->seed);
+#ifdef AXI_BYTES
+  Memory memory{job->memory, static_cast<uint64_t>(job->memory_base), static_cast<uint64_t>(job->memory_size),
+                job->memory_delay, {}};
+  top->weights_base_i = memory.base;
+  top->weights_go_i = 1;
+#endif
   int64_t cycle = 0, quiet = 0, rest = job->drain;
   int result = 0;
 #ifdef TRACE
@@ -210,6 +258,10 @@ int mx_run(Model* model, Job* job, char* message, size_t size) try {
     if (cycle == job->reset_at) {
       reset(model);
       job->reset_at = -1;
+#ifdef AXI_BYTES
+      memory.bursts.clear();
+      memory.answering = false;
+#endif
       for (int i = 0; i < IN_COUNT; i++) job->sources[i].taken = 0;
       for (int i = 0; i < OUT_COUNT; i++) job->sinks[i].received = job->sinks[i].surplus = 0;
       offers.assign(IN_COUNT, Offer());
@@ -232,9 +284,30 @@ int mx_run(Model* model, Job* job, char* message, size_t size) try {
   top->p##_tready = !random.below(job->sinks[i].stall) && (!job->ready_after_valid || held[i].valid);
     SINKS(ACCEPT)
 #undef ACCEPT
+#ifdef AXI_BYTES
+    top->m_axi_arready = memory.bursts.size() < 64 && !random.below(job->memory_stall);
+    if (!memory.answering) {
+      memory.answering = memory.there(cycle) && !random.below(job->memory_stall);
+      top->m_axi_rvalid = memory.answering;
+      put(top->m_axi_rdata, memory.answering ? memory.beat() : idle_beat<AXI_BYTES>(), AXI_BYTES);
+      top->m_axi_rlast = memory.answering && memory.last();
+      top->m_axi_rresp = 0;
+    }
+#endif
     step(model, 0);
 
     bool moved = false;
+#ifdef AXI_BYTES
+    if (memory.answering && top->m_axi_rready) {
+      memory.taken();
+      memory.answering = false;
+      moved = true;
+    }
+    if (top->m_axi_arvalid && top->m_axi_arready) {
+      memory.ask(top->m_axi_araddr, top->m_axi_arlen + 1, top->m_axi_arsize, top->m_axi_arburst, cycle);
+      moved = true;
+    }
+#endif
 #define MOVE(i, p, bytes, tlast)                      \
   if (offers[i].valid && top->p##_tready) {           \
     Source& s = job->sources[i];                      \

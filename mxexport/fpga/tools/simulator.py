@@ -59,6 +59,9 @@ class _Job(ctypes.Structure):
         *[(name, ctypes.c_int64) for name in ("timeout", "drain", "reset_at", "ready_after_valid")],
         ("trace", ctypes.c_char_p),
         ("status", ctypes.c_void_p),
+        ("memory", ctypes.c_void_p),
+        *[(name, ctypes.c_int64) for name in ("memory_base", "memory_size", "memory_delay")],
+        ("memory_stall", ctypes.c_double),
         ("cycles", ctypes.c_int64),
     ]
 
@@ -72,6 +75,17 @@ class Feed:
 
     beats: np.ndarray
     last: np.ndarray | int | None
+    stall: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Memory that a top reads (m_axi): bytes from address `base` on; cycles from a question to the first beat of its
+    answer, and the probability that either waits in a cycle."""
+
+    data: np.ndarray
+    base: int = 0x1_0000_0000
+    delay: int = 30
     stall: float = 0.0
 
 
@@ -233,6 +247,7 @@ class Simulator:
         ready_after_valid: bool = False,
         trace: Path | None = None,
         watch: Mapping[str, int] | None = None,
+        memory: Outside | None = None,
     ) -> Streams:
         """Feed every input and collect the `expected` beats of every output, in the order of the ports.
 
@@ -243,6 +258,7 @@ class Simulator:
             ready_after_valid: outputs are taken only a cycle after they are offered, as AXI allows.
             trace: a VCD file to write, of a model built with `trace`.
             watch: beats to keep of watched streams, by name.
+            memory: what m_axi reads, of a top that has it.
 
         Raises:
             StandstillError: no transfer for `timeout` cycles.
@@ -277,6 +293,8 @@ class Simulator:
         arrays = [
             (kind * max(len(all_), 1))(*all_) for kind, all_ in ((_Source, sources), (_Sink, sinks), (_Monitor, spies))
         ]
+        memory = Outside(np.zeros(0, np.uint8)) if memory is None else memory
+        image = np.ascontiguousarray(memory.data, np.uint8)
         job = _Job(
             *(ctypes.addressof(array) for array in arrays),
             seed=seed,
@@ -286,6 +304,11 @@ class Simulator:
             ready_after_valid=ready_after_valid,
             trace=None if trace is None else os.fsencode(trace),
             status=status.ctypes.data,
+            memory=image.ctypes.data,
+            memory_base=memory.base,
+            memory_size=image.size,
+            memory_delay=memory.delay,
+            memory_stall=memory.stall,
         )
         returned, message = self._execute(job, seed)
         sources, sinks, spies = (list(array) for array in arrays)

@@ -46,7 +46,7 @@ WAIVED = ("PINCONNECTEMPTY", "UNUSEDSIGNAL", "UNUSEDPARAM", "DECLFILENAME")
 
 # Width of the ports' C++ types in Verilator's header.
 _PORT = re.compile(r"VL_(IN|OUT)(?:8|16|64|W)?\(&?(\w+),(\d+),(\d+)")
-_STREAM = re.compile(r"([sm]\d*_axis(?:_\d+)?)_tvalid")
+_STREAM = re.compile(r"([sm]\d*_axis(?:_(?:\d+|weights))?)_tvalid")
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,8 @@ def _ports_header(top: str, header: str, root: str, monitors: tuple[str, ...], t
     wires = [f"{prefix}_{wire}" for prefix in prefixes for wire in ("tvalid", "tready", "tdata")]
     if not all(streams.values()) or any(name not in ports for name in wires):
         raise MXExportError(f"top {top!r} has the ports {', '.join(ports)}; expected streams s_axis_* and m_axis_*")
-    known = {*wires, *(f"{prefix}_tlast" for prefix in prefixes)}
+    axi = {name for name in ports if name.startswith("m_axi_")}
+    known = {*wires, *axi, *(f"{prefix}_tlast" for prefix in prefixes)}
     status = {n: width for n, (way, width) in ports.items() if way == "OUT" and n not in known}
 
     def listed(kind: str) -> str:
@@ -269,6 +270,7 @@ def _ports_header(top: str, header: str, root: str, monitors: tuple[str, ...], t
 
     lines = [f"#define {flag}" for flag, there in (("HAS_CLOCK", "aclk" in ports), ("TRACE", trace)) if there]
     most = max(_bytes_of(ports[f"{p}_tdata"][1]) for p in prefixes)
+    lines += [f"#define AXI_BYTES {_bytes_of(ports[name][1])}" for name in axi if name == "m_axi_rdata"]
     lines += [f"#define IN_COUNT {len(streams['s'])}", f"#define OUT_COUNT {len(streams['m'])}"]
     lines += [f"#define MOST_BYTES {most}", f"#define SOURCES(X) {listed('s')}", f"#define SINKS(X) {listed('m')}"]
     lines += ["#define MONITORS(X) " + " ".join(watched(i, name) for i, name in enumerate(monitors))]

@@ -13,10 +13,12 @@ from mxexport.fpga.units.dequantize import Dequantize
 from mxexport.fpga.units.embedding import Embedding
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
+from mxexport.fpga.units.keep import Keep
 from mxexport.fpga.units.leaky_relu import LeakyRelu
 from mxexport.fpga.units.masked_softmax import MaskedSoftmax
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.units.max_pool import MaxPool
+from mxexport.fpga.units.multiply import Multiply
 from mxexport.fpga.units.norm import Norm
 from mxexport.fpga.units.offset import Offset
 from mxexport.fpga.units.pad import Pad
@@ -45,6 +47,7 @@ UNITS: tuple[type[Unit], ...] = (
     AveragePool,
     Add,
     Activation,
+    Multiply,  # behind Norm and Activation, which have products of their own; before Affine
     Offset,  # before Affine and Concat: constants that differ from place to place
     Affine,
     Concat,
@@ -57,6 +60,7 @@ UNITS: tuple[type[Unit], ...] = (
     Embedding,  # before Slice: what is gathered from a constant
     Slice,
     Insert,
+    Keep,
     Softmax,
     MaskedSoftmax,
     Reorder,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +37,10 @@ class Add:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if any(not low.carries(v) and constant_array(v) is not None for v in node.inputs):
             return low.constant_behind_a_refusal(node)
-        sides = [low.wide(side, node) for side in _sides(node, low)]
+        sides = [low.wide(side, node) for side in alike(node.inputs, low, "adds")]
         if node.op_type == "Sub":
             sides[1] = low.add(Affine.negated, [sides[1]], node, "negate", ("negated",), sides[1].shape)
         shapes = [s.shape for s in sides]
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise Refused(f"adds frames of {list(shapes[0])} and {list(shapes[1])}; expected equal shapes")
 
         def make(a: Wide, b: Wide) -> Add:
             made = cls(a, b)
@@ -111,14 +111,21 @@ class Add:
         return 2.0**-23 * (np.abs(a) + np.abs(b)) + 2.0**-149
 
 
-def _sides(node: ir.Node, low: Lowering) -> list[Pending]:
-    """Both operands, in vectors of one length. Raises Refused where they come in different orders."""
-    if all(low.elements(v).view is None for v in node.inputs):
-        return [low.stream(v) for v in node.inputs]
-    a, b = (low.sequences(v) for v in node.inputs)
+def alike(values: Sequence[ir.Value], low: Lowering, does: str) -> list[Pending]:
+    """Both operands of a node that `does` something to them element by element, in vectors of one length. Raises
+    Refused where they come in different orders or have different shapes."""
+    if all(low.elements(v).view is None for v in values):
+        sides = [low.stream(v) for v in values]
+        shapes = [s.shape for s in sides]
+        if None not in shapes and shapes[0] != shapes[1]:
+            raise Refused(f"{does} frames of {list(shapes[0])} and {list(shapes[1])}; expected equal shapes")
+        return sides
+    a, b = (low.sequences(v) for v in values)
     if a.view is None or b.view is None:
         return [a, b]  # behind a refusal
     if not a.view.same(b.view):
-        raise Refused(f"adds {a.view} and {b.view}, which come in different orders; expected one order")
+        if math.prod(a.shape) != math.prod(b.shape):
+            raise Refused(f"{does} {a.view} and {b.view}; expected equal shapes")
+        raise Refused(f"{does} {a.view} and {b.view}, which come in different orders; expected one order")
     shape = min(a.shape, b.shape, key=len)
     return [low.shaped(a, shape), low.shaped(b, shape)]

@@ -101,6 +101,16 @@ class Affine:
         return cls(source, ones, np.zeros_like(ones), drop, source.lsb_exp + drop)
 
     @classmethod
+    def scaled(cls, source: Pending, factor: float, node: ir.Node, low: Lowering) -> Pending:
+        """A stream times one positive number, for a node that computes more than that."""
+        source = low.narrowed(source, MAX_WIDTH - 1 - _GAIN_WIDTH, node)
+
+        def make(kind: Wide) -> Affine:
+            return cls._of(kind, np.full(kind.channels, factor), np.zeros(kind.channels))
+
+        return low.add(make, [source], node, "scale", ("scaled",), source.shape)
+
+    @classmethod
     def negated(cls, source: Wide) -> Affine:
         """The other sign, exact: -2 * x / 2."""
         gain = np.full(source.channels, -2, np.int64)

@@ -68,6 +68,10 @@ class Slice:
     def _lower_axis(cls, node: ir.Node, low: Lowering) -> bool:
         """Entries of one axis of tokens, heads, or what a reshape made of channels."""
         source = low.wide(low.sequences(node.inputs[0]), node)
+        if source.blocked is not None and source.view is None:  # something before was refused, and said so
+            for value in node.outputs:
+                low.bind(value, source)
+            return True
         if source.view is None:
             return False
         for i, (value, axis, (first, stop), gone) in enumerate(_entries(node, source.view)):

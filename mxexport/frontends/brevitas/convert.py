@@ -25,11 +25,8 @@ from mxexport.frontends.brevitas.layers import (
 )
 from mxexport.frontends.brevitas.observing import Observed, observe
 from mxexport.frontends.brevitas.parameters import read_parameter
-from mxexport.frontends.brevitas.reading import Reading, read_truncation, refuse
-
-
-def at(name: str, role: str) -> str:
-    return f"{name}.{role}" if name else role
+from mxexport.frontends.brevitas.reading import Reading, at, read_truncation, refuse
+from mxexport.frontends.brevitas.recurrent import convert_recurrent
 
 
 @dataclass
@@ -125,7 +122,7 @@ def _swap(model: nn.Module, replaced: dict[nn.Module, ConvertedLayer]) -> nn.Mod
 def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], ConvertedLayer] | None:
     from brevitas import nn as qnn
     from brevitas.nn.mixin.acc import TruncMixin
-    from brevitas.nn.mixin.base import QuantLayerMixin, QuantRecurrentLayerMixin
+    from brevitas.nn.mixin.base import QuantLayerMixin
     from brevitas.nn.quant_layer import QuantNonLinearActLayer, QuantWeightBiasInputOutputLayer
 
     if isinstance(module, (QuantWeightBiasInputOutputLayer, qnn.QuantEmbedding)):
@@ -136,8 +133,8 @@ def _converter(module: nn.Module) -> Callable[[Conversion, str, nn.Module], Conv
         return _add
     if isinstance(module, (qnn.TruncAvgPool2d, qnn.TruncAdaptiveAvgPool2d)) and module.is_trunc_quant_enabled:
         return _truncating
-    if isinstance(module, QuantRecurrentLayerMixin):
-        return _recurrent
+    if isinstance(module, (qnn.QuantRNN, qnn.QuantLSTM)):
+        return convert_recurrent
     if isinstance(module, (qnn.QuantUpsample, qnn.QuantUpsamplingNearest2d, qnn.QuantUpsamplingBilinear2d)):
         return _upsampling
     if isinstance(module, QuantLayerMixin) and not isinstance(module, TruncMixin):
@@ -154,8 +151,8 @@ def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLay
     bias = _read_bias(work, name, layer)
     converted = ConvertedWeightLayer(
         type(layer).__name__,
-        _parameter(layer.weight, weight),
-        None if bias is None else _parameter(layer.bias, bias),
+        weight.parameter(layer.weight),
+        None if bias is None else bias.parameter(layer.bias),
         compute,
         with_value=_returns_quant_tensors(layer),
     )
@@ -165,10 +162,6 @@ def _weight_layer(work: Conversion, name: str, layer: nn.Module) -> ConvertedLay
     for role in ("input", "output"):
         _take_activation(work, converted, name, role, layer)
     return converted
-
-
-def _parameter(original: nn.Parameter, reading: Reading) -> nn.Parameter:
-    return original if reading.values is None else nn.Parameter(reading.values, requires_grad=original.requires_grad)
 
 
 def _read_bias(work: Conversion, name: str, layer: nn.Module) -> Reading | None:
@@ -259,7 +252,3 @@ def _truncating(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer
     if average is not None:  # of plain tensors Brevitas takes the average only
         work.take(converted, name, "trunc", read_truncation(where, layer.trunc_quant, average))
     return converted
-
-
-def _recurrent(work: Conversion, name: str, layer: nn.Module) -> ConvertedLayer:
-    raise refuse(name, f"{type(layer).__name__}: recurrent layers have no converted form yet")

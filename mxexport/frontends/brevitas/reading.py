@@ -36,6 +36,14 @@ class Reading:
     notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def parameter(self, original: nn.Parameter) -> nn.Parameter:
+        """What is written for a weight or bias: `original` itself where it is not quantized."""
+        return original if self.values is None else nn.Parameter(self.values, requires_grad=original.requires_grad)
+
+
+def at(name: str, role: str) -> str:
+    return f"{name}.{role}" if name else role
+
 
 def refuse(name: str, why: str) -> UnsupportedError:
     return UnsupportedError("from_brevitas: a quantizer cannot be converted", [(name, why)])

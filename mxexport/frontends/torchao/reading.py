@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import MissingToolError, UnsupportedError
+from mxexport.frontends.stored import StoredLinear, StoredWeight, stored_weight, to_nearest
 from mxexport.numbers import groups, numerics, quantized
 from mxexport.numbers.bits import equal_bits
-from mxexport.numbers.formats import FloatElement, GroupFormat, get_format
-from mxexport.ops import MXFloatQuant
-from mxexport.quant import GroupwiseFloatQuantTensor, Quantizer, QuantLayer
-from mxexport.quant.kernels import library, operators
+from mxexport.numbers.formats import GroupFormat, get_format
+from mxexport.quant import Quantizer, QuantLayer
+from mxexport.quant.kernels import operators
 
 _ELEMENTS = {
     "torch.float8_e4m3fn": "mxfp8_e4m3",
@@ -53,7 +53,7 @@ def is_torchao(model: nn.Module) -> bool:
 def from_torchao(model: nn.Module) -> nn.Module:
     """The mxexport model (float32, eval mode, no trainable weights) of a torchao model, which is left as it is.
 
-    Every quantized Linear becomes a `TorchAOLinear`; all else is copied and cast to float32.
+    Every quantized Linear becomes a `StoredLinear`; all else is copied and cast to float32.
 
     Raises:
         MissingToolError: torchao is not installed, or is a version without MX formats.
@@ -87,37 +87,6 @@ def from_torchao(model: nn.Module) -> nn.Module:
     return _assemble(model, replacements)
 
 
-class TorchAOLinear(QuantLayer, nn.Linear):
-    """A Linear with scales read from torchao.
-
-    `weight` [O, K] float32 holds the dequantized values and `weight_scale` [O, n] float32 their contracted scales:
-    quantizing under the given scales is a fixed point, so the codes stay. K = in_features, n = K / group size.
-    """
-
-    def __init__(self, stored: StoredWeight, bias: Tensor | None, input_quant: Quantizer | None):
-        nn.Module.__init__(self)
-        self.out_features, self.in_features = stored.shape
-        self.stored_format = stored.format.name
-        self.weight = nn.Parameter(torch.from_numpy(stored.values), requires_grad=False)
-        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
-        self.register_buffer("weight_scale", torch.from_numpy(stored.scale))
-        self.register_buffer("tensor_scale", stored.tensor_scale)
-        self.weight_quant = Quantizer(stored.export_format, self.weight_axis)
-        self.input_quant = input_quant
-
-    def quant_weight(self) -> GroupwiseFloatQuantTensor:
-        """The weight as torchao holds it: its format, codes, and scales (contracted)."""
-        fmt = get_format(self.stored_format)
-        value_ = self.weight.detach().unflatten(1, (-1, fmt.group_size))
-        return GroupwiseFloatQuantTensor(
-            value_, self.weight_scale.unsqueeze(2), None, fmt.name, 1, self.in_features, self.tensor_scale
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight_quant.apply(self.weight, self.weight_scale)
-        return nn.functional.linear(x if self.input_quant is None else self.input_quant(x), weight, self.bias)
-
-
 @dataclass(frozen=True)
 class NVFP4Input(Quantizer):
     """torchao's NVFP4 activations (`nvfp4_quantize`): E4M3 block scales over a float32 scale of the tensor.
@@ -145,49 +114,19 @@ class NVFP4Input(Quantizer):
             tensor_scale = torch.where(usable, largest, 1.0) / amax.new_full((), 6.0 * 448)
         up, down = self._factors(amax / amax.new_full((), 6.0), tensor_scale)
         # onnxruntime's Where takes -0 for +0: factors are chosen, not values. Zeros never meet an infinite one.
-        values = _to_nearest(blocks * torch.where(blocks == 0, 1.0, up), self.format.element) * down
+        values = to_nearest(blocks * torch.where(blocks == 0, 1.0, up), self.format.element) * down
         return operators.join_groups(values * torch.where(bad, torch.nan, 1.0), axis, x.shape[axis])
 
     @staticmethod
     def _factors(scale: Tensor, tensor_scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """What blocks are multiplied with before and after rounding."""
         wanted = scale if tensor_scale is None else scale / tensor_scale
-        code = _to_nearest(wanted.clamp(2.0**-6, 448.0), numerics.NVFP4_SCALE)
+        code = to_nearest(wanted.clamp(2.0**-6, 448.0), numerics.NVFP4_SCALE)
         one = code.new_ones(())
         return (one / code, code) if tensor_scale is None else (one / tensor_scale / code, tensor_scale * code)
 
 
-def _to_nearest(x: Tensor, element: FloatElement) -> Tensor:
-    """`x` rounded to values of `element`: the operator under scales of one, for each run along the last axis."""
-    ones = torch.ones_like(x[..., :1])
-    a = MXFloatQuant.attributes_of(element)
-    a |= {"signed": bool(a["signed"]), "signed_zero": bool(a["signed_zero"])}
-    return library.mx_float_quant(x, ones, x.ndim - 1, x.shape[-1], **a)
-
-
 # --- weights ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StoredWeight:
-    """A torchao weight, unpacked. O rows, K columns, n groups.
-
-    `values` [O, K] float32 dequantized, `scale` [O, n] float32, `tensor_scale` float32 scalar (NVFP4) or None.
-    """
-
-    format: GroupFormat
-    values: np.ndarray
-    scale: np.ndarray
-    tensor_scale: Tensor | None = None
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.values.shape
-
-    @property
-    def export_format(self) -> GroupFormat:
-        """NVFP4's two scales multiply into one float32 scale; MX formats stay."""
-        return get_format("float_e2m1_g16") if self.format.scale == "nvfp4" else self.format
 
 
 def read_weight(weight: Tensor) -> StoredWeight:
@@ -208,11 +147,7 @@ def read_weight(weight: Tensor) -> StoredWeight:
         fmt = get_format("nvfp4")
         tensor_scale = torch.ones(()) if weight.per_tensor_scale is None else weight.per_tensor_scale.detach().cpu()
         scale = tensor_scale.numpy() * numerics.decode(_scale_bytes(weight), numerics.NVFP4_SCALE)
-    codes = _element_bytes(weight, fmt)
-    with np.errstate(over="ignore"):  # refused below
-        values = numerics.decode(codes, fmt.element) * groups.expand(scale, 1, fmt.group_size, codes.shape[1])
-    _check_fixed_point(codes, values, scale, fmt)
-    return StoredWeight(fmt, values, scale, tensor_scale)
+    return stored_weight(_element_bytes(weight, fmt), scale, fmt, tensor_scale)
 
 
 def _instead(layers: list[nn.Module]) -> str:
@@ -265,20 +200,6 @@ def _scale_bytes(weight: Tensor) -> np.ndarray:
     return np.ascontiguousarray(codes.reshape(shape).numpy())
 
 
-def _check_fixed_point(codes: np.ndarray, values: np.ndarray, scale: np.ndarray, fmt: GroupFormat) -> None:
-    """Quantizing `values` under `scale` must give `values` and `codes` again (NaN has many codes, zero scale none)."""
-    again = numerics.mx_float_quant(values, scale, 1, fmt.group_size, **MXFloatQuant.attributes_of(fmt.element))
-    found = numerics.element_codes(values, scale, None, fmt, 1).reshape(codes.shape)
-    empty = groups.expand(scale, 1, fmt.group_size, codes.shape[1]) == 0
-    lost = ~equal_bits(again, values) | ((found != codes) & ~np.isnan(values) & ~empty)
-    if lost.any():
-        row, column = (int(i) for i in np.argwhere(lost)[0])
-        raise UnsupportedError(
-            f"{int(lost.sum())} weights are not float32 numbers of {fmt.name}, first at ({row}, {column}): element "
-            f"code {int(codes[row, column]):#x} with scale {float(scale[row, column // fmt.group_size]):.9g}"
-        )
-
-
 # --- modules ----------------------------------------------------------------------------------------------------
 
 
@@ -299,7 +220,7 @@ def _of_torchao(module: nn.Module) -> bool:
     return any(type(thing).__module__.split(".")[0] == "torchao" for thing in owned)
 
 
-def _convert(module: nn.Module) -> TorchAOLinear:
+def _convert(module: nn.Module) -> StoredLinear:
     """The mxexport layer of one torchao layer. Raises UnsupportedError without its name, which the caller knows."""
     kind = type(module).__name__
     if kind == "NVFP4ObservedLinear":
@@ -310,7 +231,7 @@ def _convert(module: nn.Module) -> TorchAOLinear:
         stored, input_quant = _read_qat(module)
     else:
         stored, input_quant = read_weight(module.weight), _input_quantizer(module.weight)
-    return TorchAOLinear(stored, module.bias, input_quant).to(module.weight.device)
+    return StoredLinear(stored, module.bias, input_quant).to(module.weight.device)
 
 
 def _read_qat(module: nn.Module) -> tuple[StoredWeight, Quantizer]:
@@ -376,7 +297,7 @@ def activation_differences(model: nn.Module, *inputs: Tensor) -> dict[str, Activ
     """
     found, handles = {}, []
     for name, layer in model.named_modules():
-        if isinstance(layer, TorchAOLinear) and layer.input_quant is not None and layer.input_quant.format.is_mx:
+        if isinstance(layer, StoredLinear) and layer.input_quant is not None and layer.input_quant.format.is_mx:
 
             def record(layer, args, name=name):
                 found[name] = _compare(layer.input_quant, args[0].detach().float())

@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from mxexport.errors import FormatError, ShapeError
-from mxexport.numbers.formats import E8M0_MAX, GroupFormat, check_rule, get_format, round_bias, with_group_size
+from mxexport.numbers.formats import (
+    E8M0_MAX,
+    GroupFormat,
+    ScaleRule,
+    check_rule,
+    get_format,
+    round_bias,
+    rule_name,
+    with_group_size,
+)
 from mxexport.numbers.groups import contracted_shape
 from mxexport.numbers.scales import check_scaling
 from mxexport.ops import GroupwiseQuant, MXFloatQuant
@@ -20,6 +29,7 @@ from mxexport.quant.kernels import exported, fused, library, operators, scales, 
 class Quantizer:
     """One format along one axis with one scale rule; calls only `mxexport::` ops where groups share a scale.
 
+    scale_rule: how power-of-two scales are chosen: one of `SCALE_RULES`, or the integer R that it adds (`round_bias`).
     scaling_per_output: "group", "channel" (one scale per index of `channel_axis`) or "tensor"; by default groups if
         the format has a group size, else the tensor. A scale per channel or tensor is found and applied as that of a
         group as long as the axis, so operators and files know groups only.
@@ -30,7 +40,7 @@ class Quantizer:
 
     format: GroupFormat
     axis: int
-    scale_rule: str = "floor"
+    scale_rule: ScaleRule = "floor"
     scaling_per_output: str | None = None
     channel_axis: int = 0
     signed: bool = True
@@ -40,7 +50,7 @@ class Quantizer:
         check_rule(self.scale_rule)
         if self.scale_rule != "floor" and not self.format.is_mx:
             raise FormatError(
-                f"scale rule {self.scale_rule!r} needs power-of-two scales; {self.format.name} has "
+                f"scale rule {rule_name(self.scale_rule)} needs power-of-two scales; {self.format.name} has "
                 f"{self.format.scale} scales"
             )
         if not self.signed and not self.format.is_float and self.format.element.signed:
@@ -196,7 +206,7 @@ def fake_quantize(
     x: Tensor,
     fmt: str | GroupFormat,
     axis: int = -1,
-    scale_rule: str = "floor",
+    scale_rule: ScaleRule = "floor",
     scaling_per_output: str | None = None,
     channel_axis: int = 0,
     scaling_per_output_channel: bool | None = None,

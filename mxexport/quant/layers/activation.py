@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.layers.layer import QuantLayer, apply
 from mxexport.quant.quantizers.spec import Format, as_spec, make_activation_quantizer
 
@@ -14,13 +15,13 @@ class _ChannelQuant(QuantLayer):
 
     prefixes: tuple[str, ...] = ("output",)
 
-    def __init__(self, activation: Format = "mxint8", *, axis: int | None = None, scale_rule: str = "floor"):
+    def __init__(self, activation: Format = "mxint8", *, axis: int | None = None, scale_rule: ScaleRule = "floor"):
         nn.Module.__init__(self)
         self.axis = axis
         self.set_formats(None, as_spec(activation), scale_rule)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose the activation format; there is no weight."""
         last = -1 if self.axis is None else self.axis
@@ -68,12 +69,12 @@ class QuantAdd(_ChannelQuant):
 class QuantMatMul(QuantLayer):
     """a @ b of two activations, each quantized along the axis summed over: a [..., M, K] on -1, b [..., K, N] on -2."""
 
-    def __init__(self, activation: Format = "mxint8", *, scale_rule: str = "floor"):
+    def __init__(self, activation: Format = "mxint8", *, scale_rule: ScaleRule = "floor"):
         nn.Module.__init__(self)
         self.set_formats(None, as_spec(activation), scale_rule)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose the format of both operands; there is no weight."""
         self._hold(

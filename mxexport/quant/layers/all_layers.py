@@ -19,6 +19,7 @@ from mxexport.quant.layers.conv import (
 from mxexport.quant.layers.dot_product_attention import QuantScaledDotProductAttention
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.layers.linear import QuantEmbedding, QuantLinear, QuantTransposedLinear
+from mxexport.quant.layers.recurrent import QuantGRU, QuantLSTM, QuantRNN
 
 QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.Linear: QuantLinear,
@@ -30,6 +31,9 @@ QUANT_LAYERS: dict[type[nn.Module], type[QuantLayer]] = {
     nn.ConvTranspose3d: QuantConvTranspose3d,
     nn.Embedding: QuantEmbedding,
     nn.MultiheadAttention: QuantMultiheadAttention,
+    nn.RNN: QuantRNN,
+    nn.LSTM: QuantLSTM,
+    nn.GRU: QuantGRU,
 }
 """Float layer -> quantized layer: what `quantize_model` converts."""
 
@@ -77,11 +81,14 @@ __all__ = [
     "QuantConvTranspose2d",
     "QuantConvTranspose3d",
     "QuantEmbedding",
+    "QuantGRU",
     "QuantIdentity",
+    "QuantLSTM",
     "QuantLayer",
     "QuantLinear",
     "QuantMatMul",
     "QuantMultiheadAttention",
+    "QuantRNN",
     "QuantReLU",
     "QuantScaledDotProductAttention",
     "QuantTransposedLinear",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import ShapeError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.layers.activation import QuantMatMul
 from mxexport.quant.layers.layer import QuantLayer, apply
 from mxexport.quant.layers.linear import QuantLinear
@@ -25,7 +26,7 @@ class QuantMultiheadAttention(QuantLayer, nn.MultiheadAttention):
     parts = ("out_proj",)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose formats of all four products; None keeps weights or activations in float.
 

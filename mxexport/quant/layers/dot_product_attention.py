@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import ShapeError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.layers.activation import QuantMatMul
 from mxexport.quant.layers.layer import QuantLayer
@@ -23,12 +24,12 @@ class QuantScaledDotProductAttention(QuantLayer):
     hides from every query are 0, so that they have no part in the scales of others; a query that sees no key gets 0.
     """
 
-    def __init__(self, activation: Format = "mxint8", *, scale_rule: str = "floor"):
+    def __init__(self, activation: Format = "mxint8", *, scale_rule: ScaleRule = "floor"):
         nn.Module.__init__(self)
         self.set_formats(None, as_spec(activation), scale_rule)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose the format of both products; there is no weight."""
         self._hold(**{name: QuantMatMul(activation, scale_rule=scale_rule) for name in ("scores", "context")})

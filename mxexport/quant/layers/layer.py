@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.layers.bias import check_bias_format, check_integer_bias, integer_bias
 from mxexport.quant.quantizers.sources import ScaleSource, only_moved
@@ -49,13 +50,15 @@ class QuantLayer(nn.Module):
     weight_names: tuple[str, ...] = ("weight",)
     parts: tuple[str, ...] = ()
     """Children that are layers of their own and are converted together with this one."""
+    other_formats: tuple[str, ...] = ()
+    """What `set_formats` takes beside the formats that every layer has."""
 
     def __init__(
         self,
         *args,
         weight: Format = "mxint8",
         activation: Format = "mxint8",
-        scale_rule: str = "floor",
+        scale_rule: ScaleRule = "floor",
         bias_format: str = "float",
         **kwargs,
     ):
@@ -63,7 +66,7 @@ class QuantLayer(nn.Module):
         self.set_formats(as_spec(weight), as_spec(activation), scale_rule, bias_format)
 
     def set_formats(
-        self, weight: Format, activation: Format, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose formats; None keeps that side in float."""
         self._hold(
@@ -160,14 +163,18 @@ class QuantLayer(nn.Module):
         layer: nn.Module,
         weight: Format,
         activation: Format,
-        scale_rule: str = "floor",
+        scale_rule: ScaleRule = "floor",
         bias_format: str = "float",
+        **others: Format,
     ) -> QuantLayer:
-        """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is."""
+        """A quantized layer that shares the parameters, buffers and hooks of `layer`; `layer` stays as it is.
+
+        `others`: formats by the names in `other_formats`.
+        """
         quantized = cls.__new__(cls)
         # Containers are copied so that what is registered later does not reach `layer`.
         quantized.__dict__.update({k: v.copy() if isinstance(v, (dict, set)) else v for k, v in layer.__dict__.items()})
-        quantized.set_formats(weight, activation, scale_rule, bias_format)
+        quantized.set_formats(weight, activation, scale_rule, bias_format, **others)
         return quantized
 
     def extra_repr(self) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.layers.layer import QuantLayer, apply
 from mxexport.quant.quantizers.spec import Format, make_weight_quantizer
 
@@ -45,13 +46,13 @@ class QuantEmbedding(QuantLayer, nn.Embedding):
         UnsupportedError: `max_norm` or `sparse`.
     """
 
-    def __init__(self, *args, weight: Format = "mxint8", scale_rule: str = "floor", **kwargs):
+    def __init__(self, *args, weight: Format = "mxint8", scale_rule: ScaleRule = "floor", **kwargs):
         super().__init__(*args, weight=weight, activation=None, scale_rule=scale_rule, **kwargs)
         if reason := self.refusal(self):
             raise UnsupportedError(f"QuantEmbedding: {reason}")
 
     def set_formats(
-        self, weight: Format, activation: Format = None, scale_rule: str = "floor", bias_format: str = "float"
+        self, weight: Format, activation: Format = None, scale_rule: ScaleRule = "floor", bias_format: str = "float"
     ) -> None:
         """Choose the format of the table; there is no activation and no bias to apply the others to."""
         self._hold(

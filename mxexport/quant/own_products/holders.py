@@ -16,6 +16,7 @@ import types
 from torch import Tensor, nn
 
 from mxexport.errors import FormatError, UnsupportedError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.layer_formats import FormatTable
 from mxexport.quant.layers.layer import QuantLayer
 from mxexport.quant.own_products.calls import KINDS, ActivationProducts, Call, code_of
@@ -61,7 +62,7 @@ class ProductHolder(nn.Module):
         self._held = (*self._held, name)
         return layer
 
-    def scale_rule_of(self, name: str) -> str:
+    def scale_rule_of(self, name: str) -> ScaleRule:
         """The rule that was asked for the product called `name`."""
         return self._product_table.formats_of(self._names_of(name)).scale_rule
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from torch import nn
 
-from mxexport.numbers.formats import GroupFormat, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, get_format, rule_name
 from mxexport.quant.layer_formats import FormatTable, LayerFormats
 from mxexport.quant.quantizers.spec import QuantSpec
 from mxexport.quant.report import RecipeChange, format_name
@@ -56,7 +56,9 @@ class RobustTable(FormatTable):
                 found.append(RecipeChange(names[0], side, format_name(old), format_name(new), self.reason(names)))
             rules = rule_of(old, before.scale_rule), rule_of(new, after.scale_rule)
             if rules[0] != rules[1]:
-                found.append(RecipeChange(names[0], f"{side} rule", *rules, f"rule of {format_name(new)}"))
+                found.append(
+                    RecipeChange(names[0], f"{side} rule", *map(rule_name, rules), f"rule of {format_name(new)}")
+                )
         return found
 
 
@@ -117,7 +119,7 @@ def _with_rules(formats: LayerFormats) -> LayerFormats:
     return replace(formats, **specs)
 
 
-def _spec(side: GroupFormat | QuantSpec, rule: str) -> QuantSpec:
+def _spec(side: GroupFormat | QuantSpec, rule: ScaleRule) -> QuantSpec:
     return replace(side, scale_rule=rule) if isinstance(side, QuantSpec) else QuantSpec(side, scale_rule=rule)
 
 
@@ -129,6 +131,7 @@ def _is_open(side: GroupFormat | QuantSpec | None) -> bool:
     return side is not None and _plain(side).is_mx and getattr(side, "scale_rule", None) is None
 
 
-def rule_of(side: GroupFormat | QuantSpec, scale_rule: str) -> str:
+def rule_of(side: GroupFormat | QuantSpec, scale_rule: ScaleRule) -> ScaleRule:
     """The rule that a side's scales follow: its own, else the layer's; floor where the format has none to choose."""
-    return getattr(side, "scale_rule", None) or (scale_rule if _plain(side).is_mx else "floor")
+    own = getattr(side, "scale_rule", None)
+    return own if own is not None else scale_rule if _plain(side).is_mx else "floor"

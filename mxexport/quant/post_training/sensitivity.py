@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
+from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.calling import call_in_eval, calls, floats
 from mxexport.quant.convert import quantize_model
 from mxexport.quant.layers.layer import QuantLayer
@@ -27,7 +28,7 @@ def sensitivity(
     activation: Format = "mxint8",
     *,
     exclude: str | Sequence[str] = (),
-    scale_rule: str | None = None,
+    scale_rule: ScaleRule | None = None,
     formats: Mapping | str | os.PathLike | None = None,
     fold_batch_norm: bool = False,
     attention: bool = False,

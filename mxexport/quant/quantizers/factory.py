@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.numbers.formats import GroupFormat, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, get_format
 from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.quantizers.sources import SOURCES, ScaleSource, StaticScale, StoredScale
@@ -17,7 +17,7 @@ def weight_quantizer(
     axis: int = 1,
     *,
     source: str = "dynamic",
-    scale_rule: str = "floor",
+    scale_rule: ScaleRule = "floor",
     scaling_per_output: str | None = None,
     scaling_per_output_channel: bool | None = None,
     channel_axis: int = 0,
@@ -41,7 +41,7 @@ def activation_quantizer(
     axis: int = -1,
     *,
     source: str = "dynamic",
-    scale_rule: str = "floor",
+    scale_rule: ScaleRule = "floor",
     scaling_per_output: str | None = None,
     scaling_per_output_channel: bool | None = None,
     channel_axis: int = 1,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.numbers.formats import GroupFormat, with_group_size
+from mxexport.numbers.formats import GroupFormat, rule_name, with_group_size
 from mxexport.quant.kernels import operators, scales, transforms
 from mxexport.quant.kernels.fake_quantization import Quantizer
 from mxexport.quant.quantizers.across_processes import over_ranks
@@ -85,7 +85,7 @@ class ScaleSource(nn.Module):
         return super()._apply(lambda tensor: only_moved(tensor, fn(tensor)), recurse)
 
     def extra_repr(self) -> str:
-        rule = f", scale_rule={self.scale_rule}" if self.format.is_mx else ""
+        rule = f", scale_rule={rule_name(self.scale_rule)}" if self.format.is_mx else ""
         return f"{self.format.name}, axis={self.axis}, scaling_per_output={self.scaling_per_output}{rule}"
 
 

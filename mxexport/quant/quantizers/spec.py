@@ -8,7 +8,7 @@ from dataclasses import InitVar, dataclass, fields
 from torch import Tensor
 
 from mxexport.errors import FormatError
-from mxexport.numbers.formats import GroupFormat, check_rule, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, check_rule, get_format
 from mxexport.numbers.scales import check_scaling
 from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels.fake_quantization import Quantizer
@@ -24,7 +24,7 @@ class QuantSpec:
     source: where scales come from: "dynamic", "static" (calibrated, then frozen), "mse" (weights), "learned".
     scaling_per_output: "group", "channel" or "tensor"; by default groups where the format has a group size.
     signed: False for activations that are never negative (after ReLU).
-    scale_rule: rule of power-of-two scales; None takes the layer's.
+    scale_rule: rule of power-of-two scales, or the integer it adds; None takes the layer's.
     scaling_per_output_channel: deprecated; True stands for scaling_per_output="channel", False for "tensor".
 
     Raises:
@@ -35,7 +35,7 @@ class QuantSpec:
     source: str = "dynamic"
     scaling_per_output: str | None = None
     signed: bool = True
-    scale_rule: str | None = None
+    scale_rule: ScaleRule | None = None
     scaling_per_output_channel: InitVar[bool | None] = None
 
     def __post_init__(self, scaling_per_output_channel: bool | None):
@@ -75,7 +75,7 @@ Format = str | GroupFormat | QuantSpec | Mapping | None
 
 
 def make_weight_quantizer(
-    fmt: Format, weight: Tensor | None, axis: int, channel_axis: int, scale_rule: str = "floor"
+    fmt: Format, weight: Tensor | None, axis: int, channel_axis: int, scale_rule: ScaleRule = "floor"
 ) -> Quantizer | ScaleSource | None:
     """The quantizer of a weight; None where `fmt` is, or where a layer lacks that weight. Raises FormatError."""
     fmt = as_spec(fmt)
@@ -97,7 +97,7 @@ def make_weight_quantizer(
 
 
 def make_activation_quantizer(
-    fmt: Format, axis: int, scale_rule: str = "floor", length: int | None = None
+    fmt: Format, axis: int, scale_rule: ScaleRule = "floor", length: int | None = None
 ) -> Quantizer | ScaleSource | None:
     """The quantizer of an activation; None keeps it in float. `length`: size of the axis. Raises FormatError."""
     fmt = as_spec(fmt)
@@ -120,6 +120,6 @@ def as_spec(fmt: Format) -> Format:
     return QuantSpec.from_mapping(fmt) if isinstance(fmt, Mapping) else fmt
 
 
-def _rule(spec: QuantSpec, scale_rule: str) -> str:
+def _rule(spec: QuantSpec, scale_rule: ScaleRule) -> ScaleRule:
     """The spec's own rule; the layer's only where the format has one to choose."""
-    return spec.scale_rule or (scale_rule if spec.format.is_mx else "floor")
+    return spec.scale_rule if spec.scale_rule is not None else scale_rule if spec.format.is_mx else "floor"

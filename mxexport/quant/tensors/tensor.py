@@ -13,7 +13,7 @@ from torch.autograd import forward_ad
 from torch.utils._pytree import tree_map
 
 from mxexport.errors import FormatError, ScaleShapeError, ShapeError, UnsupportedError
-from mxexport.numbers.formats import GroupFormat, get_format
+from mxexport.numbers.formats import GroupFormat, ScaleRule, get_format
 from mxexport.quant.deprecated import resolve_scaling
 from mxexport.quant.kernels import operators, transforms
 from mxexport.quant.kernels.fake_quantization import Quantizer, check_input
@@ -408,7 +408,7 @@ def quantize(
     x: Tensor,
     fmt: str | GroupFormat,
     axis: int = -1,
-    scale_rule: str = "floor",
+    scale_rule: ScaleRule = "floor",
     scaling_per_output: str | None = None,
     channel_axis: int = 0,
     scaling_per_output_channel: bool | None = None,

@@ -1,12 +1,13 @@
 // Synchronous FIFO, first word falls through: in distributed RAM, or in block RAM behind a register
-// where it is deep and holds more than 4 Kib.
+// where it is deep and holds more than 4 Kib; in UltraRAM behind a register where Ultra says so.
 //
 // Equation:  output stream = input stream; holds up to Depth beats (block RAM: Depth + 1).
 // Latency:   1 cycle from input to output when empty (block RAM: 2); one beat per cycle sustained.
 // Handshake: AXI4-Stream; s_axis_tready and m_axis_tvalid depend on registers only.
 module mx_fifo #(
   parameter int Width = 8,
-  parameter int Depth = 16  // power of two
+  parameter int Depth = 16,  // power of two
+  parameter bit Ultra = 0
 ) (
   input  logic             aclk,
   input  logic             aresetn,
@@ -28,7 +29,7 @@ module mx_fifo #(
   end
 
   localparam int AddrBits = $clog2(Depth);
-  localparam bit Block    = Depth > 64 && Depth * (Width + 1) > 4096;
+  localparam bit Block    = Ultra || Depth > 64 && Depth * (Width + 1) > 4096;
 
   // One bit more than an address, so that full and empty differ.
   logic [AddrBits:0] write_q, read_q, level;
@@ -49,7 +50,9 @@ module mx_fifo #(
   end
 
   if (Block) begin : g_block
-    (* ram_style = "block" *) logic [Width:0] mem [Depth];
+    localparam RamStyle = Ultra ? "ultra" : "block";
+
+    (* ram_style = RamStyle *) logic [Width:0] mem [Depth];
     logic [Width:0] out_q;
     logic           valid_q;
 

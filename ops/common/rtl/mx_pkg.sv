@@ -321,6 +321,11 @@ package mx_pkg;
     return (b == 0) ? 1 : (a + b - 1) / b;
   endfunction
 
+  // Beats of a bus that `words` words take, as mx_gear reads them.
+  function automatic int bus_beats(int bus, int width, int words);
+    return (width >= bus) ? words * ceil_div(width, bus) : ceil_div(words, bus / width);
+  endfunction
+
   function automatic int clip(int x, int lo, int hi);
     return (x < lo) ? lo : (x > hi) ? hi : x;
   endfunction

@@ -2,10 +2,11 @@
 //
 // Equation:  data_o = word addr_i, one cycle later while en_i is high; what is written in the same cycle is not
 //            seen. Words that were never written are undefined.
-// Style:     block RAM above 4 Kib where it is deeper than the 64 bits of a LUT, else LUTs.
+// Style:     block RAM above 4 Kib where it is deeper than the 64 bits of a LUT, else LUTs; UltraRAM where Ultra says so.
 module mx_ram #(
   parameter int Width = 8,
   parameter int Depth = 4,
+  parameter bit Ultra = 0,
   localparam int AddrBits = mx_pkg::index_bits(Depth)
 ) (
   input  logic                aclk,
@@ -23,7 +24,7 @@ module mx_ram #(
     $error("mx_ram: Width = %0d, Depth = %0d; expected at least 1 each", Width, Depth);
   end
 
-  localparam RamStyle = mx_pkg::ram_large(Depth, Width) ? "block" : "distributed";
+  localparam RamStyle = Ultra ? "ultra" : mx_pkg::ram_large(Depth, Width) ? "block" : "distributed";
 
   (* ram_style = RamStyle *) logic [Width-1:0] mem [Depth];
 

@@ -3,6 +3,7 @@
 // Words:     0 "MXEX", 1 Identity, 2 bit 0: error_i, 3 write 1: clear all counters, 4 how many counters there are;
 //            from 8 on the counters: of every input frames taken and cycles in which a beat waited, of every output
 //            frames given and cycles in which a beat waited, then those of counters_i. Others read as 0.
+//            5 and 6 are written: the lower half of base_o, then the upper half, with which go_o rises.
 // Equation:  a counter reads as what it has counted since it was cleared, modulo 2**32.
 // Handshake: AXI4-Lite, one read and one write at a time; every address answers OKAY.
 module mx_registers #(
@@ -39,7 +40,10 @@ module mx_registers #(
   input  logic [Outputs-1:0]      out_ready_i,
   input  logic [Outputs-1:0]      out_last_i,
   input  logic [Counters*32-1:0]  counters_i,
-  input  logic                    error_i
+  input  logic                    error_i,
+
+  output logic [63:0]             base_o,
+  output logic                    go_o
 );
 
   localparam int First = 8;  // word of the first counter
@@ -86,6 +90,13 @@ module mx_registers #(
   assign s_axilite_wready  = write;
   assign s_axilite_bresp   = 2'b00;
   assign clear             = write && write_word == 10'd3 && s_axilite_wstrb[0] && s_axilite_wdata[0];
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) go_o <= 1'b0;
+    else if (write && write_word == 10'd6) go_o <= 1'b1;
+    if (write && write_word == 10'd5) base_o[31:0] <= s_axilite_wdata;
+    if (write && write_word == 10'd6) base_o[63:32] <= s_axilite_wdata;
+  end
 
   // Read.
   assign read              = s_axilite_arvalid && !s_axilite_rvalid;
