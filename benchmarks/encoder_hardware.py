@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict
 
@@ -9,7 +10,7 @@ import numpy as np
 
 import mxexport as mx
 from mxexport.errors import OptionError
-from mxexport.fpga import alone, emit, schedule
+from mxexport.fpga import alone, emit, memory, schedule
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import clock_limit, resources
 from mxexport.fpga.network import Network
@@ -71,26 +72,34 @@ def _cycles(kind: dict) -> str:
 
 
 def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clock_mhz: float) -> list[dict]:
-    """For each part the folding chosen, and where that fits the fastest one within a share of the part."""
+    """For each part the folding chosen, with weights in the bitstream and sent once, and where the first fits the
+    fastest folding within a share of the part."""
     found = []
     for part in parts:
         clock = min(clock_mhz, clock_limit(part) or clock_mhz)
-        found.append(_planned(network, chosen, part, clock) | {"folding": "64 MACs a cycle in the largest layer"})
-        if not found[-1]["over"]:
-            share, fastest = _fastest(network, part)
-            found.append(_planned(network, fastest, part, clock) | {"folding": f"fastest within {share:.0%}"})
+        rom, load = (_placed(network, kind, part) for kind in ("rom", "load"))
+        found.append(_planned(rom, chosen, part, clock) | {"weights": "rom", "folding": _CHOSEN})
+        found.append(_planned(load, chosen, part, clock) | {"weights": "load", "folding": _CHOSEN})
+        for share, fastest in [] if found[-2]["over"] else _fastest(rom, part):
+            words = f"fastest within {share:.0%}"
+            found.append(_planned(rom, fastest, part, clock) | {"weights": "rom", "folding": words})
     return found
 
 
-def _fastest(network: Network, part: str) -> tuple[float, dict[str, Folding]]:
-    """The share of a part that is enough, and the fastest folding within it."""
-    refused: OptionError | None = None
+_CHOSEN = "64 MACs a cycle in the largest layer"
+
+
+def _placed(network: Network, kind: str, part: str) -> Network:
+    """All weights at a place, on a part."""
+    return memory.placed(network, memory.choose(network, memory.Place(kind)), memory.BUS, part)
+
+
+def _fastest(network: Network, part: str) -> list[tuple[float, dict[str, Folding]]]:
+    """The share of a part that is enough, and the fastest folding within it; none where no share is."""
     for share in _SHARES:
-        try:
-            return share, schedule.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO)
-        except OptionError as error:
-            refused = error
-    raise refused
+        with contextlib.suppress(OptionError):  # the smallest design needs more
+            return [(share, schedule.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO))]
+    return []
 
 
 def _planned(network: Network, foldings: Mapping[str, Folding], part: str, clock_mhz: float) -> dict:
@@ -107,26 +116,33 @@ def _planned(network: Network, foldings: Mapping[str, Folding], part: str, clock
     }  # fmt: skip
 
 
-_USES = {"mx_matmul": "weights", "mx_product": "K, V", "mx_quantize_tokens": "V before", "mx_fifo": "FIFOs"}
+_USES = {
+    "mx_matmul": "weights",
+    "mx_matmul_fed": "weights",
+    "mx_product": "K, V",
+    "mx_quantize_tokens": "V before",
+    "mx_fifo": "FIFOs",
+}
 """What block RAM is for, by module."""
 _REST = "rest"
 
 
 def plan_table(pairs: Mapping[str, list[dict]]) -> str:
     """`pairs`: formats -> what `plans` gave."""
+    uses = dict.fromkeys((*_USES.values(), _REST))
     rows = [
-        f"| formats | part | folding | LUT | DSP | BRAM36 | of them {'; '.join((*_USES.values(), _REST))} | frames/s "
+        f"| formats | part | weights | folding | LUT | DSP | URAM | BRAM36 | of them {'; '.join(uses)} | frames/s "
         "| latency | |",
-        "|---" * 10 + "|",
+        "|---" * 12 + "|",
     ]
     for pair, p in ((pair, p) for pair, found in pairs.items() for p in found):
-        uses = "; ".join(f"{n:,.0f}" for n in p["memories"].values())
-        needed = [(p["area"][kind], p["held"][kind]) for kind in ("lut", "dsp", "bram36")]
+        held = "; ".join(f"{p['memories'][use]:,.0f}" for use in uses)
+        needed = [(p["area"][kind], p["held"][kind]) for kind in ("lut", "dsp", "uram", "bram36")]
         shares = " | ".join(f"{n:,.0f} ({n / there:.0%})" for n, there in needed)
         fits = f"does not fit: {p['over']}" if p["over"] else "fits"
         rows.append(
-            f"| {pair} | {p['part']} | {p['folding']} | {shares} | {uses} | {p['fps']:,.0f} | {p['latency_ms']:.1f} ms "
-            f"| {fits} |"
+            f"| {pair} | {p['part']} | {p['weights']} | {p['folding']} | {shares} | {held} | {p['fps']:,.0f} "
+            f"| {p['latency_ms']:.1f} ms | {fits} |"
         )
     return "\n".join(rows)
 
