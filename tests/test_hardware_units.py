@@ -218,7 +218,7 @@ def cases() -> dict[str, tuple]:
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
     found["slice-tail"] = Slice(Wide((4, 3, 7), 13, 0), (0, 1, 4), (4, 1, 3)), [4]
-    short = Slice(Wide((3, 12), 13, 0), (0, 0, 8), (3, 1, 4))  # of fewer channels than come before it
+    short = Slice(Wide((3, 1, 12), 13, 0), (0, 0, 8), (3, 1, 4))  # of fewer channels than come before it
     found["slice-short-tail"] = short, [f.simd for f in short.foldings()]
     found["slice-vector"] = Slice(Wide((12,), 13, 0), (0, 0, 6), (1, 1, 4)), [1, 2]
     for name, shape, lanes in (("image", (3, 2, 5), [1, 4, 8]), ("vector", (9,), [2, 16])):
