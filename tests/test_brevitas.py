@@ -14,6 +14,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import ShapeError, UnsupportedError
 from mxexport.frontends.brevitas import rules
+from mxexport.running import executors
 from tests.brevitas_families import (
     FLOAT_SCALE,
     GROUP_ACTIVATIONS,
@@ -526,6 +527,16 @@ def test_recurrent_layers_keep_their_bits(name, with_args):
         for a, b in zip(theirs, ours, strict=True):
             assert_same_bits(a, b, name)
     assert hasattr(ours[0], "value") == bool(RECURRENT[name][1].get("return_quant_tensor"))
+
+
+def test_exported_recurrent_layer_gives_the_bits_of_brevitas(tmp_path):
+    layer, x = settled_recurrent("lstm_coupled")
+    mx.export(layer, (x[:2],), tmp_path / "m.onnx", dynamic_batch=False)
+    output, (hidden, cell) = layer(x[:2])
+    for execute in (executors.run, executors.run_qonnx):
+        found = execute(tmp_path / "m.onnx", x[:2].numpy()).values()
+        for theirs, ours in zip((output, hidden, cell), found, strict=True):
+            assert_same_bits(theirs, torch.from_numpy(ours))
 
 
 def test_brevitas_itself_makes_no_recurrent_layers_of_groups():
