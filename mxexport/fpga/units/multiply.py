@@ -112,11 +112,12 @@ class Multiply:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes = folding.simd
+        lanes, product = folding.simd, dots.wide(self.a.width, self.b.width)
+        bits = each(lanes * (self.a.width + self.b.width))
         return {
             "unit": each(10),
-            "products": dots.wide(self.a.width, self.b.width) * lanes,
-            "taken": each(lanes * (self.a.width + self.b.width)),
+            "products": product * lanes,
+            f"sums_of_{min(int(product.dsp), 3)}": bits,  # registers that DSP slices have, and those beside them
             "values": each(lanes * self.result.width),
         }
 
