@@ -59,7 +59,8 @@ def test_every_folding_of_every_unit_has_an_area_that_grows_with_it():
         areas = [copies.area(unit, f) for f in unit.foldings()]
         wires = unit.parts(unit.foldings()[0]) == {}
         assert all(np.isfinite(dataclasses.astuple(a)).all() and (a.lut > 0 or wires) for a in areas), name
-        assert 1.2 * areas[-1].lut + 100 * areas[-1].dsp >= areas[0].lut, name
+        counters = 8  # which whole vectors need none of
+        assert 1.2 * areas[-1].lut + 100 * areas[-1].dsp + counters >= areas[0].lut, name
 
 
 def test_cells_between_units_have_an_area():
