@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from common import add_cluster, cluster_of
+from common import add_cluster, cluster_of, write
 from torch import nn
 
 import mxexport as mx
@@ -156,13 +156,6 @@ def _cells(value: float, base: float) -> tuple[str, str]:
     return f"{value:.1f}", f"{value - base:+.1f}"
 
 
-def write(text: str, path: Path = DOCUMENT, markers: tuple[str, str] = MARKERS) -> None:
-    """Put `text` between the markers of the document at `path`."""
-    before, rest = path.read_text().split(markers[0])
-    after = rest.split(markers[1])[1]
-    path.write_text(f"{before}{markers[0]}\n{text}\n{markers[1]}{after}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print plain data and write nothing")
@@ -174,7 +167,7 @@ def main() -> None:
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    write(table(rows))
+    write(table(rows), DOCUMENT, MARKERS)
     print(table(rows))
     print(f"\n{time.perf_counter() - start:.0f} s; written to {DOCUMENT.relative_to(DOCUMENT.parents[1])}")
 

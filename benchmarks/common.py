@@ -8,11 +8,19 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
 import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt of glibc
+
+
+def write(text: str, path: Path, markers: tuple[str, str]) -> None:
+    """Put `text` between the markers of the document at `path`."""
+    before, rest = path.read_text().split(markers[0])
+    after = rest.split(markers[1])[1]
+    path.write_text(f"{before}{markers[0]}\n{text}\n{markers[1]}{after}")
 
 
 def keep_freed_memory() -> bool:

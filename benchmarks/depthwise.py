@@ -19,7 +19,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from accuracy import DOCUMENT, write
+from accuracy import DOCUMENT
+from common import write
 from depthwise_networks import crops, efficientnet_lite0, efficientnet_lite1, mobilenet_v2
 from torch import Tensor, nn
 
@@ -113,7 +114,7 @@ def main() -> None:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     if options.networks == [*NETWORKS] and options.crops == 256:
-        write(table(rows), markers=MARKERS)
+        write(table(rows), DOCUMENT, MARKERS)
         print(f"written to {DOCUMENT.relative_to(DOCUMENT.parents[1])}", file=sys.stderr)
     print(f"{table(rows)}\n\n{time.perf_counter() - start:.0f} s")
 

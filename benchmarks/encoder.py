@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accuracy import write
+from common import write
 from encoder_hardware import plan_table, plans, simulated, units_table, weight_bits, widest
 from torch import Tensor, nn
 

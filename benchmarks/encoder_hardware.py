@@ -83,15 +83,24 @@ def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clo
         for share, fastest in [] if found[-2]["over"] else _fastest(rom, part):
             words = f"fastest within {share:.0%}"
             found.append(_planned(rom, fastest, part, clock) | {"weights": "rom", "folding": words})
+    small, bus = _STREAMED
+    streamed = _placed(network, "stream", small, 1, bus)
+    found.append(
+        _planned(streamed, chosen, small, clock_mhz) | {"weights": f"stream:1, {bus} bits", "folding": _CHOSEN}
+    )
     return found
+
+
+_STREAMED = "xczu7ev", 512
+"""A part that holds no such encoder's weights, and the bits of its memory's bus: those of DDR4 on the logic's side."""
 
 
 _CHOSEN = "64 MACs a cycle in the largest layer"
 
 
-def _placed(network: Network, kind: str, part: str) -> Network:
+def _placed(network: Network, kind: str, part: str, tile: int = 0, bus: int = memory.BUS) -> Network:
     """All weights at a place, on a part."""
-    return memory.placed(network, memory.choose(network, memory.Place(kind)), memory.BUS, part)
+    return memory.placed(network, memory.choose(network, memory.Place(kind, tile)), bus, part)
 
 
 def _fastest(network: Network, part: str) -> list[tuple[float, dict[str, Folding]]]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import nnls
 
-from benchmarks.accuracy import write
+from benchmarks.common import write
 from mxexport.fpga import area, copies
 from mxexport.fpga.types import Blocks
 from mxexport.fpga.units import Product

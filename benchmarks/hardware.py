@@ -23,8 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accuracy import write
-from common import add_cluster, cluster_of
+from common import add_cluster, cluster_of, write
 from torch import nn
 
 import mxexport as mx

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from accuracy import write
+from common import write
 
 from mxexport.fpga.types import Wide
 from mxexport.fpga.units import Activation, Norm, Softmax

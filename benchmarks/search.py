@@ -22,8 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from accuracy import write
-from common import add_cluster, cluster_of
+from common import add_cluster, cluster_of, write
 from torch import nn
 
 import mxexport as mx
@@ -31,6 +30,7 @@ from mxexport import cluster
 from mxexport.cli.demo_run import Digits, load_digits, logits, train
 from mxexport.cli.digit_networks import NETWORKS
 from mxexport.searching import SearchResult
+from mxexport.searching.problem import Problem, measure
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "search.md"
 MARKERS = "<!-- search-table -->", "<!-- /search-table -->"
@@ -72,7 +72,6 @@ class Row:
     found: float
     saved_percent: float
     layers: str
-    networks: int
     seconds: float
 
 
@@ -126,13 +125,21 @@ def _accuracy(model: nn.Module, data: tuple) -> float:
     return round(100 * float((logits(model, data[0]).argmax(1) == data[1]).mean()), 1)
 
 
-def row(name: str, model: nn.Module, images: Images, result: SearchResult) -> Row:
+def seconds_of_one(model: nn.Module, images: Images, result: SearchResult, goal: Goal) -> float:
+    """CPU time of measuring the network that was found; another load of the machine does not change it."""
+    inputs, labels = map(torch.as_tensor, images.search)
+    problem = Problem(model, inputs, (inputs, labels), "accuracy", {"recipe": "robust"}, goal.target)
+    start = time.process_time()
+    measure(problem, result.best.formats)
+    return round(time.process_time() - start, 2)
+
+
+def row(name: str, model: nn.Module, images: Images, result: SearchResult, goal: Goal) -> Row:
     uniform = dict.fromkeys(result.formats(), "mxint8")
     measured = (accuracies(model, formats, images) for formats in (uniform, result.formats()))
     costs = (result.reference.costs[result.objective], result.best.costs[result.objective])
-    seconds = sum(e.seconds for e in result.evaluations)
-    saved, count = round(result.saved_percent, 1), len(result.evaluations)
-    return Row(name, result.objective, *measured, *costs, saved, result.best.in_short(), count, round(seconds, 1))
+    saved, seconds = round(result.saved_percent, 1), seconds_of_one(model, images, result, goal)
+    return Row(name, result.objective, *measured, *costs, saved, result.best.in_short(), seconds)
 
 
 def speedup(name: str, model: nn.Module, data: tuple, workers: int) -> dict[str, float]:
@@ -185,9 +192,8 @@ def times(rows: list[Row]) -> str:
     lines = ["| network | searched for | one network | 1,000 networks on 1 | on 10 | on 1,000 workers |"]
     lines += ["|---|---|---|---|---|---|"]
     for r in rows:
-        each = r.seconds / r.networks
-        spans = " | ".join(_span(1000 * each / workers) for workers in (1, 10, 1000))
-        lines.append(f"| {r.network} | {r.objective} | {each:.2g} s | {spans} |")
+        spans = " | ".join(_span(1000 * r.seconds / workers) for workers in (1, 10, 1000))
+        lines.append(f"| {r.network} | {r.objective} | {r.seconds:.2g} s | {spans} |")
     return "\n".join(lines)
 
 
@@ -214,7 +220,7 @@ def main() -> None:
             images = Images.of(name)
             model = trained(name, images, options.kept)
             result = searched(name, model, images.search, GOALS[goal], options.kept / f"{case}.jsonl", runner)
-            rows.append(row(name, model, images, result))
+            rows.append(row(name, model, images, result, GOALS[goal]))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
             if options.workers and goal == "bytes":
                 clocks[name] = speedup(name, model, images.search, options.workers)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accuracy import write
+from common import write
 from torch import nn
 
 import mxexport as mx

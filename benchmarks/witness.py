@@ -16,7 +16,7 @@ from pathlib import Path
 
 from scipy.stats import spearmanr
 
-from benchmarks.accuracy import write
+from benchmarks.common import write
 from mxexport.errors import MXExportError
 from mxexport.fpga import copies, library
 from mxexport.fpga.tools import yosys

@@ -238,6 +238,8 @@ def _spatial() -> list[Case]:
     numbers = [np.array([131071, -5, 1]), np.array([-(2**40), 2048, 2**39 + 1])]
     cases.append(("WideAffine", "three", [narrow, *numbers], {"shift": 12} | type_of))
     cases.append(("WideOffset", "places", [narrow, narrow[0, ::-1] // 8], {"x_shift": 3} | type_of))
+    factors = np.random.default_rng(6).integers(-(2**20), 2**20, (5, 4, 3))
+    cases.append(("WideGain", "places", [narrow >> 6, factors], {"shift": 17} | type_of))
     rows = [np.array([[[0], [4], [-3]], [[2], [9], [3]]]), rng.integers(-(2**20), 2**20, (5, 4))]
     cases.append(("WideEmbedding", "rows", rows, dict(type_of)))
     cases.append(("WideUpsample", "two_by_three", [wide], {"scales": [2, 3]} | type_of))

@@ -494,7 +494,7 @@ RECURRENT = {
     "rnn": (qnn.QuantRNN, {"return_quant_tensor": True}),
     "rnn_deep": (qnn.QuantRNN, {"nonlinearity": "relu", "num_layers": 2, "bidirectional": True, "batch_first": True}),
     "rnn_shared": (qnn.QuantRNN, {"bidirectional": True, "shared_input_hidden_weights": True}),
-    "lstm_deep": (qnn.QuantLSTM, {"num_layers": 2, "bidirectional": True, "weight_quant": PER_CHANNEL}),
+    "lstm_per_channel": (qnn.QuantLSTM, {"bidirectional": True, "weight_quant": PER_CHANNEL}),
     "lstm_coupled": (qnn.QuantLSTM, {"coupled_input_forget_gates": True, "bias": False}),
     "lstm_float": (
         qnn.QuantLSTM,

@@ -98,6 +98,17 @@ def test_a_worker_that_is_killed_costs_its_task_only(two, tmp_path):
     assert (tmp_path / "died").exists() and set(two.map(where_am_i, range(8))) != pids
 
 
+def suicidal(n: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return n
+
+
+def test_a_task_that_kills_whoever_takes_it_is_named(two):
+    with pytest.raises(MXExportError, match="suicidal: the workers that ran it died, one after the other"):
+        two.map(suicidal, [1])
+    assert two.map(where_am_i, [1])
+
+
 class Site:
     """A scheduler and two workers as processes of their own."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 import mxexport as mx
+from mxexport import cluster
 from mxexport.cli import app
 from mxexport.errors import OptionError
 from mxexport.fpga import devices
@@ -74,6 +76,14 @@ def test_no_design_of_the_front_beats_another(models, tmp_path):
     assert {layer["name"]: (layer["pe"], layer["simd"]) for layer in again.report["layers"]} == {
         name: f[:2] for name, f in chosen.items()
     }
+
+
+@pytest.mark.skipif(not os.environ.get("MXEXPORT_FULL"), reason="processes take their time; MXEXPORT_FULL=1 runs it")
+def test_other_processes_find_the_same_designs_and_areas(models, tmp_path):
+    design = mx.compile(models / "mxfp6_e2m3.onnx", tmp_path / "d", calibration=X)
+    with cluster.connected(2) as runner:
+        assert design.explore(cluster=runner) == design.explore()
+        assert design.synthesize(cluster=runner) == design.synthesize()
 
 
 def test_formats_are_drawn_beside_each_other(models, tmp_path):

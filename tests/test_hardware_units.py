@@ -29,6 +29,7 @@ from mxexport.fpga.units import (
     Depthwise,
     Dequantize,
     Embedding,
+    Gain,
     HardSwish,
     Insert,
     Keep,
@@ -217,6 +218,8 @@ def cases() -> dict[str, tuple]:
     found["arg_max-image"] = ArgMax(Wide((3, 2, 5), 5, 0)), [1, 2]
     found["slice"] = Slice(Wide((4, 3, 8), 13, 0), (1, 0, 4), (2, 2, 4)), [1, 2, 4]
     found["slice-tail"] = Slice(Wide((4, 3, 7), 13, 0), (0, 1, 4), (4, 1, 3)), [4]
+    short = Slice(Wide((3, 12), 13, 0), (0, 0, 8), (3, 1, 4))  # of fewer channels than come before it
+    found["slice-short-tail"] = short, [f.simd for f in short.foldings()]
     found["slice-vector"] = Slice(Wide((12,), 13, 0), (0, 0, 6), (1, 1, 4)), [1, 2]
     for name, shape, lanes in (("image", (3, 2, 5), [1, 4, 8]), ("vector", (9,), [2, 16])):
         rng, channels = np.random.default_rng(9), shape[-1]
@@ -250,6 +253,7 @@ def offsets() -> dict[str, tuple]:
         ("deep", (40, 24), 24, -16, [1, 2]),
     ):
         found[f"offset-{name}"] = Offset.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes
+        found[f"gain-{name}"] = Gain.of(Wide(shape, width, lsb_exp), rng.normal(0, 3, shape)), lanes[::-2]
     return found
 
 
@@ -569,6 +573,7 @@ def test_every_module_checks_its_parameters():
         ("mx_activation", {"Sides": 3}, "Sides = 3"),
         ("mx_multiply", {"AWidth": 48}, "products of at most 63 bits"),
         ("mx_keep", {"Keep": 2}, "Keep = 2"),
+        ("mx_gain", {"Shift": 0}, "Shift = 0"),
         ("mx_arg_max", {"OutWidth": 3}, "OutWidth = 3"),
         ("mx_norm", {"RootBits": 5}, "a segment longer than one step"),
         ("mx_norm_statistics", {"VarianceWidth": 63}, "62 bits at most"),

@@ -136,6 +136,67 @@ class Mixer(nn.Module):
         return self.head((x + self.over(self.norm(x).transpose(1, 2)).transpose(1, 2)).mean(1))
 
 
+class OverTokens(nn.Module):
+    """A softmax and a norm over tokens, channel by channel."""
+
+    def __init__(self, width: int = 16, tokens: int = 12):
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(8, width), nn.LayerNorm(tokens), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        return self.head(torch.softmax(self.norm(x.transpose(1, 2)), -1).transpose(1, 2))
+
+
+class Rotary(nn.Module):
+    """Queries and keys that are turned by their positions, keys and values that two heads share (Llama), and a gated
+    layer behind."""
+
+    def __init__(self, width: int = 32, heads: int = 4, tokens: int = 12):
+        super().__init__()
+        self.q, self.proj = (nn.Linear(width, width, bias=False) for _ in range(2))
+        self.k, self.v = (nn.Linear(width, width // 2, bias=False) for _ in range(2))
+        self.gate, self.up, self.down = nn.Linear(width, 40), nn.Linear(width, 40), nn.Linear(40, width)
+        self.norm1, self.norm2, self.heads, half = RMSNorm(width), RMSNorm(width), heads, width // heads // 2
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 5)
+        angles = torch.outer(torch.arange(tokens), 100.0 ** -(torch.arange(half) / half)).repeat(1, 2)
+        self.register_buffer("cos", angles.cos()[None, None])
+        self.register_buffer("sin", angles.sin()[None, None])
+
+    def turned(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1)
+        return x * self.cos + torch.cat((-second, first), -1) * self.sin
+
+    def attention(self, x: Tensor) -> Tensor:
+        size = x.shape[-1] // self.heads
+        q, k, v = (f(x).unflatten(-1, (-1, size)).transpose(1, 2) for f in (self.q, self.k, self.v))
+        k, v = (y[:, :, None].expand(-1, -1, 2, -1, -1).flatten(1, 2) for y in (self.turned(k), v))
+        shares = torch.softmax(self.turned(q) @ k.transpose(-1, -2) / math.sqrt(size), -1)
+        return self.proj((shares @ v).transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        x = x + self.attention(self.norm1(x))
+        y = self.norm2(x)
+        return self.head((x + self.down(functional.silu(self.gate(y)) * self.up(y))).mean(1))
+
+
+class Hidden(nn.Module):
+    """A mask of booleans for scaled_dot_product_attention: values of hidden tokens become zeros before they are
+    quantized."""
+
+    def __init__(self, width: int = 32, heads: int = 2):
+        super().__init__()
+        self.embed, self.qkv, self.head, self.heads = (
+            nn.Linear(8, width), nn.Linear(width, 3 * width), nn.Linear(width, 4), heads,
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, kept: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.embed(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        joined = functional.scaled_dot_product_attention(q, k, v, attn_mask=kept[:, None, None, :])
+        return self.head(joined.transpose(1, 2).flatten(2)).mean(1)
+
+
 class Keywords(nn.Module):
     """Frames of audio through a convolution in time, then tokens."""
 
@@ -186,6 +247,10 @@ def padded() -> dict[str, Tensor]:
     return {"x": torch.randn(16, 9, 8), "padding": torch.arange(9)[None] >= torch.randint(3, 10, (16, 1))}
 
 
+def kept() -> dict[str, Tensor]:
+    return {"x": torch.randn(16, 9, 8), "kept": torch.arange(9)[None] < torch.randint(3, 10, (16, 1))}
+
+
 def decoded() -> dict[str, Tensor]:
     return {"ids": torch.randint(0, 20, (16, 10)), "memory": torch.randn(16, 7, 6)}
 
@@ -198,6 +263,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor
     "image": (Image, lambda: {"x": torch.randn(16, 3, 16, 16)}, ("mxfp6_e2m3", "mxfp6_e2m3")),
     "padded": (Padded, padded, ("mxint8", "mxint8")),
     "decoder": (Decoder, decoded, ("mxint8", "mxint8")),
+    "rotary": (Rotary, tokens(12), ("mxint8", "mxint8")),
+    "hidden": (Hidden, kept, ("mxint8", "mxint8")),
+    "mixer": (Mixer, tokens(12), ("mxint8", "mxint8")),
+    "over tokens": (OverTokens, tokens(12), ("mxint8", "mxint8")),
     "eager": (lambda: Sequence(Block(Eager(36, 3), 36, nn.ReLU, pre=False), 36, "all"), tokens(33), ("mxint8",) * 2),
     "einsum": (lambda: Sequence(Block(Einsum(32, 2), 32), 32), tokens(9), ("mxint8", "mxint8")),
     "single": (lambda: Sequence(Block(Single(32, 1), 32), 32), tokens(9), ("mxfp6_e3m2", "mxint8")),

@@ -105,9 +105,9 @@ class OnDask(Runner):
                     work.function,
                     shared,
                     work.items[group[0]],
+                    work.retries,
                     mxexport.__version__,
                     key=f"mxexport-{getattr(work.function, '__name__', 'task')}-{run}-{n}",
-                    retries=work.retries,
                     resources=limits,
                     pure=False,
                 ): n
@@ -178,8 +178,8 @@ def _loaded(pickled: bytes) -> tuple:
     return cloudpickle.loads(pickled)
 
 
-def _task(function, shared: tuple, item, version: str):
-    """On a worker."""
+def _task(function, shared: tuple, item, retries: int, version: str):
+    """On a worker. Those of dask would also count workers that die, and give a task several times as many."""
     if version != mxexport.__version__:
         return Refused(MXExportError(f"cluster: a worker has mxexport {mxexport.__version__}; expected {version}"))
-    return attempt(function, shared, item)
+    return attempt(function, shared, item, retries)

@@ -1,4 +1,4 @@
-"""What a runner of tasks promises, and one attempt at a task."""
+"""What a runner of tasks promises, and one task of it."""
 
 from __future__ import annotations
 
@@ -46,11 +46,17 @@ class Refused:
     error: MXExportError
 
 
-def attempt(function: Callable[..., Any], shared: tuple, item: Any) -> Any:
-    try:
-        return function(*shared, item)
-    except MXExportError as error:
-        return Refused(error)
+def attempt(function: Callable[..., Any], shared: tuple, item: Any, retries: int) -> Any:
+    """What a task answers, tried again where it fails."""
+    while True:
+        try:
+            return function(*shared, item)
+        except MXExportError as error:
+            return Refused(error)
+        except Exception:  # any code may run here
+            if retries < 1:
+                raise
+            retries -= 1
 
 
 class Runner(abc.ABC):

@@ -48,6 +48,16 @@ def _reads_elsewhere(node: ir.Node) -> bool:
     return node.op_type.startswith("Random") or any(a.type in inner for a in node.attributes.values())
 
 
+def shape_nodes(g: ir.Graph) -> set[ir.Node]:
+    """Nodes that compute nothing but shapes for Expand."""
+    found: set[ir.Node] = set()
+    for node in reversed(list(g)):
+        uses = [use for value in node.outputs for use in value.uses()]
+        if uses and all(user in found or (is_op(user, "Expand") and index == 1) for user, index in uses):
+            found.add(node)
+    return found
+
+
 def is_side(node: ir.Node) -> bool:
     """Beside the stream: a weight quantizer, a scale, a constant."""
     if node.op_type == "Constant" or graph.is_quantized_constant(node):

@@ -12,12 +12,11 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import MXExportError, UnsupportedError
-from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label
+from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label, shape_nodes
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
-from mxexport.fpga.recurrent import refuse_gated_layers
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -80,7 +79,6 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
             follows from another refusal is not refused again.
     """
     _refuse_half(model.graph)
-    refuse_gated_layers(model.graph)
     walk = Lowering(model, None)
     walk.run()
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
@@ -130,7 +128,7 @@ class Lowering:
         self._spared = spared(g, self.masks, probe)
         self.emptied = emptied(g, self._spared, probe)
         apart = self._spared | {node: known.values for node, known in self.emptied.items()}
-        self._done |= nodes_beside(self.masks.values(), apart, g)
+        self._done |= nodes_beside(self.masks.values(), apart, g) | shape_nodes(g)
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
@@ -225,6 +223,23 @@ class Lowering:
         """`source` with an axis of its tensor, the last that it brings, as its vectors."""
         length = size_of(source.view.axes[axis])
         return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
+
+    def turned(self, source: Pending, axis: int) -> Pending:
+        """`source`, wide, in another order: an axis of its tensor that it brings first comes last, as its vectors.
+        Raises Refused where others come before it."""
+        from mxexport.fpga.units.reorder import Reorder  # the units import this module
+
+        view = source.view.turned(axis)
+        _, along, inside = source.view.around(axis)
+        image = self.shaped(source, (along, 1, inside))
+        turned = self.add(Reorder, [image], self._node, "turn", ("turned",), (along * inside,), view=view)
+        return self.shaped(turned, (inside, along))
+
+    def last(self, source: Pending, axis: int) -> Pending:
+        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused as `turned`."""
+        if source.view.trailing(axis):
+            return self.in_vectors(source, axis)
+        return self.turned(source, axis)
 
     def blocks(self, value: ir.Value) -> Pending:
         """The stream of blocks that carries a quantized tensor, as `stream` gives it. Raises Refused where it is not
@@ -399,6 +414,8 @@ class Lowering:
             self.bind(node.outputs[0], self.elements(self._spared[node]), self._makers.get(self._spared[node]))
         elif node.op_type in ("Flatten", "Reshape", "Identity", "Squeeze", "Unsqueeze", "Transpose"):
             self._move(node)
+        elif node.op_type == "Expand":
+            self._repeat(node)
         else:
             raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
@@ -415,6 +432,20 @@ class Lowering:
         elif node.op_type != "Identity" and (shape is None or len(shape) != 2 or not isinstance(shape[1], int)):
             raise Refused(f"output shape is {shape}; expected (batch, features) with a known number of features")
         self.bind(out, source, self._makers.get(value))
+
+    def _repeat(self, node: ir.Node) -> None:
+        """Heads that several others share: the view says so, and the stream brings them once."""
+        x, out = node.inputs[0], node.outputs[0]
+        source, before, behind = self.sequences(x), frame_of(x), frame_of(out)
+        if source.view is not None:
+            if before is None or behind is None or len(before) != len(behind):
+                raise Refused(f"it repeats {x.shape} to {out.shape}; expected known shapes of one rank; run mx.clean")
+            longer = [i for i, (n, m) in enumerate(zip(before, behind, strict=True), 1) if n != m]
+            if len(longer) > 1:
+                raise Refused(f"it repeats axes {longer} of {x.shape}; expected one")
+            for axis in longer:
+                source = replace(source, view=source.view.repeated(axis, behind[axis - 1]))
+        self.bind(out, source, self._makers.get(x))
 
     def _needs_view(self, node: ir.Node, source: Pending) -> bool:
         """Whether a tensor that lies as vectors, or as images with channels first, does so no more behind `node`."""

@@ -19,13 +19,18 @@ from mxexport.fpga.unit import Refused
 @dataclass(frozen=True, order=True)
 class Atom:
     """A part of an axis that is never taken apart further: atoms of a frame in the order of the stream are sorted by
-    `place`. `size` 0: the batch, whose place is before all others."""
+    `place`. `size` 0: the batch, whose place is before all others. A place of -2: the tensor repeats so often what the
+    stream brings once."""
 
     place: tuple[int, ...]
     size: int
 
     def split(self, outer: int) -> tuple[Atom, Atom]:
         return Atom((*self.place, 0), outer), Atom((*self.place, 1), self.size // outer)
+
+    @property
+    def repeated(self) -> bool:
+        return self.place[0] == -2
 
 
 BATCH = Atom((-1,), 0)
@@ -52,7 +57,7 @@ class View:
     @property
     def atoms(self) -> Axis:
         """All of a frame, in the order of the stream."""
-        return tuple(sorted(a for axis in self.axes for a in axis if a != BATCH))
+        return tuple(sorted(a for axis in self.axes for a in axis if a != BATCH and not a.repeated))
 
     def transposed(self, perm: Sequence[int]) -> View:
         return View(tuple(self.axes[i] for i in perm))
@@ -115,7 +120,7 @@ class View:
         """How many values of a frame come before an axis, along it and inside of it. Raises Refused where its atoms do
         not come side by side."""
         own, atoms = self.axes[axis], self.atoms
-        if not own or own[0] == BATCH:
+        if not own or own[0] == BATCH or any(a.repeated for a in own):
             raise Refused(f"it looks at axis {axis} of {self}; expected one of several entries, and not the batch")
         first = atoms.index(own[0])
         if own != atoms[first : first + len(own)]:
@@ -143,12 +148,28 @@ class View:
     def reordered(self, order: Sequence[Atom]) -> View:
         """The same tensor of a stream that brings its atoms in another order."""
         places = {old: Atom((i,), old.size) for i, old in enumerate(order)} | {BATCH: BATCH}
-        return View(tuple(tuple(places[a] for a in axis) for axis in self.axes))
+        return View(tuple(tuple(places.get(a, a) for a in axis) for axis in self.axes))
+
+    def repeated(self, axis: int, count: int) -> View:
+        """An axis of one entry has so many, all alike. Raises Refused where another one does already."""
+        if self.axes[axis] or any(a.repeated for own in self.axes for a in own):
+            raise Refused(f"it repeats axis {axis} of {self}; expected an axis of one entry, and no other repeated")
+        return View(tuple((Atom((-2,), count),) if i == axis else own for i, own in enumerate(self.axes)))
+
+    def turned(self, axis: int) -> View:
+        """The same tensor of a stream that brings an axis last, which now comes first. Raises Refused where others
+        come before it."""
+        before, _, _ = self.around(axis)
+        if before != 1:
+            raise Refused(f"axis {axis} of {self} comes neither first nor last")
+        own = self.axes[axis]
+        return self.reordered([*(a for a in self.atoms if a not in own), *own])
 
     def same(self, other: View) -> bool:
         """Whether two tensors of one shape come in the same order."""
         mine, theirs = ([[size_of(g) for g in v._axis_groups(i)] for i in range(len(v.axes))] for v in (self, other))
-        if len(self.axes) != len(other.axes) or mine != theirs:
+        repeats = [[[a.size for a in axis if a.repeated] for axis in v.axes] for v in (self, other)]
+        if len(self.axes) != len(other.axes) or mine != theirs or repeats[0] != repeats[1]:
             return False
         return [self._home(g) for g in self.groups()] == [other._home(g) for g in other.groups()]
 
@@ -161,21 +182,22 @@ class View:
 
     def to_stream(self, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor -> frames [N, *shape]."""
-        order, flat = self._places()
-        spread = x.reshape([len_of if len_of else -1 for len_of in (a.size for a in flat)])
-        return spread.transpose(order).reshape(-1, *shape)
+        every = [a for axis in self.axes for a in axis]
+        spread = x.reshape([a.size or -1 for a in every])[tuple(0 if a.repeated else slice(None) for a in every)]
+        return spread.transpose(self._places()).reshape(-1, *shape)
 
     def to_tensor(self, y: np.ndarray) -> np.ndarray:
         """The inverse: frames [N, ...] -> a tensor."""
-        order, _ = self._places()
-        spread = y.reshape(-1, *(a.size for a in self.atoms)).transpose(np.argsort(order))
-        sizes = [math.prod(a.size or len(y) for a in axis) for axis in self.axes]
-        return spread.reshape(sizes)
+        spread = y.reshape(-1, *(a.size for a in self.atoms)).transpose(np.argsort(self._places()))
+        every = [a for axis in self.axes for a in axis]
+        spread = spread[tuple(None if a.repeated else slice(None) for a in every)]
+        whole = np.broadcast_to(spread, [a.size or len(y) for a in every])
+        return whole.reshape([math.prod(a.size or len(y) for a in axis) for axis in self.axes])
 
-    def _places(self) -> tuple[list[int], Axis]:
-        """Where each atom of (batch, *atoms) stands among those of the tensor; those of the tensor."""
-        flat = tuple(a for axis in self.axes for a in axis)
-        return [flat.index(a) for a in (BATCH, *self.atoms)], flat
+    def _places(self) -> list[int]:
+        """Where each atom of (batch, *atoms) stands among those of the tensor."""
+        flat = [a for axis in self.axes for a in axis if not a.repeated]
+        return [flat.index(a) for a in (BATCH, *self.atoms)]
 
     def text(self) -> str:
         """For report.json: every axis as `place:size` of its atoms, `batch`, or `1`."""

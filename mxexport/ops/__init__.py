@@ -40,6 +40,7 @@ from mxexport.ops.wide_average_pool import WideAveragePool
 from mxexport.ops.wide_clip import WideClip
 from mxexport.ops.wide_concat import WideConcat
 from mxexport.ops.wide_embedding import WideEmbedding
+from mxexport.ops.wide_gain import WideGain
 from mxexport.ops.wide_hard_swish import WideHardSwish
 from mxexport.ops.wide_keep import WideKeep
 from mxexport.ops.wide_leaky_relu import WideLeakyRelu
@@ -83,6 +84,7 @@ OPERATORS: dict[str, type[Operator]] = {
         WideClip,
         WideKeep,
         WideLeakyRelu,
+        WideGain,
         WideHardSwish,
         WideActivation,
         WideEmbedding,

@@ -21,6 +21,7 @@ from mxexport.quant.folding.proof import FoldPlan, plan_folds
 from mxexport.quant.layer_formats import FormatTable, format_table
 from mxexport.quant.layers.all_layers import QUANT_LAYERS, QuantLayer, quantized_kind
 from mxexport.quant.layers.functional import FunctionalLayer, functional_kind, may_be_functional
+from mxexport.quant.layers.recurrent import AS_ACTIVATION
 from mxexport.quant.own_products.calls import KINDS
 from mxexport.quant.own_products.conversion import ProductConversion
 from mxexport.quant.own_products.holders import ProductHolder
@@ -270,7 +271,9 @@ class _Conversion:
         if (refusal := kind.refusal(module)) is not None:
             return refusal, False
         formats = self.table.formats_of(names)
-        if formats.weight is None and (formats.activation is None or kind is QUANT_LAYERS[nn.Embedding]):
+        states = {getattr(formats, key) for key in kind.other_formats} - {None, AS_ACTIVATION}
+        no_input = formats.activation is None or kind is QUANT_LAYERS[nn.Embedding]
+        if formats.weight is None and no_input and not states:
             return "no format", True
         return None, True
 

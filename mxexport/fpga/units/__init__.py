@@ -11,6 +11,7 @@ from mxexport.fpga.units.concat import Concat
 from mxexport.fpga.units.depthwise import Depthwise
 from mxexport.fpga.units.dequantize import Dequantize
 from mxexport.fpga.units.embedding import Embedding
+from mxexport.fpga.units.gain import Gain
 from mxexport.fpga.units.hard_swish import HardSwish
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.keep import Keep
@@ -48,6 +49,7 @@ UNITS: tuple[type[Unit], ...] = (
     Add,
     Activation,
     Multiply,  # behind Norm and Activation, which have products of their own; before Affine
+    Gain,  # before Affine, as Offset
     Offset,  # before Affine and Concat: constants that differ from place to place
     Affine,
     Concat,

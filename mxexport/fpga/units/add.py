@@ -37,7 +37,7 @@ class Add:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if any(not low.carries(v) and constant_array(v) is not None for v in node.inputs):
             return low.constant_behind_a_refusal(node)
-        sides = [low.wide(side, node) for side in alike(node.inputs, low, "adds")]
+        sides = [low.wide(side, node) for side in alike(node.inputs, node, low, "adds")]
         if node.op_type == "Sub":
             sides[1] = low.add(Affine.negated, [sides[1]], node, "negate", ("negated",), sides[1].shape)
         shapes = [s.shape for s in sides]
@@ -111,9 +111,10 @@ class Add:
         return 2.0**-23 * (np.abs(a) + np.abs(b)) + 2.0**-149
 
 
-def alike(values: Sequence[ir.Value], low: Lowering, does: str) -> list[Pending]:
-    """Both operands of a node that `does` something to them element by element, in vectors of one length. Raises
-    Refused where they come in different orders or have different shapes."""
+def alike(values: Sequence[ir.Value], node: ir.Node, low: Lowering, does: str) -> list[Pending]:
+    """Both operands of a node that `does` something to them element by element, in vectors of one length; one is
+    brought into the order of the other where one axis makes the difference. Raises Refused where that is not enough,
+    or where they have different shapes."""
     if all(low.elements(v).view is None for v in values):
         sides = [low.stream(v) for v in values]
         shapes = [s.shape for s in sides]
@@ -126,6 +127,20 @@ def alike(values: Sequence[ir.Value], low: Lowering, does: str) -> list[Pending]
     if not a.view.same(b.view):
         if math.prod(a.shape) != math.prod(b.shape):
             raise Refused(f"{does} {a.view} and {b.view}; expected equal shapes")
-        raise Refused(f"{does} {a.view} and {b.view}, which come in different orders; expected one order")
+        a, b = _turned(a, b, low, node, does)
     shape = min(a.shape, b.shape, key=len)
     return [low.shaped(a, shape), low.shaped(b, shape)]
+
+
+def _turned(a: Pending, b: Pending, low: Lowering, node: ir.Node, does: str) -> list[Pending]:
+    """Two operands in one order: that of the first, or of the second."""
+    for other, one in ((a, b), (b, a)):
+        for axis in range(len(one.view.axes)):
+            try:
+                found = one.view.turned(axis)
+            except Refused:  # another axis may come first
+                continue
+            if found.same(other.view):
+                made = low.turned(low.wide(one, node), axis)
+                return [a, made] if one is b else [made, b]
+    raise Refused(f"{does} {a.view} and {b.view}, which come in different orders; expected one order")

@@ -41,7 +41,7 @@ class Affine:
     status = {}
     memory_kinds = ("gain", "offset")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "BatchNormalization"))
+    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "Neg", "BatchNormalization"))
 
     source: Wide
     gain: np.ndarray
@@ -51,6 +51,11 @@ class Affine:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if node.op_type == "Neg":
+            source = low.wide(low.elements(node.inputs[0]), node)
+            made = low.add(cls.negated, [source], node, "negate", ("negated",), source.shape)
+            low.bind(node.outputs[0], made, node)
+            return True
         x, a, b = _parts(node)
         source = low.wide(low.elements(x), node)
         power = _power_of_two(a) if b is None else None

@@ -13,6 +13,7 @@ from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.views import View
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 
@@ -31,6 +32,8 @@ class Concat:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if any(low.elements(v).view is not None for v in node.inputs if low.carries(v)):
+            return cls._lower_last(node, low)
         out, axis = node.outputs[0], node.attributes["axis"].value
         rank = None if out.shape is None else len(out.shape)
         if rank is None or axis % rank != 1 or len(node.inputs) < 2:
@@ -47,6 +50,28 @@ class Concat:
                 shape = (*made.shape[:-1], made.shape[-1] + side.shape[-1])
             made = low.add(cls._checked(node), [made, side], node, f"concat{i or ''}", ("joined",), shape)
         low.bind(out, made)
+        return True
+
+    @classmethod
+    def _lower_last(cls, node: ir.Node, low: Lowering) -> bool:
+        """Along the axis that comes last: channels of tokens, or of a head."""
+        sides = [low.wide(low.sequences(v), node) for v in node.inputs]
+        if (blocked := next((s for s in sides if s.view is None), None)) is not None:
+            low.bind(node.outputs[0], blocked)
+            return True
+        axis = node.attributes["axis"].value % len(sides[0].view.axes)
+        if not all(s.view.trailing(axis) and s.view.axes[axis] for s in sides):
+            raise Refused(f"joins along axis {axis} of {sides[0].view}; expected the last that comes")
+        sides, made = [low.in_vectors(s, axis) for s in sides], None
+        for i, side in enumerate(sides):
+            shape = None if made is None else (*made.shape[:-1], made.shape[-1] + side.shape[-1])
+            if made is not None and (made.shape[:-1] != side.shape[:-1] or not _beside(made.view, side.view, axis)):
+                raise Refused(f"joins {made.view} and {side.view}, which come in different orders; expected one order")
+            view = None if made is None else made.view.with_last(axis, shape[-1])
+            kind = f"concat{i - 1 or ''}"
+            make = cls._checked(node)
+            made = side if made is None else low.add(make, [made, side], node, kind, ("joined",), shape, view=view)
+        low.bind(node.outputs[0], made)
         return True
 
     @classmethod
@@ -121,3 +146,8 @@ class Concat:
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None
+
+
+def _beside(a: View, b: View, axis: int) -> bool:
+    """Whether two tensors come in the same order but for the axis that they are joined along."""
+    return a.with_last(axis, 2).same(b.with_last(axis, 2))

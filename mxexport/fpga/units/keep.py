@@ -104,7 +104,7 @@ class Keep:
         return self.result.beats(folding.pe)
 
     def timing(self, folding: Folding) -> Timing:
-        return Timing(np.arange(self.source.vectors), group_count(self.channels, folding.pe), 0)
+        return Timing(np.arange(self.source.vectors), group_count(self.channels, folding.pe), 1)
 
     def through(self, folding: Folding) -> bool:
         return True

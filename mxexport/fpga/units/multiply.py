@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga import dots, latencies
-from mxexport.fpga.area import Parts, each
+from mxexport.fpga.area import Area, Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
@@ -48,7 +48,7 @@ class Multiply:
             if power is None or power.size != 1 or float(power.reshape(-1)[0]) != 2:
                 raise Refused("it is a power that is not 2; expected squares")
             values = [values[0]] * 2
-        sides = [low.wide(side, node) for side in alike(values, low, "multiplies")]
+        sides = [low.wide(side, node) for side in alike(values, node, low, "multiplies")]
         if all(s.type is not None for s in sides) and sum(s.type.width for s in sides) > _PRODUCT:
             sides = [low.narrowed(s, _PRODUCT // 2, node) for s in sides]
         made = low.add(cls.of, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
@@ -112,13 +112,10 @@ class Multiply:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes = folding.simd
-        return {
-            "unit": each(10),
-            "products": dots.wide(self.a.width, self.b.width) * lanes,
-            "taken": each(lanes * (self.a.width + self.b.width)),
-            "values": each(lanes * self.result.width),
-        }
+        lanes, made = folding.simd, dots.wide(self.a.width, self.b.width)
+        if made.dsp == 1:  # whose own registers hold what is taken
+            return {"unit": each(10), "slices": Area(dsp=lanes), "single": each(lanes * self.result.width)}
+        return {"unit": each(10), "products": made * lanes, "values": each(lanes * self.result.width)}
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         """The result is rounded once, each input perhaps once before; float32 rounds all three."""

@@ -15,7 +15,7 @@ from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization
@@ -62,7 +62,7 @@ class Norm:
         found = norm_patterns.read(node)
         if found is None:
             return False
-        source = low.wide(_along_channels(found, low), node)
+        source = low.wide(_along_channels(found, node, low), node)
         if source.type is not None:
             source = _narrowed(source, found.epsilon, node, low)
 
@@ -283,8 +283,8 @@ class Norm:
         return np.where(deviation < 4 * step, np.inf, found)
 
 
-def _along_channels(found: norm_patterns.Normalization, low: Lowering) -> Pending:
-    """The input of a norm, its axis as vectors. Raises Refused for another axis."""
+def _along_channels(found: norm_patterns.Normalization, node: ir.Node, low: Lowering) -> Pending:
+    """The input of a norm, its axis as vectors. Raises Refused for an axis that comes neither first nor last."""
     stream = low.elements(found.x)
     if stream.view is None and found.axis == 1:
         flat = found.x.shape is None or len(found.x.shape) == 2
@@ -292,9 +292,7 @@ def _along_channels(found: norm_patterns.Normalization, low: Lowering) -> Pendin
     source = low.sequences(found.x)
     if source.view is None:
         return source
-    if not source.view.trailing(found.axis):
-        raise Refused(f"it normalizes axis {found.axis} of {source.view}; expected the channels, which come last")
-    return low.in_vectors(source, found.axis)
+    return low.last(low.wide(source, node), found.axis)
 
 
 def scaled_epsilon(source: Wide, epsilon: float) -> int:

@@ -161,10 +161,7 @@ class Offset:
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """Word (vector, beat), field l = channel beat*lanes + l."""
-        lanes, channels = folding.simd, self.source.channels
-        rows = self.offset.reshape(-1, channels)
-        padded = np.pad(rows, ((0, 0), (0, group_count(channels, lanes) * lanes - channels)))
-        return {"offset": Memory(padded.reshape(-1, lanes), self.offset_width)}
+        return {"offset": Memory(by_beats(self.offset, folding.simd), self.offset_width)}
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -192,6 +189,13 @@ class Offset:
         """The constant is rounded to the result's step; float32 rounds it and the sum once each."""
         added = np.abs(self.offset) * 2.0**self.lsb_exp
         return 2.0**-23 * (np.abs(x) + added) + 2.0 ** (self.lsb_exp - 1)
+
+
+def by_beats(values: np.ndarray, lanes: int) -> np.ndarray:
+    """Constants of a frame [..., channels] as words of a ROM, one for each beat [beats, lanes]."""
+    rows = values.reshape(-1, values.shape[-1])
+    surplus = group_count(rows.shape[1], lanes) * lanes - rows.shape[1]
+    return np.pad(rows, ((0, 0), (0, surplus))).reshape(-1, lanes)
 
 
 def constant_of(given: np.ndarray, x: ir.Value, source: Pending) -> np.ndarray | None:

@@ -51,6 +51,8 @@ class Product:
             low.bind(node.outputs[0], replace(blocked, group_size=None))
             return True
         (tokens, heads, depth), (rows, shared, other) = _sides(a.view, -2, -1), _sides(b.view, -1, -2)
+        if any(a.repeated for axis in a.view.axes for a in axis):
+            raise Refused(f"its first operand, {a.view}, repeats heads; expected those of the second to be repeated")
         if depth != other:
             raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
         a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
@@ -204,6 +206,8 @@ def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:
     if count < 3 or view.axes[0] != (BATCH,):
         raise Refused(f"its input has the axes {view}; expected (batch, heads, tokens, channels)")
     heads = tuple(a for axis in view.axes[1:-2] for a in axis)
+    if heads and heads[-1].repeated:  # several heads of the other operand meet one of this
+        heads = heads[:-1]
     if (*view.axes[vectors], *heads, *view.axes[summed]) != view.atoms:
         raise Refused(f"its input has the axes {view}, which do not come token by token, head by head")
     return size_of(view.axes[vectors]), size_of(heads), size_of(view.axes[summed])

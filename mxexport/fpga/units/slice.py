@@ -130,11 +130,12 @@ class Slice:
         return f"{layer}: {list(self.size)} of {list(self.source.shape)}, from {list(self.start)} on"
 
     def foldings(self) -> list[Folding]:
-        """Lanes that begin and end with the channels kept: a beat is kept whole or not at all."""
+        """Lanes that begin and end with the channels kept: a beat is kept whole or not at all. No more than these take,
+        for further lanes would hold the next vector."""
         first, kept = self.start[2], self.size[2]
-        whole = first + kept == self.source.channels  # then the last beat may be short
-        most = math.gcd(first, 0 if whole else kept) or 1 << (kept - 1).bit_length()
-        return [Folding(n, n) for n in (1 << i for i in range(most.bit_length())) if most % n == 0]
+        whole, limit = first + kept == self.source.channels, 1 << (kept - 1).bit_length()
+        most = math.gcd(first, 0 if whole else kept) or limit  # where it is whole the last beat may be short
+        return [Folding(n, n) for n in (1 << i for i in range(min(most, limit).bit_length())) if most % n == 0]
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         return folding.simd, folding.simd

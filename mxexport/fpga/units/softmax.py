@@ -63,11 +63,7 @@ class Softmax:
             low.bind(node.outputs[0], source)
             return True
         axis = attribute(node, "axis", -1) % len(source.view.axes)
-        if not source.view.trailing(axis):
-            raise Refused(
-                f"it runs along axis {axis} of {source.view}; expected the last that comes: channels, or keys"
-            )
-        source = low.in_vectors(source, axis)
+        source = low.last(source, axis)
         placed = _placed(mask, x, source)
 
         sources, make = [source], lambda kind: cls.of(kind, scale, placed)

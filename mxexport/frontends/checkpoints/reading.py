@@ -138,9 +138,16 @@ class _Reading:
             packed = [part for part in parts if part.endswith(BLOCKS)] if isinstance(self.plan, GptOss) else []
             for part in packed:
                 self._read_experts(name, part.removesuffix(BLOCKS), parts)
+            if strange := sorted(set(parts) & (weights.PARTS - {"weight"})):
+                raise UnsupportedError(
+                    f"{strange[0]} is that of a quantized layer, and {type(module).__name__} is no Linear or Embedding "
+                    "whose computation is known"
+                )
             taken = {stem + end for stem in (part.removesuffix(BLOCKS) for part in packed) for end in (BLOCKS, SCALES)}
             self._read_floats(name, [part for part in parts if part not in taken])
             return
+        if "forward" in vars(module):
+            raise UnsupportedError("its forward was replaced on this object; what it computes now is not known")
         plan = self.plan.layer(name, module)
         known = [part for part in parts if part in weights.PARTS | weights.INPUT_PARTS]
         tensors = {part: self._tensor(name, part) for part in known}
@@ -196,7 +203,8 @@ class _Reading:
 
     def assemble(self) -> nn.Module:
         """The copy with its layers replaced and its parameters loaded. Raises as `from_checkpoint`."""
-        memo = {id(module): layer for module, layer in self.layers.items()}
+        memo: dict[int, object] = {id(module): layer for module, layer in self.layers.items()}
+        memo |= {id(parameter): parameter for parameter in self.model.parameters()}  # others take their places below
         try:
             result = copy.deepcopy(self.model, memo)
         except Exception as error:  # deepcopy fails in as many ways as there are attributes
@@ -217,26 +225,28 @@ class _Reading:
         return result
 
     def _load(self, result: nn.Module) -> None:
-        """Float parameters and buffers by name; every one must come, once, under one of its names."""
-        wanted = {n: t for n, t in result.state_dict(keep_vars=True).items() if not self._is_stored(n)}
-        _refuse_names(self.checkpoint, "no parameter of the model is called", sorted(self.state.keys() - wanted.keys()))
-        given = {id(wanted[name]) for name in self.state}
-        missing = [name for name, tensor in wanted.items() if id(tensor) not in given]
-        _refuse_names(self.checkpoint, "it does not hold", sorted(missing))
+        """Float parameters and buffers by name. Every one must come, under one of its names; tied ones stay tied."""
+        places = dict(_places(result))
+        _refuse_names(self.checkpoint, "no parameter of the model is called", sorted(self.state.keys() - places.keys()))
+        given: dict[int, Tensor] = {}
         for name, tensor in self.state.items():
-            own = wanted[name]
+            table, part = places[name]
+            own = table[part]
             if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
                 raise InputFileError(
                     f"{self.checkpoint.folder}: {name!r} is {tensor.dtype} {tuple(tensor.shape)}; the model's is "
                     f"{own.dtype} {tuple(own.shape)}"
                 )
-        result.load_state_dict(self.state, strict=False, assign=True)
+            made = nn.Parameter(tensor, requires_grad=False) if isinstance(own, nn.Parameter) else tensor
+            if id(own) in given and not torch.equal(given[id(own)], tensor):
+                raise InputFileError(f"{self.checkpoint.folder}: {name!r} is tied in the model, and differs here")
+            given[id(own)] = made
+        missing = [name for name, (table, part) in places.items() if id(table[part]) not in given]
+        _refuse_names(self.checkpoint, "it does not hold", sorted(missing))
+        for table, part in places.values():
+            table[part] = given[id(table[part])]
         if unset := [name for name, tensor in named_tensors(result) if tensor.is_meta]:
             raise UnsupportedError(f"from_checkpoint: {unset[0]!r} is on the meta device and in no file")
-
-    def _is_stored(self, name: str) -> bool:
-        layer, _, part = name.rpartition(".")
-        return self.modules[layer] in self.layers and part != "bias"
 
     def _report(self, result: nn.Module) -> ConversionReport:
         report = ConversionReport()
@@ -246,6 +256,16 @@ class _Reading:
             elif isinstance(module, (nn.Linear, nn.Embedding)):
                 report.left.append(FloatLayer(name, type(module).__name__, "float in the checkpoint", True))
         return report
+
+
+def _places(model: nn.Module) -> Iterator[tuple[str, tuple[dict, str]]]:
+    """Name of every parameter and buffer that files hold -> the table it stands in and its key; all names of each."""
+    for name, module in model.named_modules(remove_duplicate=False):
+        kept = {k for k in module._buffers if k not in module._non_persistent_buffers_set}
+        for table, keys in ((module._parameters, set(module._parameters)), (module._buffers, kept)):
+            for key in sorted(keys):
+                if table[key] is not None and (key == "bias" or not isinstance(module, StoredLayer)):
+                    yield f"{name}.{key}".lstrip("."), (table, key)
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

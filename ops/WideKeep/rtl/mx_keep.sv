@@ -2,7 +2,7 @@
 //
 // Equation:  y = 1 in every lane where the key is above zero with Keep = 1, or is not with Keep = 0; else 0.
 // Frames:    one key a vector in, vectors of ceil(K/Lanes) beats out.
-// Latency:   0 cycles; one beat per cycle sustained.
+// Latency:   1 cycle; one beat per cycle sustained.
 // Handshake: AXI4-Stream; a key is taken with the last beat of its vector. s_axis_tready depends on m_axis_tready.
 module mx_keep #(
   parameter int Width = 2,
@@ -33,20 +33,25 @@ module mx_keep #(
   localparam int BeatBits = mx_pkg::index_bits(Beats);
 
   logic [BeatBits-1:0] beat_q;
-  logic                last, above, kept;
+  logic                en, last, above;
 
-  assign last  = beat_q == BeatBits'(Beats - 1);
-  assign above = !s_axis_tdata[Width-1] && s_axis_tdata[Width-2:0] != '0;
-  assign kept  = above == (Keep != 0);
-
-  assign s_axis_tready = m_axis_tready && last;
-  assign m_axis_tvalid = s_axis_tvalid;
-  assign m_axis_tdata  = {Lanes{1'b0, kept}};
-  assign m_axis_tlast  = s_axis_tlast && last;
+  assign en            = !m_axis_tvalid || m_axis_tready;
+  assign last          = beat_q == BeatBits'(Beats - 1);
+  assign above         = !s_axis_tdata[Width-1] && s_axis_tdata[Width-2:0] != '0;
+  assign s_axis_tready = en && last;
 
   always_ff @(posedge aclk) begin
-    if (!aresetn) beat_q <= '0;
-    else if (s_axis_tvalid && m_axis_tready) beat_q <= last ? '0 : beat_q + 1'b1;
+    if (!aresetn) begin
+      m_axis_tvalid <= 1'b0;
+      beat_q        <= '0;
+    end else if (en) begin
+      m_axis_tvalid <= s_axis_tvalid;
+      if (s_axis_tvalid) beat_q <= last ? '0 : beat_q + 1'b1;
+    end
+    if (en) begin
+      m_axis_tdata <= {Lanes{1'b0, above == (Keep != 0)}};
+      m_axis_tlast <= s_axis_tlast && last;
+    end
   end
 
 endmodule
