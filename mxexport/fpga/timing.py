@@ -110,9 +110,10 @@ def _wanted(times: np.ndarray, timing: Timing, frames: int) -> np.ndarray:
 
 
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Cycles from the first input beat of the first frame to its last output beat."""
+    """Cycles from the first input beat of the first frame to its last output beat; at least those that bring its
+    weights from memory."""
     times = arrivals(network, foldings, 1, paced=False)
-    return int(np.ceil(max(times[name][-1] for name in network.outputs)))
+    return max(int(np.ceil(max(times[name][-1] for name in network.outputs))), memory.reads(network, foldings))
 
 
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:

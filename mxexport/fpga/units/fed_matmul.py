@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -80,15 +80,21 @@ class FedMatMul(MatMul):
         width = folding.pe * folding.simd * path.stored_bits
         return not self.tile and not path.takes_dsp and words > 64 and words * width > 4096
 
+    def cycles(self, folding: Folding) -> int:
+        """Those of the products, or of the beats that bring their weights."""
+        return max(super().cycles(folding), self.loads * self.load_beats(folding))
+
     def timing(self, folding: Folding) -> Timing:
         """In tiles, results come once all of one are done, as they are read; in the mean as they are made."""
         plain, path = super().timing(folding), self._datapath(folding)
+        cadence = max(plain.cadence, self.load_beats(folding) / self.tile if self.tile else 0)
+        plain = replace(plain, cadence=cadence)
         if self.tile < 2 or path.folds == 1:
             return plain
         own = path.latency(late=False) - (path.folds - 1) * path.beats
         whole = (np.arange(self.source.vectors) // self.tile + 1) * self.tile - 1
         passes = (path.folds - 1) * self.tile * path.beats
-        return Timing(whole, path.folds * path.beats, passes + own + path.folds + 2)
+        return Timing(whole, cadence, passes + own + path.folds + 2)
 
     def parts(self, folding: Folding) -> Parts:
         """Counted as mx_matmul_fed builds it."""
