@@ -161,7 +161,9 @@ class View:
         come before it."""
         before, _, _ = self.around(axis)
         if before != 1:
-            raise Refused(f"axis {axis} of {self} comes neither first nor last")
+            raise Refused(
+                f"axis {axis} of {self} comes neither first nor last; expected the channels, or what comes first"
+            )
         own = self.axes[axis]
         return self.reordered([*(a for a in self.atoms if a not in own), *own])
 

@@ -54,7 +54,9 @@ def quantize(x: np.ndarray, fmt: str | GroupFormat, axis: int = -1, rule: ScaleR
     axis = groups.normalize_axis(axis, x.ndim)
     bias = round_bias(fmt.element, rule)
     if rule != "floor" and not fmt.is_mx:
-        raise FormatError(f"scale rule {rule_name(rule)} needs power-of-two scales; {fmt.name} has {fmt.scale} scales")
+        raise FormatError(
+            f"scale rule {rule_name(rule)!r} needs power-of-two scales; {fmt.name} has {fmt.scale} scales"
+        )
     scale_codes = zero_point = tensor_scale = None
     if fmt.is_mx:
         scale_codes = numerics.scale_codes_of_amax(numerics.group_amax(x, axis, fmt.group_size), fmt.element.emax, bias)

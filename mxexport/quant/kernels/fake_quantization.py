@@ -50,7 +50,7 @@ class Quantizer:
         check_rule(self.scale_rule)
         if self.scale_rule != "floor" and not self.format.is_mx:
             raise FormatError(
-                f"scale rule {rule_name(self.scale_rule)} needs power-of-two scales; {self.format.name} has "
+                f"scale rule {rule_name(self.scale_rule)!r} needs power-of-two scales; {self.format.name} has "
                 f"{self.format.scale} scales"
             )
         if not self.signed and not self.format.is_float and self.format.element.signed:
