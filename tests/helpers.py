@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -17,6 +18,15 @@ from mxexport.fpga.tools.verilator import WAIVED, find_tools
 from mxexport.native.building import SWITCH
 from mxexport.numbers import bits
 from mxexport.running import executors
+
+FULL = bool(os.environ.get("MXEXPORT_FULL"))
+"""make test-full: all cases of tests that say much the same of each."""
+
+
+def every(step: int, cases: Iterable) -> list:
+    """All of them in make test-full; else every so-manieth, from the first on."""
+    return list(cases) if FULL else list(cases)[::step]
+
 
 ALL_FORMATS = (
     "mxfp8_e4m3",

@@ -16,7 +16,7 @@ from mxexport.fpga import calibrate, framing, open_design, schedule
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.running import executors
-from tests.helpers import assert_equal_up_to_turned_codes
+from tests.helpers import assert_equal_up_to_turned_codes, every
 
 FORMATS = ["mxint8", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4_e2m1", ("mxfp4_e2m1", "mxfp8_e4m3"), ("mxint8", "mxfp4_e2m1")]
 
@@ -43,7 +43,7 @@ def export(directory, weight, activation=None, scale_rule="floor"):
     return model.eval(), directory / "model.onnx"
 
 
-@pytest.fixture(scope="module", params=FORMATS, ids=str)
+@pytest.fixture(scope="module", params=every(2, FORMATS), ids=str)
 def compiled(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("compile")
     formats = request.param if isinstance(request.param, tuple) else (request.param,)

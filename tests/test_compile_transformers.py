@@ -48,7 +48,7 @@ def test_hardware_computes_what_torch_does(name, tmp_path):
         assert (run.raw == design.run_dataflow(two).raw).all()
 
 
-@pytest.mark.parametrize("seed", range(40) if FULL else (1, 6))
+@pytest.mark.parametrize("seed", range(40) if FULL else (1,))
 def test_random_transformers(seed, tmp_path):
     """What compile compares layer by layer, on other frames as well; of some the RTL, too."""
     network, inputs, formats = drawn(seed)

@@ -476,7 +476,12 @@ def golden(unit, arrays: list[np.ndarray]) -> tuple[np.ndarray, ...]:
     return unit.operator.reference(*arrays, *unit.constants().values(), **unit.attributes())
 
 
-@pytest.mark.parametrize("name", CASES)
+def simulated() -> list[str]:
+    """Of short vectors, formats of one kind each stand for the others."""
+    return [n for n in CASES if FULL or not n.endswith("-short") or any(f in n for f in ("int8", "e4m3", "e2m1"))]
+
+
+@pytest.mark.parametrize("name", simulated())
 def test_rtl_equals_the_reference_at_every_folding_under_stalls(name, tmp_path):
     unit, foldings = CASES[name]
     rng, frames = np.random.default_rng(len(name)), 5

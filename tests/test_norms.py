@@ -21,6 +21,7 @@ from mxexport.numbers import normalization, quantized
 from mxexport.numbers.formats import get_format
 from mxexport.passes.clean.infer_shapes import infer_shapes
 from tests import hardware_networks as networks
+from tests.helpers import every
 from tests.test_hardware_units import build, folding_of, golden
 
 WIDTH, LSB = 22, -14
@@ -131,7 +132,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", every(2, NETWORKS))
 def test_a_network_with_a_norm_is_equal_in_rtl_and_close_to_torch(name, tmp_path):
     make, formats = NETWORKS[name]
     torch.manual_seed(1)
@@ -204,7 +205,7 @@ class ChannelsFirst(nn.Module):
         return self.weight[:, None, None] * x + self.bias[:, None, None]
 
 
-@pytest.mark.parametrize("norm, cycles, pixels", [(ChannelsLast, 400, 1), (ChannelsFirst, 16, 2)])
+@pytest.mark.parametrize("norm, cycles, pixels", every(2, [(ChannelsLast, 400, 1), (ChannelsFirst, 16, 2)]))
 def test_the_channels_of_images(norm, cycles, pixels, tmp_path):
     """A few channels at once, and all those of two pixels."""
     torch.manual_seed(2)

@@ -19,6 +19,7 @@ from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Refused
 from mxexport.fpga.units import Product, Relu
 from mxexport.numbers import fixedpoint
+from tests.helpers import every
 from tests.test_hardware_units import arrays_of, build, folding_of, golden, pack, quantize
 from tests.test_ops import check_all_executors
 
@@ -153,7 +154,7 @@ def test_a_misplaced_last_of_either_input_is_flagged(side, tmp_path):
     assert run.error
 
 
-@pytest.mark.parametrize("folding", [Folding(2, 32), Folding(4, 32), Folding(1, 8), Folding(8, 64)])
+@pytest.mark.parametrize("folding", every(3, [Folding(2, 32), Folding(4, 32), Folding(1, 8), Folding(8, 64)]))
 def test_frames_follow_each_other_as_fast_as_it_claims(folding, tmp_path):
     """Where a frame of a takes longer than both inputs need to come one after the other, and in one beat more where it
     does not: the next frame of b comes meanwhile."""

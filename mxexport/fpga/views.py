@@ -134,6 +134,15 @@ class View:
         new = (Atom(place, size),) if size > 1 else ()
         return View(tuple(new if i == axis % len(self.axes) else own for i, own in enumerate(self.axes)))
 
+    def with_first(self, axis: int, size: int) -> View:
+        """An axis that the stream brings first has another length."""
+        rest = [a for a in self.atoms if a not in self.axes[axis]]
+        places = {old: Atom((i + 1,), old.size) for i, old in enumerate(rest)} | {BATCH: BATCH}
+        own = (Atom((0,), size),) if size > 1 else ()
+        return View(
+            tuple(own if i == axis else tuple(places.get(a, a) for a in other) for i, other in enumerate(self.axes))
+        )
+
     def cut(self, axis: int, size: int) -> View:
         """An axis has so many entries, neighbours or sums of its own."""
         own = self.axes[axis]

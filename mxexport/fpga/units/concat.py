@@ -13,7 +13,7 @@ from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.views import View
+from mxexport.fpga.views import View, size_of
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 
@@ -33,7 +33,7 @@ class Concat:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         if any(low.elements(v).view is not None for v in node.inputs if low.carries(v)):
-            return cls._lower_last(node, low)
+            return cls._lower_view(node, low)
         out, axis = node.outputs[0], node.attributes["axis"].value
         rank = None if out.shape is None else len(out.shape)
         if rank is None or axis % rank != 1 or len(node.inputs) < 2:
@@ -53,21 +53,28 @@ class Concat:
         return True
 
     @classmethod
-    def _lower_last(cls, node: ir.Node, low: Lowering) -> bool:
-        """Along the axis that comes last: channels of tokens, or of a head."""
+    def _lower_view(cls, node: ir.Node, low: Lowering) -> bool:
+        """Along the axis that comes last, channels of tokens or of a head; or along the one that comes first, tokens:
+        then frames are joined whole."""
         sides = [low.wide(low.sequences(v), node) for v in node.inputs]
         if (blocked := next((s for s in sides if s.view is None), None)) is not None:
             low.bind(node.outputs[0], blocked)
             return True
         axis = node.attributes["axis"].value % len(sides[0].view.axes)
-        if not all(s.view.trailing(axis) and s.view.axes[axis] for s in sides):
-            raise Refused(f"joins along axis {axis} of {sides[0].view}; expected the last that comes")
-        sides, made = [low.in_vectors(s, axis) for s in sides], None
+        if all(s.view.trailing(axis) and s.view.axes[axis] for s in sides):
+            sides, joined = [low.in_vectors(s, axis) for s in sides], View.with_last
+        elif all(s.view.leading(axis) for s in sides):
+            sides, joined = [low.shaped(s, (math.prod(s.shape),)) for s in sides], View.with_first
+        else:
+            raise Refused(f"joins along axis {axis} of {sides[0].view}; expected the first or the last that comes")
+        made, length = None, 0
         for i, side in enumerate(sides):
             shape = None if made is None else (*made.shape[:-1], made.shape[-1] + side.shape[-1])
-            if made is not None and (made.shape[:-1] != side.shape[:-1] or not _beside(made.view, side.view, axis)):
+            alike = made is None or joined(made.view, axis, 2).same(joined(side.view, axis, 2))
+            if made is not None and (made.shape[:-1] != side.shape[:-1] or not alike):
                 raise Refused(f"joins {made.view} and {side.view}, which come in different orders; expected one order")
-            view = None if made is None else made.view.with_last(axis, shape[-1])
+            length += size_of(side.view.axes[axis])
+            view = None if made is None else joined(made.view, axis, length)
             kind = f"concat{i - 1 or ''}"
             make = cls._checked(node)
             made = side if made is None else low.add(make, [made, side], node, kind, ("joined",), shape, view=view)
@@ -146,8 +153,3 @@ class Concat:
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None
-
-
-def _beside(a: View, b: View, axis: int) -> bool:
-    """Whether two tensors come in the same order but for the axis that they are joined along."""
-    return a.with_last(axis, 2).same(b.with_last(axis, 2))
