@@ -31,6 +31,12 @@ module mx_fed_words #(
   output logic [BiasWidth-1:0]  bias_o
 );
 
+  if (Bus < 1 || Beats < 1 || Width < 1 || ScaleWords < 1 || ScaleWidth < 1 || BiasWords < 1 || BiasWidth < 1)
+  begin : g_check
+    $error("mx_fed_words: Bus = %0d, Beats = %0d, Width = %0d, ScaleWords = %0d, BiasWords = %0d; expected %s", Bus,
+           Beats, Width, ScaleWords, BiasWords, "at least 1 each");
+  end
+
   typedef enum logic [1:0] {Bias, Scale, Weight} kind_e;
   localparam kind_e First = HasBias ? Bias : Scale;
 
