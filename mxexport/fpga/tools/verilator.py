@@ -32,7 +32,9 @@ from mxexport.fpga.words import pack_lanes, unpack_lanes
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]
 
 HARNESS = Path(__file__).with_name("harness.cpp")
-CXX_FLAGS = ("-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-w")
+CXX_FLAGS = ("-std=c++20", "-fPIC", "-fvisibility=hidden", "-w")
+FAST, QUICK = "-O1", "-O0"
+"""Simulators that run fast, and those that are there soon: in less than half the time."""
 _GCC_ALONE = ("-fno-gnu-unique",)
 """Else a simulator that was unloaded stays; clang marks nothing so, and does not know the flag."""
 # Callbacks that the harness defines, so that a failing model raises instead of ending the process.
@@ -113,12 +115,12 @@ def _call(what: str, command: list[str], env: dict[str, str] | None = None) -> N
         raise MXExportError("\n".join([f"{what} failed:", *own, text[:4000]]))
 
 
-def _runtime(tools: Tools) -> Path:
+def _runtime(tools: Tools, level: str) -> Path:
     """Verilator's own C++ runtime and its headers, compiled once."""
 
     def make(directory: Path) -> None:
         include = tools.root / "include"
-        flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{include}", f"-I{include}/vltstd"]
+        flags = [*CXX_FLAGS, level, *USER_HOOKS, f"-I{include}", f"-I{include}/vltstd"]
         for name in RUNTIME:
             source, target = str(include / f"{name}.cpp"), str(directory / f"{name}.o")
             _call("compiling the Verilator runtime", [*tools.cxx, *flags, "-c", source, "-o", target])
@@ -127,7 +129,7 @@ def _runtime(tools: Tools) -> Path:
         if tools.gcc:  # clang wants a header where it was when it was compiled; this one moves
             _call("compiling headers", [*tools.cxx, *flags, "-x", "c++-header", str(header), "-o", f"{header}.gch"])
 
-    parts = [tools.version, *tools.cxx, *CXX_FLAGS, *USER_HOOKS, *RUNTIME, COMMON]
+    parts = [tools.version, *tools.cxx, *CXX_FLAGS, level, *USER_HOOKS, *RUNTIME, COMMON]
     return cached("verilated", digest(parts), make)
 
 
@@ -145,6 +147,7 @@ def build(
     monitors: Sequence[str] = (),
     trace: bool = False,
     defines: Sequence[str] = (),
+    quick: bool = False,
 ) -> Simulator:
     """Compile module `top` with the given integer and string parameters (cached) and load it.
 
@@ -154,6 +157,7 @@ def build(
         monitors: streams inside `top` to watch, by the start of the names of their wires (`_valid`, `_ready`, `_data`).
         trace: runs may write a VCD file.
         defines: macros of the preprocessor.
+        quick: the simulator is built in less than half the time, and runs several times slower: for short runs.
 
     Raises:
         MissingToolError: Verilator or g++ is not installed.
@@ -162,13 +166,14 @@ def build(
     tools, monitors = find_tools(), tuple(monitors)
     generics = [f"-G{name}={parameter_text(value)}" for name, value in (parameters or {}).items()]
     texts = [Path(source).read_bytes() for source in sources]
-    variant = [*monitors, "trace" * trace, *defines]
+    level = QUICK if quick else FAST
+    variant = [level, *monitors, "trace" * trace, *defines]
     generics += [f"+define+{name}" for name in defines]
     key = digest([tools.version, top, *sorted(generics), HARNESS.read_bytes(), *CXX_FLAGS, *WAIVED, *variant, *texts])
 
     def make(directory: Path) -> None:
         _verilate(tools, top, sources, generics, directory, monitors, trace)
-        _compile(tools, top, directory, monitors, trace)
+        _compile(tools, top, directory, monitors, trace, level)
 
     return Simulator(cached("simulation", key, make), memory_dir or Path(), monitors)
 
@@ -193,12 +198,12 @@ def _verilate(
     _call(f"Verilator on {top!r}", [tools.verilator, *options, *generics, *map(str, sources)], env)
 
 
-def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...], trace: bool) -> None:
+def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...], trace: bool, level: str) -> None:
     headers = [(directory / name).read_text() for name in ("Vtop.h", "Vtop___024root.h")]
     (directory / "ports.h").write_text(_ports_header(top, *headers, monitors, trace))
     include = tools.root / "include"
-    flags = [*CXX_FLAGS, *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
-    runtime = _runtime(tools)
+    flags = [*CXX_FLAGS, level, *USER_HOOKS, f"-I{directory}", f"-I{include}", f"-I{include}/vltstd"]
+    runtime = _runtime(tools, level)
     objects = [str(runtime / f"{name}.o") for name in RUNTIME]
     flags += ["-include", str(runtime / "common.h")]
     units = _translation_units(directory)
@@ -212,7 +217,7 @@ def _compile(tools: Tools, top: str, directory: Path, monitors: tuple[str, ...],
         objects += pool.map(compiled, [*units, *[include / "verilated_vcd_c.cpp"] * trace])
     libraries = ["-pthread"] + ["-latomic"] * (not tools.gcc and sys.platform == "linux")  # part of GCC's own runtime
     target = ["-shared", *objects, "-o", str(directory / "model.so")]
-    _call(f"linking {top!r}", [*tools.cxx, *CXX_FLAGS, *target, *libraries])
+    _call(f"linking {top!r}", [*tools.cxx, *CXX_FLAGS, level, *target, *libraries])
     for path in directory.iterdir():
         if path.name not in ("model.so", "ports.h"):
             path.unlink()
