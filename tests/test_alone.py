@@ -146,7 +146,7 @@ def test_the_command_shows_units_and_fails_where_one_differs(tmp_path):
 
 def test_a_design_may_be_silent_while_a_frame_is_on_its_way(padded, monkeypatch):
     design, x = padded
-    monkeypatch.setattr("mxexport.fpga.design.PATIENCE", 1)
+    monkeypatch.setattr("mxexport.fpga.design._SILENCE", 1)
     fresh = open_design(design.path)
     assert fresh._patience == 2 * design.report["latency_cycles"]
 

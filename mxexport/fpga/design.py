@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.timing import latency
 from mxexport.fpga.tools import verilator, yosys
-from mxexport.fpga.tools.simulator import PATIENCE, Feed, Outside, Simulator, StandstillError, Streams
+from mxexport.fpga.tools.simulator import Feed, Outside, Simulator, StandstillError, Streams
 from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.views import View
@@ -36,6 +37,8 @@ from mxexport.running import executors
 
 _SHORT = 60_000
 """Cycles below which a simulator that is built soon is done sooner than one that runs fast."""
+_SILENCE = 100_000
+"""Cycles without a transfer, at least, that are a standstill where nothing stalls."""
 
 
 @dataclass(frozen=True)
@@ -275,19 +278,20 @@ class Design:
             how["memory"] = Outside(np.fromfile(self._memories / emit.STREAMED, np.uint8), stall=stall_in)
         frames = len(next(iter(fixed.values())))
         expected = [frames * network.streams[s].beats(placed.lanes(s)) for s in network.outputs]
+        patience = math.ceil(self._patience / (1 - max(stall_in, stall_out)))
         try:
-            return simulator.run_streams(feeds, expected, stall_out=stall_out, timeout=self._patience, **how)
+            return simulator.run_streams(feeds, expected, stall_out=stall_out, timeout=patience, **how)
         except StandstillError as error:
             every = {link.name: 0 for link in placed.links}
             if set(every) <= set(error.seen):
                 raise VerificationError(f"{self.path}: {error}; {probing.who_waits(placed, error.seen)}") from None
-        return self._run(self._build(every, False), fixed, stall_in, stall_out, **how)
+        return self._run(self._build(every, quick=True), fixed, stall_in, stall_out, **how)
 
     @cached_property
     def _patience(self) -> int:
         """Cycles without a transfer at a border that are a standstill."""
         with self._whole():
-            return max(PATIENCE, 2 * latency(self.network, self.foldings))
+            return max(_SILENCE, 2 * latency(self.network, self.foldings))
 
     def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
         """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
