@@ -142,7 +142,7 @@ def test_the_benchmark_measures_and_writes_its_table(benchmark, tmp_path):
     assert all(row.ptq > 60 for row in rows) and abs(rows[0].ptq - rows[1].ptq) < 3
     document = tmp_path / "accuracy.md"
     document.write_text(f"before\n{benchmark.MARKERS[0]}\nold\n{benchmark.MARKERS[1]}\nafter\n")
-    benchmark.write(benchmark.table(rows), document)
+    benchmark.write(benchmark.table(rows), document, benchmark.MARKERS)
     text = document.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert f"| MLP | `mxint8` | 8.25 | {rows[1].ptq:.1f} |" in text

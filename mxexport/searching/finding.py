@@ -74,7 +74,11 @@ def search(
             hardware, every network is compiled, in a few seconds each.
         within: how much less than the reference's metric the best network may have.
         evaluations: most networks that are measured.
-        exclude, scale_rule, fold_batch_norm, recipe, attention: as in `quantize_model`.
+        exclude: as in `quantize_model`, as are the next four.
+        scale_rule: likewise.
+        fold_batch_norm: likewise.
+        recipe: likewise.
+        attention: likewise.
         journal: a file that keeps what is measured; a search that was ended goes on with it. Measurements of another
             model, other data, metric or options in it are not used.
         cluster: where networks are measured, see `mxexport.cluster.connected`: None for here, a number of processes, a
