@@ -4,7 +4,6 @@ is named."""
 from __future__ import annotations
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -17,10 +16,10 @@ import mxexport as mx
 from mxexport.cli import app
 from mxexport.errors import InputFileError, OptionError, VerificationError
 from mxexport.fpga import alone, copies, open_design
+from tests.helpers import FULL
 from tests.test_compile_transformers import compiled
 from tests.transformer_networks import NETWORKS
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 SOME = ["layer.self_attn.scores", "layer.self_attn.context.product", "layer.self_attn_12", "layer.norm1", "layer_3.add"]
 """Units of every kind that only transformers have, and the residual."""
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from mxexport.fpga import devices
 from tests.areas import TABLE, cells, measure, measured, worse
+from tests.helpers import FULL
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 KEPT = json.loads(TABLE.read_text())
 QUICK = ["relu, pe=2, simd=2", "add, pe=2, simd=2", "quantize-mxfp8_e4m3, pe=4, simd=4", "window-mxint8, pe=8, simd=8",
          "matmul-mxint8-short, pe=2, simd=4", "mx_lanes (8, 2, 20, 64)"]  # fmt: skip

@@ -28,14 +28,13 @@ from mxexport.frontends.checkpoints.plans import matches_regex
 from mxexport.frontends.stored import StoredEmbedding, StoredLinear
 from mxexport.quant import Quantizer
 from tests.checkpoint_network import WIDTH, Experts, edge_inputs, network, token_ids
-from tests.helpers import assert_equal_bits
+from tests.helpers import FULL, assert_equal_bits
 
 FOLDER = Path(__file__).parent / "data" / "checkpoints"
 EXPECTED = {path.name: dict(np.load(path / "expected.npz")) for path in sorted(FOLDER.iterdir())}
 WITH_OUTPUT = [name for name, found in EXPECTED.items() if "output" in found]
 WITH_INPUTS = [name for name, found in EXPECTED.items() if "up.quantized" in found]
 NETWORKS = [name for name in EXPECTED if name != "gpt-oss"]
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 LAYOUTS = ["mxfp4", "mxfp6a8", "mxfp8", "nvfp4"] if FULL else ["mxfp6a8", "nvfp4"]
 
 

@@ -4,7 +4,6 @@ cycles and latency are as reported."""
 from __future__ import annotations
 
 import math
-import os
 
 import numpy as np
 import onnx
@@ -14,11 +13,11 @@ import torch
 from mxexport.errors import OptionError
 from mxexport.fpga import open_design
 from tests import hardware_networks as networks
+from tests.helpers import FULL
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*depthwise layer")
 FORMATS = [("mxint8", "mxint8"), ("mxfp6_e2m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "mxint8"), ("mxfp6_e3m2", "mxfp6_e2m3"),
            ("mxint4", "mxfp4_e2m1"), ("mxfp8_e4m3", "mxint8")]  # fmt: skip
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 RANDOM = 200 if FULL else 4
 """make test-full: at least 200."""
 _FRAMES = 12

@@ -3,8 +3,6 @@ says."""
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -12,10 +10,10 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
+from tests.helpers import FULL
 from tests.random_transformers import drawn
 from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 SIMULATED = list(NETWORKS) if FULL else ["causal", "padded", "decoder", "rotary", "hidden"]
 
 

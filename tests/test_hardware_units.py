@@ -4,7 +4,6 @@ under random stalls, and as fast as its class claims."""
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 
 import numpy as np
@@ -57,12 +56,11 @@ from mxexport.fpga.windows import Window
 from mxexport.fpga.words import write_mem
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format, round_bias
+from tests.helpers import FULL
 from tests.test_ops import check_all_executors
 
 FORMATS = ["mxint8", "mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp4_e2m1", "mxint4"]
 WEIGHTS = {"mxfp8_e5m2": "mxfp4_e2m1"}  # two of E5M2 pass 63 bits
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
-"""make test-full: every folding of every case; else they take turns."""
 STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.9), (0.4, 0.4))
 PIPELINE = 5
 """Cycles by which a frame of a few beats may miss the claim: what fills a pipeline shows."""

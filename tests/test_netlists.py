@@ -6,7 +6,6 @@ Block RAMs have no open model for UltraScale+: memories are mapped to LUTs here 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,9 @@ import pytest
 from mxexport.fpga import library
 from mxexport.fpga.tools import yosys
 from tests.areas import gated
+from tests.helpers import FULL
 from tests.test_hardware_units import CASES, arrays_of, build, folding_of, golden, pack, written
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 QUICK = ["matmul-mxint8-short", "quantize-mxfp8_e4m3", "affine-image"]
 CELLS = Path(__file__).parent / "data" / "dsp48e2.v"
 WRITTEN_BY_YOSYS = "".join(

@@ -6,7 +6,6 @@ Products are not here: test_rtl_dot_products.py runs every pair of codes.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -16,8 +15,8 @@ from mxexport.fpga import library
 from mxexport.fpga.tools import yosys
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format
+from tests.helpers import FULL
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 FORMATS = ["mxfp4_e2m1", "mxfp6_e2m3", "mxint8", "mxint4", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2"]
 QUICK, WIDTH = FORMATS[:4], 24
 

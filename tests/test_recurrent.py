@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 
 import numpy as np
@@ -22,7 +21,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.units.slice import Slice
 from mxexport.quant import QUANT_LAYERS, fake_quantize, freeze_scales
 from mxexport.running import executors
-from tests.helpers import assert_equal_up_to_turned_codes, rms
+from tests.helpers import FULL, assert_equal_up_to_turned_codes, rms
 
 WEIGHT, ACTIVATION = "mxfp4_e2m1_g16", "mxint8_g16"
 DEEP = {"num_layers": 2, "bidirectional": True, "batch_first": True}
@@ -36,7 +35,6 @@ VARIANTS = {
     "gru_deep": (nn.GRU, DEEP),
 }
 STEPS, BATCH, INPUTS, HIDDEN = 3, 3, 20, 24
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 EXPORTED = VARIANTS if FULL else ["rnn_relu_deep", "lstm_projected", "gru"]
 
 

@@ -3,16 +3,14 @@ computes it."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 
 import mxexport as mx
 from mxexport.cli.demo_run import Digits, load_digits, logits, train
 from mxexport.cli.digit_networks import Transformer
+from tests.helpers import FULL
 
-FULL = bool(os.environ.get("MXEXPORT_FULL"))
 EPOCHS = 30 if FULL else 12
 IMAGES = 1000 if FULL else 200
 FORMATS = [("mxint8", "mxint8"), ("mxfp4_e2m1", "mxfp8_e4m3")]

@@ -120,6 +120,16 @@ def _largest(x: Blocks, w: Weight, offset: int) -> np.ndarray:
     )
 
 
+_LEAST_WIDTH, _MORE = 36, 6
+
+
+def dropped_bits(product: int, width: int) -> int:
+    """Bits that are rounded off a product of `product` bits, whose wider factor that is a stream has `width`: it keeps
+    36 at least, and 6 more than that: what is rounded off is far below what the next quantizer sees, so that rounding
+    twice turns hardly any code. Below 1: none are."""
+    return product - max(_LEAST_WIDTH, width + _MORE)
+
+
 def own_bias(node: ir.Node) -> np.ndarray | None:
     """The bias that is an input of a product. Raises Refused where it is no constant."""
     if node.op_type == "MatMul":

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, MXExportError
-from mxexport.fpga import copies
+from mxexport.fpga import copies, memory
 from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.probing import first_difference
@@ -19,7 +19,6 @@ from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.simulator import PATIENCE, Feed, Simulator
 from mxexport.fpga.types import Blocks, Stream
 from mxexport.fpga.unit import Folding, Unit
-from mxexport.fpga.units.fed_matmul import FedMatMul
 
 _SLACK, _PIPELINE = 0.01, 5
 """By how much a measured frame may miss the cycle model, and cycles that fill a pipeline."""
@@ -215,9 +214,8 @@ def run(
     """
     (lanes_in, lanes_out), frames = unit.lanes(folding), len(given[0][0])
     feeds = [Feed(*s.pack(*arrays, lanes_in), stall_in) for s, arrays in zip(unit.sources, given, strict=True)]
-    if isinstance(unit, FedMatMul):
-        load = unit.load(folding)
-        feeds.append(Feed(np.tile(load, (frames * unit.loads or 1, 1)), len(load), stall_in))
+    if (weights := memory.sent(unit, folding, frames)) is not None:
+        feeds.append(Feed(*weights, stall_in))
     count = unit.result.beats(lanes_out)
     patience = max(PATIENCE, 4 * unit.cycles(folding))
     ran = simulator.run_streams(feeds, [frames * count], stall_out=stall_out, seed=seed, timeout=patience)

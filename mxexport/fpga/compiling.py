@@ -14,12 +14,11 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, finn_reports, library, lowering, options, package, schedule, verify
+from mxexport.fpga import emit, finn_reports, library, lowering, memory as memory_of, options, package, schedule, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
-from mxexport.fpga.memory import BUS, choose, placed as memory_placed, table as memory_table
 from mxexport.fpga.network import read
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
@@ -45,7 +44,7 @@ def compile(
     folding: Mapping[str, tuple[int, ...]] | str | os.PathLike | None = None,
     resources: str = "auto",
     memory: Mapping[str, str] | str = "rom",
-    memory_bits: int = BUS,
+    memory_bits: int = memory_of.BUS,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -95,8 +94,8 @@ def compile(
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
     stage("folding")
-    places = choose(network, wanted)
-    network = memory_placed(network, places, bus, part)
+    places = memory_of.choose(network, wanted)
+    network = memory_of.placed(network, places, bus, part)
     placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
@@ -107,7 +106,7 @@ def compile(
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
-    report["memory"] = {"bus_bits": bus, "layers": memory_table(network, placed.foldings, places)}
+    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(network, placed.foldings, places)}
     report["tensors"] = lowered.tensors
     report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {

@@ -14,7 +14,7 @@ import numpy as np
 from mxexport.errors import OptionError
 from mxexport.fpga.devices import resources
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.unit import Folding
+from mxexport.fpga.unit import Folding, Unit
 from mxexport.fpga.units.fed_matmul import FedMatMul
 from mxexport.fpga.units.matmul import MatMul
 
@@ -113,9 +113,23 @@ def image(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndar
     return np.concatenate([np.pad(load, ((0, -len(load) % BURST), (0, 0))) for load in loads])
 
 
+def image_beats(instances: list[Instance], foldings: Mapping[str, Folding]) -> int:
+    """Beats of `image`."""
+    first, count = regions(instances, foldings)[-1]
+    return int(first + count + -count % BURST)
+
+
 def words(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """The beats of their loads, one after the other: uint8 [beats, bus/8]."""
     return np.concatenate([i.unit.load(foldings[i.name]) for i in instances])
+
+
+def sent(unit: Unit, folding: Folding, frames: int) -> tuple[np.ndarray, int] | None:
+    """(the beats that bring a unit its weights for so many frames, beats of a load); None where none come."""
+    if not isinstance(unit, FedMatMul):
+        return None
+    load = unit.load(folding)
+    return np.tile(load, (frames * unit.loads or 1, 1)), len(load)
 
 
 def table(network: Network, foldings: Mapping[str, Folding], places: Mapping[str, Place]) -> list[dict]:

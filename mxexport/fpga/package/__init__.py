@@ -152,7 +152,7 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "buses": _buses([*ends, *fed], axi, interfaces, report["clock_mhz"]),
         "ports": _ports([*ends, *fed], axi),
         "axi": axi,
-        "image": None if (image := weights.streamed(design)) is None else len(image),
+        "image": weights.streamed_beats(design),
         "bus_bits": design.bus,
         "status": status,
         "counted": [port for port in status if port != "error_o"],

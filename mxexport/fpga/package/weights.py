@@ -26,6 +26,12 @@ def streamed(design: emit.Design) -> np.ndarray | None:
     return memory.image(units, design.foldings) if units else None
 
 
+def streamed_beats(design: emit.Design) -> int:
+    """How many beats that are."""
+    units = memory.streamed(design.network)
+    return memory.image_beats(units, design.foldings) if units else 0
+
+
 def stream(design: emit.Design) -> list[dict]:
     """The stream of weights as an end of the wrapper, if there is one."""
     if design.weights is None:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import dots, latencies
-from mxexport.fpga.accumulator import per_channel
+from mxexport.fpga.accumulator import dropped_bits, per_channel
 from mxexport.fpga.area import Parts, each, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
@@ -26,9 +26,6 @@ from mxexport.numbers.groups import group_count
 
 _GAIN_WIDTH = 26  # sign included: fits a port of a DSP48E2, and float32 knows no more of the largest gain
 _OFFSET_WIDTH = 58
-_LEAST_WIDTH, _MORE = 36, 6
-"""Bits of the result at least, and bits more than the input has: what is rounded off is far below what the next
-quantizer sees, so that rounding twice turns hardly any code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +83,7 @@ class Affine:
         # An offset far above the products takes bits from them that its own float32 never had.
         exponent = max(exponent, largest - _OFFSET_WIDTH - source.lsb_exp)
         gain = np.clip(round_to_lsb(a, exponent), 1 - 2 ** (_GAIN_WIDTH - 1), 2 ** (_GAIN_WIDTH - 1) - 1)
-        whole = source.width + _GAIN_WIDTH
-        shift = max(whole - max(_LEAST_WIDTH, source.width + _MORE), 1)
+        shift = max(dropped_bits(source.width + _GAIN_WIDTH, source.width), 1)
         return cls(source, gain, round_to_lsb(b, source.lsb_exp + exponent), shift, source.lsb_exp + exponent + shift)
 
     @classmethod

@@ -76,9 +76,8 @@ class FedMatMul(MatMul):
 
     def _late(self, folding: Folding) -> bool:
         """Whether weights from block RAM pass a register, before products in LUTs."""
-        path, words = self._datapath(folding), self._words(folding)
-        width = folding.pe * folding.simd * path.stored_bits
-        return not self.tile and not path.takes_dsp and words > 64 and words * width > 4096
+        in_luts = not self._datapath(folding).takes_dsp
+        return not self.tile and in_luts and ram(*self._largest(folding)).bram36 > 0
 
     def cycles(self, folding: Folding) -> int:
         """Those of the products, or of the beats that bring their weights."""

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga import dots, latencies
+from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
@@ -20,8 +21,6 @@ from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 
 _WIDTH = 26
 """Bits of a factor, sign included: it fits a port of a DSP48E2, and float32 knows no more of the largest."""
-_LEAST_WIDTH, _MORE = 36, 6
-"""Bits of the result at least, and bits more than the input has: as WideAffine rounds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +68,7 @@ class Gain:
         exponent = int(np.frexp(np.abs(values).max(initial=0))[1]) - (_WIDTH - 1)  # of a factor's lowest bit
         top = 2 ** (_WIDTH - 1) - 1
         gain = np.clip(round_to_lsb(values, exponent), -top, top)
-        shift = max(source.width + _WIDTH - max(_LEAST_WIDTH, source.width + _MORE), 1)
+        shift = max(dropped_bits(source.width + _WIDTH, source.width), 1)
         return cls(source, gain, shift, source.lsb_exp + exponent + shift)
 
     @classmethod

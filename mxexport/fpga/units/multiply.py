@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.fpga import dots, latencies
+from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Area, Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
@@ -20,8 +21,6 @@ from mxexport.numbers.grids import Grid
 
 _PRODUCT = 62
 """Bits of an exact product at most."""
-_LEAST_WIDTH, _MORE = 36, 6
-"""Bits of the result at least, and bits more than the wider input has: as WideAffine rounds."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Multiply:
 
     @classmethod
     def of(cls, a: Wide, b: Wide) -> Multiply:
-        return cls(a, b, max(a.width + b.width - max(_LEAST_WIDTH, max(a.width, b.width) + _MORE), 0))
+        return cls(a, b, max(dropped_bits(a.width + b.width, max(a.width, b.width)), 0))
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Multiply:
