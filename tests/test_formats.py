@@ -128,7 +128,7 @@ def test_a_rule_is_its_addend(name):
 
 @pytest.mark.parametrize("rule", ["0x200000", 0x200000], ids=repr)
 def test_a_rule_without_powers_of_two_is_refused_by_number_too(rule):
-    message = "scale rule R=0x200000 needs power-of-two scales" if type(rule) is int else "unknown scale rule"
+    message = "scale rule .R=0x200000. needs power-of-two scales" if type(rule) is int else "unknown scale rule"
     with pytest.raises(FormatError, match=message):
         Quantizer(get_format("int8_g32"), -1, rule)
 
