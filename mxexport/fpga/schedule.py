@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,9 +19,10 @@ from mxexport.fpga.unit import Folding, Unit
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
-Kinds = tuple[bool, ...]
-"""Whether products are made of LUTs: what is tried, in order."""
-DSP, LUTS, AUTO = (False,), (True,), (False, True)
+Kinds = tuple[str, ...]
+"""What products are made of where they may be, in the order in which it is tried: "dsp" (slices, in pairs), "threes" (slices
+of Versal parts, with three products of integers where that takes fewer), "lut"."""
+DSP, LUTS, AUTO = ("dsp",), ("lut",), ("dsp", "lut")
 _TOO_SLOW, _IMPOSSIBLE = 1e9, 1e14  # LUTs: taken only where nothing else is left; never
 _MOST_CYCLES = 1 << 62
 
@@ -29,11 +31,11 @@ def fold(
     network: Network,
     target_cycles: int | None,
     overrides: Mapping[str, tuple[int, ...]] | None = None,
-    luts: bool = False,
+    kind: str = "dsp",
 ) -> dict[str, Folding]:
     """Instance -> folding: with what stands between the units, the least area (`area_of`) that keeps a frame within
     `target_cycles`; a unit that cannot works as fast as it can. `overrides`: layer name -> numbers of a Folding.
-    `luts`: no DSP slice where products can do without.
+    `kind`: what products are made of, one of `Kinds`.
 
     Raises:
         OptionError: an override names no layer, or is no folding of it.
@@ -43,7 +45,7 @@ def fold(
     if unknown := sorted(set(overrides) - set(names)):
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, luts)
+    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, kind)
     # No unit need be faster than the slowest at its fastest.
     target = max(target, _least_cycles(network, legal))
     while (found := _fold_at(network, legal, target)) is None:
@@ -53,9 +55,9 @@ def fold(
     return found
 
 
-def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, list[Folding]]:
-    """Instance -> its foldings: those asked for, or all with their products in LUTs or not, but for those whose lanes
-    fit no bus outside.
+def _legal(network: Network, asked: Choices, kind: str = "dsp") -> dict[str, list[Folding]]:
+    """Instance -> its foldings: those asked for, or all with their products of that kind, but for those whose lanes fit
+    no bus outside.
 
     Raises:
         OptionError: what is asked for fits none.
@@ -65,7 +67,7 @@ def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, li
         outside = [(0, s) for s in i.sources if s in network.inputs] + [(1, i.result)] * (i.result in network.outputs)
         found[i.name] = [
             f
-            for f in asked.get(i.name) or _of_kind(copies.foldings(i.unit), luts)
+            for f in asked.get(i.name) or _of_kind(copies.foldings(i.unit), kind)
             if all(_fits_bus(network.streams[stream], copies.lanes(i.unit, f)[side]) for side, stream in outside)
         ]
         if not found[i.name]:
@@ -74,9 +76,12 @@ def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, li
     return found
 
 
-def _of_kind(foldings: list[Folding], luts: bool) -> list[Folding]:
-    """Those in LUTs where there are such, or those that are not."""
-    return [f for f in foldings if f.luts == luts] or foldings
+def _of_kind(foldings: list[Folding], kind: str) -> list[Folding]:
+    """Those with their products of that kind where there are such, else the others."""
+    in_threes = {replace(f, threes=0) for f in foldings if f.threes} if kind == "threes" else set()
+    found = [f for f in foldings if f.luts == (kind == "lut") and f not in in_threes]
+    found = [f for f in found if kind == "threes" or not f.threes]
+    return found or [f for f in foldings if not f.threes]
 
 
 def _fits_bus(kind: Stream, lanes: int) -> bool:
@@ -115,8 +120,8 @@ def fold_for_budget(
 
     def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
         beyond = ""
-        for luts in kinds:
-            found = fold(network, target, overrides, luts)
+        for kind in kinds:
+            found = fold(network, target, overrides, kind)
             if not (beyond := area_of(network, found).beyond(budget)):
                 return found, ""
         return None, beyond
@@ -147,8 +152,8 @@ def fold_within(
         return fold(network, target_cycles, overrides, kinds[0])
     if target_cycles is None:
         return fold_for_budget(network, budget, overrides, kinds)
-    for luts in kinds:
-        found = fold(network, target_cycles, overrides, luts)
+    for kind in kinds:
+        found = fold(network, target_cycles, overrides, kind)
         if not (over := area_of(network, found).beyond(budget)):
             return found
     raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
@@ -160,8 +165,9 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
 
-    luts = any(f.luts for f in foldings.values())
-    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}, luts)
+    chosen = foldings.values()
+    kind = "lut" if any(f.luts for f in chosen) else "threes" if any(f.threes for f in chosen) else "dsp"
+    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}, kind)
     now, least = slowest(foldings), _least_cycles(network, legal)
     faster = {copies.cycles(p.unit, f) for p in network.products() for f in legal[p.name]}
     for target in sorted((c for c in faster if least <= c < now), reverse=True):
@@ -284,7 +290,7 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[
     wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
         known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
-        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1 and f.luts == wanted.luts)
+        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1 and (f.luts, f.threes) == (wanted.luts, wanted.threes))
         raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 

@@ -91,7 +91,7 @@ module mx_block_scale #(
   logic [TopBits-1:0] top, top_q;
   logic               zero, zero_q, valid3_q, carry_q;
 
-  mx_leading_one #(.Width(Width)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
+  mx_leading_one #(.Width(Width), .Cells(1)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
 
   if (RoundBias == 0) begin : g_floor
     assign carry_q = 1'b0;

@@ -98,7 +98,7 @@ module mx_encode #(
     mx_leading_one #(.Width(Binades + 1)) u_lead (
       .data_i({aligned_q[Window:ManBits+2], 1'b1}), .top_o(binade), .zero_o()
     );
-    mx_shift_right #(.Width(Window + 1), .Kept(ManBits + 2), .ShiftBits(LeadBits)) u_normal (
+    mx_shift_right #(.Width(Window + 1), .Kept(ManBits + 2), .ShiftBits(LeadBits), .Cells(0)) u_normal (
       .data_i(aligned_q), .shift_i(binade), .data_o({kept, guard}), .sticky_o(lost)
     );
   end

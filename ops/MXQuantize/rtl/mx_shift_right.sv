@@ -10,7 +10,8 @@ module mx_shift_right #(
   parameter int Width     = 32,
   parameter int Kept      = 8,
   parameter int ShiftBits = 5,
-  parameter int Unit      = 1   // of the shift, a power of two
+  parameter int Unit      = 1,  // of the shift, a power of two
+  parameter bit Cells     = 1   // choices as LUTs by name (mx_lut); short shifts are better joined with what is around
 ) (
   input  logic [Width-1:0]     data_i,
   input  logic [ShiftBits-1:0] shift_i,
@@ -76,7 +77,9 @@ module mx_shift_right #(
           assign lost[first_of(l)+Parts*i+j] = int'(by) > i && low[4*(Parts*i+j)+:4] != '0;
         end
       end
-      if (One) begin : g_two
+      if (!Cells) begin : g_logic
+        assign data = Bits'(g_level[l+1].data >> (Step * int'(by)));
+      end else if (One) begin : g_two
         for (genvar i = 0; i < Bits; i += 2) begin : g_pair
           logic [Step+1:0] from;
           logic [1:0]      pair;
