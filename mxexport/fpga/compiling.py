@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, finn_reports, library, lowering, memory as memory_of, options, package, schedule, verify
+from mxexport.fpga import budgets, emit, finn_reports, library, lowering, memory as memory_of, options, package, verify
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
@@ -96,7 +96,7 @@ def compile(
     stage("folding")
     places = memory_of.choose(network, wanted)
     network = memory_of.placed(network, places, bus, part)
-    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
+    placed = emit.place(network, budgets.fold_within(network, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:

@@ -18,9 +18,9 @@ from mxexport.errors import InputFileError, VerificationError, foreign_errors
 from mxexport.fpga import alone, emit, explore, library, memory, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
+from mxexport.fpga.estimate import estimate
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import Network, read
-from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.timing import latency

@@ -10,6 +10,7 @@ from mxexport import cluster as clusters
 from mxexport.errors import OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
+from mxexport.fpga.estimate import whole
 from mxexport.fpga.network import Network
 from mxexport.fpga.timing import cycles_per_unit
 from mxexport.fpga.unit import Folding
@@ -54,7 +55,7 @@ def _point(network: Network, clock_mhz: float, wanted: tuple[str, int]) -> Point
     foldings = schedule.fold(network, target, luts=name == "lut")
     cycles = max(cycles_per_unit(network, foldings).values())
     layers = {p.layer: foldings[p.name] for p in network.products()}
-    return Point(cycles, clock_mhz * 1e6 / cycles, name, schedule.area_of(network, foldings), layers)
+    return Point(cycles, clock_mhz * 1e6 / cycles, name, whole(network, foldings), layers)
 
 
 def _spread(counts: list[int]) -> list[int]:

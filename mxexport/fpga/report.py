@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from mxexport.fpga import copies, emit, memory
-from mxexport.fpga.area import Area, glue, total
+from mxexport.fpga.area import Area, total
 from mxexport.fpga.devices import clock_limit, resources
+from mxexport.fpga.estimate import estimate, whole
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import next_step
+from mxexport.fpga.schedule import next_faster
 from mxexport.fpga.timing import cycles_per_unit, latency
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
@@ -70,14 +71,8 @@ def describe(
         "cells": _cells(design, taken, areas),
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
-        "next_step": _next_step(design, supported, folding),
+        "next_step": _next_step(design, supported, folding, area),
     }
-
-
-def estimate(design: emit.Design) -> dict[str, Area]:
-    """Cell -> area by the model, units and what stands between them."""
-    units = {design.units[i.name]: copies.area(i.unit, design.foldings[i.name]) for i in design.network.instances}
-    return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
 
 
 def _cells(design: emit.Design, cycles: Mapping[str, int], areas: Mapping[str, Area]) -> list[dict]:
@@ -122,11 +117,12 @@ def _utilization(area: Area, part: str) -> dict[str, float] | None:
     return {name: round(100 * n / most[name], 1) for name, n in area.table().items() if most[name]}
 
 
-def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
-    found = next_step(design.network, design.foldings, folding)
+def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping, area: Area) -> dict | None:
+    found = next_faster(design.network, design.foldings, folding)
     if found is None:
         return None
-    cycles, more = found
+    cycles, foldings = found
+    more = whole(design.network, foldings) + area * -1
     return {"layer_cycles": cycles, "layer_frames_per_second": clock_mhz * 1e6 / cycles, "more": more.table()}
 
 

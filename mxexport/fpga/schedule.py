@@ -102,60 +102,10 @@ def cycle_counts(network: Network) -> list[int]:
     return sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
 
 
-def fold_for_budget(
-    network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None, kinds: Kinds = DSP
-) -> dict[str, Folding]:
-    """Those of the fastest design within `budget`: by bisection over every number of cycles that a folding gives,
-    because a slower target never takes a larger folding. The first of `kinds` that fits is taken.
-
-    Raises:
-        OptionError: even the smallest design needs more; says of what.
-    """
-    targets = cycle_counts(network)
-
-    def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
-        beyond = ""
-        for luts in kinds:
-            found = fold(network, target, overrides, luts)
-            if not (beyond := area_of(network, found).beyond(budget)):
-                return found, ""
-        return None, beyond
-
-    found, beyond = fitting(targets[-1])
-    if found is None:
-        raise OptionError(f"budget: the smallest design needs {beyond}; allow more, or make the network smaller")
-    low, high = 0, len(targets) - 1
-    while low < high:
-        middle = (low + high) // 2
-        faster, _ = fitting(targets[middle])
-        if faster is None:
-            low = middle + 1
-        else:
-            found, high = faster, middle
-    return found
-
-
-def fold_within(
-    network: Network,
-    target_cycles: int | None,
-    budget: Area | None,
-    overrides: Mapping[str, tuple[int, ...]] | None = None,
-    kinds: Kinds = DSP,
-) -> dict[str, Folding]:
-    """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
-    if budget is None:
-        return fold(network, target_cycles, overrides, kinds[0])
-    if target_cycles is None:
-        return fold_for_budget(network, budget, overrides, kinds)
-    for luts in kinds:
-        found = fold(network, target_cycles, overrides, luts)
-        if not (over := area_of(network, found).beyond(budget)):
-            return found
-    raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
-
-
-def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping) -> tuple[int, Area] | None:
-    """(cycles, more area) of the next faster design; None where every layer is at its fastest."""
+def next_faster(
+    network: Network, foldings: Mapping[str, Folding], asked: Mapping
+) -> tuple[int, dict[str, Folding]] | None:
+    """(cycles, foldings) of the next faster design; None where every layer is at its fastest."""
 
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
@@ -167,12 +117,12 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     for target in sorted((c for c in faster if least <= c < now), reverse=True):
         found = _fold_at(network, legal, target)
         if found is not None and (reached := slowest(found)) < now:
-            return reached, area_of(network, found) + area_of(network, foldings) * -1
+            return reached, found
     return None
 
 
 def area_of(network: Network, foldings: Mapping[str, Folding]) -> Area:
-    """The estimate for all units and for the lane converters between them."""
+    """The estimate for all units and for the lane converters between them; not for FIFOs (`estimate.whole`)."""
     found = total(copies.area(i.unit, foldings[i.name]) for i in network.instances)
     for stream, kind in network.streams.items():
         lanes, readers = stream_lanes(network, foldings, stream), network.readers(stream)
