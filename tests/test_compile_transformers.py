@@ -14,7 +14,7 @@ from tests.helpers import FULL
 from tests.random_transformers import drawn
 from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
 
-SIMULATED = list(NETWORKS) if FULL else ["causal", "padded", "decoder", "rotary", "hidden"]
+SIMULATED = list(NETWORKS) if FULL else ["padded", "decoder", "hidden"]
 
 
 def compiled(network: nn.Module, inputs: dict[str, torch.Tensor], formats: tuple[str, str], folder, **options):

@@ -218,7 +218,7 @@ class Built:
         self.design = placer.design()
         (directory / "mx_top.sv").write_text(emit.top_level(self.design))
         sources = [*library.rtl_sources(), directory / "mx_top.sv"]
-        self.simulator = verilator.build(emit.TOP, sources, memory_dir=directory)
+        self.simulator = verilator.build(emit.TOP, sources, memory_dir=directory, quick=True)
 
     def run(self, x: np.ndarray, stall: float = 0.0, seed: int = 1):
         """(int64 [N, *shape], cycle of each frame's end)."""
