@@ -132,7 +132,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", every(2, NETWORKS))
+@pytest.mark.parametrize("name", every(3, NETWORKS))
 def test_a_network_with_a_norm_is_equal_in_rtl_and_close_to_torch(name, tmp_path):
     make, formats = NETWORKS[name]
     torch.manual_seed(1)
