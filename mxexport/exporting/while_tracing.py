@@ -15,6 +15,30 @@ _AXES = {
 }
 
 
+@contextlib.contextmanager
+def as_graphs_hold(model: torch.nn.Module) -> Iterator[None]:
+    """Within it forward of `model` runs in the mode `AsGraphsHold`. Torch's own code does not: its exporter calls tens
+    of thousands of functions, and each would take the way through the mode."""
+    mode = AsGraphsHold()
+    handles = [
+        model.register_forward_pre_hook(lambda *_: _enter(mode), prepend=True),
+        model.register_forward_hook(lambda *_: _leave(mode), always_call=True),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _enter(mode: TorchFunctionMode) -> None:
+    mode.__enter__()
+
+
+def _leave(mode: TorchFunctionMode) -> None:
+    mode.__exit__(None, None, None)
+
+
 class AsGraphsHold(TorchFunctionMode):
     """Within it `adaptive_avg_pool2d(x, 1)` and its sister in 3d call the mean themselves; other sizes as before.
     `batch_norm` that takes the statistics of the batch does not see the running ones.
