@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label, 
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.masks import Keys, Probe, emptied, masked, nodes_beside, spared
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -126,7 +126,7 @@ class Lowering:
         probe = Probe(model)
         self.masks = masked(g, probe)
         self._spared = spared(g, self.masks, probe)
-        self.emptied = emptied(g, self._spared, probe)
+        self.emptied = emptied(g, self.masks, self._spared, probe)
         apart = self._spared | {node: known.values for node, known in self.emptied.items()}
         self._done |= nodes_beside(self.masks.values(), apart, g) | shape_nodes(g)
         self._read: set[ir.Value] = set()
@@ -254,6 +254,18 @@ class Lowering:
             if node is not None and is_quantizer(node):
                 return found
         raise Refused("its input is not quantized; give quantize_model an MX activation format")
+
+    def keys(self, keys: Keys, node: ir.Node) -> Pending:
+        """The stream of an input that says which keys take part, one vector a frame, in which what says so is above
+        zero, or is not (`keep`). Raises Refused where there is none."""
+        source = self.wide(self._shaped(self.elements(keys.value), (keys.count,)), node)
+        if source.shape != (keys.count,):
+            source = self.shaped(source, (keys.count,))
+        if not keys.added:
+            return source
+        from mxexport.fpga.units.affine import Affine  # the units import this module
+
+        return self.add(Affine.negated, [source], node, "hidden", ("hidden",), source.shape)
 
     def narrowed(self, source: Pending, bits: int, node: ir.Node) -> Pending:
         """`source`, rounded to `bits` bits where it is wider, for a unit whose products would not stay exact."""

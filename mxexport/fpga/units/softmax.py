@@ -70,8 +70,8 @@ class Softmax:
         if known is not None and known.keys is not None:
             from mxexport.fpga.units.masked_softmax import MaskedSoftmax  # which is one of these
 
-            sources.append(low.wide(low.features(known.keys, low.stream(known.keys)), node))
-            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keep)  # noqa: E731
+            sources.append(low.keys(known.keys, node))
+            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keys.keep)  # noqa: E731
         low.bind(node.outputs[0], low.add(make, sources, node, "softmax", ("shares",), source.shape))
         return True
 
