@@ -21,10 +21,9 @@ from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.masks import settle_added
 from mxexport.fpga.network import read
+from mxexport.fpga.prepared import prepare
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
-from mxexport.fpga.settled import settle
-from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
@@ -86,7 +85,7 @@ def compile(
     qonnx = graph.load(model)
     infer_shapes(qonnx)
     given = qonnx.clone()
-    rewritten = settle(qonnx) | take_out_scales(qonnx)
+    rewritten = prepare(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
     hiding = settle_added(qonnx, inputs)

@@ -57,13 +57,14 @@ class Keys:
 @dataclass(frozen=True, eq=False)
 class Masked:
     """What a Softmax takes without its masks and its factor `scale`, and which keys take part: bool, of a shape that
-    broadcasts to the scores; None: all do. `keys`: what an input of the graph says besides. `inner`: the nodes that
-    hide the others and multiply."""
+    broadcasts to the scores; None: all do. `keys`: what an input of the graph says besides. `bias`: what a mask adds to
+    the scores that it leaves, before they are scaled. `inner`: the nodes that hide the others, add and multiply."""
 
     scores: ir.Value
     scale: float
     mask: np.ndarray | None
     keys: Keys | None
+    bias: np.ndarray | None
     inner: tuple[ir.Node, ...]
 
 
@@ -103,23 +104,23 @@ def masked(g: ir.Graph, probe: Probe) -> dict[ir.Node, Masked]:
 
 
 def _at(node: ir.Node, probe: Probe) -> Masked:
-    scores, scale, mask, inner, keys = node.inputs[0], 1.0, None, [], None
-    while len(inner) < _MOST and sole_user(scores) is not None:
+    scores, scale, mask, inner, keys, bias = node.inputs[0], 1.0, None, [], None, None
+    while len(inner) < _MOST and bias is None and sole_user(scores) is not None:
         maker = scores.producer()
         factor, step = _factor(maker), _step(maker)
         outside = _from_outside(maker, probe) if factor is None and step is None and keys is None else None
         if factor is not None:
             scores, scale = factor[0], scale * factor[1]
         elif step is not None:
-            scores, more = step
+            scores, more, bias = step
             mask = more if mask is None else mask & more
         elif outside is not None:
-            scores, keys, more = outside
+            scores, keys, more, bias = outside
             mask = more if mask is None else mask & more
         else:
             break
         inner.append(maker)
-    return Masked(scores, scale, mask, keys, tuple(inner))
+    return Masked(scores, scale, mask, keys, bias, tuple(inner))
 
 
 def _factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
@@ -135,8 +136,8 @@ def _factor(node: ir.Node | None) -> tuple[ir.Value, float] | None:
     return (node.inputs[1 - which], number) if 0 < number < np.inf else None
 
 
-def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray] | None:
-    """What a node masks, and which entries it leaves; None where it is no mask."""
+def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray, np.ndarray | None] | None:
+    """What a node masks, which entries it leaves, and what it adds to these; None where it is no mask."""
     if is_op(node, "Add"):
         found = [constant(v) for v in node.inputs]
         which = next((i for i, c in enumerate(found) if c is not None), None)
@@ -144,14 +145,22 @@ def _step(node: ir.Node | None) -> tuple[ir.Value, np.ndarray] | None:
             return None
         added = found[which]
         hidden = added <= HIDDEN
-        return (node.inputs[1 - which], ~hidden) if hidden.any() and not added[~hidden].any() else None
+        if not hidden.any() or not np.isfinite(added[~hidden]).all():
+            return None
+        return node.inputs[1 - which], ~hidden, _bias(added, hidden)
     if is_op(node, "Where"):
         chosen, *sides = (constant(v) for v in node.inputs)
         for side, other in ((0, 2), (1, 1)):
             value = sides[side]
             if chosen is not None and value is not None and value.size == 1 and value.reshape(-1)[0] <= HIDDEN:
-                return node.inputs[other], ~chosen.astype(bool) if side == 0 else chosen.astype(bool)
+                return node.inputs[other], ~chosen.astype(bool) if side == 0 else chosen.astype(bool), None
     return None
+
+
+def _bias(added: np.ndarray, hidden: np.ndarray) -> np.ndarray | None:
+    """What a mask adds to the scores that it leaves; None where that is nothing."""
+    bias = np.where(hidden, 0, added)
+    return bias if bias.any() else None
 
 
 # --- masks that an input makes --------------------------------------------------------------------------------------
@@ -277,9 +286,9 @@ def _chosen(condition: ir.Value, keys: Keys, row: np.ndarray, probe: Probe) -> b
     return found is None or bool(found.any())
 
 
-def _from_outside(node: ir.Node | None, probe: Probe) -> tuple[ir.Value, Keys, np.ndarray] | None:
-    """(scores, input, mask) of a node that hides keys as an input says: found by computing the mask of some. None where
-    it does not."""
+def _from_outside(node: ir.Node | None, probe: Probe) -> tuple[ir.Value, Keys, np.ndarray, np.ndarray | None] | None:
+    """(scores, input, mask, bias) of a node that hides keys as an input says: found by computing the mask of some. None
+    where it does not."""
     if is_op(node, "Add"):
         sides = [(node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])]
     elif is_op(node, "Where") and (value := constant(node.inputs[1])) is not None and value.size == 1:
@@ -319,33 +328,42 @@ _LARGEST = 64
 """Tensors between an input and the mask that it makes."""
 
 
-def _read(node: ir.Node, mask: ir.Value, value: ir.Value, added: bool, probe: Probe) -> tuple[Keys, np.ndarray] | None:
-    """(keys, the mask of what no key hides) of a mask: hidden where a key has one of its two values, whatever else."""
+def _read(
+    node: ir.Node, mask: ir.Value, value: ir.Value, added: bool, probe: Probe
+) -> tuple[Keys, np.ndarray, np.ndarray | None] | None:
+    """(keys, the mask of what no key hides, bias) of a mask: hidden where a key has one of its two values, whatever
+    else."""
     rows = Keys(value, 1, added).rows()
-    hidden = [_hidden(node, mask, Keys(value, 1, added), row, probe) for row in rows]
-    if any(h is None for h in hidden):
+    read = [_hidden(node, mask, Keys(value, 1, added), row, probe) for row in rows]
+    if any(r is None for r in read):
         return None
+    hidden, biases = zip(*read, strict=True)
     for keep in (0,) if added else (0, 1):
         keys, own = Keys(value, keep, added), hidden[keep]  # of no key
         expected = [own | keys.hidden(row) for row in rows]
         pairs = [(h, e) for h, e in zip(hidden, expected, strict=True) if not (e.all() and not h.any())]
-        if not own.all() and len(pairs) > 2 and all(np.array_equal(h, e) for h, e in pairs):
-            return keys, ~own
+        if own.all() or len(pairs) < 3 or not all(np.array_equal(h, e) for h, e in pairs):
+            continue
+        if all((b == biases[keep])[~e].all() for b, e in zip(biases, expected, strict=True)):
+            return keys, ~own, biases[keep] if biases[keep].any() else None
     return None
 
 
-def _hidden(node: ir.Node, mask: ir.Value, keys: Keys, row: np.ndarray, probe: Probe) -> np.ndarray | None:
-    """Which entries a mask hides for one frame of keys, bool [1, ..., keys]; None where it does anything else. One that
-    would hide all may hide none: graphs that answer rows of which nothing takes part do so behind the Softmax."""
+def _hidden(
+    node: ir.Node, mask: ir.Value, keys: Keys, row: np.ndarray, probe: Probe
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which entries a mask hides for one frame of keys, bool [1, ..., keys], and what it adds to others; None where it
+    does anything else. One that would hide all may hide none: graphs that answer rows of which nothing takes part do so
+    behind the Softmax."""
     found = probe.compute(mask, keys, row)
     if found is None:
         return None
     if is_op(node, "Add"):
         hidden = found <= HIDDEN
-        return None if np.abs(found[~hidden]).max(initial=0) else hidden
+        return hidden, np.where(hidden, 0, found)
     first = constant(node.inputs[1])
     at_true = first is not None and first.size == 1
     value = first if at_true else constant(node.inputs[2])
     if value.reshape(-1)[0] > HIDDEN:
         return None
-    return found if at_true else ~found
+    return (found if at_true else ~found), np.zeros(found.shape)

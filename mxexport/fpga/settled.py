@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.errors import MXExportError
+from mxexport.fpga.borders import is_side
 from mxexport.model import graph
 from mxexport.model.editing import Editor, bypass, why_not_bypass
 from mxexport.model.rewriting import constant, is_op, is_random
@@ -61,7 +62,8 @@ def _choose(editor: Editor, node: ir.Node) -> None:
 
 
 def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
-    """Where a tensor that only shapes of inputs determine meets one that depends on what they hold."""
+    """Where a tensor that only shapes of inputs determine, or nothing at all, meets one that depends on what they
+    hold."""
     varying, shaped = set(g.inputs), set()
     for node in g:
         inputs = [v for v in node.inputs if v is not None]
@@ -72,7 +74,7 @@ def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
             varying.update(node.outputs)
             if node.domain == "" and node.op_type in _BROADCAST:
                 yield from ((node, i) for i, v in enumerate(node.inputs) if v in shaped and constant(v) is None)
-        elif not shaped.isdisjoint(inputs):
+        elif not shaped.isdisjoint(inputs) or not is_side(node):
             shaped.update(node.outputs)
             if graph.is_ours(node, graph.QUANTIZERS):
                 yield from ((node, i) for i, v in enumerate(node.inputs[:1]) if v in shaped)
