@@ -19,10 +19,11 @@ from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.masks import settle_added
 from mxexport.fpga.network import read
+from mxexport.fpga.prepared import prepare
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
-from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
@@ -84,13 +85,17 @@ def compile(
     qonnx = graph.load(model)
     infer_shapes(qonnx)
     given = qonnx.clone()
-    rewritten = take_out_scales(qonnx)
+    rewritten = prepare(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
+    hiding = settle_added(qonnx, inputs)
     stage("calibrating")
     calibrate(qonnx, inputs, margin)
     stage("lowering")
-    sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
+    sources = {
+        name: Wide.mask(frame) if name in hiding else Wide(frame, *fixed_point_input(inputs[name], margin))
+        for name, frame in frames.items()
+    }
     lowered = lowering.lower(qonnx, sources)
     network = read(lowered.model)
     stage("folding")
@@ -99,7 +104,7 @@ def compile(
     placed = emit.place(network, budgets.fold_within(network, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
-    if rewritten:
+    if rewritten or hiding:
         verify.check_rewritten(given, qonnx, sample)
     fixed = all_fixed(sample, network)
     compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, lowered.views, sample, fixed)

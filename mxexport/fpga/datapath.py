@@ -127,7 +127,8 @@ class Datapath:
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
             made = dots.dot(x, w, part, luts=not self.takes_dsp)
-            found |= {f"{'of_few_' * few}{kind}": piece * (pe * across) for kind, piece in made.items()}
+            smaller = {kind: few and kind != "integers" for kind in made}  # a DSP slice multiplies any constant
+            found |= {f"{'of_few_' * smaller[kind]}{kind}": piece * (pe * across) for kind, piece in made.items()}
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, grouped = self.x.group_size // part, self.groups

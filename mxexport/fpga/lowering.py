@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label, 
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.masks import Keys, Probe, emptied, masked, nodes_beside, spared
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -126,7 +126,7 @@ class Lowering:
         probe = Probe(model)
         self.masks = masked(g, probe)
         self._spared = spared(g, self.masks, probe)
-        self.emptied = emptied(g, self._spared, probe)
+        self.emptied = emptied(g, self.masks, self._spared, probe)
         apart = self._spared | {node: known.values for node, known in self.emptied.items()}
         self._done |= nodes_beside(self.masks.values(), apart, g) | shape_nodes(g)
         self._read: set[ir.Value] = set()
@@ -225,18 +225,25 @@ class Lowering:
         return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
 
     def turned(self, source: Pending, axis: int) -> Pending:
-        """`source`, wide, in another order: an axis of its tensor that it brings first comes last, as its vectors.
-        Raises Refused where others come before it."""
+        """`source`, wide, in another order: an axis of its tensor comes last, as its vectors, and what came behind it
+        comes first."""
+        before, along, inside = source.view.around(axis)
+        atoms = source.view.atoms
+        turned = self.rotated(source, atoms.index(source.view.axes[axis][-1]) + 1)
+        return self.shaped(turned, (inside * before, along))
+
+    def rotated(self, source: Pending, first: int) -> Pending:
+        """`source`, wide, in another order: its first atoms come last."""
         from mxexport.fpga.units.reorder import Reorder  # the units import this module
 
-        view = source.view.turned(axis)
-        _, along, inside = source.view.around(axis)
-        image = self.shaped(source, (along, 1, inside))
-        turned = self.add(Reorder, [image], self._node, "turn", ("turned",), (along * inside,), view=view)
-        return self.shaped(turned, (inside, along))
+        atoms = source.view.atoms
+        before, behind = size_of(atoms[:first]), size_of(atoms[first:])
+        image, view = self.shaped(source, (before, 1, behind)), source.view.rotated(first)
+        return self.add(Reorder, [image], self._node, "turn", ("turned",), (before * behind,), view=view)
 
     def last(self, source: Pending, axis: int) -> Pending:
-        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused as `turned`."""
+        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused where it does not
+        come in one piece."""
         if source.view.trailing(axis):
             return self.in_vectors(source, axis)
         return self.turned(source, axis)
@@ -254,6 +261,18 @@ class Lowering:
             if node is not None and is_quantizer(node):
                 return found
         raise Refused("its input is not quantized; give quantize_model an MX activation format")
+
+    def keys(self, keys: Keys, node: ir.Node) -> Pending:
+        """The stream of an input that says which keys take part, one vector a frame, in which what says so is above
+        zero, or is not (`keep`). Raises Refused where there is none."""
+        source = self.wide(self._shaped(self.elements(keys.value), (keys.count,)), node)
+        if source.shape != (keys.count,):
+            source = self.shaped(source, (keys.count,))
+        if not keys.added:
+            return source
+        from mxexport.fpga.units.affine import Affine  # the units import this module
+
+        return self.add(Affine.negated, [source], node, "hidden", ("hidden",), source.shape)
 
     def narrowed(self, source: Pending, bits: int, node: ir.Node) -> Pending:
         """`source`, rounded to `bits` bits where it is wider, for a unit whose products would not stay exact."""
@@ -416,6 +435,8 @@ class Lowering:
             self._move(node)
         elif node.op_type == "Expand":
             self._repeat(node)
+        elif node.op_type == "Cast" and _keeps_numbers(node):
+            self.bind(node.outputs[0], self.elements(node.inputs[0]), self._makers.get(node.inputs[0]))
         else:
             raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
@@ -546,6 +567,12 @@ class Lowering:
         model = ir.Model(made, ir_version=10, producer_name="mxexport", doc_string=_DESCRIPTION)
         graph.attach_functions(model)
         return model
+
+
+def _keeps_numbers(node: ir.Node) -> bool:
+    """Whether a Cast makes floats or integers of whole numbers."""
+    kinds = [None if v.dtype is None else v.dtype.numpy().kind for v in (node.inputs[0], node.outputs[0])]
+    return kinds[0] in ("b", "i", "u") and kinds[1] in ("f", "i")
 
 
 def _differs_by_place(array: np.ndarray, shape: ir.Shape | None) -> bool:

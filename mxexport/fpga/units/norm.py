@@ -42,7 +42,9 @@ class Norm:
     status = {}
     memory_kinds = ("gain", "offset", "roots", "slopes")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "Transpose"))
+    lowers = tuple(
+        ("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
+    )
 
     source: Wide
     center: bool

@@ -25,7 +25,7 @@ _BANKS = 2  # frames of b that mx_product holds
 @dataclass(frozen=True)
 class Product:
     """`a`: (T, H, K) or (T, K), the vectors; `b`: (R, G, K) or (R, K), the rows that each of them meets, head h of a
-    those of head h // (H / G)."""
+    those of head h // (H / G), of the only one where b has no axis G."""
 
     operator = ops.MXProduct
     module = "mx_product"
@@ -56,7 +56,7 @@ class Product:
         if depth != other:
             raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
         a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
-        b = low.shaped(b, (rows, shared, depth) if heads > 1 else (rows, depth))
+        b = low.shaped(b, (rows, shared, depth) if shared > 1 else (rows, depth))
         make, view = functools.partial(cls.of, node.name), a.view.with_last(-1, rows)
         made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], rows), view=view)
         low.bind(node.outputs[0], made, node)
@@ -215,16 +215,16 @@ def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:
 
 def _check(a: Blocks, b: Blocks) -> None:
     """Raise Refused unless the two streams can be multiplied."""
-    if len(a.shape) != len(b.shape) or len(a.shape) not in (2, 3):
+    if not 2 <= len(b.shape) <= len(a.shape) <= 3:
         raise Refused(
-            f"multiplies frames of {list(a.shape)} and {list(b.shape)}; expected [tokens, channels] on both sides, or "
-            "[tokens, heads, channels]"
+            f"multiplies frames of {list(a.shape)} and {list(b.shape)}; expected [tokens, channels] or "
+            "[tokens, heads, channels], with heads on the first side where the second has some"
         )
     if a.channels != b.channels:
         raise Refused(f"multiplies vectors of {a.channels} and {b.channels} elements; expected the same number")
     if a.group_size != b.group_size:
         raise Refused(f"multiplies groups of {a.group_size} and {b.group_size}; expected the same group size")
-    if len(a.shape) == 3 and a.shape[1] % b.shape[1]:
+    if len(b.shape) == 3 and a.shape[1] % b.shape[1]:
         raise Refused(f"multiplies {a.shape[1]} heads with {b.shape[1]}; expected a multiple of them")
     if b.bits > 8:
         raise Refused(

@@ -63,16 +63,22 @@ class Softmax:
             low.bind(node.outputs[0], source)
             return True
         axis = attribute(node, "axis", -1) % len(source.view.axes)
-        source = low.last(source, axis)
+        if known is not None and known.bias is not None:
+            source = _biased(source, known.bias, x, node, low)
+        given, source = source, low.last(source, axis)
         placed = _placed(mask, x, source)
 
         sources, make = [source], lambda kind: cls.of(kind, scale, placed)
         if known is not None and known.keys is not None:
             from mxexport.fpga.units.masked_softmax import MaskedSoftmax  # which is one of these
 
-            sources.append(low.wide(low.features(known.keys, low.stream(known.keys)), node))
-            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keep)  # noqa: E731
-        low.bind(node.outputs[0], low.add(make, sources, node, "softmax", ("shares",), source.shape))
+            sources.append(low.keys(known.keys, node))
+            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keys.keep)  # noqa: E731
+        made = low.add(make, sources, node, "softmax", ("shares",), source.shape)
+        if not given.view.trailing(axis) and len(given.view.groups()) > 2:  # heads come token by token
+            behind = len(given.view.atoms) - given.view.atoms.index(given.view.axes[axis][-1]) - 1
+            made = low.shaped(low.rotated(made, behind), given.view.sizes())
+        low.bind(node.outputs[0], made)
         return True
 
     @classmethod
@@ -254,6 +260,14 @@ _NUMBERS = (
     "reciprocal_bits",
     "out_bits",
 )
+
+
+def _biased(source: Pending, bias: np.ndarray, x: ir.Value, node: ir.Node, low: Lowering) -> Pending:
+    """Scores `x` with what their mask adds to those that it leaves."""
+    from mxexport.fpga.units.offset import Offset, constant_of  # which says how a constant lies in a stream
+
+    placed = constant_of(bias.astype(np.float64), x, source)
+    return low.add(lambda t: Offset.of(t, placed), [source], node, "offset", ("sum",), source.shape)
 
 
 def _placed(mask: np.ndarray | None, x: ir.Value, source: Pending) -> np.ndarray | None:
