@@ -14,7 +14,18 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, finn_reports, library, lowering, memory as memory_of, options, package, schedule, verify
+from mxexport.fpga import (
+    emit,
+    finn_reports,
+    library,
+    lowering,
+    memory as memory_of,
+    options,
+    package,
+    schedule,
+    turns,
+    verify,
+)
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
@@ -45,6 +56,7 @@ def compile(
     resources: str = "auto",
     memory: Mapping[str, str] | str = "rom",
     memory_bits: int = memory_of.BUS,
+    in_turn: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -89,9 +101,10 @@ def compile(
     inputs = by_name(calibration, list(frames), "calibration")
     stage("calibrating")
     calibrate(qonnx, inputs, margin)
+    repeated = turns.prepare(qonnx, inputs, margin) if in_turn else None
     stage("lowering")
     sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
-    lowered = lowering.lower(qonnx, sources)
+    lowered = lowering.lower(qonnx, sources, repeated)
     network = read(lowered.model)
     stage("folding")
     places = memory_of.choose(network, wanted)

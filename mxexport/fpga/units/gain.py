@@ -12,11 +12,13 @@ from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import by_beats, constant_of, is_of_channels
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
+from mxexport.numbers import spatial
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 
 _WIDTH = 26
@@ -25,7 +27,7 @@ _WIDTH = 26
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """`gain` int64, of the shape of a frame; the result has `lsb_exp`."""
+    """`gain` int64, of the shape of a frame; the result has `lsb_exp`, and `width` bits at least."""
 
     operator = ops.WideGain
     module = "mx_gain"
@@ -39,6 +41,7 @@ class Gain:
     gain: np.ndarray
     shift: int
     lsb_exp: int
+    width: int = 0
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -74,7 +77,14 @@ class Gain:
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Gain:
         a = graph.attributes(node)
-        return cls(*sources, constant_array(node.inputs[1]), a["shift"], a["lsb_exp"])
+        return in_width(cls(*sources, constant_array(node.inputs[1]), a["shift"], a["lsb_exp"]), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Gain]) -> list[Gain]:
+        """Those of all turns, in the coarsest step of a factor that one has."""
+        lsb_exp = max(u.lsb_exp for u in units)
+        gains = [spatial.divide(u.gain, 1 << (lsb_exp - u.lsb_exp)) for u in units]
+        return widest([replace(u, gain=gain, lsb_exp=lsb_exp) for u, gain in zip(units, gains, strict=True)])
 
     @property
     def sources(self) -> tuple:
@@ -91,7 +101,7 @@ class Gain:
     @property
     def result(self) -> Wide:
         largest = (self._largest << (self.source.width - 1) >> self.shift) + 1
-        return Wide(self.source.shape, largest.bit_length() + 1, self.lsb_exp)
+        return Wide(self.source.shape, max(largest.bit_length() + 1, self.width), self.lsb_exp)
 
     def attributes(self) -> dict:
         return {"shift": self.shift, "width": self.result.width, "lsb_exp": self.lsb_exp}

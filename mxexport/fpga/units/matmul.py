@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.accumulator import Accumulator, joined, own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.area import Area, Parts, each, in_block_ram, ram, rom
 from mxexport.fpga.datapath import Datapath
 from mxexport.fpga.layouts import group_count_of, is_depthwise
@@ -98,6 +98,15 @@ class MatMul:
         codes, scale_codes, bias = (constant_array(value) for value in node.inputs[2:])
         weight = Weight(get_format(node.metadata_props[graph.FORMAT_KEY]), codes, scale_codes, a["group_size"])
         return cls(*sources, weight, bias, a["scale_offset"], a["width"], a["lsb_exp"])
+
+    @classmethod
+    def alike(cls, units: list[MatMul]) -> list[MatMul]:
+        """Those of all turns, in one accumulator that holds each exactly."""
+        found = joined([Accumulator(u.bias, u.scale_offset, u.width, u.lsb_exp) for u in units])
+        return [
+            replace(u, bias=a.bias, scale_offset=a.scale_offset, width=a.width, lsb_exp=a.lsb_exp)
+            for u, a in zip(units, found, strict=True)
+        ]
 
     @property
     def sources(self) -> tuple:

@@ -14,11 +14,12 @@ from mxexport.fpga import dots, latencies, norm_patterns
 from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.numbers import normalization
+from mxexport.numbers import normalization, spatial
 from mxexport.numbers.fixedpoint import round_to_lsb
 from mxexport.numbers.groups import group_count
 
@@ -34,7 +35,7 @@ _LEAST_WIDTH = 12  # bits of the input that are worth computing with
 @dataclass(frozen=True, eq=False)
 class Norm:
     """`gain` and `offset` int64 [K]; `roots` and `slopes` as `normalization.root_table` has them; `epsilon` in squares
-    of the input's step over K; the result has `lsb_exp`."""
+    of the input's step over K; the result has `lsb_exp`, and `width` bits at least."""
 
     operator = ops.WideNorm
     module = "mx_norm"
@@ -56,6 +57,7 @@ class Norm:
     fraction: int
     shift: int
     lsb_exp: int
+    width: int = 0
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -94,7 +96,16 @@ class Norm:
         a = graph.attributes(node)
         numbers = [a[name] for name in ("segment_bits", "root_bits", "fraction", "shift", "lsb_exp")]
         arrays = [constant_array(value) for value in node.inputs[1:]]
-        return cls(*sources, bool(a["center"]), a["epsilon"], *arrays, *numbers)
+        return in_width(cls(*sources, bool(a["center"]), a["epsilon"], *arrays, *numbers), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Norm]) -> list[Norm]:
+        """Those of all turns, in the coarsest step of a gain that one has."""
+        lsb_exp, found = max(u.lsb_exp for u in units), []
+        for u in units:
+            gain, offset = (spatial.divide(a, 1 << (lsb_exp - u.lsb_exp)) for a in (u.gain, u.offset))
+            found.append(replace(u, gain=gain, offset=offset, lsb_exp=lsb_exp))
+        return widest(found)
 
     @property
     def sources(self) -> tuple:
@@ -125,7 +136,8 @@ class Norm:
     def result(self) -> Wide:
         pairs = zip(self.gain.tolist(), self.offset.tolist(), strict=True)
         largest = max(self.largest * abs(g) + abs(o) for g, o in pairs)
-        return Wide(self.source.shape, ((largest >> self.shift) + 1).bit_length() + 1, self.lsb_exp)
+        least = ((largest >> self.shift) + 1).bit_length() + 1
+        return Wide(self.source.shape, max(least, self.width), self.lsb_exp)
 
     def attributes(self) -> dict:
         table = {"segment_bits": self.segment_bits, "root_bits": self.root_bits, "fraction": self.fraction}

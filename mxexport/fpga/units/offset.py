@@ -12,8 +12,9 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
+from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.views import View, size_of
 from mxexport.model import graph
@@ -29,7 +30,8 @@ _BITS = 27
 
 @dataclass(frozen=True, eq=False)
 class Offset:
-    """`offset` int64, of the shape of a frame, in units of 2**lsb_exp, which is not above the input's."""
+    """`offset` int64, of the shape of a frame, in units of 2**lsb_exp, which is not above the input's; the result has
+    `width` bits at least."""
 
     operator = ops.WideOffset
     module = "mx_offset"
@@ -42,6 +44,7 @@ class Offset:
     source: Wide
     offset: np.ndarray
     lsb_exp: int
+    width: int = 0
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -118,7 +121,14 @@ class Offset:
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Offset:
-        return cls(*sources, constant_array(node.inputs[1]), graph.attributes(node)["lsb_exp"])
+        a = graph.attributes(node)
+        return in_width(cls(*sources, constant_array(node.inputs[1]), a["lsb_exp"]), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Offset]) -> list[Offset]:
+        """Those of all turns, in the finest step that one has."""
+        lsb_exp = min(u.lsb_exp for u in units)
+        return widest([replace(u, offset=u.offset << (u.lsb_exp - lsb_exp), lsb_exp=lsb_exp) for u in units])
 
     @property
     def sources(self) -> tuple:
@@ -131,7 +141,8 @@ class Offset:
     @property
     def result(self) -> Wide:
         added = Grid.of_width(self.lsb_exp, self.offset_width)
-        return Wide.holding(self.source.grid.at(self.lsb_exp) + added, self.source.shape)
+        least = Wide.holding(self.source.grid.at(self.lsb_exp) + added, self.source.shape)
+        return replace(least, width=max(least.width, self.width))
 
     def attributes(self) -> dict:
         shift = {"x_shift": self.source.lsb_exp - self.lsb_exp}
