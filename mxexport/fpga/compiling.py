@@ -17,12 +17,13 @@ from mxexport.errors import InputFileError
 from mxexport.fpga import (
     emit,
     finn_reports,
+    fold_turns,
     library,
+    loops,
     lowering,
     memory as memory_of,
     options,
     package,
-    schedule,
     turns,
     verify,
 )
@@ -107,9 +108,10 @@ def compile(
     lowered = lowering.lower(qonnx, sources, repeated)
     network = read(lowered.model)
     stage("folding")
-    places = memory_of.choose(network, wanted)
-    network = memory_of.placed(network, places, bus, part)
-    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
+    hardware = loops.in_hardware(network)
+    places = memory_of.choose(hardware, wanted)
+    hardware = memory_of.placed(hardware, places, bus, part)
+    placed = emit.place(hardware, fold_turns.fold_within(hardware, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten:
@@ -119,7 +121,7 @@ def compile(
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
-    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(network, placed.foldings, places)}
+    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(hardware, placed.foldings, places)}
     report["tensors"] = lowered.tensors
     report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {
@@ -135,7 +137,7 @@ def compile(
             graph.save(qonnx, staged / "calibrated.onnx")
             graph.save(lowered.model, staged / "dataflow.onnx")
             _write_rtl(placed, staged)
-            chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
+            chosen = {p.layer: placed.foldings[p.name] for p in hardware.products()}
             (staged / "folding.yaml").write_text(options.folding_text(chosen))
             (staged / "report.html").write_text(design_page(report).to_html())
             (staged / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -14,6 +14,7 @@ from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import dropped_bits, per_channel
 from mxexport.fpga.area import Parts, each, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.stacked import concatenated, layers, signed_bits, turns_of
 from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
@@ -48,6 +49,8 @@ class Affine:
     shift: int
     lsb_exp: int
     width: int = 0
+    others: tuple[Affine, ...] = ()
+    """Those of later turns, whose gains and offsets it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -144,11 +147,11 @@ class Affine:
 
     @property
     def gain_width(self) -> int:
-        return max(int(np.abs(self.gain).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def offset_width(self) -> int:
-        return max(int(np.abs(self.offset).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def result(self) -> Wide:
@@ -180,10 +183,10 @@ class Affine:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width, "OffsetWidth": self.offset_width}
-        return widths | {"K": self.source.channels, "Lanes": folding.simd}
+        return widths | {"K": self.source.channels, "Lanes": folding.simd} | layers(self, counted=True)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Word (beat), field l = channel beat*lanes + l."""
+        """Word (layer, beat), field l = channel beat*lanes + l."""
         lanes = folding.simd
         beats = group_count(self.source.channels, lanes)
 
@@ -191,7 +194,9 @@ class Affine:
             return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
 
         widths = {"gain": self.gain_width, "offset": self.offset_width}
-        return {kind: Memory(words(array), widths[kind]) for kind, array in self.constants().items()}
+        return concatenated(
+            [{k: Memory(words(array), widths[k]) for k, array in u.constants().items()} for u in turns_of(self)]
+        )
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -204,7 +209,7 @@ class Affine:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
+        lanes, count = folding.simd, group_count(self.source.channels, folding.simd) * len(turns_of(self))
         sums = max(self.source.width + self.gain_width, self.offset_width)
         product = dots.wide(self.source.width, self.gain_width)
         return {
@@ -213,7 +218,7 @@ class Affine:
             ("sums" if product.dsp > 1 else "sums_in_slices"): each(lanes * sums),
             "values": each(lanes * self.result.width),
             "offsets": each(lanes * self.offset_width),
-            "memories": total(rom(beats, lanes * width) for width in (self.gain_width, self.offset_width)),
+            "memories": total(rom(count, lanes * width) for width in (self.gain_width, self.offset_width)),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.stacked import signed_bits, turns_of
 from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
@@ -42,6 +43,8 @@ class Gain:
     shift: int
     lsb_exp: int
     width: int = 0
+    others: tuple[Gain, ...] = ()
+    """Those of later turns, whose factors it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -92,7 +95,7 @@ class Gain:
 
     @property
     def gain_width(self) -> int:
-        return max(self._largest.bit_length() + 1, 2)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def _largest(self) -> int:
@@ -126,10 +129,16 @@ class Gain:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width}
-        return widths | {"Beats": self.source.beats(folding.simd), "Lanes": folding.simd}
+        return widths | {"Beats": self._words(folding), "Lanes": folding.simd}
+
+    def _words(self, folding: Folding) -> int:
+        """Beats of a frame, for every layer: the module tells one frame from the next by nothing else."""
+        return self.source.beats(folding.simd) * len(turns_of(self))
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        return {"gain": Memory(by_beats(self.gain, folding.simd), self.gain_width)}
+        """Word (layer, vector, beat), field l = channel beat*lanes + l."""
+        words = [by_beats(u.gain, folding.simd) for u in turns_of(self)]
+        return {"gain": Memory(np.concatenate(words), self.gain_width)}
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -142,7 +151,7 @@ class Gain:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, self.source.beats(folding.simd)
+        lanes, beats = folding.simd, self._words(folding)
         return {
             "unit": each(10),
             "places": each(beats.bit_length()),

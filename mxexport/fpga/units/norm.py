@@ -14,6 +14,7 @@ from mxexport.fpga import dots, latencies, norm_patterns
 from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.stacked import layers, signed_bits, turns_of
 from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
@@ -58,6 +59,8 @@ class Norm:
     shift: int
     lsb_exp: int
     width: int = 0
+    others: tuple[Norm, ...] = ()
+    """Those of later turns, whose gains and offsets it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -113,15 +116,15 @@ class Norm:
 
     @property
     def gain_width(self) -> int:
-        return _signed(self.gain)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def offset_width(self) -> int:
-        return _signed(self.offset)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def slope_width(self) -> int:
-        return _signed(self.slopes)
+        return signed_bits(self.slopes)
 
     @property
     def largest(self) -> int:
@@ -173,22 +176,22 @@ class Norm:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width, "OffsetWidth": self.offset_width}
         widths |= {"SlopeWidth": self.slope_width, "VarianceWidth": self._variance_width}
         epsilon = {"EpsilonUpper": upper, "EpsilonLower": lower}
-        return widths | epsilon | {"K": self.source.channels, "Lanes": folding.simd}
+        return widths | epsilon | {"K": self.source.channels, "Lanes": folding.simd} | layers(self, counted=True)
 
     @property
     def _variance_width(self) -> int:
         return max(variance_bits(self.source, self.epsilon), 2)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Gain and offset: word (beat), field l = channel beat*lanes + l. Roots and slopes: word i = segment i."""
+        """Gain and offset: word (layer, beat), field l = channel beat*lanes + l. Roots, slopes: word i = segment i."""
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
 
         def words(array: np.ndarray) -> np.ndarray:
             return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
 
         return {
-            "gain": Memory(words(self.gain), self.gain_width),
-            "offset": Memory(words(self.offset), self.offset_width),
+            "gain": Memory(np.concatenate([words(u.gain) for u in turns_of(self)]), self.gain_width),
+            "offset": Memory(np.concatenate([words(u.offset) for u in turns_of(self)]), self.offset_width),
             "roots": Memory(self.roots[:, None], self.root_bits + 1),
             "slopes": Memory(self.slopes[:, None], self.slope_width),
         }
@@ -263,7 +266,7 @@ class Norm:
         return found
 
     def _lane_parts(self, lanes: int) -> Parts:
-        width, beats = self.source.width, group_count(self.source.channels, lanes)
+        width, beats = self.source.width, group_count(self.source.channels, lanes) * len(turns_of(self))
         moved = self._sums[0] + self.fraction
         root = dots.wide(self._norm_bits, self.root_bits + 2)
         return _times("deviations", width, self.source.channels, lanes) | {
@@ -341,11 +344,6 @@ def _narrowed(source: Pending, epsilon: float, node: ir.Node, low: Lowering) -> 
         why = f"is exact for fewer than {_LEAST_WIDTH} bits of its input; quantize before it"
         raise UnsupportedError(f"compile: node {node.name!r}: {norm}, {why}")
     return low.narrowed(source, bits, node)
-
-
-def _signed(array: np.ndarray) -> int:
-    """Bits that hold both signs of every number, 2 at least."""
-    return max(int(np.abs(array).max(initial=0)).bit_length() + 1, 2)
 
 
 def _power(count: int) -> int:

@@ -12,6 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
+from mxexport.fpga.stacked import signed_bits, turns_of
 from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
@@ -45,6 +46,8 @@ class Offset:
     offset: np.ndarray
     lsb_exp: int
     width: int = 0
+    others: tuple[Offset, ...] = ()
+    """Those of later turns, whose constants it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -136,7 +139,7 @@ class Offset:
 
     @property
     def offset_width(self) -> int:
-        return max(int(np.abs(self.offset).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def result(self) -> Wide:
@@ -168,11 +171,16 @@ class Offset:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "OffsetWidth": self.offset_width}
-        return widths | {"Beats": self.source.beats(folding.simd), "Lanes": folding.simd}
+        return widths | {"Beats": self._words(folding), "Lanes": folding.simd}
+
+    def _words(self, folding: Folding) -> int:
+        """Beats of a frame, for every layer: the module tells one frame from the next by nothing else."""
+        return self.source.beats(folding.simd) * len(turns_of(self))
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Word (vector, beat), field l = channel beat*lanes + l."""
-        return {"offset": Memory(by_beats(self.offset, folding.simd), self.offset_width)}
+        """Word (layer, vector, beat), field l = channel beat*lanes + l."""
+        words = [by_beats(u.offset, folding.simd) for u in turns_of(self)]
+        return {"offset": Memory(np.concatenate(words), self.offset_width)}
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -184,7 +192,7 @@ class Offset:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, self.source.beats(folding.simd)
+        lanes, beats = folding.simd, self._words(folding)
         memory = rom(beats, lanes * self.offset_width)
         # Sums of constants from few words are simpler, of those from block RAM nothing but adders.
         sums = "few_sums" if beats <= 8 else "block_sums" if memory.bram36 else "sums"
