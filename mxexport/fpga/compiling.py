@@ -14,7 +14,19 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import budgets, emit, finn_reports, library, lowering, memory as memory_of, options, package, verify
+from mxexport.fpga import (
+    emit,
+    finn_reports,
+    fold_turns,
+    library,
+    loops,
+    lowering,
+    memory as memory_of,
+    options,
+    package,
+    turns,
+    verify,
+)
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
@@ -46,6 +58,7 @@ def compile(
     resources: str = "auto",
     memory: Mapping[str, str] | str = "rom",
     memory_bits: int = memory_of.BUS,
+    in_turn: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -91,17 +104,19 @@ def compile(
     hiding = settle_added(qonnx, inputs)
     stage("calibrating")
     calibrate(qonnx, inputs, margin)
+    repeated = turns.prepare(qonnx, inputs, margin) if in_turn else None
     stage("lowering")
     sources = {
         name: Wide.mask(frame) if name in hiding else Wide(frame, *fixed_point_input(inputs[name], margin))
         for name, frame in frames.items()
     }
-    lowered = lowering.lower(qonnx, sources)
+    lowered = lowering.lower(qonnx, sources, repeated)
     network = read(lowered.model)
     stage("folding")
-    places = memory_of.choose(network, wanted)
-    network = memory_of.placed(network, places, bus, part)
-    placed = emit.place(network, budgets.fold_within(network, target_cycles, limits, folding, kinds))
+    hardware = loops.in_hardware(network)
+    places = memory_of.choose(hardware, wanted)
+    hardware = memory_of.placed(hardware, places, bus, part)
+    placed = emit.place(hardware, fold_turns.fold_within(hardware, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten or hiding:
@@ -111,7 +126,7 @@ def compile(
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
-    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(network, placed.foldings, places)}
+    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(hardware, placed.foldings, places)}
     report["tensors"] = lowered.tensors
     report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {
@@ -127,7 +142,7 @@ def compile(
             graph.save(qonnx, staged / "calibrated.onnx")
             graph.save(lowered.model, staged / "dataflow.onnx")
             _write_rtl(placed, staged)
-            chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
+            chosen = {p.layer: placed.foldings[p.name] for p in hardware.products()}
             (staged / "folding.yaml").write_text(options.folding_text(chosen))
             (staged / "report.html").write_text(design_page(report).to_html())
             (staged / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")

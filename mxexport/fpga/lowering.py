@@ -17,6 +17,7 @@ from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Keys, Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.turns import Alike, Turns
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -26,6 +27,8 @@ from mxexport.model.rewriting import constant, nodes_of_scales
 from mxexport.model.uniform import is_quantizer
 
 OPSET = 18
+_LOWERINGS = 6
+"""Until layers in turn are alike: two, unless widths that follow from others cross a limit."""
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
@@ -94,15 +97,25 @@ def _refuse_half(g: ir.Graph) -> None:
             )
 
 
-def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
-    """The dataflow graph of a calibrated `model` whose inputs come as `sources`, accumulators sized exactly.
+def lower(model: ir.Model, sources: Mapping[str, Wide], turns: Turns | None = None) -> Lowered:
+    """The dataflow graph of a calibrated `model` whose inputs come as `sources`, accumulators sized exactly. Layers
+    that `turns` names are made alike: that needs what every one of them would make, so it takes a lowering or more
+    before.
 
     Raises:
-        UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why.
+        UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why; or
+            layers in turn that cannot be alike.
     """
-    walk = Lowering(model, sources)
-    walk.run()
-    return Lowered(walk.model(), walk.tensors, walk.views)
+    alike = None if turns is None else Alike(turns)
+    for _ in range(_LOWERINGS):
+        walk = Lowering(model, sources, alike)
+        walk.run()
+        if alike is None or not alike.missing:
+            return Lowered(walk.model(), walk.tensors, walk.views)
+        alike, missing = alike.again(), alike.missing
+    raise UnsupportedError(
+        f"in_turn: the units of {missing[0]!r} are not those of other turns after {_LOWERINGS} tries"
+    )
 
 
 class Lowering:
@@ -113,8 +126,9 @@ class Lowering:
     Without `sources`, nothing is built and only refusals are found.
     """
 
-    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None):
-        g = self._graph = model.graph
+    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None, alike: Alike | None = None):
+        g, self._alike = model.graph, alike
+        self._graph = g
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
         self._nodes: list[ir.Node] = []
@@ -283,6 +297,10 @@ class Lowering:
         make = functools.partial(Affine.rounding, bits=bits)
         return self.add(make, [source], node, "round", ("rounded",), source.shape)
 
+    def between_turns(self, node: ir.Node) -> int | None:
+        """The lsb_exp of what a Clip leaves where that goes around, in turns.WIDTH bits; None of others."""
+        return self._alike.turns.lsb_exp if self._alike is not None and node in self._alike.turns.ends else None
+
     def maker(self, value: ir.Value) -> ir.Node | None:
         """The node that `value` comes from, past those that only change its shape; None when that was refused."""
         return None if self._pending[value].blocked else self._makers.get(value)
@@ -362,7 +380,9 @@ class Lowering:
         if blocked is not None or any(s.type is None for s in sources):
             origin = next((s.origin for s in sources if s.shape is None), None)
             return Pending(shape, group_size, blocked=blocked, origin=origin, view=view)
-        unit, layer = make(*(s.type for s in sources)), self._layers[node]
+        types = tuple(s.type for s in sources)
+        unit, which = (make(*types), None) if self._alike is None else self._alike.unit(make, types, node, kind)
+        layer = self._layers[node]
         name = self._node_names.unique(f"{layer}.{kind}")
         values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
         constants = [
@@ -378,6 +398,8 @@ class Lowering:
             doc_string=unit.describe(),
         )
         made.metadata_props.update(unit.metadata())
+        if self._alike is not None:
+            made.metadata_props.update(self._alike.marks(which, name))
         self._nodes.append(made)
         self._initializers += constants
         return Pending(shape, group_size, unit.result, values, view=view)

@@ -96,8 +96,8 @@ READS = "weights read from memory"
 
 
 def reads(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Beats of weights that a frame reads from memory."""
-    return sum(i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
+    """Beats of weights that a frame reads from memory, in all its turns."""
+    return sum(max(len(i.turns), 1) * i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
 
 
 def regions(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:

@@ -31,7 +31,9 @@ def probed(design: Design, names: Iterable[str]) -> list[Instance]:
 
 
 def beats_of(design: Design, instance: Instance, frames: int) -> int:
-    return frames * instance.unit.result.beats(stream_lanes(design.network, design.foldings, instance.result))
+    """Of so many frames, in all turns of each."""
+    lanes = stream_lanes(design.network, design.foldings, instance.result)
+    return max(len(instance.turns), 1) * frames * instance.unit.result.beats(lanes)
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.pace import Choices
-from mxexport.fpga.types import Stream
+from mxexport.fpga.types import Conversion, Stream, Wide
 from mxexport.fpga.unit import Folding, Unit
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
@@ -165,6 +165,21 @@ def meet(kind: Stream, lanes: int, wanted: int) -> bool:
     return all(c.exists for c in kind.conversions(lanes, wanted))
 
 
+def path(kind: Wide, lanes: int, wanted: int) -> list[Conversion]:
+    """What brings a stream from `lanes` to `wanted`, whatever they are: over a whole vector where neither number is a
+    multiple of the other."""
+    found = []
+    for step in kind.conversions(lanes, wanted):
+        if step.exists:
+            found.append(step)
+            continue
+        stops = [step.lanes, *(-(-step.count // n) * n for n in (step.lanes, step.wanted)), step.wanted]
+        for a, b in zip(stops, stops[1:], strict=False):
+            if a != b:
+                found.append(Conversion(a, b, step.bits, step.count, step.side, step.vectors))
+    return found
+
+
 def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
     return total(glue("mx_lanes", c.parameters()) for c in kind.conversions(lanes, wanted))
 
@@ -246,14 +261,20 @@ def _listed(numbers) -> str:
 def port_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """Lanes of an input or output of the network, a power of two that holds what its reader takes or its unit gives."""
     if (maker := network.maker(stream)) is not None:
-        most = copies.lanes(maker.unit, foldings[maker.name])[1]
-    else:
-        most = max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream))
+        return 1 << (copies.lanes(maker.unit, foldings[maker.name])[1] - 1).bit_length()
+    return _lanes_taken(network, foldings, stream)
+
+
+def _lanes_taken(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """A power of two of lanes that holds what every reader takes."""
+    most = max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream))
     return 1 << (most - 1).bit_length()
 
 
 def stream_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
-    """Lanes in which a stream comes, from its unit or from outside."""
+    """Lanes in which a stream comes, from its unit or from outside; or from a turn before."""
+    if network.loop is not None and stream == network.loop.entry:
+        return _lanes_taken(network, foldings, stream)
     maker = network.maker(stream)
     if maker is None:
         return port_lanes(network, foldings, stream)

@@ -12,17 +12,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from mxexport.fpga import copies, memory
+from mxexport.fpga.loops import apart
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, relays, stream_lanes
 from mxexport.fpga.unit import Folding, Held, Timing
 
+TURNS = "turns"
+"""Among cycles: what a frame takes to go around."""
 _FRAMES = 3
 _SLACK = 8  # beats on top of what the model finds: registers between units, lane converters
 
 
 def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
     """Instance -> cycles that a frame occupies it; inputs under their streams' names, the bus on which weights are read
-    as `memory.READS`."""
+    as `memory.READS`. Where frames go around: those of a turn, and of all turns together as `TURNS`."""
+    if network.loop is not None:
+        return _cycles_of_turns(network, foldings)
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
@@ -53,13 +58,18 @@ def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instanc
 
 
 def arrivals(
-    network: Network, foldings: Mapping[str, Folding], frames: int = _FRAMES, paced: bool = True
+    network: Network,
+    foldings: Mapping[str, Folding],
+    frames: int = _FRAMES,
+    paced: bool = True,
+    given: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, np.ndarray]:
     """Stream -> cycle in which each vector of `frames` frames has come. `paced`: the input comes evenly, at the rate
-    of the slowest unit; else as fast as its lanes carry it."""
-    cycles = cycles_per_unit(network, foldings)
-    found = {}
+    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known."""
+    cycles, found = cycles_per_unit(network, foldings), dict(given or {})
     for name in network.inputs:
+        if name in found:
+            continue
         vectors = network.streams[name].vectors
         step = (max(cycles.values()) if paced else cycles[name]) / vectors
         found[name] = (np.arange(vectors * frames) + 1) * step
@@ -112,6 +122,8 @@ def _wanted(times: np.ndarray, timing: Timing, frames: int) -> np.ndarray:
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Cycles from the first input beat of the first frame to its last output beat; at least those that bring its
     weights from memory."""
+    if network.loop is not None:
+        return _latency_of_turns(network, foldings)
     times = arrivals(network, foldings, 1, paced=False)
     return max(int(np.ceil(max(times[name][-1] for name in network.outputs))), memory.reads(network, foldings))
 
@@ -119,6 +131,8 @@ def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
     """(stream, reader) -> beats of the FIFO in front of the reader, a power of two: wherever streams meet, and a small
     one wherever a stream has several readers. Readers are called `instance/input`."""
+    if network.loop is not None:
+        return _depths_of_turns(network, foldings)
     frames = _frames(network, foldings)
     times, found = arrivals(network, foldings, frames), {}
     for stream, kind in network.streams.items():
@@ -161,3 +175,98 @@ def _taken(
 def _most_waiting(come: np.ndarray, taken: np.ndarray) -> int:
     """Vectors that have come and are not taken yet, at most."""
     return int((np.searchsorted(come, taken, side="right") - np.arange(len(come))).max())
+
+
+# --- frames that go around ----------------------------------------------------------------------------------------
+
+_WAY_BACK = 4  # cycles: two of the FIFO, a register before the body, one behind the lane converter
+
+
+def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    """A turn begins when the one before has left its first vector behind, and no sooner than the slowest unit of the
+    body is free; the next frame begins once the last turn has come in."""
+    before, body, behind = apart(network)
+    found: dict[str, int] = {}
+    for part in (before, body, behind):
+        found |= cycles_per_unit(part, foldings) if part.instances else {}
+    found.pop(memory.READS, None)
+    found[TURNS] = cycles_of_turns(network, foldings)
+    if reads := memory.reads(network, foldings):
+        found[memory.READS] = reads
+    return found
+
+
+def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Those of a frame, from foldings of the body alone."""
+    body = apart(network)[1]
+    turn = max(cycles_per_unit(body, foldings).values())
+    return math.ceil((network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + turn)
+
+
+def _first_to_first(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles from the first vector that enters the body to the first one that comes back."""
+    (entry,), (exit_,) = body.inputs, body.outputs
+    times = arrivals(body, foldings, 1, paced=False)
+    return times[exit_][0] + _WAY_BACK - times[entry][0]
+
+
+def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """As `latency`, turn by turn: each comes in as the one before comes out."""
+    before, body, behind = apart(network)
+    (entry,), (exit_,) = body.inputs, body.outputs
+    came = arrivals(before, foldings, 1, paced=False)[entry] if before.instances else _as_lanes(body, foldings)
+    turns = [came + 1]
+    for count in range(1, network.loop.count + 1):
+        times = arrivals(body, foldings, count, paced=False, given={entry: np.concatenate(turns)})
+        back = times[exit_].reshape(count, -1)[-1]
+        turns.append(_one_by_one(np.maximum(back + _WAY_BACK, turns[-1][-1]), _step(body, foldings)))
+    end = back[-1] + 1
+    if behind.instances:
+        times = arrivals(behind, foldings, 1, paced=False, given={exit_: back + 1})
+        end = max(times[name][-1] for name in behind.outputs)
+    return max(math.ceil(end), memory.reads(network, foldings))
+
+
+def _step(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles that a vector takes to enter the body."""
+    (entry,) = body.inputs
+    return body.streams[entry].beats(stream_lanes(body, foldings, entry)) / body.streams[entry].vectors
+
+
+def _as_lanes(body: Network, foldings: Mapping[str, Folding]) -> np.ndarray:
+    (entry,) = body.inputs
+    return (np.arange(body.streams[entry].vectors) + 1) * _step(body, foldings)
+
+
+def _one_by_one(times: np.ndarray, step: float) -> np.ndarray:
+    """The same vectors, none sooner than `step` behind the one before."""
+    pace = np.arange(len(times)) * step
+    return np.maximum.accumulate(times - pace) + pace
+
+
+def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
+    """As `fifo_depths`, as if every turn were a frame; in the body are two at most, the last turn of a frame and the
+    first of the next."""
+    before, body, behind = apart(network)
+    found: dict[tuple[str, str], int] = {}
+    for part in (before, body, behind):
+        depths = fifo_depths(part, foldings) if part.instances else {}
+        if part is body:
+            for stream, reader in depths:
+                beats = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
+                depths[stream, reader] = min(depths[stream, reader], 1 << (beats - 1).bit_length())
+        found |= depths
+    return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
+
+
+def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    """Beats of a frame, as a power of two, in front of the body and behind it, where units there work on one frame for
+    longer than a turn takes."""
+    before, body, behind = apart(network)
+    turn, found = max(cycles_per_unit(body, foldings).values()), {}
+    for part, stream in ((before, network.loop.entry), (behind, network.loop.exit)):
+        if part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
+            maker = network.maker(stream)
+            beats = network.streams[stream].beats(copies.lanes(maker.unit, foldings[maker.name])[1])
+            found[stream] = 1 << (max(beats, 2) - 1).bit_length()
+    return found

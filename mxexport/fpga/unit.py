@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mxexport.fpga.area import Parts
     from mxexport.fpga.lowering import Lowering
     from mxexport.fpga.windows import Window
+
+
+UnitT = TypeVar("UnitT")
 
 
 class Refused(Exception):
@@ -198,6 +201,11 @@ class Unit(Protocol):
     def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
         """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);
         None: not at all, the results are equal as float32."""
+
+
+def in_width(unit: UnitT, width: int) -> UnitT:
+    """The unit, whose field `width` says how wide its result is at least, with that of its node."""
+    return unit if width <= unit.result.width else replace(unit, width=width)
 
 
 def parameters_of(unit: Unit, folding: Folding, files: Mapping[str, str]) -> dict[str, int | str]:

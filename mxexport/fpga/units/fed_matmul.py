@@ -40,7 +40,7 @@ class FedMatMul(MatMul):
         path = self._datapath(folding)
         kinds = [(path.places * path.turns, 8 * path.groups * path.across)]
         kinds.append((path.beats, folding.pe * folding.simd * path.stored_bits))
-        if self.bias.any():
+        if self._has_bias:
             kinds.append((path.turns, path.groups * self.width))
         return path.folds * sum(bus_beats(words, width, self.bus) for words, width in kinds)
 
@@ -101,7 +101,7 @@ class FedMatMul(MatMul):
         found = {k: p for k, p in super().parts(folding).items() if k not in ("weights", "scales", "late", "replayed")}
         width, scale_bits = folding.pe * folding.simd * path.stored_bits, path.groups * path.across * path.scale_bits
         scales, turns = path.places * path.turns, path.turns
-        bias_bits = path.groups * self.width * bool(self.bias.any())
+        bias_bits = path.groups * self.width * bool(self._has_bias)
         if self.tile:
             held = ram(2 * path.beats, width) if self.tile > 1 else Area()
             found |= {"held": held, "scales": _queue(scales, scale_bits, self.tile)}
