@@ -72,7 +72,8 @@ def _class(kind: type) -> str:
 
 def _attributes(quantizer: object, names: tuple[str, ...]) -> dict:
     """Those that it has."""
-    found: dict[str, object] = {"class": _class(type(quantizer))}
+    others = (kind for kind in type(quantizer).__mro__ if kind.__module__.partition(".")[0] in ("torch", "abc"))
+    found: dict[str, object] = {"class": _class(type(quantizer)), "base": _class(next(others))}
     for name in names:
         with contextlib.suppress(AttributeError):
             found[name] = _plain(operator.attrgetter(name)(quantizer))
@@ -106,21 +107,22 @@ def _quantizer(described: dict, weight: Tensor | None) -> nn.Module:
         assert x.shape == self.recorded.shape
         return self.recorded.clone()
 
-    made = _named(described["class"], nn.Module, forward=forward)()
+    base = pydoc.locate(described["base"])
+    made = _named(described["class"], *{base: 0, nn.Module: 0}, forward=forward)()
     made.recorded = weight
     for name, value in described.items():
         *path, last = name.split(".")
         home = made
         for part in path:
             home = home.__dict__.setdefault(part, types.SimpleNamespace())
-        if name != "class":
+        if name not in ("class", "base"):
             home.__dict__[last] = _restored(value)
     return made
 
 
-def _named(path: str, base: type, **methods) -> type:
+def _named(path: str, *bases: type, **methods) -> type:
     module, _, name = path.rpartition(".")
-    return type(name, (base,), {"__module__": module, **methods})
+    return type(bases[0])(name, bases, {"__module__": module, **methods})
 
 
 def stand_in(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:

@@ -39,7 +39,8 @@ class ToolLayer:
 
 def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
     """The class that `module` was of before `tool` took it; None for modules of its own, such as quantizers."""
-    kind = next(base for base in type(module).__mro__ if base.__module__.partition(".")[0] != tool)
+    others = [base for base in type(module).__mro__ if base.__module__.partition(".")[0] != tool]
+    kind = next(base for base in others if issubclass(base, nn.Module))
     if kind is nn.modules.conv._ConvNd:  # Quark's convolutions are torch's in all but their class
         kind = getattr(nn, type(module).__name__.removeprefix("Quant"), nn.Module)
     return None if kind in (nn.Module, nn.Sequential) else kind
