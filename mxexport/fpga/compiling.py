@@ -72,6 +72,8 @@ def compile(
     `memory`: where the weights of matrix products lie, for all or by layer: constants of the bitstream ("rom"), memory
     that is filled once through an AXI4-Stream of `memory_bits` ("load"), or outside, read for every few vectors of a
     frame ("stream", "stream:N").
+    `in_turn`: layers that repeat, with one tensor between them, become one piece of hardware that a frame passes as
+    often, with the constants of one layer after the other.
     `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
@@ -86,7 +88,8 @@ def compile(
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
         VerificationError: the dataflow graph differs from the QONNX graph.
-        InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
+        InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option, or
+            `in_turn` where no layers repeat.
     """
     out, stage = _writable(Path(out)), _Stages(progress)
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)

@@ -177,6 +177,8 @@ class Placer:
         sinks = tuple(Link(self._name(f"{self._names[unit.name]}_weights"), bus) for unit in units)
         self._fed |= {unit.name: sink for unit, sink in zip(units, sinks, strict=True)}
         parameters = {"Channels": len(units), "Bus": bus, "Burst": memory_of.BURST, "TableFile": file}
+        if memory_of.layers(units) > 1:
+            parameters["Layers"] = memory_of.layers(units)
         made = ("weights_reader", "mx_axi_read", parameters, (), sinks, f"weights of {len(units)} units, from memory")
         self._append(Cell(*made, status={"error_o": 1}, memories={file: regions}, others=tuple(axi_ports(bus))))
         return bus

@@ -196,10 +196,14 @@ def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
     return found
 
 
+def turn_cycles(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Those that a turn occupies the slowest unit of the body."""
+    return max(cycles_per_unit(apart(network)[1], foldings).values())
+
+
 def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Those of a frame, from foldings of the body alone."""
-    body = apart(network)[1]
-    turn = max(cycles_per_unit(body, foldings).values())
+    body, turn = apart(network)[1], turn_cycles(network, foldings)
     return math.ceil((network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + turn)
 
 
@@ -262,8 +266,8 @@ def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
 def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
     """Beats of a frame, as a power of two, in front of the body and behind it, where units there work on one frame for
     longer than a turn takes."""
-    before, body, behind = apart(network)
-    turn, found = max(cycles_per_unit(body, foldings).values()), {}
+    before, _, behind = apart(network)
+    turn, found = turn_cycles(network, foldings), {}
     for part, stream in ((before, network.loop.entry), (behind, network.loop.exit)):
         if part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
             maker = network.maker(stream)
