@@ -68,6 +68,10 @@ class Simulation(Outputs):
     difference: tuple[str, str] | None
 
 
+_KEPT = 1 << 26
+"""Bytes of all int64 streams of a run, up to which the session stays open."""
+
+
 class Design:
     """What `compile` wrote to `path`. Everything is read back from there; the network from dataflow.onnx alone."""
 
@@ -166,10 +170,25 @@ class Design:
 
     def _dataflow(self, fixed: Mapping[str, np.ndarray], wanted: list[str] | None = None) -> dict[str, np.ndarray]:
         """What dataflow.onnx computes, some frames at a time: its int64 tensors are large."""
-        parts = [
-            executors.run(self.path / "dataflow.onnx", part, wanted) for part in verify.portions(self.network, fixed)
-        ]
+        session = self._opened(wanted, len(next(iter(fixed.values()))))
+        parts = [session.run(part) for part in verify.portions(self.network, fixed)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _opened(self, wanted: list[str] | None, frames: int) -> executors.Session:
+        """dataflow.onnx, opened: most of the time of a run of few frames. The last one is kept for as long as the file
+        stays the same, unless its tensors are large: onnxruntime keeps their memory as long as the session."""
+        path = self.path / "dataflow.onnx"
+        state = (path.stat().st_mtime_ns, path.stat().st_ino, wanted and tuple(wanted)) if path.exists() else None
+        kept, session = self.__dict__.pop("_session", (None, None))
+        if kept is None or kept != state:
+            session = executors.Session(path, wanted, weights="each")
+        if frames * verify.frame_bytes(self.network) <= _KEPT:
+            self._session = (state, session)
+        return session
+
+    def __getstate__(self) -> dict:
+        """Without the session, which no other process can take over."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
     def compare_stages(self, x: Inputs) -> verify.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
