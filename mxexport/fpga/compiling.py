@@ -27,7 +27,6 @@ from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
-from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.running import executors
 
 
@@ -82,7 +81,7 @@ def compile(
     wanted, bus = options.memory(memory), options.bus(memory_bits)
     stage("reading the model")
     qonnx = graph.load(model)
-    infer_shapes(qonnx)
+    lowering.prepare(qonnx)
     given = qonnx.clone()
     rewritten = take_out_scales(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
