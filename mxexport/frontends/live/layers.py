@@ -73,8 +73,11 @@ def quantized_layer(plain: nn.Module, layer: ToolLayer) -> QuantLayer:
         raise UnsupportedError(reason)
     made = kind.__new__(kind)
     made.__dict__.update(vars(plain))
-    made.weight = nn.Parameter(layer.weight.detach().float().contiguous(), requires_grad=False)
-    held = weight_source(layer.weight.detach().float(), layer.weight_quant, layer.weight_scale)
+    values = layer.weight.detach().float().contiguous()
+    if layer.weight_quant is not None and not layer.weight_quant.format.is_float:
+        values = values + 0.0  # integer codes have no -0
+    made.weight = nn.Parameter(values, requires_grad=False)
+    held = weight_source(values, layer.weight_quant, layer.weight_scale)
     made._hold(weight_quant=held, input_quant=layer.input_quant)
     made.notes = layer.notes
     return made
