@@ -300,9 +300,9 @@ def test_unrolled_layers_compile_to_hardware(kind, tmp_path):
 class BothWays(nn.Module):
     """Two directions, time first; `wrapped`: with the batch first outside, as hardware counts frames."""
 
-    def __init__(self, wrapped: bool):
+    def __init__(self, wrapped: bool, kind=nn.GRU):
         super().__init__()
-        self.rnn, self.head, self.wrapped = nn.GRU(8, 4, bidirectional=True), nn.Linear(8, 3), wrapped
+        self.rnn, self.head, self.wrapped = kind(8, 4, bidirectional=True), nn.Linear(8, 3), wrapped
 
     def forward(self, x):
         return self.head(self.rnn(x.transpose(0, 1) if self.wrapped else x)[0][-1])
@@ -323,10 +323,10 @@ def test_time_first_and_both_directions_compile_as_exported(tmp_path):
 
 
 def test_a_batch_behind_the_time_is_refused_with_what_to_do(tmp_path):
-    model = mx.quantize_model(BothWays(False), "mxint8_g8", "mxint8_g8").eval()
-    mx.export(model, (torch.randn(3, 1, 8),), tmp_path / "m.onnx", dynamic_shapes={"x": {1: "batch"}})
+    model = mx.quantize_model(BothWays(False, nn.RNN), "mxint8_g8", "mxint8_g8").eval()
+    mx.export(model, (torch.randn(2, 1, 8),), tmp_path / "m.onnx", dynamic_shapes={"x": {1: "batch"}})
     (where, what), *_ = mx.check(tmp_path / "m.onnx", target="fpga")
-    assert where == "input 'x'" and "[3, batch, 8]" in what and "self.model(x.transpose(0, 1))" in what
+    assert where == "input 'x'" and "[2, batch, 8]" in what and "self.model(x.transpose(0, 1))" in what
 
 
 def test_a_slice_of_the_last_step_takes_no_more_lanes_than_it_keeps():
