@@ -124,6 +124,7 @@ def change(model: nn.Module, path: str, value: object) -> nn.Module:
         ("quark-mxfp4", "wide._input_quantizer.quant_spec.dtype", "mx9", r"wide: its input has a \w+ with dtype 'mx9'"),
         ("quark-mxfp4", "wide._input_quantizer.quant_spec.qscheme", "per_tensor", "qscheme 'per_tensor'"),
         ("quark-mxint8", "wide._weight_quantizer.quant_spec.mx_element_dtype", "int4", "mx_element_dtype 'int4'"),
+        ("quark-mxfp4", "wide._input_quantizer.quant_spec.ch_axis", 1, "wide: groups of its input run along axis 1"),
         ("quark-mxfp4", "conv._weight_quantizer.quant_spec.ch_axis", 3, "conv: groups of its weight run along axis 3"),
         ("quark-mxfp4", "wide._weight_quantizer.is_fake_quant_enabled", False, "weight is switched off"),
         ("quark-mxfp4", "wide._weight_quantizer_inv", "fp8", "quantized by another tool"),
@@ -257,6 +258,22 @@ def test_quark_itself(name, frozen):
     assert_equal_bits(found(inputs()).numpy(), model(inputs()).detach().numpy())
     edges = model.wide._input_quantizer(edge_inputs()).detach()
     assert_equal_bits(found.wide.input_quant(edge_inputs()).numpy(), edges.numpy())
+
+
+@pytest.mark.parametrize("name", ["MXFP8", "MXFP4", "NVFP4"])
+def test_weights_that_modelopt_has_compressed_are_read(name):
+    installed("modelopt")
+    import modelopt.torch.quantization as mtq
+
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU())
+    weight = model[0].weight.detach().clone()
+    model = mtq.quantize(model, getattr(mtq, f"{name}_DEFAULT_CFG"), None)
+    model[0].input_quantizer.disable()
+    mtq.compress(model)
+    found = mx.from_fake_quantized(model)[0]
+    quantizer = model[0].weight_quantizer
+    np.testing.assert_array_equal(found.weight.numpy(), quantizer(model[0]._parameters["weight"]).float().numpy())
+    assert (found.weight - weight).abs().max() < 0.3 * weight.abs().max()
 
 
 def test_modelopt_itself():

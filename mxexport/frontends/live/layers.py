@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +62,8 @@ def float_layer(module: nn.Module, kind: type[nn.Module], tool: str) -> nn.Modul
 
 
 def _is_left_out(value: object, tool: str) -> bool:
+    if isinstance(value, types.MethodType):  # put on the object, as a forward of the tool's
+        return (value.__module__ or "").partition(".")[0] == tool
     held = value if isinstance(value, (list, tuple)) else [value]
     own = any(type(thing).__module__.partition(".")[0] == tool for thing in held)
     return own and not (isinstance(value, nn.Module) and float_kind(value, tool) is not None)

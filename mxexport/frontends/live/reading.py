@@ -100,6 +100,8 @@ def _converted(module: nn.Module, package: str, exact_zeros: bool) -> nn.Module:
         raise UnsupportedError("its tensors are on the meta device and hold no values")
     layer = tool.read(module, kind)
     plain = float_layer(module, kind, package)
+    if "forward" in vars(plain):
+        raise UnsupportedError("its forward was replaced on this object; what it computes now is not known")
     if layer is None:
         return plain
     if isinstance(layer.input_quant, ToolInput) and not exact_zeros:
