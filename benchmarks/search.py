@@ -54,7 +54,7 @@ class Goal:
 
 GOALS = {
     "bytes": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (6, 5, 4, 3))), 80),
-    "trained": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (5, 4, 3, 2))), 40, trained=True),
+    "trained": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (5, 4, 3, 2))), 16, trained=True),
     "lut": Goal(
         "lut", ("mxint8", "mxint6", "mxint5", "mxint4"), 12, {"target_fps": 20_000, "resources": "lut"},
     ),

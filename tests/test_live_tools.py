@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import sys
+import types
 
 import numpy as np
 import pytest
@@ -122,6 +124,7 @@ def change(model: nn.Module, path: str, value: object) -> nn.Module:
         ("quark-mxfp4", "wide._input_quantizer.quant_spec.dtype", "mx9", r"wide: its input has a \w+ with dtype 'mx9'"),
         ("quark-mxfp4", "wide._input_quantizer.quant_spec.qscheme", "per_tensor", "qscheme 'per_tensor'"),
         ("quark-mxint8", "wide._weight_quantizer.quant_spec.mx_element_dtype", "int4", "mx_element_dtype 'int4'"),
+        ("quark-mxfp4", "wide._input_quantizer.quant_spec.ch_axis", 1, "wide: groups of its input run along axis 1"),
         ("quark-mxfp4", "conv._weight_quantizer.quant_spec.ch_axis", 3, "conv: groups of its weight run along axis 3"),
         ("quark-mxfp4", "wide._weight_quantizer.is_fake_quant_enabled", False, "weight is switched off"),
         ("quark-mxfp4", "wide._weight_quantizer_inv", "fp8", "quantized by another tool"),
@@ -156,6 +159,85 @@ def test_inputs_of_modelopt_are_multiplied_before_they_are_quantized(taken):
     assert_equal_bits(alone(edge_inputs()).numpy(), (edge_inputs() * factor).numpy())
 
 
+# --- microxcaling and AIMET, which are not on PyPI and not carried ---------------------------------------------------
+
+
+SPECS = {
+    "w_elem_format": "int8", "a_elem_format": "fp6_e2m3", "block_size": 32, "scale_bits": 8, "bfloat": 0, "fp": 0,
+    "round_mx_output": "even", "shared_exp_method": "max", "mx_flush_fp32_subnorms": False,
+}  # fmt: skip
+
+
+def of_microxcaling(monkeypatch, layer: nn.Module, **changed) -> nn.Module:
+    """A stand-in: the class and attributes of microxcaling's layer, and a function in the place of its own, which
+    rounds int8 ties away from zero (as it does where "nearest" is asked for)."""
+
+    def quantize_mx_op(x, specs, elem_format, axes, round):
+        shape = x.shape
+        groups = x.movedim(axes[0], -1).reshape(*x.movedim(axes[0], -1).shape[:-1], -1, 32)
+        step = torch.exp2(torch.floor(torch.log2(groups.abs().amax(-1, keepdim=True))) - 6)
+        codes = (groups.abs() / step + (0.5 if round == "nearest" else 0.49)).floor().clamp(max=127)
+        return (groups.sign() * codes * step).reshape(x.movedim(axes[0], -1).shape).movedim(-1, axes[0]).view(shape)
+
+    module = types.ModuleType("mx.mx_ops")
+    module.quantize_mx_op = quantize_mx_op
+    monkeypatch.setitem(sys.modules, "mx.mx_ops", module)
+    kind = type(layer)
+    layer.__class__ = type(kind.__name__, (kind,), {"__module__": "mx.linear"})
+    layer.mx_specs, layer.mx_none, layer.name = SPECS | changed, False, None
+    return layer.requires_grad_(False)
+
+
+def test_weights_of_microxcaling_are_what_its_own_function_makes(monkeypatch):
+    torch.manual_seed(6)
+    conv, linear = nn.Conv2d(64, 4, 3), nn.Linear(64, 8)
+    linear.weight.data[:] = (torch.arange(512).reshape(8, 64) % 129 - 64) / 32 + 1 / 64  # ties of int8
+    ties = linear.weight.data.clone()
+    model = nn.Sequential(of_microxcaling(monkeypatch, conv, a_elem_format=None), nn.Flatten(), nn.Linear(4, 64))
+    found = mx.from_fake_quantized(model)
+    assert type(found[0]) is mx.QuantConv2d and found[0].input_quant is None
+    assert (found[0].weight - conv.weight).abs().max() < 0.01
+    rounded = of_microxcaling(monkeypatch, linear)
+    found = mx.from_fake_quantized(nn.Sequential(rounded, of_microxcaling(monkeypatch, nn.ReLU())), exact_zeros=True)
+    assert_equal_bits(found[0].weight_quant(found[0].weight).numpy(), found[0].weight.numpy())
+    assert (found[0].weight - ties).abs().max() <= 2.0**-6 and type(found[1]) is nn.ReLU
+    x = edge_inputs()
+    expected = Quantizer(mx.get_format("mxfp6_e2m3"), -1, "floor")(x + 0.0)
+    np.testing.assert_array_equal(found[0].input_quant(x).numpy(), expected.numpy())
+    assert "float32 logarithm" in found[0].notes[0][1] and not is_fake_quantized(found)
+
+
+@pytest.mark.parametrize(
+    ("layer", "changed", "told"),
+    [
+        (nn.Linear(64, 4), {"round_mx_output": "nearest"}, "rounded 'nearest'.*round_mx_output=\"even\""),
+        (nn.Conv2d(64, 4, 1), {}, "leave a_elem_format out for convolutions"),
+        (nn.Linear(64, 4), {"bfloat": 16}, r"mx_specs\['bfloat'\] is 16; carried is 0 or 32"),
+        (nn.Linear(64, 4), {"block_size": 0}, "block_size 0"),
+        (nn.LayerNorm(64), {}, "its LayerNorm has arithmetic of its own"),
+    ],
+)
+def test_what_microxcaling_computes_otherwise_is_named(monkeypatch, layer, changed, told):
+    with pytest.raises(UnsupportedError, match=told):
+        mx.from_fake_quantized(nn.Sequential(of_microxcaling(monkeypatch, layer, **changed)))
+
+
+def test_a_package_of_that_short_name_is_left_alone(monkeypatch):
+    layer = of_microxcaling(monkeypatch, nn.Linear(64, 4))
+    del layer.mx_specs
+    assert not is_fake_quantized(layer)
+
+
+def test_aimet_is_known_and_refused_where_it_quantizes():
+    layer = nn.Linear(64, 4)
+    layer.__class__ = type("QuantizedLinear", (nn.Linear,), {"__module__": "aimet_torch.nn.true_quant"})
+    layer.param_quantizers = nn.ModuleDict({"weight": nn.Identity()})
+    with pytest.raises(UnsupportedError, match="AIMET's param_quantizers quantize a Linear to integers"):
+        mx.from_fake_quantized(nn.Sequential(layer))
+    layer.param_quantizers = nn.ModuleDict()
+    assert type(mx.from_fake_quantized(nn.Sequential(layer))[0]) is nn.Linear
+
+
 # --- the tools themselves -------------------------------------------------------------------------------------------
 
 
@@ -176,6 +258,22 @@ def test_quark_itself(name, frozen):
     assert_equal_bits(found(inputs()).numpy(), model(inputs()).detach().numpy())
     edges = model.wide._input_quantizer(edge_inputs()).detach()
     assert_equal_bits(found.wide.input_quant(edge_inputs()).numpy(), edges.numpy())
+
+
+@pytest.mark.parametrize("name", ["MXFP8", "MXFP4", "NVFP4"])
+def test_weights_that_modelopt_has_compressed_are_read(name):
+    installed("modelopt")
+    import modelopt.torch.quantization as mtq
+
+    model = nn.Sequential(nn.Linear(64, 8), nn.ReLU())
+    weight = model[0].weight.detach().clone()
+    model = mtq.quantize(model, getattr(mtq, f"{name}_DEFAULT_CFG"), None)
+    model[0].input_quantizer.disable()
+    mtq.compress(model)
+    found = mx.from_fake_quantized(model)[0]
+    quantizer = model[0].weight_quantizer
+    np.testing.assert_array_equal(found.weight.numpy(), quantizer(model[0]._parameters["weight"]).float().numpy())
+    assert (found.weight - weight).abs().max() < 0.3 * weight.abs().max()
 
 
 def test_modelopt_itself():

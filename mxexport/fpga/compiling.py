@@ -33,14 +33,13 @@ from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.masks import settle_added
 from mxexport.fpga.network import read
-from mxexport.fpga.prepared import prepare
+from mxexport.fpga.prepared import complete, prepare
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
-from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.running import executors
 
 
@@ -99,7 +98,7 @@ def compile(
     wanted, bus = options.memory(memory), options.bus(memory_bits)
     stage("reading the model")
     qonnx = graph.load(model)
-    infer_shapes(qonnx)
+    complete(qonnx)
     given = qonnx.clone()
     rewritten = prepare(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work

@@ -83,8 +83,27 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
     """
     _refuse_half(model.graph)
     walk = Lowering(model, None)
-    walk.run()
+    try:
+        walk.run()
+    except UnsupportedError as error:
+        if not (hints := _time_first(model.graph)):
+            raise
+        found = error.problems or [("graph", str(error).removeprefix("compile: "))]
+        raise UnsupportedError("compile: some nodes cannot be lowered to hardware", [*hints, *found]) from error
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
+
+
+def _time_first(g: ir.Graph) -> list[tuple[str, str]]:
+    """Inputs [T, N, I] whose batch is not the first axis, as those of recurrent layers are by default."""
+    found = []
+    for value in g.inputs:
+        sizes = list(value.shape or ())
+        timed = len(sizes) == 3 and isinstance(sizes[0], int) and sizes[0] > 1
+        if timed and (sizes[1] == 1 or not isinstance(sizes[1], int)):
+            told = f"has shape [{', '.join(map(str, sizes))}], and frames are counted along the first axis; if that is "
+            told += "time (batch_first=False), export a module around the model that takes the batch first: "
+            found.append((f"input {value.name!r}", told + "self.model(x.transpose(0, 1))"))
+    return found
 
 
 def _refuse_half(g: ir.Graph) -> None:

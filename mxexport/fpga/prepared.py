@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from mxexport.fpga.borders import constant_nodes
 from mxexport.fpga.settled import settle
 from mxexport.fpga.static_scales import take_out_scales
 from mxexport.model.editing import Editor, sole_user
 from mxexport.model.rewriting import is_op
+from mxexport.passes.clean.fold_constants import fold_constants
+from mxexport.passes.clean.infer_shapes import infer_shapes
+
+
+def complete(model: ir.Model) -> None:
+    """What lowering reads beside the nodes, in place: results of constants as constants, then shapes."""
+    if constant_nodes(model.graph):
+        fold_constants(model)
+    infer_shapes(model)
 
 
 def prepare(model: ir.Model) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from dataclasses import dataclass, field
 
 import torch
@@ -61,6 +62,8 @@ def float_layer(module: nn.Module, kind: type[nn.Module], tool: str) -> nn.Modul
 
 
 def _is_left_out(value: object, tool: str) -> bool:
+    if isinstance(value, types.MethodType):  # put on the object, as a forward of the tool's
+        return (value.__module__ or "").partition(".")[0] == tool
     held = value if isinstance(value, (list, tuple)) else [value]
     own = any(type(thing).__module__.partition(".")[0] == tool for thing in held)
     return own and not (isinstance(value, nn.Module) and float_kind(value, tool) is not None)
@@ -73,8 +76,11 @@ def quantized_layer(plain: nn.Module, layer: ToolLayer) -> QuantLayer:
         raise UnsupportedError(reason)
     made = kind.__new__(kind)
     made.__dict__.update(vars(plain))
-    made.weight = nn.Parameter(layer.weight.detach().float().contiguous(), requires_grad=False)
-    held = weight_source(layer.weight.detach().float(), layer.weight_quant, layer.weight_scale)
+    values = layer.weight.detach().float().contiguous()
+    if layer.weight_quant is not None and not layer.weight_quant.format.is_float:
+        values = values + 0.0  # integer codes have no -0
+    made.weight = nn.Parameter(values, requires_grad=False)
+    held = weight_source(values, layer.weight_quant, layer.weight_scale)
     made._hold(weight_quant=held, input_quant=layer.input_quant)
     made.notes = layer.notes
     return made

@@ -62,8 +62,10 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
     if others := sorted(active.keys() - {"input_quantizer", "weight_quantizer"}):
         raise UnsupportedError(f"{others[0]} is switched on; carried are input_quantizer and weight_quantizer")
     weight, input_quant = module._parameters["weight"], _input(active.get("input_quantizer"))
-    quantizer = active.get("weight_quantizer")
-    values, core, scale = _compressed(weight, quantizer) if compressed else _weight(weight.detach().float(), quantizer)
+    if compressed:
+        values, core, scale = _compressed(weight, module.weight_quantizer)
+    else:
+        values, core, scale = _weight(weight.detach().float(), active.get("weight_quantizer"))
     return ToolLayer(values, core, input_quant, scale)
 
 

@@ -35,7 +35,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
     if type(module).__name__ == "QLoRaQuantLinear" and module.active_adapters and not module.merged_weight:
         raise UnsupportedError("its adapters (LoRA) are not merged; call merge() on the layer first")
     for what in ("output", "bias"):
-        if held[what] is not None and held[what].is_fake_quant_enabled:
+        if held[what] is not None and getattr(held[what], "is_fake_quant_enabled", True):
             raise UnsupportedError(f"its {what} is quantized; leave {what}s out of the config")
     if held["weight"] is None and held["input"] is None:
         return None
@@ -48,7 +48,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         scale = _kept_scale(held["weight"], module.weight, fmt)
     input_quant = None
     if held["input"] is not None:
-        rank = 2 if kind is nn.Linear else module.weight.ndim
+        rank = None if kind is nn.Linear else module.weight.ndim
         fmt, rule = _format(held["input"], "input", layer.input_axis, rank)
         zeros = "kept" if "mxfp8" in fmt.name or not fmt.is_float else "cleared after"
         input_quant = ToolInput(fmt, layer.input_axis, rule, zeros=zeros)
@@ -59,7 +59,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
 def _values(module: nn.Module) -> Tensor:
     """The weight as the layer's forward multiplies with it. Raises UnsupportedError."""
     quantizer = module._weight_quantizer
-    if quantizer is None or quantizer.frozen_params:
+    if isinstance(module, nn.Embedding) or quantizer is None or quantizer.frozen_params:  # tables hold their values
         return module.weight.detach()
     quantizer = copy.deepcopy(quantizer)  # it observes what passes
     try:
@@ -69,8 +69,10 @@ def _values(module: nn.Module) -> Tensor:
         raise UnsupportedError(f"Quark cannot quantize its weight here: {str(error).partition(chr(10))[0]}") from error
 
 
-def _format(quantizer: nn.Module, what: str, axis: int, rank: int) -> tuple[GroupFormat, ScaleRule]:
-    """Format and rule of one quantizer. Raises UnsupportedError where that is not carried."""
+def _format(quantizer: nn.Module, what: str, axis: int, rank: int | None) -> tuple[GroupFormat, ScaleRule]:
+    """Format and rule of one quantizer, whose groups have to run along `axis`. `rank`: of its tensors; None where they
+    may have any, and axes count from the end. Raises UnsupportedError where that is not carried.
+    """
     if not getattr(quantizer, "is_fake_quant_enabled", True):
         raise UnsupportedError(f"fake quantization of its {what} is switched off; call enable_fake_quant() first")
     spec = getattr(quantizer, "quant_spec", None)
@@ -88,10 +90,10 @@ def _format(quantizer: nn.Module, what: str, axis: int, rank: int) -> tuple[Grou
             f"its {what} has a {type(quantizer).__name__} with {told or 'no config'}; carried are "
             f"{', '.join(FORMATS)} per group with scales of e8m0, and mx of int8, under even, floor or ceil"
         )
-    if found["ch_axis"] % rank != axis % rank:
+    if found["ch_axis"] != axis and (rank is None or found["ch_axis"] % rank != axis % rank):
         raise UnsupportedError(
             f"groups of its {what} run along axis {found['ch_axis']}, which its products do not sum over; set ch_axis="
-            f"{axis if rank == 2 else axis % rank} for such layers"
+            f"{axis if rank is None else axis % rank} for such layers"
         )
     return get_format(f"{name}_g{size}"), mode
 

@@ -1,10 +1,10 @@
 """A model with live quantized modules of another tool -> the mxexport model of the same values.
 
-Taken are AMD Quark and NVIDIA ModelOpt, recognised by the packages of their classes. What the tool itself can compute
-here decides: weights are the values its own forward multiplies with. What differs, by name:
+Taken are AMD Quark, NVIDIA ModelOpt and microxcaling, recognised by the packages of their classes; AIMET is refused.
+What the tool itself can compute here decides: weights are the values its own forward multiplies with. What differs:
 
-    inputs    the tool's scale rule, exactly. Where Quark rounds a logarithm (floor and ceil), largest magnitudes a few
-              steps beside a power of two take another scale there; notes of layers say so
+    inputs    the tool's scale rule, exactly. Where it rounds a logarithm (microxcaling; floor and ceil of Quark),
+              largest magnitudes a few steps beside a power of two take another scale there; notes of layers say so
     zeros     the sign of zero where a tool clears it, unless asked for (`exact_zeros`)
     products  in float32, whatever the model's type
 """
@@ -22,12 +22,12 @@ from torch import nn
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.assembling import assemble
 from mxexport.frontends.inputs import ToolInput
-from mxexport.frontends.live import modelopt, quark
+from mxexport.frontends.live import aimet, microxcaling, modelopt, quark
 from mxexport.frontends.live.layers import float_kind, float_layer, quantized_layer, tool_of
 from mxexport.quant import QUANT_LAYERS, QuantLayer
 from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
 
-_TOOLS: dict[str, ModuleType] = {tool.PACKAGE: tool for tool in (quark, modelopt)}
+_TOOLS: dict[str, ModuleType] = {tool.PACKAGE: tool for tool in (quark, modelopt, microxcaling, aimet)}
 """Package -> the module here that reads it: its `TOOL`, and `read(module, kind)`."""
 
 
@@ -39,7 +39,7 @@ def is_fake_quantized(model: object) -> bool:
 def from_fake_quantized(model: nn.Module, *, exact_zeros: bool = False) -> nn.Module:
     """The mxexport model (float32, eval mode, no trainable weights) of a model that another tool has quantized.
 
-    `model` holds live quantized layers of AMD Quark or NVIDIA ModelOpt, and is left as it is.
+    `model` holds live quantized layers of AMD Quark, NVIDIA ModelOpt or microxcaling, and is left as it is.
 
     Args:
         model: as the tool left it, calibrated, on the CPU.
@@ -69,7 +69,8 @@ def _named_tools() -> str:
 
 def _package(module: nn.Module | None) -> str | None:
     """The tool's package that a module is of, as a key of `_TOOLS`."""
-    return next((package for package in sorted(tool_of(module)) if package in _TOOLS), None)
+    found = [package for package in sorted(tool_of(module)) if package in _TOOLS]
+    return next((p for p in found if p != microxcaling.PACKAGE or microxcaling.owns(module)), None)
 
 
 def _replacements(model: nn.Module, exact_zeros: bool) -> tuple[dict[str, nn.Module], list[tuple[str, str]]]:
@@ -99,6 +100,8 @@ def _converted(module: nn.Module, package: str, exact_zeros: bool) -> nn.Module:
         raise UnsupportedError("its tensors are on the meta device and hold no values")
     layer = tool.read(module, kind)
     plain = float_layer(module, kind, package)
+    if "forward" in vars(plain):
+        raise UnsupportedError("its forward was replaced on this object; what it computes now is not known")
     if layer is None:
         return plain
     if isinstance(layer.input_quant, ToolInput) and not exact_zeros:
