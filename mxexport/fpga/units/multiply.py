@@ -15,6 +15,7 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.add import alike
+from mxexport.fpga.whole_numbers import are_whole
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers.grids import Grid
@@ -50,7 +51,8 @@ class Multiply:
         sides = [low.wide(side, node) for side in alike(values, node, low, "multiplies")]
         if all(s.type is not None for s in sides) and sum(s.type.width for s in sides) > _PRODUCT:
             sides = [low.narrowed(s, _PRODUCT // 2, node) for s in sides]
-        made = low.add(cls.of, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
+        make = (lambda a, b: cls(a, b, 0)) if are_whole(node.outputs[0]) else cls.of
+        made = low.add(make, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
         low.bind(node.outputs[0], made, node)
         return True
 
