@@ -31,6 +31,8 @@ _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
     "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by finfo.min, not by -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "Reciprocal": "it divides by what is computed; divide by a constant, or by one count for a frame",
+    "DFT": "no hardware unit; compute spectra on the host, or by a linear layer",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
 
