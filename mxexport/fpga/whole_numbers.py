@@ -77,7 +77,7 @@ def running_sum(node: ir.Node, low: Lowering) -> bool:
 def division(node: ir.Node, low: Lowering) -> bool:
     """By counts, such as those of the tokens that a mask leaves: times a table of their reciprocals."""
     from mxexport.fpga.units.embedding import Embedding  # the units import this module
-    from mxexport.fpga.units.multiply import Multiply
+    from mxexport.fpga.units.multiply import PRODUCT_BITS, Multiply
 
     x, count = (low.wide(low.sequences(v), node) for v in node.inputs)
     if x.view is None or count.view is None:
@@ -98,6 +98,8 @@ def division(node: ir.Node, low: Lowering) -> bool:
     number = low.shaped(count, (1, 1))
     reciprocal = low.add(make, [number], node, "reciprocal", ("reciprocal",), (1, 1), view=count.view)
     spread_out = spread(reciprocal, x.view, node, low) or reciprocal
+    if reciprocal.type is not None:
+        x = low.narrowed(x, PRODUCT_BITS - reciprocal.type.width, node)
     sides = [x, low.shaped(spread_out, x.shape)]
     low.bind(node.outputs[0], low.add(Multiply.of, sides, node, "divide", ("quotient",), x.shape, view=x.view), node)
     return True
