@@ -96,7 +96,8 @@ class Sentence(nn.Module):
         x = self.words(ids) + self.places((torch.cumsum(kept, 1) * kept).long() + 1)
         q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         scores = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-1, -2)
-        hidden = (1.0 - mask[:, None, None].float()) * torch.finfo(torch.float32).min
+        kept = mask[:, None, None].gt(0) & torch.ones(TOKENS, 1, dtype=torch.bool)
+        hidden = torch.where(kept, 0.0, torch.finfo(torch.float32).min)
         x = x + self.out((torch.softmax(8 * scores + hidden, -1) @ v).transpose(1, 2).flatten(2))
         each = mask[..., None].expand(x.shape).float()
         return functional.normalize((x * each).sum(1) / each.sum(1).clamp(min=1e-9), dim=1)

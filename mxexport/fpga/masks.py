@@ -255,7 +255,9 @@ def _kinds(found: Mapping[ir.Node, Masked]) -> dict[ir.Value, Keys]:
 def _emptying(g: ir.Graph, kinds: Mapping[ir.Value, Keys]) -> Iterator[tuple[ir.Node, Keys]]:
     """Every Where that puts zeros in the place of values, as an input says that is no part of them."""
     for node in g:
-        value = _input_of(node.inputs[0]) if _empties(node) else None
+        if not _empties(node) or constant(node.inputs[2]) is not None:  # the latter makes a mask
+            continue
+        value = _input_of(node.inputs[0])
         if value is not None and _input_of(node.inputs[2]) is None:
             yield node, kinds.get(value, Keys(value, 1, False))
 
