@@ -35,13 +35,14 @@ def check(network: nn.Module, inputs: dict[str, Tensor], folder, formats=("mxint
 
 
 class Shared(nn.Module):
-    """Embeddings, positions for every frame of the batch, one key and value for four heads; `way`: what the mask is."""
+    """Embeddings, positions for every frame of the batch, one key and value for four heads; `way`: what becomes of the
+    mask. One that scaled_dot_product_attention gets has a bias beside it (T5, ALiBi)."""
 
     def __init__(self, way: str, width: int = 32):
         super().__init__()
         self.words, self.places = nn.Embedding(20, width), nn.Embedding(TOKENS, width)
         self.q, self.kv, self.out = nn.Linear(width, width), nn.Linear(width, width // 2), nn.Linear(width, 4)
-        self.way = way
+        self.way, self.bias = way, nn.Parameter(torch.randn(4, TOKENS, TOKENS))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         places = torch.arange(TOKENS).expand(ids.shape[0], -1)
@@ -49,7 +50,7 @@ class Shared(nn.Module):
         q = self.q(x).unflatten(-1, (4, -1)).transpose(1, 2)
         k, v = (y[:, None] for y in self.kv(x).chunk(2, -1))
         if self.way == "sdpa":
-            y = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None], enable_gqa=True)
+            y = functional.scaled_dot_product_attention(q, k, v, mask[:, None, None] + self.bias, enable_gqa=True)
         else:
             y = torch.softmax(q @ k.transpose(-1, -2) * 8**-0.5 + mask, -1) @ v
         return self.out(y.transpose(1, 2).flatten(2))
@@ -79,6 +80,55 @@ def test_masks_of_floats(name, tmp_path):
     assert design.report["calibration"]["saturated_inputs"] == 0
     with pytest.raises(ShapeError, match="NaN or Inf"):
         design.run_dataflow(given | {"mask": -given["mask"]})
+
+
+class Sentence(nn.Module):
+    """Positions that are counted from padding (RoBERTa), cosines as scores, the mean of what a mask leaves, of length
+    one."""
+
+    def __init__(self, width: int = 32):
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, width), nn.Embedding(TOKENS + 2, width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        kept = ids.ne(1).int()
+        x = self.words(ids) + self.places((torch.cumsum(kept, 1) * kept).long() + 1)
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        scores = functional.normalize(q, dim=-1) @ functional.normalize(k, dim=-1).transpose(-1, -2)
+        kept = mask[:, None, None].gt(0) & torch.ones(TOKENS, 1, dtype=torch.bool)
+        hidden = torch.where(kept, 0.0, torch.finfo(torch.float32).min)
+        x = x + self.out((torch.softmax(8 * scores + hidden, -1) @ v).transpose(1, 2).flatten(2))
+        each = mask[..., None].expand(x.shape).float()
+        return functional.normalize((x * each).sum(1) / each.sum(1).clamp(min=1e-9), dim=1)
+
+
+def test_sentences(tmp_path):
+    torch.manual_seed(0)
+    mask = (torch.arange(TOKENS) < torch.randint(3, TOKENS, (16, 1))).long()
+    ids = torch.where(mask > 0, torch.randint(2, 20, (16, TOKENS)), 1)
+    check(Sentence(), {"ids": ids, "mask": mask}, tmp_path)
+
+
+class Pools(nn.Module):
+    """Tokens by their weights, their largest values and their sum; what a frame says of all of its tokens; a softmax
+    over tokens inside of heads."""
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.embed, self.weight, self.gate = nn.Linear(8, width), nn.Linear(width, 1), nn.Linear(width, width)
+        self.key, self.out = nn.Linear(width, width), nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        heads = torch.softmax(self.key(x).unflatten(-1, (2, -1)).transpose(1, 2), 2).transpose(1, 2).flatten(2)
+        x = x * torch.sigmoid(self.gate(x.sum(1)))[:, None] + functional.logsigmoid(self.key(heads))
+        return self.out((torch.softmax(self.weight(x), 1) * x).sum(1) + x.amax(1))
+
+
+def test_pools(tmp_path):
+    torch.manual_seed(0)
+    check(Pools(), {"x": torch.randn(16, TOKENS, 8)}, tmp_path)
 
 
 def test_positions_of_a_batch_are_constants(tmp_path):

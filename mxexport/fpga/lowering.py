@@ -16,7 +16,7 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label, 
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import Keys, Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.masks import Keys, Probe, count_of, emptied, masked, nodes_beside, spared
 from mxexport.fpga.turns import Alike, Turns
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
@@ -34,6 +34,8 @@ _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
     "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by finfo.min, not by -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "Reciprocal": "it divides by what is computed; divide by a constant, or by one count for a frame",
+    "DFT": "no hardware unit; compute spectra on the host, or by a linear layer",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
 
@@ -178,13 +180,16 @@ class Lowering:
     def _enter(self, value: ir.Value, source: Wide) -> None:
         wanted = "input" if len(self._graph.inputs) == 1 else f"input.{value.name}"
         values = _values((self._names.unique(wanted),), source)
-        view = View.of(source.shape) if is_sequence(value) else None
+        view = View.of(source.shape) if is_sequence(value) else _of_numbers(value)
         self.bind(value, Pending(source.shape, None, source, values, view=view))
         self._inputs += values
         _declare_end(values[0], value, source)
 
     def _outside(self, value: ir.Value) -> Pending:
         """An input whose types are not known yet: sequences say their shape at once, others when a unit reads them."""
+        if (view := _of_numbers(value)) is not None:
+            shape = self.frames[value.name] = (count_of(value),)
+            return Pending(shape, view=view)
         if not is_sequence(value):
             return Pending(None, origin=value.name)
         shape = self.frames[value.name] = tuple(value.shape[1:])
@@ -433,6 +438,10 @@ class Lowering:
             if stream.view is not None:
                 self.views[value.name] = stream.view
 
+    def moved(self, value: ir.Value, stream: Pending) -> None:
+        """Those who read the tensor `value`, which is bound, get `stream`, that brings it in another order."""
+        self._pending[value] = stream
+
     # --- the walk -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -608,6 +617,12 @@ class Lowering:
         model = ir.Model(made, ir_version=10, producer_name="mxexport", doc_string=_DESCRIPTION)
         graph.attach_functions(model)
         return model
+
+
+def _of_numbers(value: ir.Value) -> View | None:
+    """How an input lies that brings one whole number, or one entry of a mask, for every token; None of others."""
+    whole = value.dtype is not None and value.dtype.numpy().kind in ("b", "i", "u")
+    return View.of((count_of(value),)).reshaped(value.shape) if whole and count_of(value) else None
 
 
 def _keeps_numbers(node: ir.Node) -> bool:

@@ -7,6 +7,7 @@ as -1e4."""
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -230,14 +231,20 @@ def emptied(
             continue
         rows = keys.rows()
         computed = [probe.compute(node.inputs[0], keys, row) for row in rows]
-        if any(f is None or f.size != keys.count for f in computed):
+        if any(f is None for f in computed):
             continue
-        axis = next((i - computed[0].ndim for i, n in enumerate(computed[0].shape) if n > 1), -1)
-        for keep in (0, 1):
-            one = replace(keys, keep=keep)
-            if all(np.array_equal(f.reshape(-1), one.hidden(row)) for f, row in zip(computed, rows, strict=True)):
+        rank = computed[0].ndim
+        for axis, keep in itertools.product(range(-rank, 0), (0, 1)):
+            one, shape = replace(keys, keep=keep), [keys.count if i == axis else 1 for i in range(-rank, 0)]
+            if all(_same(f, one.hidden(row).reshape(shape)) for f, row in zip(computed, rows, strict=True)):
                 result[node] = Emptied(node.inputs[2], axis, one)
     return result
+
+
+def _same(found: np.ndarray, wanted: np.ndarray) -> bool:
+    """Whether a condition is `wanted` for all heads."""
+    fits = all(n in (1, m) for n, m in zip(wanted.shape, found.shape, strict=True))
+    return fits and bool((found == wanted).all())
 
 
 def _kinds(found: Mapping[ir.Node, Masked]) -> dict[ir.Value, Keys]:
@@ -248,7 +255,9 @@ def _kinds(found: Mapping[ir.Node, Masked]) -> dict[ir.Value, Keys]:
 def _emptying(g: ir.Graph, kinds: Mapping[ir.Value, Keys]) -> Iterator[tuple[ir.Node, Keys]]:
     """Every Where that puts zeros in the place of values, as an input says that is no part of them."""
     for node in g:
-        value = _input_of(node.inputs[0]) if _empties(node) else None
+        if not _empties(node) or constant(node.inputs[2]) is not None:  # the latter makes a mask
+            continue
+        value = _input_of(node.inputs[0])
         if value is not None and _input_of(node.inputs[2]) is None:
             yield node, kinds.get(value, Keys(value, 1, False))
 

@@ -70,6 +70,8 @@ def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
         inner = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
         if is_op(node, "Shape", "Size") and inputs[0] not in shaped:
             shaped.update(node.outputs if inputs[0] in varying else ())
+        elif is_op(node, "GatherElements") and _alike(inputs[0]):
+            shaped.update(node.outputs)
         elif inner or is_random(node) or not varying.isdisjoint(inputs):
             varying.update(node.outputs)
             if node.domain == "" and node.op_type in _BROADCAST:
@@ -78,6 +80,13 @@ def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
             shaped.update(node.outputs)
             if graph.is_ours(node, graph.QUANTIZERS):
                 yield from ((node, i) for i, v in enumerate(node.inputs[:1]) if v in shaped)
+
+
+def _alike(value: ir.Value) -> bool:
+    """Whether all entries of a constant, repeated or not, are one number: then it does not matter which is taken."""
+    node = value.producer()
+    known = constant(node.inputs[0] if is_op(node, "Expand") else value)
+    return known is not None and known.size > 0 and bool((known == known.reshape(-1)[0]).all())
 
 
 def _feeds(g: ir.Graph, batch: int) -> Mapping[str, np.ndarray] | None:

@@ -20,6 +20,7 @@ from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import constant_of, is_of_channels
 from mxexport.fpga.units.reshape import Reshape
+from mxexport.fpga.whole_numbers import are_whole, division, negation
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute, constant
@@ -41,7 +42,7 @@ class Affine:
     status = {}
     memory_kinds = ("gain", "offset")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "Neg", "BatchNormalization"))
+    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "Neg", "Not", "BatchNormalization"))
 
     source: Wide
     gain: np.ndarray
@@ -59,8 +60,16 @@ class Affine:
             made = low.add(cls.negated, [source], node, "negate", ("negated",), source.shape)
             low.bind(node.outputs[0], made, node)
             return True
+        if node.op_type == "Not":
+            return negation(node, low)
+        if node.op_type == "Div" and low.carries(node.inputs[1]) and low.carries(node.inputs[0]):
+            return division(node, low)
         x, a, b = _parts(node)
         source = low.wide(low.elements(x), node)
+        if are_whole(x) and b is not None and b.size == 1 and not (np.asarray(a) != 1).any():
+            make = lambda t: cls.shifted(t, int(b.reshape(())))  # noqa: E731
+            low.bind(node.outputs[0], low.add(make, [source], node, "add", ("sum",), source.shape), node)
+            return True
         power = _power_of_two(a) if b is None else None
         if power is not None:
             make = lambda t: Reshape(t, t.shape, power)  # noqa: E731
@@ -144,6 +153,18 @@ class Affine:
         """The other sign, exact: -2 * x / 2."""
         gain = np.full(source.channels, -2, np.int64)
         return cls(source, gain, np.zeros_like(gain), 1, source.lsb_exp)
+
+    @classmethod
+    def shifted(cls, source: Wide, number: int) -> Affine:
+        """Whole numbers and one more, exact: (2 * x + 2 * number) / 2."""
+        gain = np.full(source.channels, 2, np.int64)
+        return cls(source, gain, gain * number << max(-source.lsb_exp, 0), 1, source.lsb_exp)
+
+    @classmethod
+    def complement(cls, source: Wide) -> Affine:
+        """1 - x of zeros and ones, exact."""
+        gain = np.full(source.channels, -2, np.int64)
+        return cls(source, gain, -gain << max(-source.lsb_exp, 0), 1, source.lsb_exp)
 
     @property
     def gain_width(self) -> int:

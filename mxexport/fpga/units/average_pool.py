@@ -14,6 +14,7 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.reduction import lower_reduction
+from mxexport.fpga.whole_numbers import running_sum
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.numbers import spatial
@@ -28,7 +29,7 @@ class AveragePool:
     status = {"error_o": 1}
     memory_kinds = ()
     vectorwise = False
-    lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"), ("", "ReduceSum"))
+    lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"), ("", "ReduceSum"), ("", "CumSum"))
 
     source: Wide
     window: Window
@@ -36,6 +37,8 @@ class AveragePool:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if node.op_type == "CumSum":
+            return running_sum(node, low)
         x, total = node.inputs[0], node.op_type == "ReduceSum"
         if node.op_type in ("ReduceMean", "ReduceSum") and low.elements(x).view is not None:
             return lower_reduction(node, low, lambda t, window: cls(t, window, total))

@@ -79,20 +79,23 @@ class Offset:
         """Constant tokens before or behind those that come: zeros take their places, and a constant is added, together
         with what is added behind."""
         beside = [repeated_constant(v) for v in node.inputs]
-        which = next((i for i, c in enumerate(beside) if c is not None), None)
-        if which is None or len(beside) != 2 or not low.carries(node.inputs[1 - which]):
+        streams = [i for i, c in enumerate(beside) if c is None]
+        if len(streams) != 1 or len(beside) < 2 or not low.carries(node.inputs[streams[0]]):
             return False
-        source, given = low.wide(low.sequences(node.inputs[1 - which]), node), beside[which].astype(np.float64)
+        (at,) = streams
+        source = low.wide(low.sequences(node.inputs[at]), node)
         if source.view is None:
             low.bind(node.outputs[0], source)
             return True
         axis = node.attributes["axis"].value % len(source.view.axes)
         if len(source.view.axes) != 3 or axis != 1 or not source.view.same(View.of(source.view.sizes())):
             raise Refused(f"it joins a constant to {source.view} along axis {axis}; expected tokens, along axis 1")
-        (tokens, channels), more = (size_of(a) for a in source.view.axes[1:]), given.shape[1]
-        rows = (more, 0) if which == 0 else (0, more)
+        tokens, channels = (size_of(a) for a in source.view.axes[1:])
+        rows = [sum(c.shape[1] for c in constants) for constants in (beside[:at], beside[at + 1 :])]
+        more = sum(rows)
         result, added = low.take_bias(node, by_place=True)
-        values = np.pad(given[0], [(0, tokens) if which == 0 else (tokens, 0), (0, 0)])
+        between = np.zeros((1, tokens, channels))
+        values = np.concatenate([between if c is None else c for c in beside], 1)[0].astype(np.float64)
         values = values + (0.0 if added is None else np.broadcast_to(added, (1, *values.shape))[0])
         if not np.isfinite(values).all():
             raise Refused("its constant holds NaN or Inf")

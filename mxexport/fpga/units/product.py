@@ -203,13 +203,18 @@ def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:
     """Vectors, heads, and the length that is summed over, of an operand [batch, heads..., ., .] that comes in that
     order. Raises Refused where it does not."""
     count = len(view.axes)
+    if count > 2 and BATCH in view.axes[0] and view.axes[0] != (BATCH,):
+        raise Refused(
+            f"its input has the axes {view}: parts of a frame (windows) stand in the batch; expected sequences"
+        )
     if count < 3 or view.axes[0] != (BATCH,):
         raise Refused(f"its input has the axes {view}; expected (batch, heads, tokens, channels)")
     heads = tuple(a for axis in view.axes[1:-2] for a in axis)
     if heads and heads[-1].repeated:  # several heads of the other operand meet one of this
         heads = heads[:-1]
     if (*view.axes[vectors], *heads, *view.axes[summed]) != view.atoms:
-        raise Refused(f"its input has the axes {view}, which do not come token by token, head by head")
+        expected = f"expected axis {vectors} first, then heads, and axis {summed} last"
+        raise Refused(f"its input {view} does not come token by token, head by head; {expected}")
     return size_of(view.axes[vectors]), size_of(heads), size_of(view.axes[summed])
 
 

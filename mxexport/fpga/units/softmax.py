@@ -75,10 +75,10 @@ class Softmax:
             sources.append(low.keys(known.keys, node))
             make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keys.keep)  # noqa: E731
         made = low.add(make, sources, node, "softmax", ("shares",), source.shape)
+        low.bind(node.outputs[0], made)
         if not given.view.trailing(axis) and len(given.view.groups()) > 2:  # heads come token by token
             behind = len(given.view.atoms) - given.view.atoms.index(given.view.axes[axis][-1]) - 1
-            made = low.shaped(low.rotated(made, behind), given.view.sizes())
-        low.bind(node.outputs[0], made)
+            low.moved(node.outputs[0], low.shaped(low.rotated(made, behind), given.view.sizes()))
         return True
 
     @classmethod
