@@ -61,6 +61,12 @@ class Images(nn.Module):
 
 IMAGES = np.random.default_rng(1).standard_normal((16, 1, 6, 6)).astype(np.float32)
 NETWORKS = {
+    "mixed": (
+        functools.partial(Encoder, pre=False),
+        X,
+        ("mxint8", "mxint8"),
+        {"memory": {"blocks.0.mlp.0_1": "stream:4"}},
+    ),
     "post": (functools.partial(Encoder, pre=False), X, ("mxint8", "mxint8"), {}),
     "pre": (functools.partial(Encoder, pre=True), X, ("mxint8", "mxint8"), {"target_fps": 5e4}),
     "two": (functools.partial(Encoder, blocks=2), X, ("mxfp6_e2m3", "mxint8"), {"budget": 0.12}),
@@ -92,7 +98,7 @@ def clean(make, x, formats, folder):
     mx.clean(folder / "model.onnx", folder / "clean.onnx")
 
 
-@pytest.mark.parametrize("name", NETWORKS if FULL else ["streamed"])
+@pytest.mark.parametrize("name", NETWORKS if FULL else ["mixed"])
 def test_hardware_computes_what_every_turn_states(made, name):
     """Whole frames under stalls, and the words of every unit, turn by turn; cycles without stalls."""
     _, design = made(name)
@@ -104,7 +110,7 @@ def test_hardware_computes_what_every_turn_states(made, name):
     assert run.difference is None
     inner = next(i for i in design.hardware.instances if i.turns)
     assert len(run.probes[inner.name][inner.result]) == 2 * len(inner.turns)
-    one, three, six = (design.simulate(x[:n]) for n in (1, 3, 6))
+    one, three, six = (design.simulate(x[:n], probe=names) for n in (1, 3, 6))  # one simulator for all
     np.testing.assert_array_equal(six.raw, expected)
     assert (six.cycles - three.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=0.02)
     assert one.cycles == pytest.approx(design.report["latency_cycles"], rel=0.02)

@@ -51,7 +51,12 @@ def _turned(network: Network, foldings: Mapping[str, Folding], instance: Instanc
 
 def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> float:
     """Cycles from one vector of a unit to the next, lane converters behind it included."""
-    own, kind = copies.timing(instance.unit, foldings[instance.name]).cadence, instance.unit.result
+    return _handed_on(network, foldings, instance, copies.timing(instance.unit, foldings[instance.name]).cadence)
+
+
+def _handed_on(network: Network, foldings: Mapping[str, Folding], instance: Instance, own: float) -> float:
+    """The same of a unit that makes one every `own` cycles."""
+    kind = instance.unit.result
     lanes = copies.lanes(instance.unit, foldings[instance.name])[1]
     taken = [copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(instance.result)]
     return max([own, *(handover(kind, lanes, wanted, own) for wanted in taken)])
@@ -63,9 +68,11 @@ def arrivals(
     frames: int = _FRAMES,
     paced: bool = True,
     given: Mapping[str, np.ndarray] | None = None,
+    idle: bool = False,
 ) -> dict[str, np.ndarray]:
     """Stream -> cycle in which each vector of `frames` frames has come. `paced`: the input comes evenly, at the rate
-    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known."""
+    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known.
+    `idle`: units have done nothing for a while before each frame."""
     cycles, found = cycles_per_unit(network, foldings), dict(given or {})
     for name in network.inputs:
         if name in found:
@@ -85,6 +92,9 @@ def arrivals(
             whole = times.reshape(frames, -1)[:, -1] + held.latency
             ready = np.maximum(ready, whole.repeat(len(ready) // frames))
         pace = np.arange(len(ready)) * cadence(network, foldings, instance)
+        if idle and timing.tile > 1:
+            tile, within = timing.tile, _handed_on(network, foldings, instance, timing.within)
+            pace = pace - (np.arange(len(ready)) % tile) * (cadence(network, foldings, instance) - within)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
 
@@ -183,11 +193,8 @@ _WAY_BACK = 4  # cycles: two of the FIFO, a register before the body, one behind
 
 
 def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
-    """A turn begins when the one before has left its first vector behind, and no sooner than the slowest unit of the
-    body is free; the next frame begins once the last turn has come in."""
-    before, body, behind = apart(network)
     found: dict[str, int] = {}
-    for part in (before, body, behind):
+    for part in apart(network):
         found |= cycles_per_unit(part, foldings) if part.instances else {}
     found.pop(memory.READS, None)
     found[TURNS] = cycles_of_turns(network, foldings)
@@ -197,36 +204,51 @@ def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
 
 
 def turn_cycles(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Those that a turn occupies the slowest unit of the body."""
-    return max(cycles_per_unit(apart(network)[1], foldings).values())
+    """Those that a turn occupies the slowest unit of the body, or the bus that brings its weights."""
+    body = apart(network)[1]
+    cycles = cycles_per_unit(body, foldings)
+    cycles[memory.READS] = -(-cycles.get(memory.READS, 0) // network.loop.count)
+    return max(cycles.values())
 
 
 def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Those of a frame, from foldings of the body alone."""
+    """Those of a frame, from foldings of the body alone. A turn begins when the one before has brought back its first
+    vector, and no sooner than the slowest unit is free; the next frame begins once the last turn has come in."""
     body, turn = apart(network)[1], turn_cycles(network, foldings)
-    return math.ceil((network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + turn)
+    around = (network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + _come_in(body, foldings)
+    return math.ceil(max(network.loop.count * turn, around))
 
 
 def _first_to_first(body: Network, foldings: Mapping[str, Folding]) -> float:
     """Cycles from the first vector that enters the body to the first one that comes back."""
     (entry,), (exit_,) = body.inputs, body.outputs
-    times = arrivals(body, foldings, 1, paced=False)
+    times = arrivals(body, foldings, 1, paced=False, idle=True)
     return times[exit_][0] + _WAY_BACK - times[entry][0]
+
+
+def _come_in(body: Network, foldings: Mapping[str, Folding]) -> int:
+    """Cycles in which a turn enters the body: those of the units that take what comes at once."""
+    (entry,) = body.inputs
+    cycles = cycles_per_unit(body, foldings)
+    return max(cycles[entry], *(cycles[r.name] for r in body.readers(entry) if len(r.sources) == 1))
 
 
 def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """As `latency`, turn by turn: each comes in as the one before comes out."""
     before, body, behind = apart(network)
     (entry,), (exit_,) = body.inputs, body.outputs
-    came = arrivals(before, foldings, 1, paced=False)[entry] if before.instances else _as_lanes(body, foldings)
+    came = (
+        arrivals(before, foldings, 1, paced=False, idle=True)[entry] if before.instances else _as_lanes(body, foldings)
+    )
     turns = [came + 1]
     for count in range(1, network.loop.count + 1):
-        times = arrivals(body, foldings, count, paced=False, given={entry: np.concatenate(turns)})
+        given = {entry: np.concatenate(turns)}
+        times = arrivals(body, foldings, count, paced=False, given=given, idle=True)
         back = times[exit_].reshape(count, -1)[-1]
         turns.append(_one_by_one(np.maximum(back + _WAY_BACK, turns[-1][-1]), _step(body, foldings)))
     end = back[-1] + 1
     if behind.instances:
-        times = arrivals(behind, foldings, 1, paced=False, given={exit_: back + 1})
+        times = arrivals(behind, foldings, 1, paced=False, given={exit_: back + 1}, idle=True)
         end = max(times[name][-1] for name in behind.outputs)
     return max(math.ceil(end), memory.reads(network, foldings))
 
