@@ -189,6 +189,7 @@ def _most_waiting(come: np.ndarray, taken: np.ndarray) -> int:
 
 # --- frames that go around ----------------------------------------------------------------------------------------
 
+_STEADY = 3  # turns, behind which they are alike
 _WAY_BACK = 4  # cycles: two of the FIFO, a register before the body, one behind the lane converter
 
 
@@ -215,15 +216,29 @@ def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Those of a frame, from foldings of the body alone. A turn begins when the one before has brought back its first
     vector, and no sooner than the slowest unit is free; the next frame begins once the last turn has come in."""
     body, turn = apart(network)[1], turn_cycles(network, foldings)
-    around = (network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + _come_in(body, foldings)
+    around = (network.loop.count - 1) * max(turn, _apart_by(body, foldings)) + _come_in(body, foldings)
     return math.ceil(max(network.loop.count * turn, around))
 
 
-def _first_to_first(body: Network, foldings: Mapping[str, Folding]) -> float:
-    """Cycles from the first vector that enters the body to the first one that comes back."""
+def _apart_by(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles from the first vector of a turn to that of the next, once every turn takes as long as the one before."""
+    entered, _ = _entering(body, foldings, _as_lanes(body, foldings), _STEADY)
+    return entered[-1][0] - entered[-2][0]
+
+
+def _entering(
+    body: Network, foldings: Mapping[str, Folding], came: np.ndarray, count: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """When the vectors of turns enter the body, the first as they `came`, each other as the one before leaves; and when
+    those of the last of `count` turns leave."""
     (entry,), (exit_,) = body.inputs, body.outputs
-    times = arrivals(body, foldings, 1, paced=False, idle=True)
-    return times[exit_][0] + _WAY_BACK - times[entry][0]
+    entered = [came]
+    for turn in range(1, count + 1):
+        given = {entry: np.concatenate(entered)}
+        times = arrivals(body, foldings, turn, paced=False, given=given, idle=True)
+        left = times[exit_].reshape(turn, -1)[-1]
+        entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings)))
+    return entered, left
 
 
 def _come_in(body: Network, foldings: Mapping[str, Folding]) -> int:
@@ -240,15 +255,10 @@ def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     came = (
         arrivals(before, foldings, 1, paced=False, idle=True)[entry] if before.instances else _as_lanes(body, foldings)
     )
-    turns = [came + 1]
-    for count in range(1, network.loop.count + 1):
-        given = {entry: np.concatenate(turns)}
-        times = arrivals(body, foldings, count, paced=False, given=given, idle=True)
-        back = times[exit_].reshape(count, -1)[-1]
-        turns.append(_one_by_one(np.maximum(back + _WAY_BACK, turns[-1][-1]), _step(body, foldings)))
-    end = back[-1] + 1
+    _, left = _entering(body, foldings, came + 1, network.loop.count)
+    end = left[-1] + 1
     if behind.instances:
-        times = arrivals(behind, foldings, 1, paced=False, given={exit_: back + 1}, idle=True)
+        times = arrivals(behind, foldings, 1, paced=False, given={exit_: left + 1}, idle=True)
         end = max(times[name][-1] for name in behind.outputs)
     return max(math.ceil(end), memory.reads(network, foldings))
 
