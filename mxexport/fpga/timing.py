@@ -205,19 +205,17 @@ def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
 
 
 def turn_cycles(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Those that a turn occupies the slowest unit of the body, or the bus that brings its weights."""
-    body = apart(network)[1]
-    cycles = cycles_per_unit(body, foldings)
-    cycles[memory.READS] = -(-cycles.get(memory.READS, 0) // network.loop.count)
-    return max(cycles.values())
+    """Those that a turn occupies the slowest unit of the body."""
+    cycles = cycles_per_unit(apart(network)[1], foldings)
+    return max(n for name, n in cycles.items() if name != memory.READS)
 
 
 def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Those of a frame, from foldings of the body alone. A turn begins when the one before has brought back its first
-    vector, and no sooner than the slowest unit is free; the next frame begins once the last turn has come in."""
-    body, turn = apart(network)[1], turn_cycles(network, foldings)
-    around = (network.loop.count - 1) * max(turn, _apart_by(body, foldings)) + _come_in(body, foldings)
-    return math.ceil(max(network.loop.count * turn, around))
+    vector, and no sooner than the slowest unit is free; the first turn of the next frame follows the last."""
+    turn = turn_cycles(network, foldings)
+    apart_by = max(turn, _apart_by(apart(network)[1], foldings))
+    return math.ceil((network.loop.count - 1) * apart_by + turn)
 
 
 def _apart_by(body: Network, foldings: Mapping[str, Folding]) -> float:
@@ -239,13 +237,6 @@ def _entering(
         left = times[exit_].reshape(turn, -1)[-1]
         entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings)))
     return entered, left
-
-
-def _come_in(body: Network, foldings: Mapping[str, Folding]) -> int:
-    """Cycles in which a turn enters the body: those of the units that take what comes at once."""
-    (entry,) = body.inputs
-    cycles = cycles_per_unit(body, foldings)
-    return max(cycles[entry], *(cycles[r.name] for r in body.readers(entry) if len(r.sources) == 1))
 
 
 def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
