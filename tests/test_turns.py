@@ -84,7 +84,7 @@ class Images(nn.Module):
 
 IMAGES = np.random.default_rng(1).standard_normal((16, 1, 6, 6)).astype(np.float32)
 NETWORKS = {
-    "light": (Light, X[:, :6], ("mxint8", "mxint8"), {"memory": {"blocks.0.one_1": "stream:3"}}),
+    "light": (Light, X[:, :6], ("mxint8", "mxint8"), {"memory": {"blocks.0.one_1": "stream:3"}, "target_fps": 2e5}),
     "post": (functools.partial(Encoder, pre=False), X, ("mxint8", "mxint8"), {}),
     "pre": (functools.partial(Encoder, pre=True), X, ("mxint8", "mxint8"), {"target_fps": 5e4}),
     "two": (functools.partial(Encoder, blocks=2), X, ("mxfp6_e2m3", "mxint8"), {"budget": 0.12}),

@@ -144,7 +144,14 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
     if network.loop is not None:
         return _depths_of_turns(network, foldings)
     frames = _frames(network, foldings)
-    times, found = arrivals(network, foldings, frames), {}
+    return _depths(network, foldings, arrivals(network, foldings, frames), frames)
+
+
+def _depths(
+    network: Network, foldings: Mapping[str, Folding], times: Mapping[str, np.ndarray], frames: int
+) -> dict[tuple[str, str], int]:
+    """The same for frames that come and pass at those times."""
+    found = {}
     for stream, kind in network.streams.items():
         readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
         forks = len(readers) + (stream in network.outputs) > 1
@@ -272,17 +279,16 @@ def _one_by_one(times: np.ndarray, step: float) -> np.ndarray:
 
 
 def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
-    """As `fifo_depths`, as if every turn were a frame; in the body are two at most, the last turn of a frame and the
-    first of the next."""
+    """As `fifo_depths`. In the body, for turns that follow each other as frames do, and for one that comes as fast as
+    it can; it holds two at most, the last turn of a frame and the first of the next."""
     before, body, behind = apart(network)
     found: dict[tuple[str, str], int] = {}
-    for part in (before, body, behind):
-        depths = fifo_depths(part, foldings) if part.instances else {}
-        if part is body:
-            for stream, reader in depths:
-                beats = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
-                depths[stream, reader] = min(depths[stream, reader], 1 << (beats - 1).bit_length())
-        found |= depths
+    for part in (before, behind):
+        found |= fifo_depths(part, foldings) if part.instances else {}
+    at_once = _depths(body, foldings, arrivals(body, foldings, 1, paced=False, idle=True), 1)
+    for (stream, reader), depth in fifo_depths(body, foldings).items():
+        most = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
+        found[stream, reader] = min(max(depth, at_once[stream, reader]), 1 << (most - 1).bit_length())
     return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
 
 
