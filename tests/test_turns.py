@@ -120,7 +120,7 @@ def clean(make, x, formats, folder):
 def test_hardware_computes_what_every_turn_states(made, name):
     """Whole frames under stalls, and the words of every unit, turn by turn; cycles without stalls."""
     _, design = made(name)
-    x = NETWORKS[name][1][:4]
+    x = NETWORKS[name][1][:6]
     expected = design.run_dataflow(x).raw
     names = [i.name for i in design.hardware.instances]
     run = design.simulate(x[:2], stall_in=0.3, stall_out=0.4, probe=names)
@@ -128,10 +128,11 @@ def test_hardware_computes_what_every_turn_states(made, name):
     assert run.difference is None
     inner = next(i for i in design.hardware.instances if i.turns)
     assert len(run.probes[inner.name][inner.result]) == 2 * len(inner.turns)
-    one, four = (design.simulate(x[:n], probe=names) for n in (1, 4))  # one simulator for all
-    np.testing.assert_array_equal(four.raw, expected)
-    assert (four.cycles - one.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=0.03)
-    assert one.cycles == pytest.approx(design.report["latency_cycles"], rel=0.03)
+    one, three, six = (design.simulate(x[:n], probe=names) for n in (1, 3, 6))  # one simulator for all
+    np.testing.assert_array_equal(six.raw, expected)
+    near = 0.05 if "memory" in NETWORKS[name][3] else 0.02  # tiles of streamed layers wait a little for each other
+    assert (six.cycles - three.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=near)
+    assert one.cycles == pytest.approx(design.report["latency_cycles"], rel=near)
 
 
 @pytest.mark.parametrize("name", NETWORKS if FULL else ["light"])
