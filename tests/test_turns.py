@@ -89,7 +89,7 @@ NETWORKS = {
     "pre": (functools.partial(Encoder, pre=True), X, ("mxint8", "mxint8"), {"target_fps": 5e4}),
     "two": (functools.partial(Encoder, blocks=2), X, ("mxfp6_e2m3", "mxint8"), {"budget": 0.12}),
     "streamed": (functools.partial(Encoder, pre=False), X, ("mxfp4_e2m1", "mxfp8_e4m3"), {"memory": "stream"}),
-    "alone": (functools.partial(Encoder, width=8, ends=False), X, ("mxint8", "mxint8"), {}),
+    "alone": (functools.partial(Encoder, width=8, pre=False, ends=False), X, ("mxint8", "mxint8"), {}),
     "images": (Images, IMAGES, ("mxint8", "mxint8"), {}),
 }  # fmt: skip
 """Name -> (network, inputs, formats, options)."""
