@@ -13,7 +13,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.fpga import loops, open_design, repeats
+from mxexport.fpga import fold_turns, loops, open_design, repeats
+from mxexport.fpga.area import Area
 from mxexport.fpga.turns import TURN_OF, WIDTH, made_alike
 from mxexport.fpga.types import Wide
 from mxexport.fpga.units import Affine, Clip, MatMul, Norm, Offset
@@ -40,6 +41,28 @@ class Encoder(nn.Module):
         return x if self.head is None else self.head(x.mean(1))
 
 
+class Perceptron(nn.Module):
+    """Without attention: frames follow each other closely."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.one, self.two = nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.norm.weight.data += 0.3 * torch.randn(width)
+
+    def forward(self, x):
+        return x + self.two(torch.relu(self.one(self.norm(x))))
+
+
+class Light(nn.Module):
+    def __init__(self, width: int = 16):
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 5)
+        self.blocks = nn.Sequential(*[Perceptron(width) for _ in range(3)])
+
+    def forward(self, x):
+        return self.head(self.blocks(self.embed(x)))
+
+
 class Residual(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
@@ -61,13 +84,14 @@ class Images(nn.Module):
 
 IMAGES = np.random.default_rng(1).standard_normal((16, 1, 6, 6)).astype(np.float32)
 NETWORKS = {
+    "light": (Light, X[:, :6], ("mxint8", "mxint8"), {"memory": {"blocks.0.one_1": "stream:3"}, "target_fps": 2e5}),
     "post": (functools.partial(Encoder, pre=False), X, ("mxint8", "mxint8"), {}),
     "pre": (functools.partial(Encoder, pre=True), X, ("mxint8", "mxint8"), {"target_fps": 5e4}),
     "two": (functools.partial(Encoder, blocks=2), X, ("mxfp6_e2m3", "mxint8"), {"budget": 0.12}),
     "streamed": (functools.partial(Encoder, pre=False), X, ("mxfp4_e2m1", "mxfp8_e4m3"), {"memory": "stream"}),
-    "alone": (functools.partial(Encoder, width=8, ends=False), X, ("mxint8", "mxint8"), {}),
+    "alone": (functools.partial(Encoder, width=8, pre=False, ends=False), X, ("mxint8", "mxint8"), {}),
     "images": (Images, IMAGES, ("mxint8", "mxint8"), {}),
-}
+}  # fmt: skip
 """Name -> (network, inputs, formats, options)."""
 
 
@@ -92,7 +116,7 @@ def clean(make, x, formats, folder):
     mx.clean(folder / "model.onnx", folder / "clean.onnx")
 
 
-@pytest.mark.parametrize("name", NETWORKS if FULL else ["streamed"])
+@pytest.mark.parametrize("name", NETWORKS if FULL else ["light"])
 def test_hardware_computes_what_every_turn_states(made, name):
     """Whole frames under stalls, and the words of every unit, turn by turn; cycles without stalls."""
     _, design = made(name)
@@ -104,13 +128,14 @@ def test_hardware_computes_what_every_turn_states(made, name):
     assert run.difference is None
     inner = next(i for i in design.hardware.instances if i.turns)
     assert len(run.probes[inner.name][inner.result]) == 2 * len(inner.turns)
-    one, three, six = (design.simulate(x[:n]) for n in (1, 3, 6))
+    one, three, six = (design.simulate(x[:n], probe=names) for n in (1, 3, 6))  # one simulator for all
     np.testing.assert_array_equal(six.raw, expected)
-    assert (six.cycles - three.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=0.02)
-    assert one.cycles == pytest.approx(design.report["latency_cycles"], rel=0.02)
+    near = 0.05 if "memory" in NETWORKS[name][3] else 0.02  # tiles of streamed layers wait a little for each other
+    assert (six.cycles - three.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=near)
+    assert one.cycles == pytest.approx(design.report["latency_cycles"], rel=near)
 
 
-@pytest.mark.parametrize("name", NETWORKS if FULL else ["pre"])
+@pytest.mark.parametrize("name", NETWORKS if FULL else ["light"])
 def test_turns_are_alike_but_for_constants_and_stand_once(made, name):
     folder, design = made(name)
     stated, hardware = design.network, design.hardware
@@ -131,25 +156,27 @@ def test_turns_are_alike_but_for_constants_and_stand_once(made, name):
     assert open_design(design.path).hardware.loop == hardware.loop
 
 
-def test_area_is_that_of_one_layer(made, tmp_path):
-    folder, design = made("pre")
-    plain = mx.compile(folder / "clean.onnx", tmp_path / "plain", calibration=X, target_fps=5e4)
-    rate = design.report["frames_per_second"]
-    assert rate >= 5e4 and plain.report["frames_per_second"] >= 5e4
+def test_products_stand_once_and_results_stay(made, tmp_path):
+    """The clip and the rounding of what goes around change less than quantization does."""
+    folder, design = made("light")
+    x = NETWORKS["light"][1]
+    plain = mx.compile(folder / "clean.onnx", tmp_path / "plain", calibration=x)
     assert design.report["in_turn"]["turns"] == 3 and "in_turn" not in plain.report
     assert set(design.report["in_turn"]["body"]) == design.hardware.loop.body
-    units = [len(d.report["cells"]) for d in (design, plain)]
-    assert units[0] < 0.6 * units[1]
-    np.testing.assert_allclose(design.run_dataflow(X).values, plain.run_dataflow(X).values, atol=0.1)
+    assert len(design.hardware.products()) == 4 and len(plain.hardware.products()) == 8
+    np.testing.assert_allclose(design.run_dataflow(x).values, plain.run_dataflow(x).values, atol=0.05)
 
 
-def test_a_faster_design_is_found_for_a_rate_and_for_a_budget(made, tmp_path):
-    folder, slow = made("pre")
-    fast = mx.compile(folder / "clean.onnx", tmp_path / "fast", calibration=X, in_turn=True, target_fps=9e4)
-    assert fast.report["frames_per_second"] >= 9e4 > slow.report["frames_per_second"]
-    budget = {"lut": 14_000}
-    small = mx.compile(folder / "clean.onnx", tmp_path / "small", calibration=X, in_turn=True, budget=budget)
-    assert small.report["estimate"]["lut"] < 1.2 * 14_000 and small.report["frames_per_second"] > 2e4
+def test_foldings_of_the_body_follow_a_rate_and_a_budget(made):
+    """Faster where more is asked for, and the fastest that a budget allows; both by the same estimates."""
+    hardware = made("light")[1].hardware
+    found = [fold_turns.fold_within(hardware, target, None, {}, (False,)) for target in (3000, 1200)]
+    cycles = [fold_turns.cycles_of(hardware, f) for f in found]
+    assert cycles[1] <= 1200 < cycles[0] <= 3000
+    most = Area(0.9 * fold_turns.area_of(hardware, found[1]).lut, *[np.inf] * 4)
+    within = fold_turns.fold_within(hardware, None, most, {}, (False,))
+    assert not fold_turns.area_of(hardware, within).beyond(most)
+    assert cycles[1] < fold_turns.cycles_of(hardware, within) < cycles[0] * 2
 
 
 class Different(nn.Module):
@@ -170,9 +197,9 @@ def test_what_does_not_repeat_is_refused_and_says_where_it_ends(tmp_path):
 
 
 def test_weights_that_are_loaded_once_cannot_take_turns(made):
-    folder, _ = made("pre")
+    folder, _ = made("light")
     with pytest.raises(OptionError, match=r"blocks.*load; layers in turn have their weights in rom or stream"):
-        mx.compile(folder / "clean.onnx", folder / "no", calibration=X, in_turn=True, memory="load")
+        mx.compile(folder / "clean.onnx", folder / "no", calibration=NETWORKS["light"][1], in_turn=True, memory="load")
 
 
 def norms(*gains: float) -> list[Norm]:
@@ -213,16 +240,16 @@ def test_units_that_differ_in_more_are_refused_by_name():
 
 
 def test_the_period_that_saves_most_is_found(made):
-    folder, _ = made("post")
+    folder, _ = made("light")
     found = repeats.find(graph.load(folder / "clean.onnx"))
     assert len(found.turns) == 3 and len(found.ends) == 4
     assert all(len(nodes) == len(found.turns[0]) for nodes in found.turns)
     kinds = {tuple(node.op_type for node in nodes) for nodes in found.turns}
-    assert len(kinds) == 1 and next(iter(kinds)).count("MatMul") == 8
+    assert len(kinds) == 1 and next(iter(kinds)).count("MatMul") == 2
 
 
 def test_a_file_whose_turns_do_not_fit_is_refused(made, tmp_path):
-    folder, _ = made("pre")
+    folder, _ = made("light")
     model = graph.load(folder / "fpga/dataflow.onnx")
     node: ir.Node = next(n for n in model.graph if n.metadata_props.get("turn") == "2")
     node.metadata_props["turn"] = "1"

@@ -368,7 +368,9 @@ class Design:
         formats, say). What explore.json calls `folding` can be given to `compile` as it stands. `cluster`: who folds,
         see `mxexport.cluster.connected`."""
         most = resources(self.report["part"])
-        fronts = {d.path.name: explore.front(d.network, d.report["clock_mhz"], most, cluster) for d in (self, *against)}
+        fronts = {
+            d.path.name: explore.front(d.hardware, d.report["clock_mhz"], most, cluster) for d in (self, *against)
+        }
         own = fronts[self.path.name]
         texts = {
             "explore.json": json.dumps([p.table() for p in own], indent=1) + "\n",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 
 from mxexport import cluster as clusters
 from mxexport.errors import OptionError
-from mxexport.fpga import schedule
+from mxexport.fpga import fold_turns
 from mxexport.fpga.area import Area
 from mxexport.fpga.estimate import whole
 from mxexport.fpga.network import Network
@@ -41,7 +41,7 @@ def front(network: Network, clock_mhz: float, most: Area | None = None, cluster:
     """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
     is left out where it needs more than `most`, or another one is as fast and needs no more of anything. `cluster`: who
     folds, see `mxexport.cluster.connected`."""
-    wanted = [(name, target) for name in ("dsp", "lut") for target in _spread(schedule.cycle_counts(network))]
+    wanted = [(name, target) for name in ("dsp", "lut") for target in _spread(fold_turns.cycle_counts(network))]
     found: dict[tuple, Point] = {}
     with clusters.connected(cluster) as runner:
         for point in runner.map(_point, wanted, shared=(network, clock_mhz)):
@@ -54,7 +54,7 @@ def front(network: Network, clock_mhz: float, most: Area | None = None, cluster:
 def _point(network: Network, clock_mhz: float, wanted: tuple[str, int]) -> Point:
     """The smallest design whose frames take so many cycles."""
     name, target = wanted
-    foldings = schedule.fold(network, target, luts=name == "lut")
+    foldings = fold_turns.fold(network, target, {}, luts=name == "lut")
     cycles = max(cycles_per_unit(network, foldings).values())
     layers = {p.layer: foldings[p.name] for p in network.products()}
     return Point(cycles, clock_mhz * 1e6 / cycles, name, whole(network, foldings), layers)

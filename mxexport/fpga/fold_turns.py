@@ -46,24 +46,30 @@ def _fold(
 ) -> dict[str, Folding]:
     """By bisection over every number of cycles that a folding of the body gives: the slowest that keeps to `target`,
     the fastest that keeps to `budget`, or as it is folded without either."""
-    _, body, _ = apart(network)
     if target is None and budget is None:
-        return _with_body(network, None, overrides, luts)
-    targets = schedule.cycle_counts(body)
+        return fold(network, None, overrides, luts)
+    targets = cycle_counts(network)
     low, high = 0, len(targets) - 1
     while low < high:
         middle = (low + high + 1) // 2 if target is not None else (low + high) // 2
-        found = _with_body(network, targets[middle], overrides, luts)
+        found = fold(network, targets[middle], overrides, luts)
         if target is not None:  # rising numbers of cycles: the last one that is fast enough
             low, high = (middle, high) if cycles_of(network, found) <= target else (low, middle - 1)
         else:  # the first one that is small enough
             fits = not whole(network, found).beyond(budget)
             low, high = (low, middle) if fits else (middle + 1, high)
-    return _with_body(network, targets[low], overrides, luts)
+    return fold(network, targets[low], overrides, luts)
 
 
-def _with_body(network: Network, cycles: int | None, overrides: Asked, luts: bool) -> dict[str, Folding]:
-    """A body that takes a turn in so many cycles, and what keeps up with it."""
+def cycle_counts(network: Network) -> list[int]:
+    """As `schedule.cycle_counts`; of the body where there is a loop."""
+    return schedule.cycle_counts(network if network.loop is None else apart(network)[1])
+
+
+def fold(network: Network, cycles: int | None, overrides: Asked, luts: bool) -> dict[str, Folding]:
+    """As `schedule.fold`; with a loop, a body that takes a turn in so many cycles, and what keeps up with it."""
+    if network.loop is None:
+        return schedule.fold(network, cycles, overrides, luts)
     before, body, behind = apart(network)
     found = schedule.fold(body, cycles, _own(body, overrides), luts)
     taken = cycles_of_turns(network, found)

@@ -51,7 +51,12 @@ def _turned(network: Network, foldings: Mapping[str, Folding], instance: Instanc
 
 def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> float:
     """Cycles from one vector of a unit to the next, lane converters behind it included."""
-    own, kind = copies.timing(instance.unit, foldings[instance.name]).cadence, instance.unit.result
+    return _handed_on(network, foldings, instance, copies.timing(instance.unit, foldings[instance.name]).cadence)
+
+
+def _handed_on(network: Network, foldings: Mapping[str, Folding], instance: Instance, own: float) -> float:
+    """The same of a unit that makes one every `own` cycles."""
+    kind = instance.unit.result
     lanes = copies.lanes(instance.unit, foldings[instance.name])[1]
     taken = [copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(instance.result)]
     return max([own, *(handover(kind, lanes, wanted, own) for wanted in taken)])
@@ -63,9 +68,11 @@ def arrivals(
     frames: int = _FRAMES,
     paced: bool = True,
     given: Mapping[str, np.ndarray] | None = None,
+    idle: bool = False,
 ) -> dict[str, np.ndarray]:
     """Stream -> cycle in which each vector of `frames` frames has come. `paced`: the input comes evenly, at the rate
-    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known."""
+    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known.
+    `idle`: units have done nothing for a while before each frame."""
     cycles, found = cycles_per_unit(network, foldings), dict(given or {})
     for name in network.inputs:
         if name in found:
@@ -85,6 +92,9 @@ def arrivals(
             whole = times.reshape(frames, -1)[:, -1] + held.latency
             ready = np.maximum(ready, whole.repeat(len(ready) // frames))
         pace = np.arange(len(ready)) * cadence(network, foldings, instance)
+        if idle and timing.tile > 1:
+            tile, within = timing.tile, _handed_on(network, foldings, instance, timing.within)
+            pace = pace - (np.arange(len(ready)) % tile) * (cadence(network, foldings, instance) - within)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
 
@@ -134,7 +144,14 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
     if network.loop is not None:
         return _depths_of_turns(network, foldings)
     frames = _frames(network, foldings)
-    times, found = arrivals(network, foldings, frames), {}
+    return _depths(network, foldings, arrivals(network, foldings, frames), frames)
+
+
+def _depths(
+    network: Network, foldings: Mapping[str, Folding], times: Mapping[str, np.ndarray], frames: int
+) -> dict[tuple[str, str], int]:
+    """The same for frames that come and pass at those times."""
+    found = {}
     for stream, kind in network.streams.items():
         readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
         forks = len(readers) + (stream in network.outputs) > 1
@@ -179,15 +196,13 @@ def _most_waiting(come: np.ndarray, taken: np.ndarray) -> int:
 
 # --- frames that go around ----------------------------------------------------------------------------------------
 
+_STEADY = 3  # turns, behind which they are alike
 _WAY_BACK = 4  # cycles: two of the FIFO, a register before the body, one behind the lane converter
 
 
 def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
-    """A turn begins when the one before has left its first vector behind, and no sooner than the slowest unit of the
-    body is free; the next frame begins once the last turn has come in."""
-    before, body, behind = apart(network)
     found: dict[str, int] = {}
-    for part in (before, body, behind):
+    for part in apart(network):
         found |= cycles_per_unit(part, foldings) if part.instances else {}
     found.pop(memory.READS, None)
     found[TURNS] = cycles_of_turns(network, foldings)
@@ -198,35 +213,50 @@ def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
 
 def turn_cycles(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Those that a turn occupies the slowest unit of the body."""
-    return max(cycles_per_unit(apart(network)[1], foldings).values())
+    cycles = cycles_per_unit(apart(network)[1], foldings)
+    return max(n for name, n in cycles.items() if name != memory.READS)
 
 
 def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Those of a frame, from foldings of the body alone."""
-    body, turn = apart(network)[1], turn_cycles(network, foldings)
-    return math.ceil((network.loop.count - 1) * max(turn, _first_to_first(body, foldings)) + turn)
+    """Those of a frame, from foldings of the body alone. A turn begins when the one before has brought back its first
+    vector, and no sooner than the slowest unit is free; the first turn of the next frame follows the last."""
+    turn = turn_cycles(network, foldings)
+    apart_by = max(turn, _apart_by(apart(network)[1], foldings))
+    return math.ceil((network.loop.count - 1) * apart_by + turn)
 
 
-def _first_to_first(body: Network, foldings: Mapping[str, Folding]) -> float:
-    """Cycles from the first vector that enters the body to the first one that comes back."""
+def _apart_by(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles from the first vector of a turn to that of the next, once every turn takes as long as the one before."""
+    entered, _ = _entering(body, foldings, _as_lanes(body, foldings), _STEADY)
+    return entered[-1][0] - entered[-2][0]
+
+
+def _entering(
+    body: Network, foldings: Mapping[str, Folding], came: np.ndarray, count: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """When the vectors of turns enter the body, the first as they `came`, each other as the one before leaves; and when
+    those of the last of `count` turns leave."""
     (entry,), (exit_,) = body.inputs, body.outputs
-    times = arrivals(body, foldings, 1, paced=False)
-    return times[exit_][0] + _WAY_BACK - times[entry][0]
+    entered = [came]
+    for turn in range(1, count + 1):
+        given = {entry: np.concatenate(entered)}
+        times = arrivals(body, foldings, turn, paced=False, given=given, idle=True)
+        left = times[exit_].reshape(turn, -1)[-1]
+        entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings)))
+    return entered, left
 
 
 def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """As `latency`, turn by turn: each comes in as the one before comes out."""
     before, body, behind = apart(network)
     (entry,), (exit_,) = body.inputs, body.outputs
-    came = arrivals(before, foldings, 1, paced=False)[entry] if before.instances else _as_lanes(body, foldings)
-    turns = [came + 1]
-    for count in range(1, network.loop.count + 1):
-        times = arrivals(body, foldings, count, paced=False, given={entry: np.concatenate(turns)})
-        back = times[exit_].reshape(count, -1)[-1]
-        turns.append(_one_by_one(np.maximum(back + _WAY_BACK, turns[-1][-1]), _step(body, foldings)))
-    end = back[-1] + 1
+    came = (
+        arrivals(before, foldings, 1, paced=False, idle=True)[entry] if before.instances else _as_lanes(body, foldings)
+    )
+    _, left = _entering(body, foldings, came + 1, network.loop.count)
+    end = left[-1] + 1
     if behind.instances:
-        times = arrivals(behind, foldings, 1, paced=False, given={exit_: back + 1})
+        times = arrivals(behind, foldings, 1, paced=False, given={exit_: left + 1}, idle=True)
         end = max(times[name][-1] for name in behind.outputs)
     return max(math.ceil(end), memory.reads(network, foldings))
 
@@ -249,17 +279,16 @@ def _one_by_one(times: np.ndarray, step: float) -> np.ndarray:
 
 
 def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
-    """As `fifo_depths`, as if every turn were a frame; in the body are two at most, the last turn of a frame and the
-    first of the next."""
+    """As `fifo_depths`. In the body, for turns that follow each other as frames do, and for one that comes as fast as
+    it can; it holds two at most, the last turn of a frame and the first of the next."""
     before, body, behind = apart(network)
     found: dict[tuple[str, str], int] = {}
-    for part in (before, body, behind):
-        depths = fifo_depths(part, foldings) if part.instances else {}
-        if part is body:
-            for stream, reader in depths:
-                beats = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
-                depths[stream, reader] = min(depths[stream, reader], 1 << (beats - 1).bit_length())
-        found |= depths
+    for part in (before, behind):
+        found |= fifo_depths(part, foldings) if part.instances else {}
+    at_once = _depths(body, foldings, arrivals(body, foldings, 1, paced=False, idle=True), 1)
+    for (stream, reader), depth in fifo_depths(body, foldings).items():
+        most = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
+        found[stream, reader] = min(max(depth, at_once[stream, reader]), 1 << (most - 1).bit_length())
     return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
 
 

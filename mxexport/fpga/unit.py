@@ -117,6 +117,9 @@ class Timing:
     """Cycles for each input vector that is waited for behind the last frame, where none comes."""
     held: tuple[Held, ...] = ()
     """The inputs behind the first, where whole frames of them are held: `needs` then speaks of the first alone."""
+    tile: int = 1
+    """Vectors that come out together where the unit was idle before, `within` cycles apart, not `cadence`."""
+    within: float = 0.0
 
 
 class Unit(Protocol):

@@ -96,7 +96,7 @@ class FedMatMul(MatMul):
         own = path.latency(late=False) - (path.folds - 1) * path.beats
         whole = (np.arange(self.source.vectors) // self.tile + 1) * self.tile - 1
         passes = (path.folds - 1) * self.tile * path.beats
-        return Timing(whole, cadence, passes + own + path.folds + 2)
+        return Timing(whole, cadence, passes + own + path.folds + 2, tile=self.tile, within=path.folds)
 
     def parts(self, folding: Folding) -> Parts:
         """Counted as mx_matmul_fed builds it."""
