@@ -11,7 +11,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import lowering
+from mxexport.fpga import prepared
 from mxexport.passes.clean.split_gemm import split_gemm
 from mxexport.targets.check import require as check
 
@@ -101,7 +101,7 @@ def test_results_of_constants_are_computed_first_and_others_named_together(tmp_p
 
     with_nodes(tmp_path, edit)
     with monkeypatch.context() as patch:
-        patch.setattr(lowering, "fold_constants", lambda model: None)  # as where a result is too large to keep
+        patch.setattr(prepared, "fold_constants", lambda model: None)  # as where a result is too large to keep
         found = problems_of(tmp_path)
     assert found[0] == ("nodes 'neg0' (Neg), 'neg1' (Neg), 'neg2' (Neg) and 29 more", "compute constants; run mx.clean")
     assert [where for where, _ in found[1:]] == ["node '0' (Gemm)"]  # its bias is not there yet
