@@ -7,9 +7,12 @@ import copy
 from collections.abc import Iterator
 from functools import cache
 
-from torch.onnx._internal.exporter._registration import ONNXRegistry
+try:
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-_READ = ONNXRegistry.from_torchlib.__func__
+    _READ = ONNXRegistry.from_torchlib.__func__
+except (ImportError, AttributeError):  # a torch that keeps its table elsewhere: exports then take what they took before
+    _READ = None
 
 
 @contextlib.contextmanager
@@ -19,6 +22,9 @@ def read_once() -> Iterator[None]:
 
     Only the dict and its lists are copied: the exporter enters our translations there and leaves their entries alone.
     """
+    if _READ is None:
+        yield
+        return
     ONNXRegistry.from_torchlib = classmethod(_copied)
     try:
         yield
@@ -26,12 +32,12 @@ def read_once() -> Iterator[None]:
         ONNXRegistry.from_torchlib = classmethod(_READ)
 
 
-def _copied(cls: type[ONNXRegistry], *args, **kwargs) -> ONNXRegistry:
+def _copied(cls: type, *args, **kwargs) -> ONNXRegistry:
     table = copy.copy(_read(cls, args, tuple(kwargs.items())))
     table.functions = {target: list(found) for target, found in table.functions.items()}
     return table
 
 
 @cache
-def _read(cls: type[ONNXRegistry], args: tuple, kwargs: tuple) -> ONNXRegistry:
+def _read(cls: type, args: tuple, kwargs: tuple) -> ONNXRegistry:
     return _READ(cls, *args, **dict(kwargs))
