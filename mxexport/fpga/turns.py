@@ -79,7 +79,8 @@ def _top(model: ir.Model, ends: tuple[ir.Value, ...], inputs: Mapping[str, np.nd
     largest = max(float(np.abs(arrays[v.name]).max()) for v in ends)
     if not 0 < largest < np.inf:
         raise UnsupportedError(f"in_turn: what goes around reaches {largest}; expected finite numbers other than 0")
-    return math.ceil(math.log2(largest))
+    mantissa, exponent = math.frexp(largest)
+    return exponent - (mantissa == 0.5)
 
 
 def _clip_ends(model: ir.Model, ends: tuple[ir.Value, ...], top: int) -> list[ir.Node]:
