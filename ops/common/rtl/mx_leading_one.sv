@@ -2,7 +2,6 @@
 //
 // Equation:  top_o = floor(log2(data_i)), 0 where data_i is; zero_o = data_i == 0.
 // Latency:   0 (combinational).
-// Style:     whether four bits hold a one, and whether the upper two do, come from one LUT.
 module mx_leading_one #(
   parameter int Width = 32,
   localparam int TopBits = mx_pkg::index_bits(Width)
@@ -32,11 +31,9 @@ module mx_leading_one #(
         if (i < Count) begin : g_used
           logic [3:0] four;
           logic [1:0] high;
-          assign four    = g_level[l-1].any[4*i+:4];
-          assign high[0] = four[3] || (!four[2] && four[1]);
-          mx_lut #(.Init(64'hfffe_fffe_fff0_fff0)) u_any (
-            .bits_i({2'b10, four}), .six_o(any[i]), .five_o(high[1])
-          );
+          assign four   = g_level[l-1].any[4*i+:4];
+          assign high   = four[3] ? 2'd3 : four[2] ? 2'd2 : four[1] ? 2'd1 : 2'd0;
+          assign any[i] = |four;
           if (l == 1) begin : g_first
             assign top[i] = high;
           end else begin : g_next
