@@ -9,6 +9,7 @@ from torch import nn
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import mxexport as mx
+from mxexport.errors import UnsupportedError
 from mxexport.exporting.torch_tables import read_once
 from mxexport.exporting.while_tracing import AsGraphsHold, as_graphs_hold
 from mxexport.model import graph
@@ -106,3 +107,17 @@ def test_a_scale_of_an_open_axis_says_how_long_it_is(tmp_path):
     mx.export(model, torch.randn(2, 8, 16), tmp_path / "model.onnx", dynamic_shapes=({0: "batch", 2: "time"},))
     (scale,) = (n.outputs[0] for n in graph.load(tmp_path / "model.onnx").graph if n.op_type == "MXScale")
     assert scale.shape == ir.Shape(["batch", 1, "time"])
+
+
+def test_a_failed_export_leaves_no_mode_of_torch_behind(tmp_path):
+    """Compiled functions would run in it, and fail there."""
+
+    class Five(nn.Linear):
+        def forward(self, x):
+            return super().forward(x), 5
+
+    model = mx.quantize_model(nn.Sequential(Five(32, 4)), "mxint8", "mxint8")
+    with pytest.raises(UnsupportedError, match="the int 5"):
+        mx.export(model, (torch.zeros(1, 32),), tmp_path / "m.onnx")
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert "forward" not in vars(model)

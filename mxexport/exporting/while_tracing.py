@@ -19,24 +19,21 @@ _AXES = {
 def as_graphs_hold(model: torch.nn.Module) -> Iterator[None]:
     """Within it forward of `model` runs in the mode `AsGraphsHold`. Torch's own code does not: its exporter calls tens
     of thousands of functions, and each would take the way through the mode."""
-    mode = AsGraphsHold()
-    handles = [
-        model.register_forward_pre_hook(lambda *_: _enter(mode), prepend=True),
-        model.register_forward_hook(lambda *_: _leave(mode), always_call=True),
-    ]
+    forward, own = model.forward, "forward" in vars(model)
+
+    @functools.wraps(forward)
+    def within(*args, **kwargs):
+        with AsGraphsHold():  # hooks would leave torch's own modes behind where its exporter fails
+            return forward(*args, **kwargs)
+
+    model.forward = within
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _enter(mode: TorchFunctionMode) -> None:
-    mode.__enter__()
-
-
-def _leave(mode: TorchFunctionMode) -> None:
-    mode.__exit__(None, None, None)
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
 
 
 class AsGraphsHold(TorchFunctionMode):
