@@ -148,7 +148,7 @@ def _taken(stated: Network, instance: Instance, recorded: Mapping[str, np.ndarra
     """Of every input stream its arrays, in all turns."""
     found = []
     for place in range(len(instance.sources)):
-        turns = [[recorded[v] for v in _values(stated, t.sources[place])] for t in instance.turns or (instance,)]
+        turns = [[recorded[v] for v in _values(stated, t.sources[place])] for t in instance.unrolled]
         found.append([loops.in_order(same) for same in zip(*turns, strict=True)])
     return found
 

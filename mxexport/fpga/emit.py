@@ -225,7 +225,7 @@ class Placer:
         """Most frames that are on their way, as a power of two; more would only wait at the input."""
         cycles = max(cycles_per_unit(self._network, self._foldings).values())
         frames = latency(self._network, self._foldings) // cycles + 3
-        return max(1 << (frames - 1).bit_length(), 4)
+        return max(words.power_of_two(frames), 4)
 
     def _leaving_lanes(self, stream: str) -> int:
         """Lanes in which an output of the network comes to its border."""
@@ -330,7 +330,7 @@ class Placer:
         self._append(Cell(name, "mx_turns_out", parameters, (link,), sinks, comment))
         wanted = stream_lanes(network, self._foldings, loop.entry)
         again = self._chain(sinks[0], path(network.streams[loop.exit], lanes, wanted), "turns")
-        depth = 1 << (max(network.streams[loop.entry].beats(wanted), 2) - 1).bit_length()
+        depth = words.power_of_two(max(network.streams[loop.entry].beats(wanted), 2))
         self._fifo(again, back, depth)
         depth = self._depths.get((loop.exit, TURNS), 0)
         return self._queue(sinks[1], depth) if depth else self._register(sinks[1])

@@ -97,7 +97,7 @@ def _part(network: Network, instances: list[Instance], inputs: tuple[str, ...], 
 
 def unrolled(instances: Iterable[Instance]) -> list[Instance]:
     """The instances of dataflow.onnx that these stand for."""
-    return [turn for i in instances for turn in i.turns or (i,)]
+    return [turn for i in instances for turn in i.unrolled]
 
 
 def values_of(instances: Iterable[Instance]) -> list[str]:
@@ -111,7 +111,7 @@ def of_all_turns(instances: Iterable[Instance], arrays: Mapping[str, np.ndarray]
     found: dict[str, np.ndarray] = {}
     for i in instances:
         for place, value in enumerate(i.values):
-            found[value] = in_order([arrays[turn.values[place]] for turn in i.turns or (i,)])
+            found[value] = in_order([arrays[turn.values[place]] for turn in i.unrolled])
     return found
 
 

@@ -103,35 +103,31 @@ READS = "weights read from memory"
 
 def reads(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Beats of weights that a frame reads from memory, in all its turns."""
-    return sum(max(len(i.turns), 1) * i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
+    return sum(len(i.unrolled) * i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
 
 
 def regions(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """First beat and beats of each load in memory, int64 [units, 2]. Where layers take turns: of all loads of each
     unit, and how often one comes before the next, int64 [units * turns, 3]; those of others come again and again."""
     count = layers(instances)
-    counts = np.array([n for i, n in zip(instances, beats(instances, foldings), strict=True) for _ in _turns(i)])
+    counts = np.array([n for i, n in zip(instances, beats(instances, foldings), strict=True) for _ in i.unrolled])
     whole = -(-counts // BURST) * BURST
     found = np.stack([np.cumsum(whole) - whole, counts], 1)
     if count == 1:
         return found
-    times = np.array([i.unit.loads if i.turns else 1 for i in instances for _ in _turns(i)])
-    rows = np.repeat(np.arange(len(found)), [1 if i.turns else count for i in instances for _ in _turns(i)])
+    times = np.array([i.unit.loads if i.turns else 1 for i in instances for _ in i.unrolled])
+    rows = np.repeat(np.arange(len(found)), [1 if i.turns else count for i in instances for _ in i.unrolled])
     return np.column_stack([found, times])[rows]
 
 
 def layers(instances: list[Instance]) -> int:
     """Loads of a unit that come one after the other, at most."""
-    return max(len(_turns(i)) for i in instances)
-
-
-def _turns(instance: Instance) -> range:
-    return range(max(len(instance.turns), 1))
+    return max(len(i.unrolled) for i in instances)
 
 
 def image(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """What lies in memory: their loads, each from its region's first beat on; uint8 [beats, bus/8]."""
-    loads = [i.unit.load(foldings[i.name], turn) for i in instances for turn in _turns(i)]
+    loads = [i.unit.load(foldings[i.name], turn) for i in instances for turn, _ in enumerate(i.unrolled)]
     return np.concatenate([np.pad(load, ((0, -len(load) % BURST), (0, 0))) for load in loads])
 
 
@@ -167,7 +163,7 @@ def table(network: Network, foldings: Mapping[str, Folding], places: Mapping[str
                 "layer": i.layer,
                 "kind": places[i.layer].kind,
                 "tile": places[i.layer].tile,
-                "loads_per_frame": i.unit.loads * len(_turns(i)),
+                "loads_per_frame": i.unit.loads * len(i.unrolled),
                 "beats": count,
                 "bits": int(weight.codes.size * weight.format.element.bits + 8 * weight.scale_codes.size),
                 "bits_sent": count * i.unit.bus,

@@ -33,6 +33,11 @@ class Instance:
     def layer(self) -> str:
         return self.name.rpartition(".")[0]
 
+    @property
+    def unrolled(self) -> tuple[Instance, ...]:
+        """The instances of dataflow.onnx that it stands for: those of all turns, or itself."""
+        return self.turns or (self,)
+
 
 @dataclass(frozen=True)
 class Loop:

@@ -33,7 +33,7 @@ def probed(design: Design, names: Iterable[str]) -> list[Instance]:
 def beats_of(design: Design, instance: Instance, frames: int) -> int:
     """Of so many frames, in all turns of each."""
     lanes = copies.lanes(instance.unit, design.foldings[instance.name])[1]
-    return max(len(instance.turns), 1) * frames * instance.unit.result.beats(lanes)
+    return len(instance.unrolled) * frames * instance.unit.result.beats(lanes)
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:

@@ -173,7 +173,7 @@ def _why_limited(
 
 def describe_product(network: Network, product: Instance, f: Folding) -> dict:
     """A row of `layers`; of layers in turn, weights and macs of all turns, and the cycles of one."""
-    unit, turns = product.unit, max(len(product.turns), 1)
+    unit, turns = product.unit, len(product.unrolled)
     x, weight = unit.sources[0], getattr(unit, "weight", None)  # None: the other operand is a stream
     per_vector = x.channels * unit.result.channels if weight is None else int(weight.codes.size)
     return {

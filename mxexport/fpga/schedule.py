@@ -14,6 +14,7 @@ from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.pace import Choices
 from mxexport.fpga.types import Conversion, Stream, Wide
 from mxexport.fpga.unit import Folding, Unit
+from mxexport.fpga.words import power_of_two
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
@@ -261,14 +262,13 @@ def _listed(numbers) -> str:
 def port_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """Lanes of an input or output of the network, a power of two that holds what its reader takes or its unit gives."""
     if (maker := network.maker(stream)) is not None:
-        return 1 << (copies.lanes(maker.unit, foldings[maker.name])[1] - 1).bit_length()
+        return power_of_two(copies.lanes(maker.unit, foldings[maker.name])[1])
     return _lanes_taken(network, foldings, stream)
 
 
 def _lanes_taken(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """A power of two of lanes that holds what every reader takes."""
-    most = max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream))
-    return 1 << (most - 1).bit_length()
+    return power_of_two(max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream)))
 
 
 def stream_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:

@@ -16,6 +16,7 @@ from mxexport.fpga.loops import apart
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, relays, stream_lanes
 from mxexport.fpga.unit import Folding, Held, Timing
+from mxexport.fpga.words import power_of_two
 
 TURNS = "turns"
 """Among cycles: what a frame takes to go around."""
@@ -162,7 +163,7 @@ def _depths(
             held = copies.timing(reader.unit, foldings[reader.name]).held
             taken = _taken(times, reader, held, i, frames)
             waiting = math.ceil(_most_waiting(times[stream], taken) * beats) + _SLACK
-            found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
+            found[stream, f"{reader.name}/{i}"] = power_of_two(waiting)
     return found
 
 
@@ -288,7 +289,7 @@ def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
     at_once = _depths(body, foldings, arrivals(body, foldings, 1, paced=False, idle=True), 1)
     for (stream, reader), depth in fifo_depths(body, foldings).items():
         most = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
-        found[stream, reader] = min(max(depth, at_once[stream, reader]), 1 << (most - 1).bit_length())
+        found[stream, reader] = min(max(depth, at_once[stream, reader]), power_of_two(most))
     return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
 
 
@@ -301,5 +302,5 @@ def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str
         if part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
             maker = network.maker(stream)
             beats = network.streams[stream].beats(copies.lanes(maker.unit, foldings[maker.name])[1])
-            found[stream] = 1 << (max(beats, 2) - 1).bit_length()
+            found[stream] = power_of_two(max(beats, 2))
     return found

@@ -18,6 +18,7 @@ from mxexport.fpga.stacked import layers, signed_bits, turns_of
 from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization, spatial
@@ -234,8 +235,8 @@ class Norm:
 
     def _buffers(self, lanes: int) -> Parts:
         beats = group_count(self.source.channels, lanes)
-        depth = _power(beats + self._statistics_latency(lanes) + 3)
-        results = _power((depth + 1) // beats + 3)
+        depth = power_of_two(beats + self._statistics_latency(lanes) + 3)
+        results = power_of_two((depth + 1) // beats + 3)
         word = self._sums[0] * self.center + self._half_bits + self.root_bits + 1
         return {
             "unit": each(20),
@@ -346,11 +347,6 @@ def _narrowed(source: Pending, epsilon: float, node: ir.Node, low: Lowering) -> 
         why = f"is exact for fewer than {_LEAST_WIDTH} bits of its input; quantize before it"
         raise UnsupportedError(f"compile: node {node.name!r}: {norm}, {why}")
     return low.narrowed(source, bits, node)
-
-
-def _power(count: int) -> int:
-    """The smallest power of two that is no less."""
-    return 1 << (count - 1).bit_length()
 
 
 def _times(kind: str, width: int, factor: int, count: int = 1) -> Parts:

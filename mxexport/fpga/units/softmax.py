@@ -15,6 +15,7 @@ from mxexport.fpga.area import Parts, each, ram, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_counts
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute
@@ -198,13 +199,13 @@ class Softmax:
         """Counted as mx_softmax builds it: what finds a maximum, lanes of exponentials, a division, shares."""
         lanes, width, beats = folding.simd, self.source.width, self._beats(folding.simd)
         top = 2 + (lanes - 1).bit_length()
-        depth = _power(beats + top + 4)
+        depth = power_of_two(beats + top + 4)
         added = latencies.sum_latency(lanes)
-        exp_depth = _power(beats + 1 + self._exp_latency + added + self.reciprocal_bits + 10)
+        exp_depth = power_of_two(beats + 1 + self._exp_latency + added + self.reciprocal_bits + 10)
         sums = self.exp_bits + 1 + (self.source.channels - 1).bit_length()
         low, exp = self.fraction - self.segment_bits, self.exp_bits + 1
         rows, _ = self._mask_rows
-        waiting = [_power((n + 1) // beats + 3) for n in (depth, exp_depth)]
+        waiting = [power_of_two((n + 1) // beats + 3) for n in (depth, exp_depth)]
         return {
             "unit": each(40),
             "places": each(3 * beats.bit_length() + exp_depth.bit_length()),
@@ -284,8 +285,3 @@ def _placed(mask: np.ndarray | None, x: ir.Value, source: Pending) -> np.ndarray
         first = placed.take([0], axis)
         placed = first if (placed == first).all() else placed
     return placed
-
-
-def _power(count: int) -> int:
-    """The smallest power of two that is no less."""
-    return 1 << (count - 1).bit_length()
