@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mxexport.errors import OptionError
-from mxexport.fpga import schedule
+from mxexport.fpga import fold_turns, schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.estimate import whole
 from mxexport.fpga.network import Network
@@ -25,12 +25,12 @@ def fold_for_budget(
     Raises:
         OptionError: even the smallest design needs more; says of what.
     """
-    targets = schedule.cycle_counts(network)
+    targets, overrides = fold_turns.cycle_counts(network), overrides or {}
 
     def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
         beyond = ""
         for luts in kinds:
-            found = schedule.fold(network, target, overrides, luts)
+            found = fold_turns.fold(network, target, overrides, luts)
             if not (beyond := _beyond(network, found, budget)):
                 return found, ""
         return None, beyond
@@ -56,13 +56,15 @@ def fold_within(
     overrides: Mapping[str, tuple[int, ...]] | None = None,
     kinds: schedule.Kinds = schedule.DSP,
 ) -> dict[str, Folding]:
-    """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
+    """For a number of cycles, for a budget, or for both, with layers in turn or without. Raises OptionError where both
+    cannot be met."""
+    overrides = overrides or {}
     if budget is None:
-        return schedule.fold(network, target_cycles, overrides, kinds[0])
+        return fold_turns.fold_for_rate(network, target_cycles, overrides, kinds[0])
     if target_cycles is None:
         return fold_for_budget(network, budget, overrides, kinds)
     for luts in kinds:
-        found = schedule.fold(network, target_cycles, overrides, luts)
+        found = fold_turns.fold_for_rate(network, target_cycles, overrides, luts)
         if not (over := _beyond(network, found, budget)):
             return found
     raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")

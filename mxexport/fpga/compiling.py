@@ -15,9 +15,9 @@ from pathlib import Path
 import mxexport
 from mxexport.errors import InputFileError
 from mxexport.fpga import (
+    budgets,
     emit,
     finn_reports,
-    fold_turns,
     library,
     loops,
     lowering,
@@ -118,7 +118,7 @@ def compile(
     hardware = loops.in_hardware(network)
     places = memory_of.choose(hardware, wanted)
     hardware = memory_of.placed(hardware, places, bus, part)
-    placed = emit.place(hardware, fold_turns.fold_within(hardware, target_cycles, limits, folding, kinds))
+    placed = emit.place(hardware, budgets.fold_within(hardware, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
     if rewritten or hiding:

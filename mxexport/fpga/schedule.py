@@ -40,9 +40,7 @@ def fold(
         OptionError: an override names no layer, or is no folding of it.
     """
     overrides, products = dict(overrides or {}), network.products()
-    names = [p.layer for p in products]
-    if unknown := sorted(set(overrides) - set(names)):
-        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
+    check_layers(network, overrides)
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
     legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, luts)
     # No unit need be faster than the slowest at its fastest.
@@ -52,6 +50,13 @@ def fold(
         if target > _MOST_CYCLES:
             raise OptionError("folding: no unit beside what is asked for has lanes that meet it; ask for powers of two")
     return found
+
+
+def check_layers(network: Network, overrides: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises OptionError where an override names no layer."""
+    names = [p.layer for p in network.products()]
+    if unknown := sorted(set(overrides) - set(names)):
+        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
 
 
 def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, list[Folding]]:
