@@ -18,6 +18,7 @@ from mxexport.fpga.unit import Unit
 from mxexport.model import graph
 from mxexport.model.editing import Editor, bypass
 from mxexport.model.rewriting import constant
+from mxexport.numbers import spatial
 from mxexport.running import executors
 
 WIDTH = 26
@@ -197,3 +198,15 @@ def widest(units: list[Unit]) -> list[Unit]:
     """Units whose results differ in width alone, all with the largest."""
     width = max(u.result.width for u in units)
     return [replace(u, width=width) for u in units]
+
+
+def in_coarsest_step(units: list[Unit], *constants: str) -> list[Unit]:
+    """Units with these constants in the coarsest step (`lsb_exp`) that one of them has, rounded; results as wide as the
+    widest."""
+    lsb_exp = max(u.lsb_exp for u in units)
+
+    def coarser(unit: Unit) -> dict[str, np.ndarray]:
+        step = 1 << (lsb_exp - unit.lsb_exp)
+        return {name: spatial.divide(getattr(unit, name), step) for name in constants}
+
+    return widest([replace(u, lsb_exp=lsb_exp, **coarser(u)) for u in units])

@@ -3,7 +3,7 @@ divide, or are added."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,7 +15,7 @@ from mxexport.fpga.accumulator import dropped_bits, per_channel
 from mxexport.fpga.area import Parts, each, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.stacked import concatenated, layers, signed_bits, turns_of
-from mxexport.fpga.turns import widest
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import constant_of, is_of_channels
@@ -24,7 +24,6 @@ from mxexport.fpga.whole_numbers import are_whole, division, negation
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute, constant
-from mxexport.numbers import spatial
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 from mxexport.numbers.groups import group_count
 
@@ -110,12 +109,7 @@ class Affine:
     @classmethod
     def alike(cls, units: list[Affine]) -> list[Affine]:
         """Those of all turns, in the coarsest step of a gain that one has."""
-        lsb_exp, found = max(u.lsb_exp for u in units), []
-        for u in units:
-            drop = lsb_exp - u.lsb_exp
-            gain, offset = (spatial.divide(a, 1 << drop) for a in (u.gain, u.offset))
-            found.append(replace(u, gain=gain, offset=offset, lsb_exp=lsb_exp))
-        return widest(found)
+        return in_coarsest_step(units, "gain", "offset")
 
     @property
     def sources(self) -> tuple:

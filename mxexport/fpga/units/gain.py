@@ -13,13 +13,12 @@ from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.stacked import signed_bits, turns_of
-from mxexport.fpga.turns import widest
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import by_beats, constant_of, is_of_channels
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.numbers import spatial
 from mxexport.numbers.fixedpoint import MAX_WIDTH, round_to_lsb
 
 _WIDTH = 26
@@ -85,9 +84,7 @@ class Gain:
     @classmethod
     def alike(cls, units: list[Gain]) -> list[Gain]:
         """Those of all turns, in the coarsest step of a factor that one has."""
-        lsb_exp = max(u.lsb_exp for u in units)
-        gains = [spatial.divide(u.gain, 1 << (lsb_exp - u.lsb_exp)) for u in units]
-        return widest([replace(u, gain=gain, lsb_exp=lsb_exp) for u, gain in zip(units, gains, strict=True)])
+        return in_coarsest_step(units, "gain")
 
     @property
     def sources(self) -> tuple:

@@ -15,13 +15,13 @@ from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.stacked import layers, signed_bits, turns_of
-from mxexport.fpga.turns import widest
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
 from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
-from mxexport.numbers import normalization, spatial
+from mxexport.numbers import normalization
 from mxexport.numbers.fixedpoint import round_to_lsb
 from mxexport.numbers.groups import group_count
 
@@ -107,11 +107,7 @@ class Norm:
     @classmethod
     def alike(cls, units: list[Norm]) -> list[Norm]:
         """Those of all turns, in the coarsest step of a gain that one has."""
-        lsb_exp, found = max(u.lsb_exp for u in units), []
-        for u in units:
-            gain, offset = (spatial.divide(a, 1 << (lsb_exp - u.lsb_exp)) for a in (u.gain, u.offset))
-            found.append(replace(u, gain=gain, offset=offset, lsb_exp=lsb_exp))
-        return widest(found)
+        return in_coarsest_step(units, "gain", "offset")
 
     @property
     def sources(self) -> tuple:
