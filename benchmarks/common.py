@@ -54,6 +54,25 @@ def _time(function: Callable[[], object], on_gpu: bool) -> float:
     return time.perf_counter() - start
 
 
+def fastest(
+    functions: dict[str, Callable[[], object]],
+    calls: int = 1,
+    rounds: int = 30,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Seconds of a call of every function: that of the fastest of many short rounds of so many `calls`, in which the
+    functions take turns. What else the machine does only makes a round slower, so the fastest is the function's own.
+    With `clock` time.thread_time the time of other processes does not count, nor that of other threads."""
+    found = dict.fromkeys(functions, float("inf"))
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = clock()
+            for _ in range(calls):
+                function()
+            found[name] = min(found[name], (clock() - start) / calls)
+    return found
+
+
 def peak_memory(function: Callable[[], object]) -> int:
     """Most bytes that torch had allocated at once during the call, beyond what was there before."""
     with _silent_stderr(), torch.profiler.profile(profile_memory=True) as profile:

@@ -10,7 +10,7 @@ import numpy as np
 
 import mxexport as mx
 from mxexport.errors import OptionError
-from mxexport.fpga import alone, emit, memory, schedule
+from mxexport.fpga import alone, budgets, emit, memory, schedule
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import clock_limit, resources
 from mxexport.fpga.network import Network
@@ -107,7 +107,7 @@ def _fastest(network: Network, part: str) -> list[tuple[float, dict[str, Folding
     """The share of a part that is enough, and the fastest folding within it; none where no share is."""
     for share in _SHARES:
         with contextlib.suppress(OptionError):  # the smallest design needs more
-            return [(share, schedule.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO))]
+            return [(share, budgets.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO))]
     return []
 
 

@@ -7,14 +7,16 @@
 
 Digits of MNIST (5,000 real ones): 3,000 to train in float, 1,000 to search on, 1,000 that neither has seen, on which
 both networks are then measured; one image is 0.1 points. The search is of the trained float network
-(`recipe="robust"`); both networks are then trained on for two epochs of the same 3,000. Bytes: of all weights, scales
-and biases as a packed file has them. LUT: of the whole design, by `design.estimate()`, at 20,000 frames per second with
-products in LUTs. What is trained and measured is kept in --kept: a run that was ended goes on.
+(`recipe="robust"`); both networks are then trained on for two epochs of the same 3,000. "trained": every network of
+the search is trained on so before it is measured (`finetune`). Bytes: of all weights, scales and biases as a packed
+file has them. LUT: of the whole design, by `design.estimate()`, at 20,000 frames per second with products in LUTs. What
+is trained and measured is kept in --kept: a run that was ended goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import time
@@ -46,16 +48,19 @@ class Goal:
     formats: tuple
     evaluations: int
     target: dict | None = None
+    trained: bool = False
+    """Whether every network is trained on before it is measured."""
 
 
 GOALS = {
     "bytes": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (6, 5, 4, 3))), 80),
+    "trained": Goal("bytes", ("mxint8", *((f"mxint{n}", "mxint8") for n in (5, 4, 3, 2))), 16, trained=True),
     "lut": Goal(
         "lut", ("mxint8", "mxint6", "mxint5", "mxint4"), 12, {"target_fps": 20_000, "resources": "lut"},
     ),
 }  # fmt: skip
 
-CASES = ("depthwise-bytes", "transformer-bytes", "depthwise-lut")
+CASES = ("depthwise-bytes", "transformer-bytes", "depthwise-trained", "transformer-trained", "depthwise-lut")
 """What the table has. A design of the transformer takes a minute: `--only transformer-lut` searches that, too."""
 
 
@@ -102,13 +107,19 @@ def trained(name: str, images: Images, kept: Path) -> nn.Module:
     return model
 
 
-def searched(name: str, model: nn.Module, data: tuple, goal: Goal, journal: Path | None, where) -> SearchResult:
+def train_on(model: nn.Module, images: tuple) -> None:
+    """Two epochs, of the images that the float network was trained on."""
+    train(model, Digits(*images), 2, 3e-4)
+
+
+def searched(name: str, model: nn.Module, images: Images, goal: Goal, journal: Path | None, where) -> SearchResult:
     def tell(what: str) -> None:
         print(f"{name}, {goal.objective}: {what}", file=sys.stderr, flush=True)
 
     how = {"objective": goal.objective, "target": goal.target, "evaluations": goal.evaluations, "journal": journal}
+    how["finetune"] = functools.partial(train_on, images=images.train) if goal.trained else None
     return mx.search(
-        model, data, formats=goal.formats, within=WITHIN, recipe="robust", cluster=where, progress=tell, **how
+        model, images.search, formats=goal.formats, within=WITHIN, recipe="robust", cluster=where, progress=tell, **how
     )
 
 
@@ -117,7 +128,7 @@ def accuracies(model: nn.Module, formats: dict, images: Images) -> tuple[float, 
     calibration = torch.as_tensor(images.search[0][:128])
     quantized = mx.quantize_model(model, formats=formats, recipe="robust", calibration=calibration).eval()
     before = _accuracy(quantized, images.test)
-    train(quantized, Digits(*images.train), 2, 3e-4)
+    train_on(quantized, images.train)
     return before, _accuracy(quantized, images.test)
 
 
@@ -128,7 +139,8 @@ def _accuracy(model: nn.Module, data: tuple) -> float:
 def seconds_of_one(model: nn.Module, images: Images, result: SearchResult, goal: Goal) -> float:
     """CPU time of measuring the network that was found; another load of the machine does not change it."""
     inputs, labels = map(torch.as_tensor, images.search)
-    problem = Problem(model, inputs, (inputs, labels), "accuracy", {"recipe": "robust"}, goal.target)
+    finetune = functools.partial(train_on, images=images.train) if goal.trained else None
+    problem = Problem(model, inputs, (inputs, labels), "accuracy", {"recipe": "robust"}, goal.target, finetune)
     start = time.process_time()
     measure(problem, result.best.formats)
     return round(time.process_time() - start, 2)
@@ -139,17 +151,18 @@ def row(name: str, model: nn.Module, images: Images, result: SearchResult, goal:
     measured = (accuracies(model, formats, images) for formats in (uniform, result.formats()))
     costs = (result.reference.costs[result.objective], result.best.costs[result.objective])
     saved, seconds = round(result.saved_percent, 1), seconds_of_one(model, images, result, goal)
-    return Row(name, result.objective, *measured, *costs, saved, result.best.in_short(), seconds)
+    objective = f"{result.objective}, trained" if goal.trained else result.objective
+    return Row(name, objective, *measured, *costs, saved, result.best.in_short(), seconds)
 
 
-def speedup(name: str, model: nn.Module, data: tuple, workers: int) -> dict[str, float]:
+def speedup(name: str, model: nn.Module, images: Images, workers: int) -> dict[str, float]:
     """Seconds of the same search in this process and in several that are up; it has to find the same."""
     found, seconds = {}, {}
     for count in (0, workers):
         with cluster.connected(count or None) as runner:
             runner.map(_warm, range(4 * max(count, 1)))
             start = time.perf_counter()
-            found[count] = searched(name, model, data, GOALS["bytes"], None, runner)
+            found[count] = searched(name, model, images, GOALS["bytes"], None, runner)
             seconds[count] = time.perf_counter() - start
     same = [[(e.formats, e.metric) for e in result.evaluations] for result in found.values()]
     assert same[0] == same[1], "the results depend on where they were measured"
@@ -219,11 +232,11 @@ def main() -> None:
             name, goal = case.split("-")
             images = Images.of(name)
             model = trained(name, images, options.kept)
-            result = searched(name, model, images.search, GOALS[goal], options.kept / f"{case}.jsonl", runner)
+            result = searched(name, model, images, GOALS[goal], options.kept / f"{case}.jsonl", runner)
             rows.append(row(name, model, images, result, GOALS[goal]))
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
             if options.workers and goal == "bytes":
-                clocks[name] = speedup(name, model, images.search, options.workers)
+                clocks[name] = speedup(name, model, images, options.workers)
     if options.json:
         print(json.dumps({"rows": [asdict(r) for r in rows], "seconds": clocks}, indent=2))
         return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # the same names for type checkers; test_typing holds both to
     from mxexport.fpga import compile as compile, open_design as open_design
     from mxexport.frontends.brevitas import from_brevitas as from_brevitas
     from mxexport.frontends.checkpoints import from_checkpoint as from_checkpoint
+    from mxexport.frontends.live import from_fake_quantized as from_fake_quantized
     from mxexport.frontends.torchao import from_torchao as from_torchao
     from mxexport.numbers.formats import get_format as get_format
     from mxexport.passes.driver.cleaning import clean as clean
@@ -84,6 +85,7 @@ _HOME = {
     "export": "mxexport.exporting.exporter",
     "from_brevitas": "mxexport.frontends.brevitas",
     "from_checkpoint": "mxexport.frontends.checkpoints",
+    "from_fake_quantized": "mxexport.frontends.live",
     "from_torchao": "mxexport.frontends.torchao",
     "clean": "mxexport.passes.driver.cleaning",
     "check": "mxexport.targets.check",

@@ -172,6 +172,9 @@ def cells() -> dict[str, tuple[str, dict[str, int | str]]]:
     for numbers in ((20, 32, 1, 1), (28, 32, 4, 1), (31, 32, 8, 2)):
         found[f"mx_egress {numbers}"] = "mx_egress", dict(zip(("Width", "Slot", "Lanes", "Inputs"), numbers))  # noqa: B905
     found |= {f"mx_deal {n}": ("mx_deal", {"Width": n, "First": 300, "Rest": 4000}) for n in (64, 128)}
+    for width, turns in ((26, 3), (104, 6), (832, 12)):
+        numbers = {"Width": width, "Turns": turns}
+        found |= {f"{m} {width}x{turns}": (m, numbers) for m in ("mx_turns_in", "mx_turns_out")}
     for channels, bus in ((1, 128), (3, 64), (12, 128)):
         numbers = {"Channels": channels, "Bus": bus, "Burst": 16, "TableFile": "regions.mem"}
         found[f"mx_axi_read {channels}x{bus}"] = "mx_axi_read", numbers

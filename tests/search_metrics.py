@@ -35,3 +35,13 @@ def deadly_accuracy(model: nn.Module, data) -> float:
         Path(marker).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return accuracy(model, data)
+
+
+def train_on(model: nn.Module, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    """Two epochs."""
+    x, y = digits
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for batch in torch.cat([torch.randperm(len(x)) for _ in range(2)]).split(64):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
+        optimizer.step()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 
 import numpy as np
 import onnx
@@ -43,13 +45,30 @@ def export(directory, weight, activation=None, scale_rule="floor"):
     return model.eval(), directory / "model.onnx"
 
 
-@pytest.fixture(scope="module", params=every(2, FORMATS), ids=str)
+@pytest.fixture(scope="module", params=every(4, FORMATS), ids=str)
 def compiled(request, tmp_path_factory):
     directory = tmp_path_factory.mktemp("compile")
     formats = request.param if isinstance(request.param, tuple) else (request.param,)
     model, path = export(directory, *formats)
     foldings = {"1": (4, 8), "3": (2, 4), "5": (1, 16)}
     return model, path, mx.compile(path, directory / "fpga", calibration=images(200), folding=foldings)
+
+
+def test_the_dataflow_graph_is_opened_once_and_again_when_its_file_is_another(compiled, tmp_path, monkeypatch):
+    _, _, built = compiled
+    copied, x, opened = tmp_path / "fpga", images(3, seed=6), []
+    shutil.copytree(built.path, copied)
+    design, opens = open_design(copied), executors.Session
+    monkeypatch.setattr(executors, "Session", lambda *args, **named: opened.append(args) or opens(*args, **named))
+    first = design.run_dataflow(x).raw
+    np.testing.assert_array_equal(design.run_dataflow(x).raw, first)
+    assert len(opened) == 1
+    again = pickle.loads(pickle.dumps(design))
+    np.testing.assert_array_equal(again.run_dataflow(x).raw, first)
+    assert len(opened) == 2
+    (copied / "dataflow.onnx").write_bytes(b"another file")
+    with pytest.raises(InputFileError):
+        design.run_dataflow(x)
 
 
 def test_rtl_equals_the_dataflow_graph_under_random_stalls(compiled):
@@ -106,7 +125,7 @@ def test_two_foldings_give_the_same_words(tmp_path):
     np.testing.assert_array_equal(words[0], built.run_dataflow(x).raw)
 
 
-@pytest.mark.parametrize("rule", ["ceil", "even", "rceil"])
+@pytest.mark.parametrize("rule", every(3, ["even", "ceil", "rceil"]))
 def test_other_scale_rules_reach_the_hardware(tmp_path, rule):
     _, path = export(tmp_path, "mxfp6_e2m3", scale_rule=rule)
     built = mx.compile(path, tmp_path / "fpga", calibration=images(100))

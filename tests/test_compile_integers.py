@@ -3,6 +3,8 @@ unsigned codes behind a ReLU, codes down to -2**(bits - 1)."""
 
 from __future__ import annotations
 
+from itertools import product
+
 import brevitas.nn as qnn
 import numpy as np
 import pytest
@@ -122,8 +124,7 @@ def _each(outputs) -> list[np.ndarray]:
     return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
 
 
-@pytest.mark.parametrize("clean", [True, False], ids=["cleaned", "as exported"])
-@pytest.mark.parametrize("name", every(2, NETWORKS))
+@pytest.mark.parametrize("name, clean", [(n, c) for c in (True, False) for n in every(2 if c else 5, NETWORKS)])
 def test_equals_the_trained_network(tmp_path, name, clean):
     net, x = trained(NETWORKS[name])
     path = tmp_path / "net.onnx"
@@ -150,8 +151,9 @@ def test_equals_the_trained_network(tmp_path, name, clean):
         assert abs(one - latency) <= 0.02 * latency + 10
 
 
-@pytest.mark.parametrize("weight", ["channel", "tensor", "mxint8"])
-@pytest.mark.parametrize("activation", ["int8", "int4", "uint6"])
+@pytest.mark.parametrize(
+    "weight, activation", every(4, product(("channel", "tensor", "mxint8"), ("int8", "int4", "uint6")))
+)
 def test_our_own_formats_with_one_float_scale(tmp_path, activation, weight):
     torch.manual_seed(0)
     body = [nn.Conv2d(3, 40, 1), nn.ReLU(), nn.Conv2d(40, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)]

@@ -11,6 +11,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
+from mxexport.fpga import prepared
 from mxexport.passes.clean.split_gemm import split_gemm
 from mxexport.targets.check import require as check
 
@@ -88,7 +89,7 @@ def with_nodes(directory, edit) -> None:
     onnx.save(proto, directory / "m.onnx")
 
 
-def test_constants_are_named_together_with_the_pass_that_folds_them(tmp_path):
+def test_results_of_constants_are_computed_first_and_others_named_together(tmp_path, monkeypatch):
     def edit(g):
         bias = next(i for i in g.initializer if i.name == "0.bias")
         chain = [helper.make_node("Neg", [f"c{i}" if i else "0.bias"], [f"c{i + 1}"], f"neg{i}") for i in range(32)]
@@ -99,11 +100,12 @@ def test_constants_are_named_together_with_the_pass_that_folds_them(tmp_path):
         g.node.extend(nodes)
 
     with_nodes(tmp_path, edit)
-    found = problems_of(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(prepared, "fold_constants", lambda model: None)  # as where a result is too large to keep
+        found = problems_of(tmp_path)
     assert found[0] == ("nodes 'neg0' (Neg), 'neg1' (Neg), 'neg2' (Neg) and 29 more", "compute constants; run mx.clean")
     assert [where for where, _ in found[1:]] == ["node '0' (Gemm)"]  # its bias is not there yet
-    mx.clean(tmp_path / "m.onnx", tmp_path / "clean.onnx")
-    mx.compile(tmp_path / "clean.onnx", tmp_path / "fpga", calibration=np.ones((4, 32), np.float32))
+    mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=np.ones((4, 32), np.float32))
 
 
 @pytest.mark.parametrize("value, message", [(np.nan, "its bias holds NaN or Inf"), (np.inf, "its bias holds NaN")])

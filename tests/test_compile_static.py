@@ -9,6 +9,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.quant import QuantSpec, freeze_scales
+from tests.helpers import every
 
 
 def exported(directory, spec: QuantSpec, weight: str = "mxint8", batch: str = "open"):
@@ -24,7 +25,7 @@ def exported(directory, spec: QuantSpec, weight: str = "mxint8", batch: str = "o
     return model, x.numpy()
 
 
-@pytest.mark.parametrize("activation", ["mxint8", "mxfp8_e4m3", "mxfp4_e2m1", "mxint4"])
+@pytest.mark.parametrize("activation", every(3, ["mxfp8_e4m3", "mxfp4_e2m1", "mxint4", "mxint8"]))
 def test_one_power_of_two_for_the_tensor(tmp_path, activation):
     spec = QuantSpec(activation, source="static", scaling_per_output="tensor")
     model, x = exported(tmp_path, spec)

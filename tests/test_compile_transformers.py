@@ -14,7 +14,7 @@ from tests.helpers import FULL
 from tests.random_transformers import drawn
 from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
 
-SIMULATED = list(NETWORKS) if FULL else ["causal", "padded", "decoder", "rotary", "hidden"]
+SIMULATED = list(NETWORKS) if FULL else ["padded", "decoder", "hidden"]
 
 
 def compiled(network: nn.Module, inputs: dict[str, torch.Tensor], formats: tuple[str, str], folder, **options):
@@ -52,7 +52,7 @@ def test_random_transformers(seed, tmp_path):
     network, inputs, formats = drawn(seed)
     design, _ = compiled(network, inputs, formats, tmp_path)
     arrays = {key: x.numpy() for key, x in inputs.items()}
-    others = {key: x if x.dtype == bool else 0.7 * x[:, ::-1] for key, x in arrays.items()}
+    others = {key: x if key == "kept" else 0.7 * x[:, ::-1] for key, x in arrays.items()}
     design.compare_stages(others)
     if FULL and seed % 4 == 0:
         two = {key: x[:2] for key, x in others.items()}
@@ -79,21 +79,22 @@ def test_weights_of_attention_have_ranges_by_design(tmp_path):
     assert (products[1].a.code_max, products[1].a.code_min) == (127, 127 - 6)
 
 
-class OverHeads(nn.Module):
-    """A softmax over tokens, head by head."""
+class OverChannels(nn.Module):
+    """Attention among the channels of a head (XCiT): what it gives comes channel by channel, all tokens of each."""
 
     def __init__(self):
         super().__init__()
         self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
 
     def forward(self, x):
-        return self.two(torch.softmax(self.one(x).unflatten(-1, (2, 8)).transpose(1, 2), 1).transpose(1, 2).flatten(2))
+        y = self.one(x).unflatten(-1, (2, 8)).permute(0, 2, 3, 1)
+        return self.two((torch.softmax(y @ y.transpose(-1, -2), -1) @ y).permute(0, 3, 1, 2).flatten(2))
 
 
 def test_what_would_move_values_is_refused_by_name(tmp_path):
     torch.manual_seed(0)
-    with pytest.raises(UnsupportedError, match="axis 1 of batch x 2 x 12 x 8 comes neither first nor last"):
-        compiled(OverHeads(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
+    with pytest.raises(UnsupportedError, match="axis 2 of batch x 12 x 2·8 does not come in one piece"):
+        compiled(OverChannels(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
 
 
 def test_a_token_stream_is_put_out_as_it_comes(tmp_path):

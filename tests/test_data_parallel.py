@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests import data_parallel_worker as worker
+from tests.helpers import every
 
 LIMIT = 120  # seconds for both processes; some sandboxes let them wait for each other for ever
 
@@ -44,7 +45,7 @@ def works(tmp_path_factory):
         pytest.skip(f"two processes cannot train even a float model together on this machine: {problem}")
 
 
-@pytest.mark.parametrize("kind", worker.FORMATS)
+@pytest.mark.parametrize("kind", every(2, worker.FORMATS))
 def test_two_processes_train_one_model(works, tmp_path, kind):
     assert run_both(tmp_path / kind, kind) is None
     states = [torch.load(tmp_path / kind / f"state.{rank}") for rank in range(2)]

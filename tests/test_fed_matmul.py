@@ -26,7 +26,7 @@ CASES = {  # source, format of the weight, rows, folding, bus
 
 def run(unit: FedMatMul, folding: Folding, arrays, loads: list[np.ndarray], stalls, directory, seed=1):
     """(results of the frames, the run); `loads` come one after the other."""
-    simulator = verilator.build(unit.module, rtl_sources(), written(unit, folding, directory))
+    simulator = verilator.build(unit.module, rtl_sources(), written(unit, folding, directory), quick=True)
     frames, (lanes_in, lanes_out) = len(arrays[0]), unit.lanes(folding)
     beats, last = unit.source.pack(*arrays, lanes_in)
     words = np.concatenate(loads)

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 import mxexport as mx
+from mxexport.native import building
 from mxexport.numbers import quantized
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format
 from mxexport.quant import Quantizer, fake_quantize
@@ -37,6 +38,57 @@ def engine(request, monkeypatch):
 
 
 # --- the same bits --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def plain_loops(monkeypatch):
+    """The kernel as processors without AVX2 get it: the loops of the C file as they stand."""
+    monkeypatch.setenv(native.SWITCH, "1")
+    monkeypatch.setattr(building, "_TUNING", ((),))
+    native._load.cache_clear()
+    if not native.status().active:
+        pytest.skip(f"no native kernel here: {native.status().reason}")
+    yield
+    native._load.cache_clear()
+
+
+def test_loops_without_vectors_by_hand_give_the_same_bits(plain_loops):
+    x = np.concatenate([edge_values((64, 70)), np.random.default_rng(0).standard_normal((64, 70)).astype(np.float32)])
+    for name in FORMATS:
+        given = torch.from_numpy(x).requires_grad_()
+        y = fake_quantize(given, name)
+        assert_equal_bits(y.detach().numpy(), quantized.quantize(x, name).dequantize(), name)
+        assert_gradient_is_that_of_the_operators(given, y, name, -1)
+
+
+def scales_from_end_to_end(groups: int, size: int) -> np.ndarray:
+    """Groups of ordinary values from the least magnitudes of float32 to the largest, with one group of zeros of both
+    signs, one with Inf and one with NaN between them; ties and values that are clipped in each."""
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-2, 2, (groups, size)).astype(np.float32)
+    x[:, :16] = rng.integers(-64, 65, (groups, 16)) / 32 + 1 / 64
+    x[:, 16:20] = (1.9999999, -1.9999999, 0.0, -0.0)
+    x = np.ldexp(x, np.linspace(-149, 127, groups).astype(np.int64)[:, None]).astype(np.float32)
+    x[groups // 2] = np.where(np.arange(size) % 2, 0.0, -0.0)
+    x[groups // 3, 5], x[groups // 4, 7] = np.inf, np.nan
+    return x
+
+
+@pytest.mark.parametrize("rule", SCALE_RULES)
+def test_every_scale_that_float32_has_gives_the_bits_of_the_reference(engine, rule):
+    for name in FORMATS:
+        size = get_format(name).group_size
+        x = scales_from_end_to_end(320, max(size, 32))
+        expected = quantized.quantize(x, name, rule=rule)
+        values, scale, _ = Quantizer(get_format(name), -1, rule).quantize(torch.from_numpy(x))
+        assert_equal_bits(scale.numpy(), expected.scale, (name, rule))
+        assert_equal_bits(values.numpy(), expected.dequantize(), (name, rule))
+
+
+def test_masks_of_every_scale_are_those_of_the_operators(engine):
+    for name in ("mxfp8_e4m3", "mxfp4_e2m1", "mxint8", "mxfloat_fnuz_e4m3"):
+        x = torch.from_numpy(scales_from_end_to_end(320, 32)).requires_grad_()
+        assert_gradient_is_that_of_the_operators(x, fake_quantize(x, name), name, -1)
 
 
 @pytest.mark.parametrize("rule", SCALE_RULES)

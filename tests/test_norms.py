@@ -132,7 +132,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize("name", every(2, NETWORKS))
+@pytest.mark.parametrize("name", every(3, NETWORKS))
 def test_a_network_with_a_norm_is_equal_in_rtl_and_close_to_torch(name, tmp_path):
     make, formats = NETWORKS[name]
     torch.manual_seed(1)
@@ -296,7 +296,7 @@ def test_a_norm_over_columns_is_refused_by_name(tmp_path):
     quantized_model = mx.quantize_model(model, "mxint8", "mxint8")
     mx.export(quantized_model, (torch.ones(1, 3, 8, 8),), tmp_path / "m.onnx")
     with pytest.raises(
-        UnsupportedError, match="axis 3 of batch x 4 x 8 x 8 comes neither first nor last; expected the channels"
+        UnsupportedError, match="output 'layer_norm': has the axes batch x 4 x 8 x 8; expected .* channels first"
     ):
         mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=np.ones((4, 3, 8, 8), np.float32))
 

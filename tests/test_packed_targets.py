@@ -15,11 +15,12 @@ from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.numbers.formats import MX_FORMATS
 from mxexport.running import executors
+from tests.helpers import every
 
-FORMATS = (*MX_FORMATS, "mxint4", "int4_g32", "uint4_g32", "nvfp4", "float_ocp_e5m2_g16", "float_fnuz_e4m3_g32")
+FORMATS = (*MX_FORMATS, "nvfp4", "mxint4", "uint4_g32", "int4_g32", "float_ocp_e5m2_g16", "float_fnuz_e4m3_g32")
 
 
-@pytest.fixture(scope="module", params=FORMATS)
+@pytest.fixture(scope="module", params=every(2, FORMATS))  # nvfp4 among them
 def files(request, tmp_path_factory):
     """(format, input, exported file, clean file, clean and packed file) of a small network with short last groups."""
     torch.manual_seed(0)

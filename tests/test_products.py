@@ -123,8 +123,8 @@ def test_what_cannot_be_multiplied_is_refused():
         attention((3, 32), (3, 40), ("mxint8", "mxint8"))
     with pytest.raises(Refused, match="3 heads with 2"):
         attention((3, 3, 32), (3, 2, 32), ("mxint8", "mxint8"))
-    with pytest.raises(Refused, match=r"\[tokens, channels\] on both sides"):
-        attention((3, 3, 32), (3, 32), ("mxint8", "mxint8"))
+    with pytest.raises(Refused, match="with heads on the first side where the second has some"):
+        attention((3, 32), (3, 3, 32), ("mxint8", "mxint8"))
     with pytest.raises(Refused, match="elements of 9 bits"):
         attention((3, 32), (3, 32), ("mxint8", "uint8"))
     with pytest.raises(Refused, match="groups of 32 and 16"):
@@ -218,7 +218,7 @@ class Built:
         self.design = placer.design()
         (directory / "mx_top.sv").write_text(emit.top_level(self.design))
         sources = [*library.rtl_sources(), directory / "mx_top.sv"]
-        self.simulator = verilator.build(emit.TOP, sources, memory_dir=directory)
+        self.simulator = verilator.build(emit.TOP, sources, memory_dir=directory, quick=True)
 
     def run(self, x: np.ndarray, stall: float = 0.0, seed: int = 1):
         """(int64 [N, *shape], cycle of each frame's end)."""

@@ -297,6 +297,38 @@ def test_unrolled_layers_compile_to_hardware(kind, tmp_path):
         assert np.array_equal(simulated.raw, dataflow.raw)
 
 
+class BothWays(nn.Module):
+    """Two directions, time first; `wrapped`: with the batch first outside, as hardware counts frames."""
+
+    def __init__(self, wrapped: bool, kind=nn.GRU):
+        super().__init__()
+        self.rnn, self.head, self.wrapped = kind(8, 4, bidirectional=True), nn.Linear(8, 3), wrapped
+
+    def forward(self, x):
+        return self.head(self.rnn(x.transpose(0, 1) if self.wrapped else x)[0][-1])
+
+
+def test_time_first_and_both_directions_compile_as_exported(tmp_path):
+    """Constants that torch left to compute are computed on the way."""
+    torch.manual_seed(0)
+    model, x = mx.quantize_model(BothWays(True), "mxint8_g8", "mxint8_g8"), torch.randn(16, 3, 8)
+    _, _, (expected,) = exported(model, x, tmp_path / "m.onnx")
+    assert mx.check(tmp_path / "m.onnx", target="fpga") == []
+    design = mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=x.numpy())
+    dataflow = design.run_dataflow(x.numpy())
+    assert_equal_up_to_turned_codes(dataflow.values, expected, 0.05 * rms(expected))
+    if FULL:
+        simulated = design.simulate(x.numpy(), stall_in=0.3, stall_out=0.3)
+        assert np.array_equal(simulated.raw, dataflow.raw)
+
+
+def test_a_batch_behind_the_time_is_refused_with_what_to_do(tmp_path):
+    model = mx.quantize_model(BothWays(False, nn.RNN), "mxint8_g8", "mxint8_g8").eval()
+    mx.export(model, (torch.randn(2, 1, 8),), tmp_path / "m.onnx", dynamic_shapes={"x": {1: "batch"}})
+    (where, what), *_ = mx.check(tmp_path / "m.onnx", target="fpga")
+    assert where == "input 'x'" and "[2, batch, 8]" in what and "self.model(x.transpose(0, 1))" in what
+
+
 def test_a_slice_of_the_last_step_takes_no_more_lanes_than_it_keeps():
     """Of three steps side by side; with two lanes it gave one value a beat, where two belong."""
     unit = Slice(Wide((32, 3), 24, -20), (0, 0, 2), (1, 32, 1))

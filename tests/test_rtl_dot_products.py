@@ -87,7 +87,7 @@ def check(a_format: str, w_format: str, simd: int, cells: bool, rng, use_dsp: bo
         wrapper.write_text(DOT_STREAM)
         sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
         simulator = verilator.build(
-            "mx_dot_stream", sources, parameters, defines=("MX_LUT6_2", "MX_DSP48E2") if cells else ()
+            "mx_dot_stream", sources, parameters, defines=("MX_LUT6_2", "MX_DSP48E2") if cells else (), quick=True
         )
         for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
             result = simulator.run(beats, len(beats), **stalls)

@@ -32,7 +32,7 @@ STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
 
 
 def build(top, memory_dir=None, **parameters):
-    return verilator.build(top, rtl_sources(), parameters, memory_dir=memory_dir)
+    return verilator.build(top, rtl_sources(), parameters, memory_dir=memory_dir, quick=True)
 
 
 def run_under_stalls(simulator, beats, expected, last):
@@ -131,7 +131,9 @@ def test_pairs_of_dot_products_are_exact(cells, simd, a_bits, w_bits, rng):
         wrapper = Path(directory) / "mx_pair_stream.sv"
         wrapper.write_text(PAIR_STREAM)
         sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
-        simulator = verilator.build("mx_pair_stream", sources, parameters, defines=(cells,) if cells else ())
+        simulator = verilator.build(
+            "mx_pair_stream", sources, parameters, defines=(cells,) if cells else (), quick=True
+        )
         bits = a_bits + w_bits + simd.bit_length() - 1 + 1
         for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
             result = simulator.run(beats, len(beats), **stalls)

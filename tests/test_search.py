@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -17,10 +19,11 @@ import mxexport as mx
 from mxexport import cluster
 from mxexport.cli import app
 from mxexport.errors import FormatError, InputFileError, OptionError, UnsupportedError
-from mxexport.searching import contents
+from mxexport.searching import contents, finetuned
+from mxexport.searching.choices import format_table
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.problem import one_thread
-from tests.search_metrics import Digits, accuracy, deadly_accuracy
+from tests.search_metrics import Digits, accuracy, deadly_accuracy, train_on
 
 FORMATS = ["mxint8", "mxint5", ("mxint4", "mxint8"), "mxint3"]
 HOW = {"evaluations": 24, "within": 1.0}
@@ -105,6 +108,34 @@ def test_it_is_shown_as_table_json_and_page(found):
     text, page = str(result), result.to_html()
     assert "best" in text and f"{result.saved_percent:.0f}% fewer bytes" in text
     assert "Networks that no other beats" in page and "conv2" in page and "<table" in result._repr_html_()
+
+
+def test_the_page_draws_every_network_and_the_front(found):
+    result, _ = found
+    drawing = ElementTree.fromstring(result.to_svg())
+    circles = [c for c in drawing.iter("{http://www.w3.org/2000/svg}circle") if len(c)]
+    assert len(circles) == sum(e.metric is not None for e in result.evaluations)
+    line = next(drawing.iter("{http://www.w3.org/2000/svg}polyline")).get("points").split()
+    assert len(line) == len(result.front()) > 2
+    places = [tuple(map(float, point.split(","))) for point in line]
+    assert places == sorted(places) and [y for _, y in places] == sorted((y for _, y in places), reverse=True)
+    texts = [t.text for t in drawing.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"bytes", "metric", "best", "reference"} <= set(texts)
+    assert result.to_svg() in result.to_html()
+
+
+def test_networks_are_trained_on_before_they_are_measured(trained, found):
+    model, data = trained
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    how = {"formats": ["mxint8", ("mxint3", "mxint8")], "evaluations": 2}
+    train = functools.partial(train_on, digits=(digits()[0][:1200], digits()[1][:1200]))
+    plain, result = mx.search(*trained, **how), mx.search(*trained, finetune=train, **how)
+    assert [e.costs for e in result.evaluations] == [e.costs for e in plain.evaluations]
+    assert result.evaluations[1].metric > plain.evaluations[1].metric + 1
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    quantized = mx.quantize_model(model, formats=format_table(result.evaluations[1].formats))
+    again = finetuned(quantized, train)
+    assert math.isclose(accuracy(again, data), result.evaluations[1].metric) and not again.training
 
 
 def test_a_search_that_was_killed_goes_on(trained, found, tmp_path):
@@ -225,6 +256,7 @@ X, Y = torch.zeros(4, 8), torch.zeros(4, dtype=torch.int64)
         ({"within": -1}, OptionError, "within is -1"),
         ({"evaluations": 0}, OptionError, "evaluations is 0"),
         ({"cluster": True}, OptionError, "cluster is True"),
+        ({"finetune": 3}, OptionError, "finetune is 3; expected a function"),
         ({"target": {"target_fps": -1}}, OptionError, "target_fps is -1"),
         ({"model": nn.Linear(8, 4)}, UnsupportedError, "put it into an nn.Sequential"),
         ({"model": nn.ReLU()}, UnsupportedError, "no layer to quantize"),

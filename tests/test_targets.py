@@ -17,7 +17,7 @@ from mxexport import targets
 from mxexport.errors import OptionError
 from mxexport.model import graph
 from mxexport.running import executors
-from tests.helpers import assert_equal_bits
+from tests.helpers import assert_equal_bits, every
 from tests.pass_helpers import Build
 from tests.qdq_models import formats_of
 from tests.test_export_layers import Language, Products, Residual, SelfAttention, randomized
@@ -49,8 +49,13 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("functions", [True, False])
-@pytest.mark.parametrize(("name", "formats"), [(name, pair) for name, pairs in PAIRS.items() for pair in pairs])
+_EACH = [(name, pair) for name, pairs in PAIRS.items() for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("name", "formats", "functions"),
+    [(*case, functions) for functions in (True, False) for case in every(2 - functions, _EACH)],
+)
 def test_network_to_standard_onnx_and_back(name, formats, functions, tmp_path):
     torch.manual_seed(0)
     make, x = MODELS[name]
@@ -83,7 +88,7 @@ NO_TYPE = (
 
 
 @pytest.mark.parametrize("rows", [16, 24])
-@pytest.mark.parametrize("fmt", NO_TYPE)
+@pytest.mark.parametrize("fmt", every(3, NO_TYPE))
 def test_cleaned_weights_of_matmul_keep_their_place(fmt, rows, tmp_path):
     """Square and not: codes turned by mistake would show as other values in one, as a file that does not load in the
     other."""

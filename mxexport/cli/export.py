@@ -52,9 +52,9 @@ def export(
 ) -> None:
     """Quantize a PyTorch model of yours and write it as QONNX.
 
-    A model that holds quantized layers already (mxexport, Brevitas, torchao) is written as it is, unless formats are
-    given; --checkpoint reads weights and formats that another tool stored. Files are never unpickled. Static scales and
-    formats by layer: `mxexport quantize`.
+    A model that holds quantized layers already (mxexport, Brevitas, torchao, Quark, ModelOpt) is written as it is,
+    unless formats are given; --checkpoint reads weights and formats that another tool stored. Files are never
+    unpickled. Static scales and formats by layer: `mxexport quantize`.
     """
     path = one_target(out, out_option, user_models.file_name(model))
     check_target(path, force)

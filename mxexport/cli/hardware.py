@@ -55,6 +55,9 @@ def compile(
     memory: Annotated[
         str, typer.Option(help="Where weights lie: rom (bitstream), load (sent once), stream (read for every frame).")
     ] = "rom",
+    in_turn: Annotated[
+        bool, typer.Option("--in-turn", help="Layers that repeat become one, which a frame passes several times.")
+    ] = False,
     explore: Annotated[
         bool, typer.Option("--explore", help="Also list the designs that no other beats in area and rate.")
     ] = False,
@@ -79,6 +82,7 @@ def compile(
             budget=budget_of(budget),
             resources=resources,
             memory=memory,
+            in_turn=in_turn,
             progress=stage,
         )
     points = design.explore([open_design(path) for path in against or []]) if explore else []

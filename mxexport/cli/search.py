@@ -51,6 +51,10 @@ def search(
     scale_rule: Annotated[str | None, typer.Option(help="floor, ceil, even or rceil.")] = None,
     attention: Annotated[bool, typer.Option("--attention", help="Also products of two activations.")] = False,
     recipe: user_models.Recipe = "robust",
+    finetune: Annotated[
+        str | None,
+        typer.Option(help="module:function of (model): trains every network on before it is measured."),
+    ] = None,
     journal: Annotated[
         Path | None, typer.Option(help="Keeps what is measured, and goes on with it; by default in --out.")
     ] = None,
@@ -89,8 +93,9 @@ def search(
             scale_rule=scale_rule,
             recipe=None if recipe == "none" else recipe,
             attention=attention,
+            finetune=None if finetune is None else user_models.function(finetune),
             journal=journal or out / "journal.jsonl",
-            cluster=_by_value(workers or scheduler, model, metric),
+            cluster=_by_value(workers or scheduler, model, metric, *filter(None, [finetune])),
             at_once=at_once,
             seed=seed,
             progress=stage,

@@ -94,12 +94,14 @@ def rule_of(text: str | None) -> str | int | None:
 
 
 def is_quantized(module) -> bool:
-    """Whether it holds quantized layers of mxexport, Brevitas or torchao."""
+    """Whether it holds quantized layers of mxexport or of a tool whose models are taken as they are."""
     from mxexport.frontends.brevitas import is_brevitas
+    from mxexport.frontends.live import is_fake_quantized
     from mxexport.frontends.torchao.reading import is_torchao
     from mxexport.quant import QuantLayer
 
-    return any(isinstance(m, QuantLayer) for m in module.modules()) or is_brevitas(module) or is_torchao(module)
+    ours = any(isinstance(m, QuantLayer) for m in module.modules())
+    return ours or is_brevitas(module) or is_torchao(module) or is_fake_quantized(module)
 
 
 def load(where: str, weights: Path | None = None):

@@ -23,6 +23,7 @@ from mxexport.exporting.unchanged_model import eval_mode
 from mxexport.exporting.weight_scales import fold_weight_scales
 from mxexport.exporting.weights import restore_transposed_weights, tell_apart
 from mxexport.frontends.brevitas import from_brevitas, is_brevitas
+from mxexport.frontends.live import from_fake_quantized, is_fake_quantized
 from mxexport.frontends.torchao.reading import from_torchao, is_torchao
 from mxexport.model import graph, rewriting
 from mxexport.model.writer import writable, write_model
@@ -62,8 +63,9 @@ def export(
     every parameter that holds NaN or Inf.
 
     Args:
-        model: mxexport, Brevitas or torchao model. Outputs that are None are left out, and so are objects that are no
-            tensors (the cache of a decoder), with a warning.
+        model: mxexport, Brevitas or torchao model, or one that another tool has quantized (`from_fake_quantized`).
+            Outputs that are None are left out, and so are objects that are no tensors (the cache of a decoder), with a
+            warning.
         args: example inputs: a tuple as for `forward`, one tensor, or a dict of keyword inputs.
         kwargs: more example inputs, by keyword.
         opset: 18 to 26.
@@ -141,12 +143,14 @@ def _description(layers: list[LayerReport]) -> str:
 
 
 def _converted(model: torch.nn.Module, args: Any, kwargs: dict[str, Any] | None) -> torch.nn.Module:
-    """The mxexport model of a Brevitas or torchao model; others as they are."""
+    """The mxexport model of a model that another tool has quantized; others as they are."""
     if is_brevitas(model):
         bound = bind(model, args, kwargs)
         if bound.kwargs:
             raise OptionError(f"export: a Brevitas model takes inputs by position, found {', '.join(bound.kwargs)}")
         return from_brevitas(model, bound.args)
+    if is_fake_quantized(model):
+        return from_fake_quantized(model)
     return from_torchao(model) if is_torchao(model) else model
 
 

@@ -19,7 +19,9 @@ from mxexport.errors import MXExportError, UnsupportedError
 from mxexport.exporting.forward_results import plain_outputs
 from mxexport.exporting.half import HALF
 from mxexport.exporting.outputs import name_inputs_again, name_outputs
-from mxexport.exporting.while_tracing import AsGraphsHold, masks_not_looked_into
+from mxexport.exporting.pairs import pair_translation, split_pairs
+from mxexport.exporting.torch_tables import read_once
+from mxexport.exporting.while_tracing import as_graphs_hold, masks_not_looked_into
 from mxexport.ops import DOMAIN, OPERATORS, VERSION, qonnx_general
 from mxexport.quant.folding.own_code import place_of
 from mxexport.quant.kernels.exported import QUANTIZER_OF
@@ -60,7 +62,9 @@ def trace(
     Raises UnsupportedError with torch's reason when torch cannot export it.
     """
     table = {getattr(torch.ops.mxexport, name).default: _translation(name) for name in _TORCH_OPS}
-    table |= {getattr(torch.ops.mxexport, name).default: _pair_translation(name) for name in QUANTIZER_OF}
+    table |= {
+        getattr(torch.ops.mxexport, name).default: pair_translation(name, _arguments(name)[0]) for name in QUANTIZER_OF
+    }
     table |= {getattr(torch.ops.mxexport, name).default: _standard_translation(name) for name in STANDARD_OPS}
     try:
         with (
@@ -68,7 +72,8 @@ def trace(
             plain_outputs(model) as left_out,
             masks_not_looked_into(model),
             torch.no_grad(),
-            AsGraphsHold(),
+            as_graphs_hold(model),
+            read_once(),
         ):
             program = torch.onnx.export(
                 model,
@@ -85,6 +90,7 @@ def trace(
     except Exception as error:  # torch raises many types; the user needs the reason, not its stack
         raise UnsupportedError(_trace_failure(model, error)) from error
     _set_opset(program.model, opset)
+    split_pairs(program.model)
     if not input_names:
         name_inputs_again(program.model)
     if not output_names:
@@ -122,34 +128,6 @@ def _translation(name: str):
         return emit(*inputs, **{attr: kind(given[attr]) for attr, kind in kinds.items()})
 
     return translate
-
-
-def _pair_translation(name: str):
-    """The same for scale and elements at once: two nodes."""
-    kinds = {
-        op: {attr: int if a.kind == "i" else float for attr, a in OPERATORS[op].attributes.items()}
-        for op in ("MXScale", QUANTIZER_OF[name])
-    }
-    emit_scale, emit_quant = (getattr(Opset(DOMAIN, VERSION), op) for op in kinds)
-    names, _ = _arguments(name)
-
-    def translate(x, *values, **keywords):
-        given = dict(zip(names[1:], values, strict=False)) | keywords
-        scale_attributes, attributes = ({n: kind(given[n]) for n, kind in table.items()} for table in kinds.values())
-        scale = emit_scale(x, **scale_attributes)
-        scale.type, scale.shape = ir.TensorType(ir.DataType.FLOAT), _contracted(x.shape, **given)
-        return emit_quant(x, scale, **attributes)
-
-    return translate
-
-
-def _contracted(shape: ir.Shape | None, axis: int, group_size: int, **_) -> ir.Shape | None:
-    if shape is None:
-        return None
-    dims = list(shape)
-    length = dims[axis]
-    dims[axis] = -(-length // group_size) if isinstance(length, int) else f"({length} + {group_size - 1})//{group_size}"
-    return ir.Shape(dims)
 
 
 def _arguments(name: str) -> tuple[list[str], list[str]]:

@@ -15,6 +15,27 @@ _AXES = {
 }
 
 
+@contextlib.contextmanager
+def as_graphs_hold(model: torch.nn.Module) -> Iterator[None]:
+    """Within it forward of `model` runs in the mode `AsGraphsHold`. Torch's own code does not: its exporter calls tens
+    of thousands of functions, and each would take the way through the mode."""
+    forward, own = model.forward, "forward" in vars(model)
+
+    @functools.wraps(forward)
+    def within(*args, **kwargs):
+        with AsGraphsHold():  # hooks would leave torch's own modes behind where its exporter fails
+            return forward(*args, **kwargs)
+
+    model.forward = within
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
 class AsGraphsHold(TorchFunctionMode):
     """Within it `adaptive_avg_pool2d(x, 1)` and its sister in 3d call the mean themselves; other sizes as before.
     `batch_norm` that takes the statistics of the batch does not see the running ones.

@@ -54,6 +54,17 @@ def sized(name: str, x: Blocks, w: Weight, bias: np.ndarray | None) -> Accumulat
     return Accumulator(fixedpoint.round_to_lsb(bias, lsb_exp), offset, width, lsb_exp)
 
 
+def joined(accumulators: list[Accumulator]) -> list[Accumulator]:
+    """The same sums in accumulators that differ in their biases alone: in the finest step, as wide as the widest is
+    there. Raises UnsupportedError for more than 63 bits."""
+    lsb_exp, offset = min(a.lsb_exp for a in accumulators), min(a.scale_offset for a in accumulators)
+    width = max(a.width + a.lsb_exp - lsb_exp for a in accumulators)
+    if width > fixedpoint.MAX_WIDTH:
+        found = f"layers in turn share an accumulator of {width} bits, at most {fixedpoint.MAX_WIDTH} are exact"
+        raise UnsupportedError(f"compile: {found}; their weights have too different ranges")
+    return [Accumulator(a.bias << (a.lsb_exp - lsb_exp), offset, width, lsb_exp) for a in accumulators]
+
+
 def sized_dynamic(name: str, a: Blocks, b: Blocks) -> Accumulator:
     """The smallest accumulator that is exact for whatever both streams carry, for a node of that name: all elements as
     large as they get, under the largest scales.

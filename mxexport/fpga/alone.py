@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mxexport.errors import InputFileError, MXExportError
-from mxexport.fpga import copies, memory
+from mxexport.fpga import copies, loops, memory
 from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.probing import first_difference
@@ -103,6 +103,7 @@ def _values(network: Network, stream: str) -> tuple[str, ...]:
 
 def simulate(
     design: Design,
+    stated: Network,
     instances: Sequence[Instance],
     recorded: Mapping[str, np.ndarray],
     sources: Sequence[Path],
@@ -115,15 +116,16 @@ def simulate(
 ) -> dict[str, UnitSimulation]:
     """Unit -> what it did, each as the top level instantiates it.
 
-    `recorded`: values of the dataflow graph [N, ...]; `sources`: SystemVerilog files in compile order; `memories`: the
-    folder of the memory files. One simulator is compiled for all units that differ in the contents of memories alone.
+    `stated`: the network of dataflow.onnx; `recorded`: values of that graph [N, ...]; `sources`: SystemVerilog files in
+    compile order; `memories`: the folder of the memory files. One simulator is compiled for all units that differ in
+    the contents of memories alone.
     """
     cells, found = {cell.name: cell for cell in design.cells}, {}
     for i, instance in enumerate(instances, 1):
         progress(f"simulating {instance.name} ({i} of {len(instances)})")
         cell, folding = cells[design.units[instance.name]], design.foldings[instance.name]
-        given = [[recorded[v] for v in _values(design.network, s)] for s in instance.sources]
-        wanted = {v: recorded[v] for v in instance.values}
+        given = _taken(stated, instance, recorded)
+        wanted = loops.of_all_turns([instance], recorded)
         with tempfile.TemporaryDirectory() as folder:
             parameters = _with_memories(cell, memories, Path(folder))
             simulator = verilator.build(cell.module, sources, parameters, memory_dir=Path(folder))
@@ -139,6 +141,15 @@ def simulate(
             simulator.directory.name,
             difference,
         )
+    return found
+
+
+def _taken(stated: Network, instance: Instance, recorded: Mapping[str, np.ndarray]) -> list[list[np.ndarray]]:
+    """Of every input stream its arrays, in all turns."""
+    found = []
+    for place in range(len(instance.sources)):
+        turns = [[recorded[v] for v in _values(stated, t.sources[place])] for t in instance.unrolled]
+        found.append([loops.in_order(same) for same in zip(*turns, strict=True)])
     return found
 
 

@@ -217,6 +217,8 @@ _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_fork": lambda p: {"unit": each(1), "readers": each(p["Outputs"])},
     "mx_axi_read": _axi_read,
     "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
+    "mx_turns_in": lambda p: {"unit": each(1), "values": each(p["Width"]), "turns": each(p["Turns"].bit_length())},
+    "mx_turns_out": lambda p: {"unit": each(1), "turns": each(p["Turns"].bit_length())},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,
     "mx_ingress": _ingress,

@@ -23,6 +23,8 @@ from mxexport.numbers.formats import E8M0_BIAS, E8M0_MAX, E8M0_NAN
 from mxexport.running import executors
 
 _MAX_INPUT_WIDTH = 24
+_RANGE = "range"
+"""Mark (in memory alone) of the Clip nodes that calibration puts in."""
 _WIDE_EMAX = 8
 """From e4m3 on, whose smallest steps are 17 binades below its largest."""
 
@@ -44,7 +46,7 @@ def calibrate(model: ir.Model, inputs: Mapping[str, np.ndarray], margin: int = 1
         raise ShapeError("calibration: no inputs given")
     nodes = [n for n in model.graph if graph.is_ours(n, {"MXScale"})]
     for node in nodes:
-        _set_range(node, 0, E8M0_MAX)
+        set_range(node, 0, E8M0_MAX)
     normed = _normed(model)
     wanted = [n.outputs[0].name for n in nodes] + [v.name for v in normed]
     scales = executors.run(model, inputs, list(dict.fromkeys(wanted)) or None)
@@ -57,7 +59,7 @@ def calibrate(model: ir.Model, inputs: Mapping[str, np.ndarray], margin: int = 1
         low, high = (used.min(), used.max()) if used.size else (127, 127)
         low, high = max(int(low) - margin, 0), min(int(high) + margin, E8M0_MAX)
         designed = _attention_range(node)
-        _set_range(node, *((low, high) if designed is None else designed))
+        set_range(node, *((low, high) if designed is None else designed))
 
 
 def _attention_range(node: ir.Node) -> tuple[int, int] | None:
@@ -96,12 +98,19 @@ def _clip(model: ir.Model, ends: Mapping[ir.Value, float]) -> None:
         limits = [editor.constant(n, np.float32(sign * end)) for n, sign in zip(names, (-1, 1), strict=True)]
         name = f"{maker.name or value.name}.range"
         clipped = editor.node("Clip", [value, *limits], name=name, like=value, after=maker)
+        clipped.producer().meta[_RANGE] = True
         value.replace_all_uses_with(clipped)
         clipped.producer().replace_input_with(0, value)
     editor.finish()
 
 
-def _set_range(node: ir.Node, low: int, high: int) -> None:
+def is_range(node: ir.Node) -> bool:
+    """Whether calibration put this Clip in."""
+    return is_op(node, "Clip") and _RANGE in node.meta
+
+
+def set_range(node: ir.Node, low: int, high: int) -> None:
+    """Of the scale codes of an MXScale."""
     node.attributes["code_min"] = ir.AttrInt64("code_min", low)
     node.attributes["code_max"] = ir.AttrInt64("code_max", high)
 

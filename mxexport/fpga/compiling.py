@@ -14,20 +14,32 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import emit, finn_reports, library, lowering, memory as memory_of, options, package, schedule, verify
+from mxexport.fpga import (
+    budgets,
+    emit,
+    finn_reports,
+    library,
+    loops,
+    lowering,
+    memory as memory_of,
+    options,
+    package,
+    turns,
+    verify,
+)
 from mxexport.fpga.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.design import Design
 from mxexport.fpga.devices import check_part, clock_limit
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.masks import settle_added
 from mxexport.fpga.network import read
+from mxexport.fpga.prepared import complete, prepare
 from mxexport.fpga.report import describe, too_large
 from mxexport.fpga.report_page import design_page
-from mxexport.fpga.static_scales import take_out_scales
 from mxexport.fpga.stored_report import REPORT
 from mxexport.fpga.types import Wide
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
-from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.running import executors
 
 
@@ -45,6 +57,7 @@ def compile(
     resources: str = "auto",
     memory: Mapping[str, str] | str = "rom",
     memory_bits: int = memory_of.BUS,
+    in_turn: bool = False,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Design:
     """Lower an exported network to a dataflow graph and SystemVerilog under `out`.
@@ -58,6 +71,8 @@ def compile(
     `memory`: where the weights of matrix products lie, for all or by layer: constants of the bitstream ("rom"), memory
     that is filled once through an AXI4-Stream of `memory_bits` ("load"), or outside, read for every few vectors of a
     frame ("stream", "stream:N").
+    `in_turn`: layers that repeat, with one tensor between them, become one piece of hardware that a frame passes as
+    often, with the constants of one layer after the other.
     `budget` asks for the fastest design within so many `lut`, `ff`, `dsp`, `bram36` and `uram` (by
     `design.estimate()`), or within a share of `part`, such as 0.7; beside `target_fps` it is what the design must not
     pass.
@@ -72,7 +87,8 @@ def compile(
     Raises:
         UnsupportedError: every node without a hardware unit, or an accumulator over 63 bits.
         VerificationError: the dataflow graph differs from the QONNX graph.
-        InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option.
+        InputFileError, ShapeError, OptionError: missing file, inputs that do not fit, a bad option, or
+            `in_turn` where no layers repeat.
     """
     out, stage = _writable(Path(out)), _Stages(progress)
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
@@ -82,31 +98,37 @@ def compile(
     wanted, bus = options.memory(memory), options.bus(memory_bits)
     stage("reading the model")
     qonnx = graph.load(model)
-    infer_shapes(qonnx)
+    complete(qonnx)
     given = qonnx.clone()
-    rewritten = take_out_scales(qonnx)
+    rewritten = prepare(qonnx)
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
+    hiding = settle_added(qonnx, inputs)
     stage("calibrating")
     calibrate(qonnx, inputs, margin)
+    repeated = turns.prepare(qonnx, inputs, margin) if in_turn else None
     stage("lowering")
-    sources = {name: Wide(frame, *fixed_point_input(inputs[name], margin)) for name, frame in frames.items()}
-    lowered = lowering.lower(qonnx, sources)
+    sources = {
+        name: Wide.mask(frame) if name in hiding else Wide(frame, *fixed_point_input(inputs[name], margin))
+        for name, frame in frames.items()
+    }
+    lowered = lowering.lower(qonnx, sources, repeated)
     network = read(lowered.model)
     stage("folding")
-    places = memory_of.choose(network, wanted)
-    network = memory_of.placed(network, places, bus, part)
-    placed = emit.place(network, schedule.fold_within(network, target_cycles, limits, folding, kinds))
+    hardware = loops.in_hardware(network)
+    places = memory_of.choose(hardware, wanted)
+    hardware = memory_of.placed(hardware, places, bus, part)
+    placed = emit.place(hardware, budgets.fold_within(hardware, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
-    if rewritten:
+    if rewritten or hiding:
         verify.check_rewritten(given, qonnx, sample)
     fixed = all_fixed(sample, network)
     compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, lowered.views, sample, fixed)
 
     report = {"path": str(out), "part": part, "version": mxexport.__version__, "model": _source(model)}
     report |= describe(placed, clock_mhz, target_fps, folding, part)
-    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(network, placed.foldings, places)}
+    report["memory"] = {"bus_bits": bus, "layers": memory_of.table(hardware, placed.foldings, places)}
     report["tensors"] = lowered.tensors
     report["views"] = {name: view.text() for name, view in lowered.views.items()}
     report["calibration"] = {
@@ -122,7 +144,7 @@ def compile(
             graph.save(qonnx, staged / "calibrated.onnx")
             graph.save(lowered.model, staged / "dataflow.onnx")
             _write_rtl(placed, staged)
-            chosen = {p.layer: placed.foldings[p.name] for p in network.products()}
+            chosen = {p.layer: placed.foldings[p.name] for p in hardware.products()}
             (staged / "folding.yaml").write_text(options.folding_text(chosen))
             (staged / "report.html").write_text(design_page(report).to_html())
             (staged / REPORT).write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -141,7 +141,9 @@ class Datapath:
         else:
             threes = {"threes": dots.three(x.bits, w.bits, part)} if self.folding.threes else None
             made = threes or dots.dot(x, w, part, luts=not self.takes_dsp)
-            found |= {f"{'of_few_' * few}{kind}": piece * (pe * across) for kind, piece in made.items()}
+            slices = ("integers", "threes")  # these multiply any constant
+            smaller = {kind: few and kind not in slices for kind in made}
+            found |= {f"{'of_few_' * smaller[kind]}{kind}": piece * (pe * across) for kind, piece in made.items()}
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()
         block_beats, grouped = self.x.group_size // part, self.groups

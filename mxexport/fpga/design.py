@@ -15,12 +15,12 @@ import numpy as np
 
 from mxexport import cluster as clusters
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import alone, emit, explore, library, memory, options, package, probing, verify
+from mxexport.fpga import alone, emit, explore, library, loops, memory, options, package, probing, verify
 from mxexport.fpga.area import total
 from mxexport.fpga.devices import resources
+from mxexport.fpga.estimate import estimate
 from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.network import Network, read
-from mxexport.fpga.report import estimate
 from mxexport.fpga.report_page import design_page
 from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
 from mxexport.fpga.timing import latency
@@ -68,6 +68,10 @@ class Simulation(Outputs):
     difference: tuple[str, str] | None
 
 
+_KEPT = 1 << 26
+"""Bytes of all int64 streams of a run, up to which the session stays open."""
+
+
 class Design:
     """What `compile` wrote to `path`. Everything is read back from there; the network from dataflow.onnx alone."""
 
@@ -89,8 +93,19 @@ class Design:
 
     @cached_property
     def network(self) -> Network:
+        """As dataflow.onnx states it: every turn of layers in turn stands for itself."""
         with self._whole():
-            network = read(graph.load(self.path / "dataflow.onnx"))
+            return self.hardware if self.hardware.loop is None else self._stated
+
+    @cached_property
+    def _stated(self) -> Network:
+        return read(graph.load(self.path / "dataflow.onnx"))
+
+    @cached_property
+    def hardware(self) -> Network:
+        """What stands in the top level: the same units, but for layers in turn, which stand there once."""
+        with self._whole():
+            network = loops.in_hardware(self._stated)
             held = self.report.get("memory") or {"layers": [], "bus_bits": memory.BUS}
             places = {row["layer"]: memory.Place(row["kind"], row["tile"]) for row in held["layers"]}
             return memory.placed(network, places, held["bus_bits"], self.report["part"])
@@ -112,7 +127,7 @@ class Design:
             foldings = {name: Folding(**numbers) for name, numbers in found.items()}
         except TypeError:
             raise InputFileError(f"{self.path}: {REPORT} names foldings nobody knows; compile it again") from None
-        if odd := set(foldings) ^ {instance.name for instance in self.network.instances}:
+        if odd := set(foldings) ^ {instance.name for instance in self.hardware.instances}:
             why = f"{REPORT} and dataflow.onnx do not belong together (unit {sorted(odd)[0]!r})"
             raise InputFileError(f"{self.path}: {why}; compile it again")
         return foldings
@@ -120,7 +135,7 @@ class Design:
     @cached_property
     def _placed(self) -> emit.Design:
         with self._whole():
-            return emit.place(self.network, self.foldings)
+            return emit.place(self.hardware, self.foldings)
 
     def files(self) -> dict[str, str]:
         """Where everything lies."""
@@ -155,10 +170,25 @@ class Design:
 
     def _dataflow(self, fixed: Mapping[str, np.ndarray], wanted: list[str] | None = None) -> dict[str, np.ndarray]:
         """What dataflow.onnx computes, some frames at a time: its int64 tensors are large."""
-        parts = [
-            executors.run(self.path / "dataflow.onnx", part, wanted) for part in verify.portions(self.network, fixed)
-        ]
+        session = self._opened(wanted, len(next(iter(fixed.values()))))
+        parts = [session.run(part) for part in verify.portions(self.network, fixed)]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _opened(self, wanted: list[str] | None, frames: int) -> executors.Session:
+        """dataflow.onnx, opened: most of the time of a run of few frames. The last one is kept for as long as the file
+        stays the same, unless its tensors are large: onnxruntime keeps their memory as long as the session."""
+        path = self.path / "dataflow.onnx"
+        state = (path.stat().st_mtime_ns, path.stat().st_ino, wanted and tuple(wanted)) if path.exists() else None
+        kept, session = self.__dict__.pop("_session", (None, None))
+        if kept is None or kept != state:
+            session = executors.Session(path, wanted, weights="each")
+        if frames * verify.frame_bytes(self.network) <= _KEPT:
+            self._session = (state, session)
+        return session
+
+    def __getstate__(self) -> dict:
+        """Without the session, which no other process can take over."""
+        return {name: value for name, value in self.__dict__.items() if name != "_session"}
 
     def compare_stages(self, x: Inputs) -> verify.StageComparison:
         """Compare calibrated.onnx with dataflow.onnx on float inputs. Raises VerificationError on a difference."""
@@ -207,8 +237,7 @@ class Design:
         found = {i.name: probing.words_of(placed, i, run.seen[placed.units[i.name]]) for i in instances}
         difference = None
         if found:
-            wanted = [value for words in found.values() for value in words]
-            expected = self._dataflow(fixed, wanted)
+            expected = loops.of_all_turns(instances, self._dataflow(fixed, loops.values_of(instances)))
             difference = probing.first_difference(found, expected)
         return Simulation(
             *self._results(self._words(run, frames)),
@@ -242,12 +271,12 @@ class Design:
         stall_in, stall_out = (options.probability(n, p) for n, p in (("stall_in", stall_in), ("stall_out", stall_out)))
         placed, given, seed = self._placed, self._named(x), options.whole("seed", seed)
         named = probing.probed(placed, [units] if isinstance(units, str) else units)
-        instances = named or list(self.network.instances)
+        instances = named or list(self.hardware.instances)
         fixed = all_fixed(given, self.network)
-        recorded = fixed | self._dataflow(fixed, alone.recorded_values(self.network, instances))
+        recorded = fixed | self._dataflow(fixed, alone.recorded_values(self.network, loops.unrolled(instances)))
         sources = self._rtl(source.name for source in library.rtl_sources())
         how = {"stall_in": stall_in, "stall_out": stall_out, "seed": seed, "progress": progress}
-        return alone.simulate(placed, instances, recorded, sources, self._memories, **how)
+        return alone.simulate(placed, self.network, instances, recorded, sources, self._memories, **how)
 
     def _clamped(self, counted: list[int]) -> dict[str, int]:
         """Layer -> blocks outside of the calibrated range, of all copies of its quantizer."""
@@ -291,7 +320,7 @@ class Design:
     def _patience(self) -> int:
         """Cycles without a transfer at a border that are a standstill."""
         with self._whole():
-            return max(_SILENCE, 2 * latency(self.network, self.foldings))
+            return max(_SILENCE, 2 * latency(self.hardware, self.foldings))
 
     def _words(self, run: Streams, frames: int) -> dict[str, np.ndarray]:
         """Output stream -> its values. Raises VerificationError where frames do not end as they should."""
@@ -341,7 +370,7 @@ class Design:
         most = resources(self.report["part"])
         (slices,) = options.kinds("dsp", self.report["part"])
         fronts = {
-            d.path.name: explore.front(d.network, d.report["clock_mhz"], most, cluster, slices)
+            d.path.name: explore.front(d.hardware, d.report["clock_mhz"], most, cluster, slices)
             for d in (self, *against)
         }
         own = fronts[self.path.name]

@@ -12,8 +12,8 @@ from mxexport.fpga import copies, library, memory as memory_of, templates, words
 from mxexport.fpga.area import pays_in_ultra
 from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import port_lanes, relays, stream_lanes
-from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
+from mxexport.fpga.schedule import path, port_lanes, relays, stream_lanes
+from mxexport.fpga.timing import TURNS, cycles_per_unit, fifo_depths, latency
 from mxexport.fpga.types import Conversion
 from mxexport.fpga.unit import Folding, Memory, parameters_of
 from mxexport.model.names import free_name
@@ -177,6 +177,8 @@ class Placer:
         sinks = tuple(Link(self._name(f"{self._names[unit.name]}_weights"), bus) for unit in units)
         self._fed |= {unit.name: sink for unit, sink in zip(units, sinks, strict=True)}
         parameters = {"Channels": len(units), "Bus": bus, "Burst": memory_of.BURST, "TableFile": file}
+        if memory_of.layers(units) > 1:
+            parameters["Layers"] = memory_of.layers(units)
         made = ("weights_reader", "mx_axi_read", parameters, (), sinks, f"weights of {len(units)} units, from memory")
         self._append(Cell(*made, status={"error_o": 1}, memories={file: regions}, others=tuple(axi_ports(bus))))
         return bus
@@ -223,7 +225,7 @@ class Placer:
         """Most frames that are on their way, as a power of two; more would only wait at the input."""
         cycles = max(cycles_per_unit(self._network, self._foldings).values())
         frames = latency(self._network, self._foldings) // cycles + 3
-        return max(1 << (frames - 1).bit_length(), 4)
+        return max(words.power_of_two(frames), 4)
 
     def _leaving_lanes(self, stream: str) -> int:
         """Lanes in which an output of the network comes to its border."""
@@ -275,6 +277,11 @@ class Placer:
 
     def _spread(self, stream: str, link: Link, lanes: int) -> None:
         """Bring a stream to all its readers."""
+        loop = self._network.loop
+        if loop is not None and stream == loop.exit:
+            link = self._go_around(link, lanes)
+        if loop is not None and stream == loop.entry:
+            link, lanes = self._come_in(link, lanes)
         readers = [
             (reader, i)
             for reader in self._network.readers(stream)
@@ -295,6 +302,39 @@ class Placer:
                 branch = self._convert(stream, branch, lanes, wanted, layer)
             self._ready[stream, key] = branch
 
+    def _come_in(self, link: Link, lanes: int) -> tuple[Link, int]:
+        """What enters the first turn, before what comes back to the others."""
+        loop, wanted = self._network.loop, stream_lanes(self._network, self._foldings, self._network.loop.entry)
+        link = self._queue(link, self._depths.get((loop.entry, TURNS), 0))
+        link = self._chain(link, path(self._network.streams[loop.entry], lanes, wanted), "turns")
+        sink = Link(self._name("turns_in"), link.bits)
+        comment = f"a frame, then {loop.count - 1} times what comes back of it"
+        parameters = {"Width": link.bits, "Turns": loop.count}
+        self._append(Cell(sink.name, "mx_turns_in", parameters, (link, self._way_back), (sink,), comment))
+        return self._register(sink), wanted
+
+    @cached_property
+    def _way_back(self) -> Link:
+        """From the end of the body to its beginning."""
+        entry = self._network.loop.entry
+        lanes = stream_lanes(self._network, self._foldings, entry)
+        return Link(self._name("turns_back"), self._network.streams[entry].beat_bits(lanes))
+
+    def _go_around(self, link: Link, lanes: int) -> Link:
+        """The frames that leave the body for good; others go back, through a FIFO that holds one."""
+        network, loop, back = self._network, self._network.loop, self._way_back
+        name = self._name("turns_out")
+        sinks = Link(self._name("turns_again"), link.bits), Link(self._name("turns_done"), link.bits)
+        comment = f"of {loop.count} frames the last leaves, the others come back"
+        parameters = {"Width": link.bits, "Turns": loop.count}
+        self._append(Cell(name, "mx_turns_out", parameters, (link,), sinks, comment))
+        wanted = stream_lanes(network, self._foldings, loop.entry)
+        again = self._chain(sinks[0], path(network.streams[loop.exit], lanes, wanted), "turns")
+        depth = words.power_of_two(max(network.streams[loop.entry].beats(wanted), 2))
+        self._fifo(again, back, depth)
+        depth = self._depths.get((loop.exit, TURNS), 0)
+        return self._queue(sinks[1], depth) if depth else self._register(sinks[1])
+
     def _register(self, link: Link) -> Link:
         sink = Link(self._name(f"{link.name}_skid"), link.bits)
         comment = f"{link.name} waits for no other unit's tready"
@@ -311,7 +351,9 @@ class Placer:
     def _queue(self, link: Link, depth: int) -> Link:
         if not depth:
             return link
-        sink = Link(self._name(f"{link.name}_fifo"), link.bits)
+        return self._fifo(link, Link(self._name(f"{link.name}_fifo"), link.bits), depth)
+
+    def _fifo(self, link: Link, sink: Link, depth: int) -> Link:
         large = self._network.ultra and pays_in_ultra(depth, link.bits + 1)
         parameters = {"Width": link.bits, "Depth": depth} | ({"Ultra": 1} if large else {})
         comment = f"up to {depth} beats of {link.name} wait"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from mxexport import cluster as clusters
 from mxexport.errors import OptionError
-from mxexport.fpga import schedule
+from mxexport.fpga import fold_turns
 from mxexport.fpga.area import Area
+from mxexport.fpga.estimate import whole
 from mxexport.fpga.network import Network
 from mxexport.fpga.timing import cycles_per_unit
 from mxexport.fpga.unit import Folding
+from mxexport.reporting.plots import ACROSS, COLORS, UP, LogAxis, plot_frame
 
 _MOST_TARGETS = 24  # numbers of cycles that are tried, spread over all that foldings give
 
@@ -34,11 +37,13 @@ class Point:
         return row | {"resources": self.resources} | self.area.table() | {"folding": layers}
 
 
-def front(network: Network, clock_mhz: float, most: Area | None = None, cluster: object = None, slices: str = "dsp") -> list[Point]:
+def front(
+    network: Network, clock_mhz: float, most: Area | None = None, cluster: object = None, slices: str = "dsp"
+) -> list[Point]:
     """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
     is left out where it needs more than `most`, or another one is as fast and needs no more of anything. `cluster`: who
     folds, see `mxexport.cluster.connected`. `slices`: what DSP slices make, one of `schedule.Kinds`."""
-    wanted = [(kind, target) for kind in (slices, "lut") for target in _spread(schedule.cycle_counts(network))]
+    wanted = [(kind, target) for kind in (slices, "lut") for target in _spread(fold_turns.cycle_counts(network))]
     found: dict[tuple, Point] = {}
     with clusters.connected(cluster) as runner:
         for point in runner.map(_point, wanted, shared=(network, clock_mhz)):
@@ -51,10 +56,10 @@ def front(network: Network, clock_mhz: float, most: Area | None = None, cluster:
 def _point(network: Network, clock_mhz: float, wanted: tuple[str, int]) -> Point:
     """The smallest design whose frames take so many cycles."""
     kind, target = wanted
-    foldings, name = schedule.fold(network, target, kind=kind), "lut" if kind == "lut" else "dsp"
+    foldings, name = fold_turns.fold(network, target, {}, kind), "lut" if kind == "lut" else "dsp"
     cycles = max(cycles_per_unit(network, foldings).values())
     layers = {p.layer: foldings[p.name] for p in network.products()}
-    return Point(cycles, clock_mhz * 1e6 / cycles, name, schedule.area_of(network, foldings), layers)
+    return Point(cycles, clock_mhz * 1e6 / cycles, name, whole(network, foldings), layers)
 
 
 def _spread(counts: list[int]) -> list[int]:
@@ -82,24 +87,11 @@ def svg(fronts: Mapping[str, Iterable[Point]]) -> str:
     every = [p for points in lines.values() for p in points]
     if not every:
         raise OptionError("explore: there is no design to draw")
-    x = _Axis([p.frames_per_second for p in every], 70, 610)
-    y = _Axis([max(p.area.lut, 1) for p in every], 380, 30)
-    parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 430" font-family="sans-serif" font-size="12">',
-        "<style>text{fill:#333}.g{stroke:#ccc}@media(prefers-color-scheme:dark){text{fill:#ddd}.g{stroke:#555}}</style>",
-    ]
-    for tick in x.ticks():
-        at = x.place(tick)
-        parts.append(f'<line class="g" x1="{at:.1f}" y1="30" x2="{at:.1f}" y2="380"/>')
-        parts.append(f'<text x="{at:.1f}" y="398" text-anchor="middle">{_short(tick)}</text>')
-    for tick in y.ticks():
-        at = y.place(tick)
-        parts.append(f'<line class="g" x1="70" y1="{at:.1f}" x2="610" y2="{at:.1f}"/>')
-        parts.append(f'<text x="64" y="{at + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
-    parts.append('<text x="340" y="420" text-anchor="middle">frames per second (estimate)</text>')
-    parts.append('<text x="16" y="205" text-anchor="middle" transform="rotate(-90 16 205)">LUT (estimate)</text>')
+    x = LogAxis([p.frames_per_second for p in every], *ACROSS)
+    y = LogAxis([max(p.area.lut, 1) for p in every], *UP)
+    parts = plot_frame(x, y, "frames per second (estimate)", "LUT (estimate)")
     for i, (name, points) in enumerate(lines.items()):
-        color = _COLORS[i % len(_COLORS)]
+        color = COLORS[i % len(COLORS)]
         for kind, fill in (("dsp", color), ("lut", "none")):
             own = [p for p in points if p.resources == kind]
             at = [(x.place(p.frames_per_second), y.place(max(p.area.lut, 1))) for p in own]
@@ -110,36 +102,5 @@ def svg(fronts: Mapping[str, Iterable[Point]]) -> str:
                 title = f"<title>{p.frames_per_second:,.0f} frames/s: {needs}</title>"
                 dot = f'cx="{a:.1f}" cy="{b:.1f}" r="4" fill="{fill}" stroke="{color}"'
                 parts.append(f"<circle {dot}>{title}</circle>")
-        parts.append(f'<text x="80" y="{46 + 16 * i}" style="fill:{color}">{_escaped(name)}</text>')
+        parts.append(f'<text x="80" y="{46 + 16 * i}" style="fill:{color}">{html.escape(name, quote=False)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-_COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2")
-
-
-class _Axis:
-    """Places numbers by ratio between two ends of a drawing."""
-
-    def __init__(self, numbers: list[float], start: float, end: float):
-        self.low, self.high = math.log10(min(numbers)) - 0.05, math.log10(max(numbers)) + 0.05
-        self.start, self.end = start, end
-
-    def place(self, number: float) -> float:
-        share = (math.log10(number) - self.low) / (self.high - self.low)
-        return self.start + share * (self.end - self.start)
-
-    def ticks(self) -> list[float]:
-        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        steps = (1, 2, 5) if self.high - self.low < 3 else (1,)
-        return [m * 10.0**d for d in decades for m in steps if self.low <= math.log10(m * 10.0**d) <= self.high]
-
-
-def _short(number: float) -> str:
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:g}{letter}"
-    return f"{number:g}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;")

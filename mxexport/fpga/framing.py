@@ -29,6 +29,8 @@ def to_fixed(x: np.ndarray, stream: Wide) -> np.ndarray:
 
 def count_saturated(x: np.ndarray, stream: Wide) -> int:
     """How many values of network inputs lie beyond the input's range. Raises ShapeError as `to_fixed`."""
+    if stream.is_mask:  # which says no more than that
+        return 0
     limit, values = 2 ** (stream.width - 1) - 1, _on_grid(x, stream)
     return int(((values < -limit - 1) | (values > limit)).sum())
 
@@ -69,7 +71,7 @@ def _on_grid(x: np.ndarray, stream: Wide) -> np.ndarray:
     flat = x.reshape(len(x), math.prod(x.shape[1:])) if x.ndim > 1 else x[None]
     if flat.shape[1] != stream.length:
         raise ShapeError(f"inputs of shape {x.shape} have {flat.shape[1]} features; the design takes {stream.length}")
-    if not np.isfinite(flat).all():
+    if not (np.isfinite(flat) | (stream.is_mask & np.isneginf(flat))).all():
         raise ShapeError("inputs hold NaN or Inf, which fixed point cannot carry")
     with np.errstate(over="ignore"):
         return np.rint(np.ldexp(flat, -stream.lsb_exp))

@@ -16,7 +16,8 @@ from mxexport.fpga.borders import constant_nodes, end_problems, is_side, label, 
 from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
-from mxexport.fpga.masks import Probe, emptied, masked, nodes_beside, spared
+from mxexport.fpga.masks import Keys, Probe, count_of, emptied, masked, nodes_beside, spared
+from mxexport.fpga.turns import Alike, Turns
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.fpga.views import BATCH, View, size_of
@@ -26,11 +27,15 @@ from mxexport.model.rewriting import constant, nodes_of_scales
 from mxexport.model.uniform import is_quantizer
 
 OPSET = 18
+_LOWERINGS = 6
+"""Until layers in turn are alike: two, unless widths that follow from others cross a limit."""
 _BATCH = ir.SymbolicDim("batch")
 _ELSEWHERE = "does not follow a layer that is lowered"
 SUGGESTIONS = {
     "Where": "it chooses by a computed condition, which only masks of scores may; hide keys by finfo.min, not by -inf",
     "LogSoftmax": "apply it on the host; export the model up to the layer before it",
+    "Reciprocal": "it divides by what is computed; divide by a constant, or by one count for a frame",
+    "DFT": "no hardware unit; compute spectra on the host, or by a linear layer",
     "Transpose": "no hardware unit for this operator on inputs; let the network begin behind it",
 }
 
@@ -80,8 +85,27 @@ def read_frames(model: ir.Model) -> dict[str, tuple[int, ...]]:
     """
     _refuse_half(model.graph)
     walk = Lowering(model, None)
-    walk.run()
+    try:
+        walk.run()
+    except UnsupportedError as error:
+        if not (hints := _time_first(model.graph)):
+            raise
+        found = error.problems or [("graph", str(error).removeprefix("compile: "))]
+        raise UnsupportedError("compile: some nodes cannot be lowered to hardware", [*hints, *found]) from error
     return {value.name: walk.frames[value.name] for value in model.graph.inputs if value.name in walk.frames}
+
+
+def _time_first(g: ir.Graph) -> list[tuple[str, str]]:
+    """Inputs [T, N, I] whose batch is not the first axis, as those of recurrent layers are by default."""
+    found = []
+    for value in g.inputs:
+        sizes = list(value.shape or ())
+        timed = len(sizes) == 3 and isinstance(sizes[0], int) and sizes[0] > 1
+        if timed and (sizes[1] == 1 or not isinstance(sizes[1], int)):
+            told = f"has shape [{', '.join(map(str, sizes))}], and frames are counted along the first axis; if that is "
+            told += "time (batch_first=False), export a module around the model that takes the batch first: "
+            found.append((f"input {value.name!r}", told + "self.model(x.transpose(0, 1))"))
+    return found
 
 
 def _refuse_half(g: ir.Graph) -> None:
@@ -94,15 +118,25 @@ def _refuse_half(g: ir.Graph) -> None:
             )
 
 
-def lower(model: ir.Model, sources: Mapping[str, Wide]) -> Lowered:
-    """The dataflow graph of a calibrated `model` whose inputs come as `sources`, accumulators sized exactly.
+def lower(model: ir.Model, sources: Mapping[str, Wide], turns: Turns | None = None) -> Lowered:
+    """The dataflow graph of a calibrated `model` whose inputs come as `sources`, accumulators sized exactly. Layers
+    that `turns` names are made alike: that needs what every one of them would make, so it takes a lowering or more
+    before.
 
     Raises:
-        UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why.
+        UnsupportedError: as `read_frames`; or an accumulator would need more than 63 bits: names the layer and why; or
+            layers in turn that cannot be alike.
     """
-    walk = Lowering(model, sources)
-    walk.run()
-    return Lowered(walk.model(), walk.tensors, walk.views)
+    alike = None if turns is None else Alike(turns)
+    for _ in range(_LOWERINGS):
+        walk = Lowering(model, sources, alike)
+        walk.run()
+        if alike is None or not alike.missing:
+            return Lowered(walk.model(), walk.tensors, walk.views)
+        alike, missing = alike.again(), alike.missing
+    raise UnsupportedError(
+        f"in_turn: the units of {missing[0]!r} are not those of other turns after {_LOWERINGS} tries"
+    )
 
 
 class Lowering:
@@ -113,8 +147,9 @@ class Lowering:
     Without `sources`, nothing is built and only refusals are found.
     """
 
-    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None):
-        g = self._graph = model.graph
+    def __init__(self, model: ir.Model, sources: Mapping[str, Wide] | None, alike: Alike | None = None):
+        g, self._alike = model.graph, alike
+        self._graph = g
         self._layers, self._names, self._node_names = layer_names(g), Names(), Names()
         self._problems: list[tuple[str, str]] = end_problems(g)
         self._nodes: list[ir.Node] = []
@@ -126,7 +161,7 @@ class Lowering:
         probe = Probe(model)
         self.masks = masked(g, probe)
         self._spared = spared(g, self.masks, probe)
-        self.emptied = emptied(g, self._spared, probe)
+        self.emptied = emptied(g, self.masks, self._spared, probe)
         apart = self._spared | {node: known.values for node, known in self.emptied.items()}
         self._done |= nodes_beside(self.masks.values(), apart, g) | shape_nodes(g)
         self._read: set[ir.Value] = set()
@@ -145,13 +180,16 @@ class Lowering:
     def _enter(self, value: ir.Value, source: Wide) -> None:
         wanted = "input" if len(self._graph.inputs) == 1 else f"input.{value.name}"
         values = _values((self._names.unique(wanted),), source)
-        view = View.of(source.shape) if is_sequence(value) else None
+        view = View.of(source.shape) if is_sequence(value) else _of_numbers(value)
         self.bind(value, Pending(source.shape, None, source, values, view=view))
         self._inputs += values
         _declare_end(values[0], value, source)
 
     def _outside(self, value: ir.Value) -> Pending:
         """An input whose types are not known yet: sequences say their shape at once, others when a unit reads them."""
+        if (view := _of_numbers(value)) is not None:
+            shape = self.frames[value.name] = (count_of(value),)
+            return Pending(shape, view=view)
         if not is_sequence(value):
             return Pending(None, origin=value.name)
         shape = self.frames[value.name] = tuple(value.shape[1:])
@@ -225,18 +263,25 @@ class Lowering:
         return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
 
     def turned(self, source: Pending, axis: int) -> Pending:
-        """`source`, wide, in another order: an axis of its tensor that it brings first comes last, as its vectors.
-        Raises Refused where others come before it."""
+        """`source`, wide, in another order: an axis of its tensor comes last, as its vectors, and what came behind it
+        comes first."""
+        before, along, inside = source.view.around(axis)
+        atoms = source.view.atoms
+        turned = self.rotated(source, atoms.index(source.view.axes[axis][-1]) + 1)
+        return self.shaped(turned, (inside * before, along))
+
+    def rotated(self, source: Pending, first: int) -> Pending:
+        """`source`, wide, in another order: its first atoms come last."""
         from mxexport.fpga.units.reorder import Reorder  # the units import this module
 
-        view = source.view.turned(axis)
-        _, along, inside = source.view.around(axis)
-        image = self.shaped(source, (along, 1, inside))
-        turned = self.add(Reorder, [image], self._node, "turn", ("turned",), (along * inside,), view=view)
-        return self.shaped(turned, (inside, along))
+        atoms = source.view.atoms
+        before, behind = size_of(atoms[:first]), size_of(atoms[first:])
+        image, view = self.shaped(source, (before, 1, behind)), source.view.rotated(first)
+        return self.add(Reorder, [image], self._node, "turn", ("turned",), (before * behind,), view=view)
 
     def last(self, source: Pending, axis: int) -> Pending:
-        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused as `turned`."""
+        """`source`, wide, with an axis of its tensor as its vectors, which comes last. Raises Refused where it does not
+        come in one piece."""
         if source.view.trailing(axis):
             return self.in_vectors(source, axis)
         return self.turned(source, axis)
@@ -255,6 +300,18 @@ class Lowering:
                 return found
         raise Refused("its input is not quantized; give quantize_model an MX activation format")
 
+    def keys(self, keys: Keys, node: ir.Node) -> Pending:
+        """The stream of an input that says which keys take part, one vector a frame, in which what says so is above
+        zero, or is not (`keep`). Raises Refused where there is none."""
+        source = self.wide(self._shaped(self.elements(keys.value), (keys.count,)), node)
+        if source.shape != (keys.count,):
+            source = self.shaped(source, (keys.count,))
+        if not keys.added:
+            return source
+        from mxexport.fpga.units.affine import Affine  # the units import this module
+
+        return self.add(Affine.negated, [source], node, "hidden", ("hidden",), source.shape)
+
     def narrowed(self, source: Pending, bits: int, node: ir.Node) -> Pending:
         """`source`, rounded to `bits` bits where it is wider, for a unit whose products would not stay exact."""
         if source.type is None or source.type.width <= bits:
@@ -263,6 +320,10 @@ class Lowering:
 
         make = functools.partial(Affine.rounding, bits=bits)
         return self.add(make, [source], node, "round", ("rounded",), source.shape)
+
+    def between_turns(self, node: ir.Node) -> int | None:
+        """The lsb_exp of what a Clip leaves where that goes around, in turns.WIDTH bits; None of others."""
+        return self._alike.turns.lsb_exp if self._alike is not None and node in self._alike.turns.ends else None
 
     def maker(self, value: ir.Value) -> ir.Node | None:
         """The node that `value` comes from, past those that only change its shape; None when that was refused."""
@@ -343,7 +404,9 @@ class Lowering:
         if blocked is not None or any(s.type is None for s in sources):
             origin = next((s.origin for s in sources if s.shape is None), None)
             return Pending(shape, group_size, blocked=blocked, origin=origin, view=view)
-        unit, layer = make(*(s.type for s in sources)), self._layers[node]
+        types = tuple(s.type for s in sources)
+        unit, which = (make(*types), None) if self._alike is None else self._alike.unit(make, types, node, kind)
+        layer = self._layers[node]
         name = self._node_names.unique(f"{layer}.{kind}")
         values = _values(tuple(self._names.unique(f"{layer}.{output}") for output in outputs), unit.result)
         constants = [
@@ -359,6 +422,8 @@ class Lowering:
             doc_string=unit.describe(),
         )
         made.metadata_props.update(unit.metadata())
+        if self._alike is not None:
+            made.metadata_props.update(self._alike.marks(which, name))
         self._nodes.append(made)
         self._initializers += constants
         return Pending(shape, group_size, unit.result, values, view=view)
@@ -372,6 +437,10 @@ class Lowering:
             self.tensors[stream.values[0].name] = value.name
             if stream.view is not None:
                 self.views[value.name] = stream.view
+
+    def moved(self, value: ir.Value, stream: Pending) -> None:
+        """Those who read the tensor `value`, which is bound, get `stream`, that brings it in another order."""
+        self._pending[value] = stream
 
     # --- the walk -------------------------------------------------------------------------------------------------
 
@@ -416,6 +485,8 @@ class Lowering:
             self._move(node)
         elif node.op_type == "Expand":
             self._repeat(node)
+        elif node.op_type == "Cast" and _keeps_numbers(node):
+            self.bind(node.outputs[0], self.elements(node.inputs[0]), self._makers.get(node.inputs[0]))
         else:
             raise Refused(SUGGESTIONS.get(node.op_type, "no hardware unit for this operator"))
 
@@ -546,6 +617,18 @@ class Lowering:
         model = ir.Model(made, ir_version=10, producer_name="mxexport", doc_string=_DESCRIPTION)
         graph.attach_functions(model)
         return model
+
+
+def _of_numbers(value: ir.Value) -> View | None:
+    """How an input lies that brings one whole number, or one entry of a mask, for every token; None of others."""
+    whole = value.dtype is not None and value.dtype.numpy().kind in ("b", "i", "u")
+    return View.of((count_of(value),)).reshaped(value.shape) if whole and count_of(value) else None
+
+
+def _keeps_numbers(node: ir.Node) -> bool:
+    """Whether a Cast makes floats or integers of whole numbers."""
+    kinds = [None if v.dtype is None else v.dtype.numpy().kind for v in (node.inputs[0], node.outputs[0])]
+    return kinds[0] in ("b", "i", "u") and kinds[1] in ("f", "i")
 
 
 def _differs_by_place(array: np.ndarray, shape: ir.Shape | None) -> bool:

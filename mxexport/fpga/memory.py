@@ -14,6 +14,7 @@ import numpy as np
 from mxexport.errors import OptionError
 from mxexport.fpga.devices import resources
 from mxexport.fpga.network import Instance, Network
+from mxexport.fpga.stacked import turns_of
 from mxexport.fpga.unit import Folding, Unit
 from mxexport.fpga.units.fed_matmul import FedMatMul
 from mxexport.fpga.units.matmul import MatMul
@@ -52,6 +53,11 @@ def choose(network: Network, memory: Mapping[str, Place] | Place) -> dict[str, P
 def _fitting(product: Instance, place: Place) -> Place:
     vectors = product.unit.source.vectors
     if place.kind == "load":
+        if product.turns:
+            raise OptionError(
+                f"memory of {product.layer}: load; layers in turn have their weights in rom or stream: a memory "
+                "that is filled once holds those of one layer"
+            )
         return place
     if place.tile and vectors % place.tile:
         raise OptionError(
@@ -96,26 +102,38 @@ READS = "weights read from memory"
 
 
 def reads(network: Network, foldings: Mapping[str, Folding]) -> int:
-    """Beats of weights that a frame reads from memory."""
-    return sum(i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
+    """Beats of weights that a frame reads from memory, in all its turns."""
+    return sum(len(i.unrolled) * i.unit.loads * i.unit.load_beats(foldings[i.name]) for i in streamed(network))
 
 
 def regions(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
-    """First beat and beats of each load in memory, int64 [units, 2]."""
-    counts = np.array(beats(instances, foldings))
+    """First beat and beats of each load in memory, int64 [units, 2]. Where layers take turns: of all loads of each
+    unit, and how often one comes before the next, int64 [units * turns, 3]; those of others come again and again."""
+    count = layers(instances)
+    counts = np.array([n for i, n in zip(instances, beats(instances, foldings), strict=True) for _ in i.unrolled])
     whole = -(-counts // BURST) * BURST
-    return np.stack([np.cumsum(whole) - whole, counts], 1)
+    found = np.stack([np.cumsum(whole) - whole, counts], 1)
+    if count == 1:
+        return found
+    times = np.array([i.unit.loads if i.turns else 1 for i in instances for _ in i.unrolled])
+    rows = np.repeat(np.arange(len(found)), [1 if i.turns else count for i in instances for _ in i.unrolled])
+    return np.column_stack([found, times])[rows]
+
+
+def layers(instances: list[Instance]) -> int:
+    """Loads of a unit that come one after the other, at most."""
+    return max(len(i.unrolled) for i in instances)
 
 
 def image(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndarray:
     """What lies in memory: their loads, each from its region's first beat on; uint8 [beats, bus/8]."""
-    loads = [i.unit.load(foldings[i.name]) for i in instances]
+    loads = [i.unit.load(foldings[i.name], turn) for i in instances for turn, _ in enumerate(i.unrolled)]
     return np.concatenate([np.pad(load, ((0, -len(load) % BURST), (0, 0))) for load in loads])
 
 
 def image_beats(instances: list[Instance], foldings: Mapping[str, Folding]) -> int:
     """Beats of `image`."""
-    first, count = regions(instances, foldings)[-1]
+    first, count = regions(instances, foldings)[-1][:2]
     return int(first + count + -count % BURST)
 
 
@@ -125,16 +143,18 @@ def words(instances: list[Instance], foldings: Mapping[str, Folding]) -> np.ndar
 
 
 def sent(unit: Unit, folding: Folding, frames: int) -> tuple[np.ndarray, int] | None:
-    """(the beats that bring a unit its weights for so many frames, beats of a load); None where none come."""
+    """(the beats that bring a unit its weights for so many frames, turns among them, beats of a load); None where none
+    come."""
     if not isinstance(unit, FedMatMul):
         return None
-    load = unit.load(folding)
-    return np.tile(load, (frames * unit.loads or 1, 1)), len(load)
+    turns = len(turns_of(unit))
+    of_frame = [np.tile(unit.load(folding, turn), (unit.loads or 1, 1)) for turn in range(turns)]
+    return np.tile(np.concatenate(of_frame), (frames // turns if unit.loads else 1, 1)), unit.load_beats(folding)
 
 
 def table(network: Network, foldings: Mapping[str, Folding], places: Mapping[str, Place]) -> list[dict]:
-    """What report.json says of every product with weights from outside: beats of a load, loads of a frame, and bits of
-    its codes and scales beside those that travel."""
+    """What report.json says of every product with weights from outside: beats of a load, loads of a frame in all turns,
+    and bits of the codes and scales of a load beside those that travel."""
     found = []
     for i in (*loaded(network), *streamed(network)):
         count, weight = i.unit.load_beats(foldings[i.name]), i.unit.weight
@@ -143,7 +163,7 @@ def table(network: Network, foldings: Mapping[str, Folding], places: Mapping[str
                 "layer": i.layer,
                 "kind": places[i.layer].kind,
                 "tile": places[i.layer].tile,
-                "loads_per_frame": i.unit.loads,
+                "loads_per_frame": i.unit.loads * len(i.unrolled),
                 "beats": count,
                 "bits": int(weight.codes.size * weight.format.element.bits + 8 * weight.scale_codes.size),
                 "bits_sent": count * i.unit.bus,

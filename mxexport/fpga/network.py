@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError
+from mxexport.fpga.turns import TURN, TURN_OF
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import OF_OPERATOR
@@ -16,24 +17,43 @@ from mxexport.ops import DOMAIN
 @dataclass(frozen=True)
 class Instance:
     """A node of the graph as a unit: `sources` and `result` name streams, each by its first value; `values` are all of
-    the result's."""
+    the result's. `turn_of`: the instance in whose hardware it is computed, in which `turn`, where layers take turns;
+    of that one in the network of the hardware (`loops`), `turns` are the instances of all turns."""
 
     name: str
     unit: Unit
     sources: tuple[str, ...]
     result: str
     values: tuple[str, ...]
+    turn_of: str = ""
+    turn: int = 0
+    turns: tuple[Instance, ...] = ()
 
     @property
     def layer(self) -> str:
         return self.name.rpartition(".")[0]
+
+    @property
+    def unrolled(self) -> tuple[Instance, ...]:
+        """The instances of dataflow.onnx that it stands for: those of all turns, or itself."""
+        return self.turns or (self,)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """Hardware that a frame passes `count` times: the units `body`, from the stream `entry` to the stream `exit`."""
+
+    count: int
+    body: frozenset[str]
+    entry: str
+    exit: str
 
 
 @dataclass(frozen=True)
 class Network:
     """`streams`: name -> type, from the inputs on in order; of inputs and outputs, `frames`: the shape that a frame has
     in the QONNX graph, channels first, and `tensors`: their names there. `ultra`: the part has UltraRAM for what
-    is large and written while it runs."""
+    is large and written while it runs. `loop`: what a frame passes several times, in a network of hardware."""
 
     instances: tuple[Instance, ...]
     streams: dict[str, Stream]
@@ -42,6 +62,7 @@ class Network:
     frames: dict[str, tuple[int, ...]]
     tensors: dict[str, str]
     ultra: bool = False
+    loop: Loop | None = None
 
     @property
     def source(self) -> Wide:
@@ -82,11 +103,21 @@ def read(model: ir.Model) -> Network:
         unit = _unit(node, tuple(streams[name] for name in sources))
         result = node.outputs[0].name
         streams[result] = _not_empty(node.name, unit.result)
-        instances.append(Instance(node.name, unit, sources, result, tuple(v.name for v in node.outputs)))
+        instances.append(Instance(node.name, unit, sources, result, tuple(v.name for v in node.outputs), *_turn(node)))
     ends = [tuple(v.name for v in values) for values in (g.inputs, g.outputs)]
     frames = {v.name: _frame(v, streams[v.name]) for v in (*g.inputs, *g.outputs)}
     tensors = {v.name: v.metadata_props.get("tensor", v.name) for v in (*g.inputs, *g.outputs)}
     return Network(tuple(instances), streams, *ends, frames, tensors)
+
+
+def _turn(node: ir.Node) -> tuple[str, int]:
+    """The node in whose hardware it is computed, and in which turn; ("", 0) of one that takes no turns."""
+    first, turn = (node.metadata_props.get(key, "") for key in (TURN_OF, TURN))
+    if not first:
+        return "", 0
+    if not turn.isdecimal():
+        raise InputFileError(f"dataflow graph: node {node.name!r} takes turn {turn!r}; expected a number")
+    return first, int(turn)
 
 
 def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:

@@ -1,4 +1,5 @@
-"""LayerNorm and RMSNorm over channels in a QONNX graph: as one node, as one between two Transposes, and taken apart."""
+"""LayerNorm and RMSNorm over channels in a QONNX graph: as one node, as one between two Transposes, and taken apart;
+and vectors that are made as long as one (F.normalize)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,9 @@ import onnx_ir as ir
 from mxexport.fpga.unit import Refused
 from mxexport.model.editing import sole_user
 from mxexport.model.rewriting import attribute, constant, is_op, reduced_axes
+
+FIRST = ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
+"""Operators of the first node of one."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ def read(node: ir.Node) -> Normalization | None:
     """The one that begins with `node`; None where none does. Raises Refused for one that no unit computes."""
     if node.op_type in ("LayerNormalization", "RMSNormalization"):
         return _whole(node)
+    if node.op_type == "ReduceL2":
+        return _of_length_one(node)
     if node.op_type == "Pow":
         return _apart(node.inputs[0], node.inputs[0], center=False)
     if node.op_type == "Transpose":
@@ -43,6 +49,32 @@ def read(node: ir.Node) -> Normalization | None:
         if is_op(centered, "Sub") and centered.inputs[0] is x and centered.inputs[1] is mean:
             return _apart(x, centered.outputs[0], center=True, before=(node, centered))
     return None
+
+
+_SHORTEST = 1e-6
+"""No vector that a network computes with is shorter."""
+
+
+def _of_length_one(node: ir.Node) -> Normalization | None:
+    """x / max(|x|, epsilon), or x / (|x| + epsilon): an RMSNorm whose gain is 1 / sqrt(channels)."""
+    x, axes, length = node.inputs[0], reduced_axes(node) or [], node.outputs[0]
+    if x.shape is None or len(axes) != 1 or not attribute(node, "keepdims", 1):
+        return None
+    axis, inner = axes[0] % len(x.shape), []
+    while is_op(user := sole_user(length), "Expand", "Clip", "Add", "Max") and _is_small(user, length):
+        inner.append(user)
+        length = user.outputs[0]
+    divides = is_op(user, "Div") and user.inputs[0] is x and user.inputs[1] is length
+    if not divides or not isinstance(x.shape[axis], int):
+        return None
+    gain, behind = np.array(x.shape[axis] ** -0.5), len(x.shape) - 1 - axis
+    return Normalization(x, False, 0.0, gain, np.array(0.0), user.outputs[0], (*inner, user), behind, axis)
+
+
+def _is_small(node: ir.Node, value: ir.Value) -> bool:
+    """Whether what a node adds, or keeps a value above, is too small to matter; an Expand repeats."""
+    others = [constant(v) for v in node.inputs if v is not None and v is not value]
+    return is_op(node, "Expand") or all(o is not None and 0 <= float(np.max(o)) <= _SHORTEST for o in others)
 
 
 def _whole(node: ir.Node) -> Normalization:

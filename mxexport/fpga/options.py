@@ -120,7 +120,8 @@ def probability(name: str, value) -> float:
 
 def foldings(value, part: str) -> dict[str, tuple[int, ...]]:
     """`folding`: layer name -> (pe, simd), then taps, pixels, luts (1: no DSP slices) and threes (1: three
-    products in a slice of Versal parts), or the path of a YAML file that holds it: `conv1: {pe: 4, simd: 8}`, as `compile` writes it to folding.yaml.
+    products in a slice of Versal parts), or the path of a YAML file that holds it: `conv1: {pe: 4, simd: 8}`, as
+    `compile` writes it to folding.yaml.
 
     Raises:
         OptionError: anything else.

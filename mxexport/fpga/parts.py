@@ -14,8 +14,9 @@ from mxexport.fpga import copies, emit, report
 from mxexport.fpga.area import Area, total
 from mxexport.fpga.emit import Link, Placer
 from mxexport.fpga.network import Instance, Network, read
+from mxexport.fpga.schedule import path
 from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
-from mxexport.fpga.types import Conversion, Wide
+from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.units import OF_OPERATOR
 from mxexport.model import graph
@@ -154,21 +155,6 @@ def _candidates(kind: Wide) -> list[int]:
     row = kind.shape[-2] if len(kind.shape) > 1 else 1
     divisors = [n for n in range(1, kind.channels + 1) if kind.channels % n == 0]
     return divisors + [n * kind.channels for n in range(2, row + 1) if row % n == 0]
-
-
-def path(kind: Wide, lanes: int, wanted: int) -> list[Conversion]:
-    """What brings a stream from `lanes` to `wanted`, whatever they are: over a whole vector where neither number is a
-    multiple of the other."""
-    found = []
-    for step in kind.conversions(lanes, wanted):
-        if step.exists:
-            found.append(step)
-            continue
-        stops = [step.lanes, *(-(-step.count // n) * n for n in (step.lanes, step.wanted)), step.wanted]
-        for a, b in zip(stops, stops[1:], strict=False):
-            if a != b:
-                found.append(Conversion(a, b, step.bits, step.count, step.side, step.vectors))
-    return found
 
 
 class _PartPlacer(Placer):

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mxexport.errors import OptionError
+from mxexport.fpga import copies
 from mxexport.fpga.emit import Cell, Design
 from mxexport.fpga.network import Instance
-from mxexport.fpga.schedule import stream_lanes
 from mxexport.fpga.tools.simulator import Seen
 from mxexport.fpga.types import Blocks
 
@@ -31,13 +31,15 @@ def probed(design: Design, names: Iterable[str]) -> list[Instance]:
 
 
 def beats_of(design: Design, instance: Instance, frames: int) -> int:
-    return frames * instance.unit.result.beats(stream_lanes(design.network, design.foldings, instance.result))
+    """Of so many frames, in all turns of each."""
+    lanes = copies.lanes(instance.unit, design.foldings[instance.name])[1]
+    return len(instance.unrolled) * frames * instance.unit.result.beats(lanes)
 
 
 def words_of(design: Design, instance: Instance, seen: Seen) -> dict[str, np.ndarray]:
     """What a unit put out, by the values of its node in dataflow.onnx: wide integers, or codes and scale codes. Whole
     frames alone: a simulation ends with the last output, which may not wait for all that is on its way."""
-    kind, lanes = instance.unit.result, stream_lanes(design.network, design.foldings, instance.result)
+    kind, lanes = instance.unit.result, copies.lanes(instance.unit, design.foldings[instance.name])[1]
     whole = len(seen.beats) - len(seen.beats) % kind.beats(lanes)
     found = kind.unpack(seen.beats[:whole], lanes)
     return dict(zip(instance.values, found if isinstance(kind, Blocks) else (found,), strict=True))

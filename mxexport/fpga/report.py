@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from mxexport.fpga import copies, emit, memory
-from mxexport.fpga.area import Area, glue, total
+from mxexport.fpga.area import Area, total
 from mxexport.fpga.devices import clock_limit, resources
+from mxexport.fpga.estimate import estimate, whole
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import next_step
-from mxexport.fpga.timing import cycles_per_unit, latency
+from mxexport.fpga.schedule import next_faster
+from mxexport.fpga.timing import TURNS, cycles_per_unit, latency, turn_cycles
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding
 
@@ -70,14 +71,17 @@ def describe(
         "cells": _cells(design, taken, areas),
         "estimate": area.table(),
         "utilization_percent": _utilization(area, part),
-        "next_step": _next_step(design, supported, folding),
-    }
+        "next_step": _next_step(design, supported, folding, area),
+    } | _in_turn(network, foldings)
 
 
-def estimate(design: emit.Design) -> dict[str, Area]:
-    """Cell -> area by the model, units and what stands between them."""
-    units = {design.units[i.name]: copies.area(i.unit, design.foldings[i.name]) for i in design.network.instances}
-    return {c.name: units[c.name] if c.name in units else glue(c.module, c.parameters) for c in design.cells}
+def _in_turn(network: Network, foldings: Mapping[str, Folding]) -> dict:
+    """Of layers in turn: how many turns a frame takes, in which units, and the cycles of one; nothing of others."""
+    loop = network.loop
+    if loop is None:
+        return {}
+    body = [i.name for i in network.instances if i.name in loop.body]
+    return {"in_turn": {"turns": loop.count, "turn_cycles": turn_cycles(network, foldings), "body": body}}
 
 
 def _cells(design: emit.Design, cycles: Mapping[str, int], areas: Mapping[str, Area]) -> list[dict]:
@@ -122,11 +126,12 @@ def _utilization(area: Area, part: str) -> dict[str, float] | None:
     return {name: round(100 * n / most[name], 1) for name, n in area.table().items() if most[name]}
 
 
-def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping) -> dict | None:
-    found = next_step(design.network, design.foldings, folding)
+def _next_step(design: emit.Design, clock_mhz: float, folding: Mapping, area: Area) -> dict | None:
+    found = None if design.network.loop else next_faster(design.network, design.foldings, folding)
     if found is None:
         return None
-    cycles, more = found
+    cycles, foldings = found
+    more = whole(design.network, foldings) + area * -1
     return {"layer_cycles": cycles, "layer_frames_per_second": clock_mhz * 1e6 / cycles, "more": more.table()}
 
 
@@ -154,6 +159,8 @@ def _why_limited(
     product = next((p for p in network.products() if p.name == name), None)
     if name == memory.READS:
         return f"weights take {cycles} cycles per frame from memory; give more memory_bits or larger tiles"
+    if name == TURNS:
+        return f"layers in turn take {cycles} cycles per frame, {network.loop.count} turns one behind the other"
     if product is None:
         return f"{name!r} takes {cycles} cycles per frame; give the layers around it more lanes"
     chosen, layer = foldings[name], product.layer
@@ -165,8 +172,8 @@ def _why_limited(
 
 
 def describe_product(network: Network, product: Instance, f: Folding) -> dict:
-    """A row of `layers`."""
-    unit = product.unit
+    """A row of `layers`; of layers in turn, weights and macs of all turns, and the cycles of one."""
+    unit, turns = product.unit, len(product.unrolled)
     x, weight = unit.sources[0], getattr(unit, "weight", None)  # None: the other operand is a stream
     per_vector = x.channels * unit.result.channels if weight is None else int(weight.codes.size)
     return {
@@ -179,8 +186,8 @@ def describe_product(network: Network, product: Instance, f: Folding) -> dict:
         "accumulator_bits": unit.result.width,
         "lsb_exp": unit.result.lsb_exp,
         **asdict(f),
-        "weights": 0 if weight is None else int(weight.codes.size),
-        "macs": per_vector * unit.result.vectors,
+        "weights": 0 if weight is None else turns * int(weight.codes.size),
+        "macs": turns * per_vector * unit.result.vectors,
         "cycles": copies.cycles(unit, f),
         "padding_percent": round(100 * (1 - x.channels / (x.blocks * x.group_size)), 1),
     }

@@ -13,15 +13,16 @@ from mxexport.fpga.area import Area, glue, total
 from mxexport.fpga.elimination import least
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.pace import Choices
-from mxexport.fpga.types import Stream
+from mxexport.fpga.types import Conversion, Stream, Wide
 from mxexport.fpga.unit import Folding, Unit
+from mxexport.fpga.words import power_of_two
 
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
 Kinds = tuple[str, ...]
-"""What products are made of where they may be, in the order in which it is tried: "dsp" (slices, in pairs), "threes" (slices
-of Versal parts, with three products of integers where that takes fewer), "lut"."""
+"""What products are made of where they may be, in the order in which it is tried: "dsp" (slices, in pairs), "threes"
+(slices of Versal parts, with three products of integers where that takes fewer), "lut"."""
 DSP, LUTS, AUTO = ("dsp",), ("lut",), ("dsp", "lut")
 _TOO_SLOW, _IMPOSSIBLE = 1e9, 1e14  # LUTs: taken only where nothing else is left; never
 _MOST_CYCLES = 1 << 62
@@ -41,9 +42,7 @@ def fold(
         OptionError: an override names no layer, or is no folding of it.
     """
     overrides, products = dict(overrides or {}), network.products()
-    names = [p.layer for p in products]
-    if unknown := sorted(set(overrides) - set(names)):
-        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
+    check_layers(network, overrides)
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
     legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, kind)
     # No unit need be faster than the slowest at its fastest.
@@ -55,9 +54,16 @@ def fold(
     return found
 
 
+def check_layers(network: Network, overrides: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises OptionError where an override names no layer."""
+    names = [p.layer for p in network.products()]
+    if unknown := sorted(set(overrides) - set(names)):
+        raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
+
+
 def _legal(network: Network, asked: Choices, kind: str = "dsp") -> dict[str, list[Folding]]:
-    """Instance -> its foldings: those asked for, or all with their products of that kind, but for those whose lanes fit
-    no bus outside.
+    """Instance -> its foldings: those asked for, or all with their products of that kind, but for those whose lanes
+    fit no bus outside.
 
     Raises:
         OptionError: what is asked for fits none.
@@ -107,60 +113,10 @@ def cycle_counts(network: Network) -> list[int]:
     return sorted({copies.cycles(p.unit, f) for p in network.products() for f in copies.foldings(p.unit)})
 
 
-def fold_for_budget(
-    network: Network, budget: Area, overrides: Mapping[str, tuple[int, ...]] | None = None, kinds: Kinds = DSP
-) -> dict[str, Folding]:
-    """Those of the fastest design within `budget`: by bisection over every number of cycles that a folding gives,
-    because a slower target never takes a larger folding. The first of `kinds` that fits is taken.
-
-    Raises:
-        OptionError: even the smallest design needs more; says of what.
-    """
-    targets = cycle_counts(network)
-
-    def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
-        beyond = ""
-        for kind in kinds:
-            found = fold(network, target, overrides, kind)
-            if not (beyond := area_of(network, found).beyond(budget)):
-                return found, ""
-        return None, beyond
-
-    found, beyond = fitting(targets[-1])
-    if found is None:
-        raise OptionError(f"budget: the smallest design needs {beyond}; allow more, or make the network smaller")
-    low, high = 0, len(targets) - 1
-    while low < high:
-        middle = (low + high) // 2
-        faster, _ = fitting(targets[middle])
-        if faster is None:
-            low = middle + 1
-        else:
-            found, high = faster, middle
-    return found
-
-
-def fold_within(
-    network: Network,
-    target_cycles: int | None,
-    budget: Area | None,
-    overrides: Mapping[str, tuple[int, ...]] | None = None,
-    kinds: Kinds = DSP,
-) -> dict[str, Folding]:
-    """For a number of cycles, for a budget, or for both. Raises OptionError where both cannot be met."""
-    if budget is None:
-        return fold(network, target_cycles, overrides, kinds[0])
-    if target_cycles is None:
-        return fold_for_budget(network, budget, overrides, kinds)
-    for kind in kinds:
-        found = fold(network, target_cycles, overrides, kind)
-        if not (over := area_of(network, found).beyond(budget)):
-            return found
-    raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")
-
-
-def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping) -> tuple[int, Area] | None:
-    """(cycles, more area) of the next faster design; None where every layer is at its fastest."""
+def next_faster(
+    network: Network, foldings: Mapping[str, Folding], asked: Mapping
+) -> tuple[int, dict[str, Folding]] | None:
+    """(cycles, foldings) of the next faster design; None where every layer is at its fastest."""
 
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
@@ -173,12 +129,12 @@ def next_step(network: Network, foldings: Mapping[str, Folding], asked: Mapping)
     for target in sorted((c for c in faster if least <= c < now), reverse=True):
         found = _fold_at(network, legal, target)
         if found is not None and (reached := slowest(found)) < now:
-            return reached, area_of(network, found) + area_of(network, foldings) * -1
+            return reached, found
     return None
 
 
 def area_of(network: Network, foldings: Mapping[str, Folding]) -> Area:
-    """The estimate for all units and for the lane converters between them."""
+    """The estimate for all units and for the lane converters between them; not for FIFOs (`estimate.whole`)."""
     found = total(copies.area(i.unit, foldings[i.name]) for i in network.instances)
     for stream, kind in network.streams.items():
         lanes, readers = stream_lanes(network, foldings, stream), network.readers(stream)
@@ -219,6 +175,21 @@ def handover(kind: Stream, lanes: int, wanted: int, cadence: float) -> float:
 def meet(kind: Stream, lanes: int, wanted: int) -> bool:
     """Whether lane converters bring a stream from `lanes` to `wanted`."""
     return all(c.exists for c in kind.conversions(lanes, wanted))
+
+
+def path(kind: Wide, lanes: int, wanted: int) -> list[Conversion]:
+    """What brings a stream from `lanes` to `wanted`, whatever they are: over a whole vector where neither number is a
+    multiple of the other."""
+    found = []
+    for step in kind.conversions(lanes, wanted):
+        if step.exists:
+            found.append(step)
+            continue
+        stops = [step.lanes, *(-(-step.count // n) * n for n in (step.lanes, step.wanted)), step.wanted]
+        for a, b in zip(stops, stops[1:], strict=False):
+            if a != b:
+                found.append(Conversion(a, b, step.bits, step.count, step.side, step.vectors))
+    return found
 
 
 def converter_area(kind: Stream, lanes: int, wanted: int) -> Area:
@@ -290,7 +261,9 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[
     wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
         known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
-        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1 and (f.luts, f.threes) == (wanted.luts, wanted.threes))
+        more = "".join(
+            f"; or {f}" for f in options if f.taps * f.pixels > 1 and (f.luts, f.threes) == (wanted.luts, wanted.threes)
+        )
         raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 
@@ -302,14 +275,19 @@ def _listed(numbers) -> str:
 def port_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
     """Lanes of an input or output of the network, a power of two that holds what its reader takes or its unit gives."""
     if (maker := network.maker(stream)) is not None:
-        most = copies.lanes(maker.unit, foldings[maker.name])[1]
-    else:
-        most = max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream))
-    return 1 << (most - 1).bit_length()
+        return power_of_two(copies.lanes(maker.unit, foldings[maker.name])[1])
+    return _lanes_taken(network, foldings, stream)
+
+
+def _lanes_taken(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
+    """A power of two of lanes that holds what every reader takes."""
+    return power_of_two(max(copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(stream)))
 
 
 def stream_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> int:
-    """Lanes in which a stream comes, from its unit or from outside."""
+    """Lanes in which a stream comes, from its unit or from outside; or from a turn before."""
+    if network.loop is not None and stream == network.loop.entry:
+        return _lanes_taken(network, foldings, stream)
     maker = network.maker(stream)
     if maker is None:
         return port_lanes(network, foldings, stream)

@@ -12,17 +12,23 @@ from collections.abc import Mapping
 import numpy as np
 
 from mxexport.fpga import copies, memory
+from mxexport.fpga.loops import apart
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import handover, relays, stream_lanes
 from mxexport.fpga.unit import Folding, Held, Timing
+from mxexport.fpga.words import power_of_two
 
+TURNS = "turns"
+"""Among cycles: what a frame takes to go around."""
 _FRAMES = 3
 _SLACK = 8  # beats on top of what the model finds: registers between units, lane converters
 
 
 def cycles_per_unit(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
     """Instance -> cycles that a frame occupies it; inputs under their streams' names, the bus on which weights are read
-    as `memory.READS`."""
+    as `memory.READS`. Where frames go around: those of a turn, and of all turns together as `TURNS`."""
+    if network.loop is not None:
+        return _cycles_of_turns(network, foldings)
     found = {name: network.streams[name].beats(stream_lanes(network, foldings, name)) for name in network.inputs}
     for i in network.instances:
         handed_on = math.ceil(cadence(network, foldings, i) * i.unit.result.vectors)
@@ -46,20 +52,32 @@ def _turned(network: Network, foldings: Mapping[str, Folding], instance: Instanc
 
 def cadence(network: Network, foldings: Mapping[str, Folding], instance: Instance) -> float:
     """Cycles from one vector of a unit to the next, lane converters behind it included."""
-    own, kind = copies.timing(instance.unit, foldings[instance.name]).cadence, instance.unit.result
+    return _handed_on(network, foldings, instance, copies.timing(instance.unit, foldings[instance.name]).cadence)
+
+
+def _handed_on(network: Network, foldings: Mapping[str, Folding], instance: Instance, own: float) -> float:
+    """The same of a unit that makes one every `own` cycles."""
+    kind = instance.unit.result
     lanes = copies.lanes(instance.unit, foldings[instance.name])[1]
     taken = [copies.lanes(r.unit, foldings[r.name])[0] for r in network.readers(instance.result)]
     return max([own, *(handover(kind, lanes, wanted, own) for wanted in taken)])
 
 
 def arrivals(
-    network: Network, foldings: Mapping[str, Folding], frames: int = _FRAMES, paced: bool = True
+    network: Network,
+    foldings: Mapping[str, Folding],
+    frames: int = _FRAMES,
+    paced: bool = True,
+    given: Mapping[str, np.ndarray] | None = None,
+    idle: bool = False,
 ) -> dict[str, np.ndarray]:
     """Stream -> cycle in which each vector of `frames` frames has come. `paced`: the input comes evenly, at the rate
-    of the slowest unit; else as fast as its lanes carry it."""
-    cycles = cycles_per_unit(network, foldings)
-    found = {}
+    of the slowest unit; else as fast as its lanes carry it. `given`: the same of inputs, where it is known.
+    `idle`: units have done nothing for a while before each frame."""
+    cycles, found = cycles_per_unit(network, foldings), dict(given or {})
     for name in network.inputs:
+        if name in found:
+            continue
         vectors = network.streams[name].vectors
         step = (max(cycles.values()) if paced else cycles[name]) / vectors
         found[name] = (np.arange(vectors * frames) + 1) * step
@@ -75,6 +93,9 @@ def arrivals(
             whole = times.reshape(frames, -1)[:, -1] + held.latency
             ready = np.maximum(ready, whole.repeat(len(ready) // frames))
         pace = np.arange(len(ready)) * cadence(network, foldings, instance)
+        if idle and timing.tile > 1:
+            tile, within = timing.tile, _handed_on(network, foldings, instance, timing.within)
+            pace = pace - (np.arange(len(ready)) % tile) * (cadence(network, foldings, instance) - within)
         found[instance.result] = np.maximum.accumulate(ready - pace) + pace
     return found
 
@@ -112,6 +133,8 @@ def _wanted(times: np.ndarray, timing: Timing, frames: int) -> np.ndarray:
 def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
     """Cycles from the first input beat of the first frame to its last output beat; at least those that bring its
     weights from memory."""
+    if network.loop is not None:
+        return _latency_of_turns(network, foldings)
     times = arrivals(network, foldings, 1, paced=False)
     return max(int(np.ceil(max(times[name][-1] for name in network.outputs))), memory.reads(network, foldings))
 
@@ -119,8 +142,17 @@ def latency(network: Network, foldings: Mapping[str, Folding]) -> int:
 def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
     """(stream, reader) -> beats of the FIFO in front of the reader, a power of two: wherever streams meet, and a small
     one wherever a stream has several readers. Readers are called `instance/input`."""
+    if network.loop is not None:
+        return _depths_of_turns(network, foldings)
     frames = _frames(network, foldings)
-    times, found = arrivals(network, foldings, frames), {}
+    return _depths(network, foldings, arrivals(network, foldings, frames), frames)
+
+
+def _depths(
+    network: Network, foldings: Mapping[str, Folding], times: Mapping[str, np.ndarray], frames: int
+) -> dict[tuple[str, str], int]:
+    """The same for frames that come and pass at those times."""
+    found = {}
     for stream, kind in network.streams.items():
         readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
         forks = len(readers) + (stream in network.outputs) > 1
@@ -131,7 +163,7 @@ def fifo_depths(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple
             held = copies.timing(reader.unit, foldings[reader.name]).held
             taken = _taken(times, reader, held, i, frames)
             waiting = math.ceil(_most_waiting(times[stream], taken) * beats) + _SLACK
-            found[stream, f"{reader.name}/{i}"] = 1 << (waiting - 1).bit_length()
+            found[stream, f"{reader.name}/{i}"] = power_of_two(waiting)
     return found
 
 
@@ -161,3 +193,114 @@ def _taken(
 def _most_waiting(come: np.ndarray, taken: np.ndarray) -> int:
     """Vectors that have come and are not taken yet, at most."""
     return int((np.searchsorted(come, taken, side="right") - np.arange(len(come))).max())
+
+
+# --- frames that go around ----------------------------------------------------------------------------------------
+
+_STEADY = 3  # turns, behind which they are alike
+_WAY_BACK = 4  # cycles: two of the FIFO, a register before the body, one behind the lane converter
+
+
+def _cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for part in apart(network):
+        found |= cycles_per_unit(part, foldings) if part.instances else {}
+    found.pop(memory.READS, None)
+    found[TURNS] = cycles_of_turns(network, foldings)
+    if reads := memory.reads(network, foldings):
+        found[memory.READS] = reads
+    return found
+
+
+def turn_cycles(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Those that a turn occupies the slowest unit of the body."""
+    cycles = cycles_per_unit(apart(network)[1], foldings)
+    return max(n for name, n in cycles.items() if name != memory.READS)
+
+
+def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """Those of a frame, from foldings of the body alone. A turn begins when the one before has brought back its first
+    vector, and no sooner than the slowest unit is free; the first turn of the next frame follows the last."""
+    turn = turn_cycles(network, foldings)
+    apart_by = max(turn, _apart_by(apart(network)[1], foldings))
+    return math.ceil((network.loop.count - 1) * apart_by + turn)
+
+
+def _apart_by(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles from the first vector of a turn to that of the next, once every turn takes as long as the one before."""
+    entered, _ = _entering(body, foldings, _as_lanes(body, foldings), _STEADY)
+    return entered[-1][0] - entered[-2][0]
+
+
+def _entering(
+    body: Network, foldings: Mapping[str, Folding], came: np.ndarray, count: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """When the vectors of turns enter the body, the first as they `came`, each other as the one before leaves; and when
+    those of the last of `count` turns leave."""
+    (entry,), (exit_,) = body.inputs, body.outputs
+    entered = [came]
+    for turn in range(1, count + 1):
+        given = {entry: np.concatenate(entered)}
+        times = arrivals(body, foldings, turn, paced=False, given=given, idle=True)
+        left = times[exit_].reshape(turn, -1)[-1]
+        entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings)))
+    return entered, left
+
+
+def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
+    """As `latency`, turn by turn: each comes in as the one before comes out."""
+    before, body, behind = apart(network)
+    (entry,), (exit_,) = body.inputs, body.outputs
+    came = (
+        arrivals(before, foldings, 1, paced=False, idle=True)[entry] if before.instances else _as_lanes(body, foldings)
+    )
+    _, left = _entering(body, foldings, came + 1, network.loop.count)
+    end = left[-1] + 1
+    if behind.instances:
+        times = arrivals(behind, foldings, 1, paced=False, given={exit_: left + 1}, idle=True)
+        end = max(times[name][-1] for name in behind.outputs)
+    return max(math.ceil(end), memory.reads(network, foldings))
+
+
+def _step(body: Network, foldings: Mapping[str, Folding]) -> float:
+    """Cycles that a vector takes to enter the body."""
+    (entry,) = body.inputs
+    return body.streams[entry].beats(stream_lanes(body, foldings, entry)) / body.streams[entry].vectors
+
+
+def _as_lanes(body: Network, foldings: Mapping[str, Folding]) -> np.ndarray:
+    (entry,) = body.inputs
+    return (np.arange(body.streams[entry].vectors) + 1) * _step(body, foldings)
+
+
+def _one_by_one(times: np.ndarray, step: float) -> np.ndarray:
+    """The same vectors, none sooner than `step` behind the one before."""
+    pace = np.arange(len(times)) * step
+    return np.maximum.accumulate(times - pace) + pace
+
+
+def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[tuple[str, str], int]:
+    """As `fifo_depths`. In the body, for turns that follow each other as frames do, and for one that comes as fast as
+    it can; it holds two at most, the last turn of a frame and the first of the next."""
+    before, body, behind = apart(network)
+    found: dict[tuple[str, str], int] = {}
+    for part in (before, behind):
+        found |= fifo_depths(part, foldings) if part.instances else {}
+    at_once = _depths(body, foldings, arrivals(body, foldings, 1, paced=False, idle=True), 1)
+    for (stream, reader), depth in fifo_depths(body, foldings).items():
+        most = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
+        found[stream, reader] = min(max(depth, at_once[stream, reader]), power_of_two(most))
+    return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
+
+
+def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
+    """Beats of a frame, as a power of two, in front of the body and behind it, where units there work on one frame for
+    longer than a turn takes."""
+    before, _, behind = apart(network)
+    turn, found = turn_cycles(network, foldings), {}
+    for part, stream in ((before, network.loop.entry), (behind, network.loop.exit)):
+        if part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
+            maker = network.maker(stream)
+            beats = network.streams[stream].beats(copies.lanes(maker.unit, foldings[maker.name])[1])
+            found[stream] = power_of_two(max(beats, 2))
+    return found

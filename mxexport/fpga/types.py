@@ -13,6 +13,9 @@ from mxexport.numbers.formats import Element, IntElement, get_format
 from mxexport.numbers.grids import Grid
 from mxexport.numbers.groups import group_count
 
+_MASK_LSB = 16
+"""-2 of such units is lower than any score: what hides a key in a mask that is added."""
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -54,6 +57,15 @@ class Wide:
     width: int
     lsb_exp: int
     nonnegative: bool = False
+
+    @classmethod
+    def mask(cls, shape: tuple[int, ...]) -> Wide:
+        """Of a mask that is added: 0, or as low as any (see `masks.HIDDEN`)."""
+        return cls(shape, 2, _MASK_LSB)
+
+    @property
+    def is_mask(self) -> bool:
+        return (self.width, self.lsb_exp) == (2, _MASK_LSB)
 
     @property
     def channels(self) -> int:

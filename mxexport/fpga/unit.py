@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from mxexport.fpga.area import Parts
     from mxexport.fpga.lowering import Lowering
     from mxexport.fpga.windows import Window
+
+
+UnitT = TypeVar("UnitT")
 
 
 class Refused(Exception):
@@ -42,7 +45,9 @@ class Folding:
 
     def __str__(self) -> str:
         more = [f"{name}={n}" for name, n in (("taps", self.taps), ("pixels", self.pixels)) if n > 1]
-        return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more, *["in LUTs"] * self.luts, *["in threes"] * self.threes])
+        return ", ".join(
+            [f"pe={self.pe}", f"simd={self.simd}", *more, *["in LUTs"] * self.luts, *["in threes"] * self.threes]
+        )
 
     @property
     def at_once(self) -> int:
@@ -116,6 +121,9 @@ class Timing:
     """Cycles for each input vector that is waited for behind the last frame, where none comes."""
     held: tuple[Held, ...] = ()
     """The inputs behind the first, where whole frames of them are held: `needs` then speaks of the first alone."""
+    tile: int = 1
+    """Vectors that come out together where the unit was idle before, `within` cycles apart, not `cadence`."""
+    within: float = 0.0
 
 
 class Unit(Protocol):
@@ -200,6 +208,11 @@ class Unit(Protocol):
     def bound(self, *inputs: np.ndarray) -> np.ndarray | None:
         """How far the QONNX graph, which computes in float32, may be off for these inputs (real numbers, float64);
         None: not at all, the results are equal as float32."""
+
+
+def in_width(unit: UnitT, width: int) -> UnitT:
+    """The unit, whose field `width` says how wide its result is at least, with that of its node."""
+    return unit if width <= unit.result.width else replace(unit, width=width)
 
 
 def parameters_of(unit: Unit, folding: Folding, files: Mapping[str, str]) -> dict[str, int | str]:

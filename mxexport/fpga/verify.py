@@ -57,12 +57,16 @@ _AT_A_TIME = 1 << 30
 """Bytes of all int64 streams together; windows and their shifted products are some times as much."""
 
 
-def portions(network: Network, arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """Arrays by name, so many frames at a time that what both graphs compute stays small in memory."""
-    frame = 8 * sum(
+def frame_bytes(network: Network) -> int:
+    """Of all streams of a frame, int64 each."""
+    return 8 * sum(
         kind.length if isinstance(kind, Wide) else math.prod(kind.shape) for kind in network.streams.values()
     )
-    count, frames = max(_AT_A_TIME // (8 * frame), 1), len(next(iter(arrays.values())))
+
+
+def portions(network: Network, arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """Arrays by name, so many frames at a time that what both graphs compute stays small in memory."""
+    count, frames = max(_AT_A_TIME // (8 * frame_bytes(network)), 1), len(next(iter(arrays.values())))
     for start in range(0, max(frames, 1), count):
         yield {name: array[start : start + count] for name, array in arrays.items()}
 

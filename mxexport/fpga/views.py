@@ -116,15 +116,17 @@ class View:
         """Lengths of these groups."""
         return tuple(size_of(group) for group in self.groups()) or (1,)
 
-    def around(self, axis: int) -> tuple[int, int, int]:
-        """How many values of a frame come before an axis, along it and inside of it. Raises Refused where its atoms do
-        not come side by side."""
-        own, atoms = self.axes[axis], self.atoms
+    def around(self, *axes: int) -> tuple[int, int, int]:
+        """How many values of a frame come before axes, along them and inside of them. Raises Refused where their atoms
+        do not come side by side."""
+        own, atoms = tuple(sorted(a for axis in axes for a in self.axes[axis])), self.atoms
+        shown = f"axis {axes[0]}" if len(axes) == 1 else f"axes {list(axes)}"
         if not own or own[0] == BATCH or any(a.repeated for a in own):
-            raise Refused(f"it looks at axis {axis} of {self}; expected one of several entries, and not the batch")
-        first = atoms.index(own[0])
-        if own != atoms[first : first + len(own)]:
-            raise Refused(f"axis {axis} of {self} does not come in one piece")
+            raise Refused(f"it looks at {shown} of {self}; expected one of several entries, and not the batch")
+        first, mixed = atoms.index(own[0]), any(self.axes[i] != tuple(sorted(self.axes[i])) for i in axes)
+        if mixed or own != atoms[first : first + len(own)]:
+            apart = "other axes come between its parts; expected a frame that is turned as a whole"
+            raise Refused(f"{shown} of {self} does not come in one piece: {apart}")
         return size_of(atoms[:first]), size_of(own), size_of(atoms[first + len(own) :])
 
     def with_last(self, axis: int, size: int) -> View:
@@ -166,15 +168,13 @@ class View:
         return View(tuple((Atom((-2,), count),) if i == axis else own for i, own in enumerate(self.axes)))
 
     def turned(self, axis: int) -> View:
-        """The same tensor of a stream that brings an axis last, which now comes first. Raises Refused where others
-        come before it."""
-        before, _, _ = self.around(axis)
-        if before != 1:
-            raise Refused(
-                f"axis {axis} of {self} comes neither first nor last; expected the channels, or what comes first"
-            )
-        own = self.axes[axis]
-        return self.reordered([*(a for a in self.atoms if a not in own), *own])
+        """The same tensor of a stream that brings an axis last: what comes behind it now comes first."""
+        self.around(axis)
+        return self.rotated(self.atoms.index(self.axes[axis][-1]) + 1)
+
+    def rotated(self, first: int) -> View:
+        """The same tensor of a stream that brings its first atoms last."""
+        return self.reordered([*self.atoms[first:], *self.atoms[:first]])
 
     def same(self, other: View) -> bool:
         """Whether two tensors of one shape come in the same order."""

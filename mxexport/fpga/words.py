@@ -9,6 +9,11 @@ import numpy as np
 from mxexport.numbers import groups
 
 
+def power_of_two(count: int) -> int:
+    """The smallest power of two that is no less than `count`, 1 and more."""
+    return 1 << (count - 1).bit_length()
+
+
 def pack_lanes(values: np.ndarray, width: int) -> np.ndarray:
     """Integers [words, lanes] -> bytes [words, ceil(lanes*width/8)], the low `width` (up to 64) bits of each."""
     return pack_fields([(values, width)])

@@ -4,6 +4,9 @@
    scales come from integer bits; elements are rounded by adding and subtracting the power of two whose last bit
    weighs one step of the element grid, which rounds to nearest even. Never compile this with -ffast-math.
 
+   Groups along the last axis are rounded in units of x where float32 holds their grid (unscaled.h), which needs no
+   multiplication; the others, and groups along other axes, in the element's range.
+
    Tensors are contiguous float32 [outer, length, inner]; groups of group_size run along `length`. A mask holds one
    bit per element in memory order, lowest bit first. The loops are written for the compiler to vectorize. */
 
@@ -12,6 +15,10 @@
 #include <stdlib.h>
 
 #include "bits.h"
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+#include "unscaled.h"
 
 enum { WORD = 32 };
 
@@ -30,7 +37,6 @@ typedef struct {
 enum { STREAMED = 1 << 21 }; /* elements; 8 MB, to be read and to be written */
 
 #if defined(__SSE2__)
-#include <immintrin.h>
 enum { CAN_STREAM = 1 };
 INLINE void stream_word(float *to, const float *from) { /* WORD elements, both on a line */
 #if defined(__AVX512F__)
@@ -52,9 +58,9 @@ INLINE void streams_done(void) {}
    at every line, half of the time once the tensors outgrow the caches. Addresses behind the tensor do no harm. */
 enum { AHEAD = 1024, LINE = 64 };
 
-#define SOON(address, for_writing)                                                                                  \
-    for (uintptr_t at = (uintptr_t)((address) + AHEAD), end = at + WORD * sizeof *(address); at < end; at += LINE)  \
-        __builtin_prefetch((const void *)at, for_writing)
+#define SOON(address, for_writing)                          \
+    for (size_t line = 0; line < WORD * sizeof *(address); line += LINE) \
+        __builtin_prefetch((const void *)((uintptr_t)(address) + AHEAD * sizeof *(address) + line), for_writing)
 
 /* --- the shared scales ----------------------------------------------------------------------------------------- */
 
@@ -108,7 +114,7 @@ INLINE void flush(Bits *bits) {
 
 /* At most WORD elements; `stride` 0 shares one scale, 1 reads one for each element. */
 INLINE void word_of_elements(const float *restrict x, float *restrict y, const float *restrict up, const float *restrict down, int stride, int count,
-                             const Format *f, Bits *mask) {
+                          const Format *f, Bits *mask) {
     const int32_t lowest = (f->emin + 127) << 23, shift = (23 - f->mantissa_bits) << 23;
     const float max_val = f->max_val, limit = f->limit, zero = f->zero;
     uint32_t inside = 0;
@@ -148,27 +154,106 @@ INLINE void elements(const float *restrict x, float *restrict y, const float *re
 
 enum { TILE_GROUPS = 32, TILE_ELEMENTS = 4096 }; /* what is read twice stays in the first-level cache */
 
+/* Of the groups of a tile. `Numbers` by member, one array each. */
+typedef struct {
+    int32_t amax[TILE_GROUPS], lowest[TILE_GROUPS];
+    float scale[TILE_GROUPS], largest[TILE_GROUPS], limit[TILE_GROUPS];
+} Tile;
+
+/* Scales, and the numbers of grids in units of x, of all groups that a tile may have: a loop of constant length. 0 where
+   float32 does not hold every grid: nothing of what was written counts then. */
+static __attribute__((noinline)) int grids_of(Tile *tile, Format f, Grid grid) {
+    const int32_t *restrict amax = tile->amax;
+    int32_t *restrict lowest = tile->lowest;
+    float *restrict scales = tile->scale, *restrict largest = tile->largest, *restrict limit = tile->limit;
+    const int32_t even = grid.way == EVEN ? -1 : 0, half = 1 << 22; /* as bits 2^-127, the least scale */
+    const float step = power_of_two(-f.frac_bits);
+    int32_t outside = 0;
+    for (int i = 0; i < TILE_GROUPS; i++) {
+        int32_t code = ((amax[i] + f.round_bias) >> 23) - f.emax;
+        code = code > f.code_min ? code : f.code_min;
+        code = code < f.code_max ? code : f.code_max;
+        int32_t used = code > grid.low ? code : grid.low, bits = code << 23;
+        outside |= (used - code) & (-amax[i] >> 31); /* too low, and not for zeros; in differences, which vectorize */
+        outside |= ((grid.high - used) | (INF_BITS - 1 - amax[i])) & SIGN;
+        scales[i] = float_of(bits > half ? bits : half) * step;
+        float scale = float_of(used << 23);
+        largest[i] = f.max_val * scale;
+        limit[i] = f.limit * scale;
+        lowest[i] = (bits_of(grid.even * scale) & even) | (((used << 23) + grid.lowest) & ~even);
+    }
+    return !outside;
+}
+
+/* Groups of one tile on grids in units of x. */
+INLINE void round_groups(const float *restrict x, float *restrict y, Way way, int32_t shift, const Tile *t, int64_t count, int64_t group_size,
+                         int streamed, Bits *mask) {
+    for (int64_t g = 0, at = 0; at < count; g++, at += group_size) {
+        const Numbers n = {t->largest[g], t->limit[g], t->lowest[g]};
+        int64_t end = count - at < group_size ? count : at + group_size, i = at;
+        for (; i + WORD <= end; i += WORD) {
+            SOON(x + i, 0); /* not y: lines asked for to be written push out those of x, a multiple of 4 kB away */
+            uint32_t inside = round_32(x + i, y + i, way, n, shift, mask != NULL, streamed);
+            if (mask) append(mask, inside, WORD);
+        }
+        if (i == end) continue;
+        int rest = (int)(end - i);
+        uint32_t inside = way == EVEN ? round_evenly(x + i, y + i, n, mask != NULL, rest)
+                                      : round_by_magnitude(x + i, y + i, n, shift, way == ONE_ZERO, mask != NULL, rest);
+        if (mask) append(mask, inside, rest);
+    }
+}
+
+/* One function for each way, so that its numbers stay in registers. */
+#define ROUND_GROUPS(name, way)                                                                                                       \
+    static __attribute__((noinline)) void name(const float *restrict x, float *restrict y, int32_t shift, const Tile *t, int64_t count,     \
+                                               int64_t group_size, int streamed, Bits *mask) {                                        \
+        if (streamed && mask)                                                                                                         \
+            round_groups(x, y, way, shift, t, count, group_size, 1, mask);                                                            \
+        else if (streamed)                                                                                                            \
+            round_groups(x, y, way, shift, t, count, group_size, 1, NULL);                                                            \
+        else if (mask)                                                                                                                \
+            round_groups(x, y, way, shift, t, count, group_size, 0, mask);                                                            \
+        else                                                                                                                          \
+            round_groups(x, y, way, shift, t, count, group_size, 0, NULL);                                                            \
+    }
+
+ROUND_GROUPS(round_with_both_zeros, SIGNED_ZERO)
+ROUND_GROUPS(round_with_one_zero, ONE_ZERO)
+ROUND_GROUPS(round_on_even_grid, EVEN)
+
 INLINE void tile(const float *restrict x, float *restrict y, float *restrict scale, int64_t count, int64_t group_size,
-                 const Format *f, Bits *mask) {
-    int32_t amax[TILE_GROUPS];
+                 const Format *f, Grid grid, Bits *mask) {
+    Tile t;
     float up[TILE_GROUPS], down[TILE_GROUPS];
-    int64_t whole = count / group_size, rest = count - whole * group_size;
-    for (int64_t g = 0; g < whole; g++) amax[g] = largest_magnitude(x + g * group_size, group_size);
-    if (rest) amax[whole] = largest_magnitude(x + whole * group_size, rest);
-    scales_of((Groups){amax, up, down}, scale, whole + (rest > 0), f);
-    for (int64_t g = 0; g < whole; g++)
-        elements(x + g * group_size, y + g * group_size, up + g, down + g, 0, group_size, f, mask);
-    if (rest) elements(x + whole * group_size, y + whole * group_size, up + whole, down + whole, 0, rest, f, mask);
+    int64_t whole = count / group_size, rest = count - whole * group_size, groups = whole + (rest > 0);
+    if (group_size == 32)
+        largest_of_32(x, whole, t.amax);
+    else
+        for (int64_t g = 0; g < whole; g++) t.amax[g] = largest_magnitude(x + g * group_size, group_size);
+    if (rest) t.amax[whole] = largest_magnitude(x + whole * group_size, rest);
+    for (int64_t g = groups; g < TILE_GROUPS; g++) t.amax[g] = 0;
+    if (grids_of(&t, *f, grid)) {
+        int streamed = f->streamed && (uintptr_t)y % LINE == 0 && group_size % WORD == 0;
+        memcpy(scale, t.scale, groups * sizeof *scale);
+        (grid.way == EVEN ? round_on_even_grid : grid.way == ONE_ZERO ? round_with_one_zero : round_with_both_zeros)(
+            x, y, grid.shift, &t, count, group_size, streamed, mask);
+        return;
+    }
+    scales_of((Groups){t.amax, up, down}, scale, groups, f);
+    for (int64_t g = 0, at = 0; at < count; g++, at += group_size)
+        elements(x + at, y + at, up + g, down + g, 0, count - at < group_size ? count - at : group_size, f, mask);
 }
 
 INLINE void contiguous_groups(const float *restrict x, float *restrict y, float *restrict scale, int64_t outer,
                               int64_t length, int64_t group_size, const Format *f, Bits *mask) {
     int64_t fitting = TILE_ELEMENTS / group_size;
     int64_t groups = fitting < 1 ? 1 : fitting < TILE_GROUPS ? fitting : TILE_GROUPS;
+    const Grid grid = grid_of(f->emin, f->mantissa_bits, f->max_val, bits_of(f->zero) == 0);
     for (int64_t o = 0; o < outer; o++)
         for (int64_t left = length; left > 0;) {
             int64_t count = left < groups * group_size ? left : groups * group_size;
-            tile(x, y, scale, count, group_size, f, mask);
+            tile(x, y, scale, count, group_size, f, grid, mask);
             x += count, y += count, left -= count, scale += groups;
             if (!left) scale -= groups - (count + group_size - 1) / group_size;
         }

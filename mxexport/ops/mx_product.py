@@ -45,9 +45,10 @@ class MXProduct(Operator):
         a = given["A_codes"]
         b = given.get("B_codes", (None,) * len(a))
         check_shape(cls.op_type(), "A_codes", a, (None,) * min(max(len(a), 3), 4))
-        check_shape(cls.op_type(), "B_codes", b, (a[0], *[None] * (len(a) - 2), a[-1]))
+        between = (None,) * (min(max(len(b), 3), len(a)) - 2)
+        check_shape(cls.op_type(), "B_codes", b, (a[0], *between, a[-1]))
         heads = a[2], b[2]
-        if len(a) == 4 and not any(map(groups.is_open, heads)) and heads[0] % max(heads[1], 1):
+        if len(a) == len(b) == 4 and not any(map(groups.is_open, heads)) and heads[0] % max(heads[1], 1):
             raise ShapeError(f"{cls.op_type()}: A has {heads[0]} heads, B {heads[1]}; expected a multiple of them")
         for name, codes in (("A_scale", a), ("B_scale", b)):
             expected = groups.contracted_shape(codes, len(codes) - 1, attributes["group_size"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mxexport.searching.finding import search
+from mxexport.searching.problem import finetuned
 from mxexport.searching.result import Evaluation, SearchResult
 
-__all__ = ["Evaluation", "SearchResult", "search"]
+__all__ = ["Evaluation", "SearchResult", "finetuned", "search"]

@@ -24,7 +24,7 @@ from mxexport.searching.choices import Assignment, Choice, choices_of
 from mxexport.searching.journal import Journal
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.metrics import Metric, check_metric, inputs_of
-from mxexport.searching.problem import Problem, measure, noises
+from mxexport.searching.problem import Finetune, Problem, measure, noises
 from mxexport.searching.result import OBJECTIVES, Evaluation, SearchResult, front
 
 FORMATS = ("mxint8", "mxint6", "mxint5", "mxint4")
@@ -47,6 +47,7 @@ def search(
     fold_batch_norm: bool = False,
     recipe: str | None = None,
     attention: bool = False,
+    finetune: Finetune | None = None,
     journal: str | os.PathLike | None = None,
     cluster: object = None,
     at_once: int = 4,
@@ -79,6 +80,9 @@ def search(
         fold_batch_norm: likewise.
         recipe: likewise.
         attention: likewise.
+        finetune: a function that trains a quantized network on in place, for as many steps as it likes; every network
+            is measured after it, the reference too. Its weights are not kept: those that were measured come from
+            `mxexport.searching.finetuned(qmodel, finetune)`.
         journal: a file that keeps what is measured; a search that was ended goes on with it. Measurements of another
             model, other data, metric or options in it are not used.
         cluster: where networks are measured, see `mxexport.cluster.connected`: None for here, a number of processes, a
@@ -106,7 +110,9 @@ def search(
         "exclude": exclude, "scale_rule": scale_rule, "fold_batch_norm": fold_batch_norm, "recipe": recipe,
         "attention": attention,
     }  # fmt: skip
-    problem = Problem(model, inputs_of(data), data, metric, options, target)
+    if finetune is not None and not callable(finetune):
+        raise OptionError(f"finetune is {finetune!r}; expected a function that trains the network it is given")
+    problem = Problem(model, inputs_of(data), data, metric, options, target, finetune)
     layers = problem.layers(choices[0])
     if "" in layers:
         raise UnsupportedError("search: the model itself is one layer; put it into an nn.Sequential, which names it")
@@ -127,7 +133,8 @@ class _Measured:
             contents.metric_key(problem.metric),
         ]
         how = [repr(sorted(problem.options.items())), repr(problem.target and sorted(problem.target.items()))]
-        self.key = digest([mxexport.__version__, *parts, *how])
+        trained = [] if problem.finetune is None else [contents.metric_key(problem.finetune)]
+        self.key = digest([mxexport.__version__, *parts, *how, *trained])
 
     @property
     def room(self) -> int:

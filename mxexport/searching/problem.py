@@ -21,6 +21,9 @@ from mxexport.searching import sizes
 from mxexport.searching.choices import FLOAT, Assignment, Choice, format_table
 from mxexport.searching.metrics import Metric, score
 
+Finetune = Callable[[nn.Module], object]
+"""Trains a quantized network in place."""
+
 _FEW = 128
 """Frames that sensitivities are found on."""
 _MOST_NOISE = 1e9
@@ -30,7 +33,8 @@ _MOST_NOISE = 1e9
 @dataclass(frozen=True)
 class Problem:
     """`inputs`: what the model runs on, as `quantize_model` takes them; `data`: what the metric gets; `options`: of
-    `quantize_model`; `target`: options of `compile`, None where nothing is compiled."""
+    `quantize_model`; `target`: options of `compile`, None where nothing is compiled; `finetune`: trains a network on
+    before it is measured."""
 
     model: nn.Module
     inputs: object
@@ -38,9 +42,14 @@ class Problem:
     metric: Metric
     options: Mapping[str, Any]
     target: Mapping[str, Any] | None
+    finetune: Finetune | None = None
 
     def quantized(self, assignment: Assignment) -> nn.Module:
-        return _quietly(quantize_model, self.model, **self._options(), formats=format_table(assignment)).eval()
+        """In eval mode, trained on where that is asked for."""
+        made = _quietly(quantize_model, self.model, **self._options(), formats=format_table(assignment)).eval()
+        if self.finetune is not None:
+            finetuned(made, self.finetune)
+        return made
 
     def layers(self, choice: Choice) -> list[str]:
         """Names of what is quantized, in the model's order."""
@@ -57,6 +66,18 @@ class Problem:
         if given.get("recipe") is not None:
             given["calibration"] = first_frames(self.inputs, _FEW)
         return given
+
+
+def finetuned(model: nn.Module, finetune: Finetune) -> nn.Module:
+    """`model` after `finetune(model)` in training mode, in eval mode again.
+
+    torch's random numbers start from 0 and stay what they were outside, and one thread computes: the same network comes
+    out wherever it is trained.
+    """
+    with torch.random.fork_rng(devices=[]), one_thread(), torch.enable_grad():
+        torch.manual_seed(0)
+        finetune(model.train())
+    return model.eval()
 
 
 def measure(problem: Problem, assignment: Assignment) -> dict[str, Any]:

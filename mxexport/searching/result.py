@@ -17,8 +17,9 @@ from rich.text import Text
 from mxexport.errors import InputFileError
 from mxexport.model.writer import write_bytes
 from mxexport.reporting.cells import html_table, shown
-from mxexport.reporting.page import Facts, Page, Table
+from mxexport.reporting.page import Facts, Page, Picture, Table
 from mxexport.searching.choices import format_table
+from mxexport.searching.drawing import front_svg
 
 _MORE_IS_BETTER = "frames_per_second"
 COLUMNS = {
@@ -117,6 +118,18 @@ class SearchResult:
         """One page for people."""
         return self.page().to_html()
 
+    def to_svg(self) -> str:
+        """Metric against cost of every network, and the line of those that no other beats."""
+
+        def point(e: Evaluation) -> tuple[float, float, str]:
+            cost = e.costs[self.objective]
+            return cost, e.metric, f"{shown(e.metric)} at {cost:,g} {COLUMNS[self.objective]}: {e.in_short()}"
+
+        every = [point(e) for e in self.evaluations if e.metric is not None]
+        least = self.reference.metric - self.within
+        marked = {"reference": point(self.reference), "best": point(self.best)}
+        return front_svg(every, [point(e) for e in self.front()], marked, least, COLUMNS[self.objective])
+
     def page(self) -> Page:
         kinds = {COLUMNS[kind]: self.best.costs[kind] for kind in self._kinds()}
         facts = {"metric": self.best.metric, "metric of the reference": self.reference.metric, **kinds}
@@ -125,7 +138,8 @@ class SearchResult:
         columns = ("layer", "best", "reference")
         layers = [(name, text, self.reference.formats[name]) for name, text in self.best.formats.items()]
         refused = [(e.in_short(), e.refused) for e in self.evaluations if e.refused]
-        sections = [Facts("At a glance", facts), Table("Networks that no other beats", *self._table(), note)]
+        sections = [Facts("At a glance", facts), Picture("Every network that was measured", self.to_svg())]
+        sections += [Table("Networks that no other beats", *self._table(), note)]
         sections += [Table("Formats by layer", columns, layers)]
         sections += [Table("What could not be made", ("network", "why"), refused)] if refused else []
         title = f"{self.saved_percent:.0f}% {'more' if self.objective == _MORE_IS_BETTER else 'fewer'} "

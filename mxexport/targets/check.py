@@ -9,12 +9,11 @@ import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
 from mxexport.fpga.lowering import SUGGESTIONS, read_frames
-from mxexport.fpga.static_scales import take_out_scales
+from mxexport.fpga.prepared import complete, prepare
 from mxexport.model import graph, rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.model.rewriting import constant
 from mxexport.ops import DOMAIN, of_role
-from mxexport.passes.clean.infer_shapes import infer_shapes
 from mxexport.targets.conversion import convert_model
 
 Problem = tuple[str, str]
@@ -66,8 +65,8 @@ def _where(node: ir.Node) -> str:
 def _dataflow(model: ir.Model) -> Iterator[Problem]:
     """The compiler's own reading of the graph, so that both say the same."""
     copy = model.clone()
-    infer_shapes(copy)
-    take_out_scales(copy)
+    complete(copy)
+    prepare(copy)
     try:
         read_frames(copy)
     except UnsupportedError as error:

@@ -57,12 +57,15 @@ def convert_design(source: str | os.PathLike, out: str | os.PathLike, verify: Ve
 
     Raises:
         InputFileError: no design, or `out` cannot be written.
-        UnsupportedError: several outputs, or one whose step float32 does not hold.
+        UnsupportedError: several outputs, or one whose step float32 does not hold; layers in turn.
         VerificationError: units that give other integers.
     """
     design, out = Design(source), _writable(Path(out))
     network = design.network
     _check_ends(design)
+    if design.hardware.loop is not None:
+        found = f"{design.path}: its layers take turns in one piece of hardware, which FINN cuts between layers"
+        raise UnsupportedError(f"{found}; compile it without in_turn")
     found = parts.cut(graph.load(design.path / "dataflow.onnx"), network, design.foldings)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from mxexport.fpga.devices import family
 from mxexport.fpga.identifiers import KEYWORDS
 from mxexport.fpga.package import weights
 from mxexport.fpga.tools.verilator import WAIVED
+from mxexport.fpga.types import Wide
 from mxexport.model.writer import write_bytes
 
 FRAMES = 4
@@ -168,6 +169,7 @@ def _facts(design: emit.Design, report: Mapping, name: str, streams: Mapping[str
         "patience": _patience(report, frames) + 20 * sum(e["beats"] for e in fed),
         "driver_inputs": inputs,
         "driver_outputs": outputs,
+        "mask": Wide.mask(()),
     }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,10 +11,12 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Parts, each
+from mxexport.fpga.broadcast import spread
 from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine
+from mxexport.fpga.views import View, size_of
 from mxexport.model.constants import constant_array
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
@@ -114,22 +115,34 @@ class Add:
 def alike(values: Sequence[ir.Value], node: ir.Node, low: Lowering, does: str) -> list[Pending]:
     """Both operands of a node that `does` something to them element by element, in vectors of one length; one is
     brought into the order of the other where one axis makes the difference. Raises Refused where that is not enough,
-    or where they have different shapes."""
+    or where no repeating makes shapes equal."""
     if all(low.elements(v).view is None for v in values):
         sides = [low.stream(v) for v in values]
         shapes = [s.shape for s in sides]
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise Refused(f"{does} frames of {list(shapes[0])} and {list(shapes[1])}; expected equal shapes")
-        return sides
+        if None in shapes or shapes[0] == shapes[1]:
+            return sides
     a, b = (low.sequences(v) for v in values)
     if a.view is None or b.view is None:
         return [a, b]  # behind a refusal
     if not a.view.same(b.view):
-        if math.prod(a.shape) != math.prod(b.shape):
-            raise Refused(f"{does} {a.view} and {b.view}; expected equal shapes")
-        a, b = _turned(a, b, low, node, does)
+        a, b = _spread(a, b, low, node, does) if _lengths(a.view) != _lengths(b.view) else (a, b)
+        a, b = (a, b) if a.view.same(b.view) else _turned(a, b, low, node, does)
     shape = min(a.shape, b.shape, key=len)
     return [low.shaped(a, shape), low.shaped(b, shape)]
+
+
+def _lengths(view: View) -> list[int]:
+    """Of axes; one that is repeated has one entry."""
+    return [size_of(tuple(a for a in axis if not a.repeated)) for axis in view.axes]
+
+
+def _spread(a: Pending, b: Pending, low: Lowering, node: ir.Node, does: str) -> list[Pending]:
+    """Two operands of which one is repeated until it has the shape of the other."""
+    for other, one in ((a, b), (b, a)):
+        found = spread(low.wide(one, node), other.view, node, low)
+        if found is not None:
+            return [a, found] if one is b else [found, b]
+    raise Refused(f"{does} {a.view} and {b.view}; expected equal shapes, or one side of which the other repeats axes")
 
 
 def _turned(a: Pending, b: Pending, low: Lowering, node: ir.Node, does: str) -> list[Pending]:

@@ -14,10 +14,13 @@ from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import dropped_bits, per_channel
 from mxexport.fpga.area import Parts, each, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.stacked import concatenated, layers, signed_bits, turns_of
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import constant_of, is_of_channels
 from mxexport.fpga.units.reshape import Reshape
+from mxexport.fpga.whole_numbers import are_whole, division, negation
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute, constant
@@ -30,7 +33,7 @@ _OFFSET_WIDTH = 58
 
 @dataclass(frozen=True, eq=False)
 class Affine:
-    """`gain` and `offset` int64 [C]; the result has `lsb_exp`."""
+    """`gain` and `offset` int64 [C]; the result has `lsb_exp`, and `width` bits at least."""
 
     operator = ops.WideAffine
     module = "mx_affine"
@@ -38,13 +41,16 @@ class Affine:
     status = {}
     memory_kinds = ("gain", "offset")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "Neg", "BatchNormalization"))
+    lowers = tuple(("", name) for name in ("Mul", "Div", "Add", "Sub", "Neg", "Not", "BatchNormalization"))
 
     source: Wide
     gain: np.ndarray
     offset: np.ndarray
     shift: int
     lsb_exp: int
+    width: int = 0
+    others: tuple[Affine, ...] = ()
+    """Those of later turns, whose gains and offsets it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -53,8 +59,16 @@ class Affine:
             made = low.add(cls.negated, [source], node, "negate", ("negated",), source.shape)
             low.bind(node.outputs[0], made, node)
             return True
+        if node.op_type == "Not":
+            return negation(node, low)
+        if node.op_type == "Div" and low.carries(node.inputs[1]) and low.carries(node.inputs[0]):
+            return division(node, low)
         x, a, b = _parts(node)
         source = low.wide(low.elements(x), node)
+        if are_whole(x) and b is not None and b.size == 1 and not (np.asarray(a) != 1).any():
+            make = lambda t: cls.shifted(t, int(b.reshape(())))  # noqa: E731
+            low.bind(node.outputs[0], low.add(make, [source], node, "add", ("sum",), source.shape), node)
+            return True
         power = _power_of_two(a) if b is None else None
         if power is not None:
             make = lambda t: Reshape(t, t.shape, power)  # noqa: E731
@@ -89,7 +103,13 @@ class Affine:
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Affine:
         a = graph.attributes(node)
-        return cls(*sources, *(constant_array(value) for value in node.inputs[1:]), a["shift"], a["lsb_exp"])
+        made = cls(*sources, *(constant_array(value) for value in node.inputs[1:]), a["shift"], a["lsb_exp"])
+        return in_width(made, a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Affine]) -> list[Affine]:
+        """Those of all turns, in the coarsest step of a gain that one has."""
+        return in_coarsest_step(units, "gain", "offset")
 
     @property
     def sources(self) -> tuple:
@@ -100,6 +120,17 @@ class Affine:
         """Wide integers of at most `bits` bits: the lowest ones are rounded off."""
         ones, drop = np.ones(source.channels, np.int64), source.width + 1 - bits
         return cls(source, ones, np.zeros_like(ones), drop, source.lsb_exp + drop)
+
+    @classmethod
+    def onto(cls, source: Wide, lsb_exp: int) -> Affine:
+        """Wide integers in another step: rounded where it is coarser, exact where it is finer. Raises UnsupportedError
+        where that takes more bits than a product has."""
+        drop = lsb_exp - source.lsb_exp
+        if max(-drop, 0) + source.width > MAX_WIDTH - 3 or 1 - drop > _GAIN_WIDTH - 2:
+            needs = f"{source.width} bits in steps of 2**{source.lsb_exp} cannot be brought to steps of 2**{lsb_exp}"
+            raise UnsupportedError(f"compile: {needs}; quantize before what goes around in turns")
+        ones = np.ones(source.channels, np.int64)
+        return cls(source, ones << max(1 - drop, 0), np.zeros_like(ones), max(drop, 1), lsb_exp)
 
     @classmethod
     def scaled(cls, source: Pending, factor: float, node: ir.Node, low: Lowering) -> Pending:
@@ -117,19 +148,32 @@ class Affine:
         gain = np.full(source.channels, -2, np.int64)
         return cls(source, gain, np.zeros_like(gain), 1, source.lsb_exp)
 
+    @classmethod
+    def shifted(cls, source: Wide, number: int) -> Affine:
+        """Whole numbers and one more, exact: (2 * x + 2 * number) / 2."""
+        gain = np.full(source.channels, 2, np.int64)
+        return cls(source, gain, gain * number << max(-source.lsb_exp, 0), 1, source.lsb_exp)
+
+    @classmethod
+    def complement(cls, source: Wide) -> Affine:
+        """1 - x of zeros and ones, exact."""
+        gain = np.full(source.channels, -2, np.int64)
+        return cls(source, gain, -gain << max(-source.lsb_exp, 0), 1, source.lsb_exp)
+
     @property
     def gain_width(self) -> int:
-        return max(int(np.abs(self.gain).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def offset_width(self) -> int:
-        return max(int(np.abs(self.offset).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def result(self) -> Wide:
         top = 2 ** (self.source.width - 1)
         largest = max(int(abs(g)) * top + int(abs(o)) for g, o in zip(self.gain, self.offset, strict=True))
-        return Wide(self.source.shape, max((largest >> self.shift) + 1, 1).bit_length() + 1, self.lsb_exp)
+        least = max((largest >> self.shift) + 1, 1).bit_length() + 1
+        return Wide(self.source.shape, max(least, self.width), self.lsb_exp)
 
     def attributes(self) -> dict:
         return {"shift": self.shift, "width": self.result.width, "lsb_exp": self.lsb_exp}
@@ -154,10 +198,10 @@ class Affine:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width, "OffsetWidth": self.offset_width}
-        return widths | {"K": self.source.channels, "Lanes": folding.simd}
+        return widths | {"K": self.source.channels, "Lanes": folding.simd} | layers(self, counted=True)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Word (beat), field l = channel beat*lanes + l."""
+        """Word (layer, beat), field l = channel beat*lanes + l."""
         lanes = folding.simd
         beats = group_count(self.source.channels, lanes)
 
@@ -165,7 +209,9 @@ class Affine:
             return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
 
         widths = {"gain": self.gain_width, "offset": self.offset_width}
-        return {kind: Memory(words(array), widths[kind]) for kind, array in self.constants().items()}
+        return concatenated(
+            [{k: Memory(words(array), widths[k]) for k, array in u.constants().items()} for u in turns_of(self)]
+        )
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -178,7 +224,7 @@ class Affine:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
+        lanes, count = folding.simd, group_count(self.source.channels, folding.simd) * len(turns_of(self))
         sums = max(self.source.width + self.gain_width, self.offset_width)
         product = dots.wide(self.source.width, self.gain_width)
         return {
@@ -187,7 +233,7 @@ class Affine:
             ("sums" if product.dsp > 1 else "sums_in_slices"): each(lanes * sums),
             "values": each(lanes * self.result.width),
             "offsets": each(lanes * self.offset_width),
-            "memories": total(rom(beats, lanes * width) for width in (self.gain_width, self.offset_width)),
+            "memories": total(rom(count, lanes * width) for width in (self.gain_width, self.offset_width)),
         }
 
     def bound(self, x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The average of every window of wide integers, rounded once."""
+"""The average of every window of wide integers, rounded once, or (`total`) their sum."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from mxexport.fpga.area import Area, Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.fpga.units.reduction import lower_reduction
+from mxexport.fpga.whole_numbers import running_sum
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
-from mxexport.model.rewriting import attribute, reduced_axes
 from mxexport.numbers import spatial
+from mxexport.numbers.grids import Grid
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,19 @@ class AveragePool:
     status = {"error_o": 1}
     memory_kinds = ()
     vectorwise = False
-    lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"))
+    lowers = (("", "AveragePool"), ("", "GlobalAveragePool"), ("", "ReduceMean"), ("", "ReduceSum"), ("", "CumSum"))
 
     source: Wide
     window: Window
+    total: bool = False
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        x = node.inputs[0]
-        if node.op_type == "ReduceMean" and low.elements(x).view is not None:
-            return cls._lower_mean(node, low)
+        if node.op_type == "CumSum":
+            return running_sum(node, low)
+        x, total = node.inputs[0], node.op_type == "ReduceSum"
+        if node.op_type in ("ReduceMean", "ReduceSum") and low.elements(x).view is not None:
+            return lower_reduction(node, low, lambda t, window: cls(t, window, total))
         if low.elements(x).blocked is not None and len(x.shape or ()) == 3:
             low.bind(node.outputs[0], low.elements(x))  # tokens, perhaps, behind a refusal
             return True
@@ -49,39 +54,30 @@ class AveragePool:
             if window.dilations != (1, 1):
                 raise Refused("it has dilations; pool with adjacent taps")
         else:
-            if node.op_type == "ReduceMean":
+            if node.op_type in ("ReduceMean", "ReduceSum"):
                 check_whole_image(node)
             window = None if source.shape is None else Window(source.shape[:2])
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
-        low.bind(node.outputs[0], low.add(lambda t: cls(t, window), [source], node, "pool", ("pool",), shape))
-        return True
-
-    @classmethod
-    def _lower_mean(cls, node: ir.Node, low: Lowering) -> bool:
-        """The mean of all tokens: of an image of one column."""
-        source, axes = low.sequences(node.inputs[0]), reduced_axes(node) or []
-        rank = len(source.view.axes)
-        if rank != 3 or [a % rank for a in axes] not in ([1], [2]):
-            raise Refused(f"it looks at axes {axes} of {source.view}; expected that of the tokens")
-        tokens, channels = (axes[0] % rank, 3 - axes[0] % rank)
-        kept = attribute(node, "keepdims", 1)
-        image = low.wide(low.settled(source, source.view.transposed([0, channels, tokens])), node)
-        made = low.add(lambda t: cls(t, Window(t.shape[:2])), [image], node, "pool", ("pool",), (1, 1, image.shape[2]))
-        view = source.view.cut(tokens, 1)
-        low.bind(node.outputs[0], replace(made, view=view if kept else view.without(tokens)))
+        low.bind(node.outputs[0], low.add(lambda t: cls(t, window, total), [source], node, "pool", ("pool",), shape))
         return True
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> AveragePool:
-        return cls(*sources, Window.of_attributes(graph.attributes(node)))
+        a = graph.attributes(node)
+        return cls(*sources, Window.of_attributes(a), a["divisor"] == 1)
 
     @property
     def sources(self) -> tuple:
         return (self.source,)
 
     @property
-    def divisor(self) -> int:
+    def count(self) -> int:
+        """Values of a window."""
         return self.window.kernel[0] * self.window.kernel[1]
+
+    @property
+    def divisor(self) -> int:
+        return 1 if self.total else self.count
 
     @property
     def shift(self) -> int:
@@ -90,9 +86,11 @@ class AveragePool:
 
     @property
     def result(self) -> Wide:
-        x = self.source
-        held = Wide.holding(x.grid.at(x.lsb_exp - self.shift), (*self.window.output(x.shape), x.channels))
-        return replace(held, nonnegative=x.nonnegative)
+        x, shape = self.source, (*self.window.output(self.source.shape), self.source.channels)
+        grid = x.grid.at(x.lsb_exp - self.shift)
+        if self.total:
+            grid = Grid(grid.exponent, grid.low * self.count, grid.high * self.count)
+        return replace(Wide.holding(grid, shape), nonnegative=x.nonnegative)
 
     def attributes(self) -> dict:
         window = self.window.attributes()
@@ -107,10 +105,13 @@ class AveragePool:
         return {}
 
     def describe(self) -> str:
-        return f"Average of windows of {self.window}, rounded once."
+        return (
+            f"Sum of windows of {self.window}." if self.total else f"Average of windows of {self.window}, rounded once."
+        )
 
     def comment(self, layer: str, folding: Folding) -> str:
-        return f"{layer}: average of windows of {self.window} over {list(self.source.shape)}"
+        what = "sum" if self.total else "average"
+        return f"{layer}: {what} of windows of {self.window} over {list(self.source.shape)}"
 
     def foldings(self) -> list[Folding]:
         return self.window.pool_foldings(self.source)
@@ -128,20 +129,20 @@ class AveragePool:
         return self.window.pool_cycles(self.source, folding)
 
     def timing(self, folding: Folding) -> Timing:
-        sums = latencies.sum_latency(self.divisor) if folding.taps > 1 else 0
+        sums = latencies.sum_latency(self.count) if folding.taps > 1 else 0
         return self.window.pooled(self.source, folding, 1 + latencies.divide_latency(*self._divided) + sums)
 
     @property
     def _divided(self) -> tuple[int, int]:
         """Bits of a sum, and those added below."""
-        return self.source.width + (self.divisor - 1).bit_length(), self.shift
+        return self.source.width + (self.count - 1).bit_length(), self.shift
 
     def through(self, folding: Folding) -> bool:
         return folding.taps > 1 or self.window.is_frame(self.source.shape)
 
     def parts(self, folding: Folding) -> Parts:
         x, result, lanes = self.source, self.result.width, folding.simd
-        sums = x.width + (self.divisor - 1).bit_length()
+        sums = x.width + (self.count - 1).bit_length()
         plain = self.divisor & (self.divisor - 1) == 0  # no product
         divide = (
             Area(ff=self.source.width) if plain else dots.wide(*latencies.divide_factors(*self._divided), signed=False)
@@ -163,4 +164,5 @@ class AveragePool:
     def bound(self, x: np.ndarray) -> np.ndarray:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""
         taps = spatial.taps(np.abs(x), self.window.kernel, self.window.strides, self.window.pads, (1, 1), 0)
-        return (self.divisor + 2) * 2.0**-23 * taps.mean(-2) + 2.0**self.result.lsb_exp
+        sums = taps.sum(-2) if self.total else taps.mean(-2)
+        return (self.count + 2) * 2.0**-23 * sums + 2.0**self.result.lsb_exp

@@ -8,10 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
+from mxexport.fpga import turns
 from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
+from mxexport.fpga.units.affine import Affine
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers.fixedpoint import round_to_lsb
@@ -19,6 +21,8 @@ from mxexport.numbers.fixedpoint import round_to_lsb
 
 @dataclass(frozen=True)
 class Clip:
+    """`width` of the result, where it is more than what lies between the bounds needs."""
+
     operator = ops.WideClip
     module = "mx_clip"
     clocked = False
@@ -30,6 +34,7 @@ class Clip:
     source: Wide
     low: int
     high: int
+    width: int = 0
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -41,6 +46,10 @@ class Clip:
         if np.isnan(bounds).any() or bounds[0] > bounds[1]:
             raise Refused(f"its bounds are {bounds[0]} and {bounds[1]}; expected the lower one first")
         source = low.wide(low.elements(node.inputs[0]), node)
+        if (lsb_exp := low.between_turns(node)) is not None:
+            source = low.add(lambda t: Affine.onto(t, lsb_exp), [source], node, "round", ("rounded",), source.shape)
+            low.bind(node.outputs[0], low.add(cls.going_around, [source], node, "clip", ("clip",), source.shape))
+            return True
 
         def make(source: Wide) -> Clip:
             top = 2 ** (source.width - 1)
@@ -54,9 +63,15 @@ class Clip:
         return True
 
     @classmethod
+    def going_around(cls, source: Wide) -> Clip:
+        """What goes around in turns: as much as so many bits hold, in either direction."""
+        top = 2 ** (turns.WIDTH - 1) - 1
+        return cls(source, -top, top, turns.WIDTH)
+
+    @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Clip:
         a = graph.attributes(node)
-        return cls(*sources, a["low"], a["high"])
+        return in_width(cls(*sources, a["low"], a["high"]), a["width"])
 
     @property
     def sources(self) -> tuple:
@@ -64,7 +79,8 @@ class Clip:
 
     @property
     def result(self) -> Wide:
-        return Wide.holding(self.source.grid.clipped(self.low, self.high), self.source.shape)
+        grid = self.source.grid.clipped(self.low, self.high)
+        return Wide(self.source.shape, max(grid.width, self.width), self.source.lsb_exp)
 
     def attributes(self) -> dict:
         numbers = {"low": self.low, "high": self.high}

@@ -14,6 +14,7 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.views import View
+from mxexport.fpga.whole_numbers import equal
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute
@@ -35,7 +36,7 @@ class Embedding:
     status = {}
     memory_kinds = ("table",)
     vectorwise = False
-    lowers = (("", "Gather"),)
+    lowers = (("", "Gather"), ("", "Equal"))
 
     source: Wide
     table: np.ndarray
@@ -43,6 +44,8 @@ class Embedding:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
+        if node.op_type == "Equal":
+            return equal(node, low)
         table = constant_array(node.inputs[0])
         if table is None or not low.carries(node.inputs[1]):
             return False

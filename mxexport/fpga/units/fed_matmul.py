@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from mxexport.fpga.area import Area, Parts, each, pays_in_ultra, ram, ultra
+from mxexport.fpga.stacked import turns_of
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.fpga.units.matmul import MatMul
 from mxexport.fpga.words import bus_beats, on_bus
@@ -40,13 +41,14 @@ class FedMatMul(MatMul):
         path = self._datapath(folding)
         kinds = [(path.places * path.turns, 8 * path.groups * path.across)]
         kinds.append((path.beats, folding.pe * folding.simd * path.stored_bits))
-        if self.bias.any():
+        if self._has_bias:
             kinds.append((path.turns, path.groups * self.width))
         return path.folds * sum(bus_beats(words, width, self.bus) for words, width in kinds)
 
-    def load(self, folding: Folding) -> np.ndarray:
-        """Beats of a load, uint8 [beats, bus/8]: of every fold its biases, scales and weights (mx_fed_words)."""
-        found, folds = MatMul.memories(self, folding), self._datapath(folding).folds
+    def load(self, folding: Folding, turn: int = 0) -> np.ndarray:
+        """Beats of a load, uint8 [beats, bus/8]: of every fold its biases, scales and weights (mx_fed_words). `turn`:
+        whose, where layers take turns."""
+        found, folds = self._own_memories(turns_of(self)[turn], folding), self._datapath(folding).folds
         kinds = [found[kind] for kind in ("bias", "scale", "weight") if kind in found]
         parts = [on_bus(np.reshape(m.fields, (folds, -1, m.fields.shape[1])), m.width, self.bus) for m in kinds]
         return np.concatenate(parts, 1).reshape(-1, self.bus // 8)
@@ -57,14 +59,15 @@ class FedMatMul(MatMul):
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         large = self.ultra and pays_in_ultra(*self._largest(folding))
-        return super().parameters(folding) | {"Bus": self.bus, "Tile": self.tile, "Ultra": int(large)}
+        found = {name: n for name, n in super().parameters(folding).items() if name != "Layers"}
+        return found | {"Bus": self.bus, "Tile": self.tile, "Ultra": int(large)}
 
     def _largest(self, folding: Folding) -> tuple[int, int]:
         """Words and bits of what may lie in UltraRAM: the weights, or the results that wait for their turn."""
         path = self._datapath(folding)
         if self.tile:
             return 2 * self.tile * path.folds, folding.pe * self.width
-        return self._words(folding), folding.pe * folding.simd * path.stored_bits
+        return path.folds * path.beats, folding.pe * folding.simd * path.stored_bits
 
     def _held(self, folding: Folding) -> Area:
         words, width = self._largest(folding)
@@ -93,7 +96,7 @@ class FedMatMul(MatMul):
         own = path.latency(late=False) - (path.folds - 1) * path.beats
         whole = (np.arange(self.source.vectors) // self.tile + 1) * self.tile - 1
         passes = (path.folds - 1) * self.tile * path.beats
-        return Timing(whole, cadence, passes + own + path.folds + 2)
+        return Timing(whole, cadence, passes + own + path.folds + 2, tile=self.tile, within=path.folds)
 
     def parts(self, folding: Folding) -> Parts:
         """Counted as mx_matmul_fed builds it."""
@@ -101,7 +104,7 @@ class FedMatMul(MatMul):
         found = {k: p for k, p in super().parts(folding).items() if k not in ("weights", "scales", "late", "replayed")}
         width, scale_bits = folding.pe * folding.simd * path.stored_bits, path.groups * path.across * path.scale_bits
         scales, turns = path.places * path.turns, path.turns
-        bias_bits = path.groups * self.width * bool(self.bias.any())
+        bias_bits = path.groups * self.width * bool(self._has_bias)
         if self.tile:
             held = ram(2 * path.beats, width) if self.tile > 1 else Area()
             found |= {"held": held, "scales": _queue(scales, scale_bits, self.tile)}

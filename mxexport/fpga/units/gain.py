@@ -12,8 +12,10 @@ from mxexport.fpga import dots, latencies
 from mxexport.fpga.accumulator import dropped_bits
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.stacked import signed_bits, turns_of
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import by_beats, constant_of, is_of_channels
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
@@ -25,7 +27,7 @@ _WIDTH = 26
 
 @dataclass(frozen=True, eq=False)
 class Gain:
-    """`gain` int64, of the shape of a frame; the result has `lsb_exp`."""
+    """`gain` int64, of the shape of a frame; the result has `lsb_exp`, and `width` bits at least."""
 
     operator = ops.WideGain
     module = "mx_gain"
@@ -39,6 +41,9 @@ class Gain:
     gain: np.ndarray
     shift: int
     lsb_exp: int
+    width: int = 0
+    others: tuple[Gain, ...] = ()
+    """Those of later turns, whose factors it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -74,7 +79,12 @@ class Gain:
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Gain:
         a = graph.attributes(node)
-        return cls(*sources, constant_array(node.inputs[1]), a["shift"], a["lsb_exp"])
+        return in_width(cls(*sources, constant_array(node.inputs[1]), a["shift"], a["lsb_exp"]), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Gain]) -> list[Gain]:
+        """Those of all turns, in the coarsest step of a factor that one has."""
+        return in_coarsest_step(units, "gain")
 
     @property
     def sources(self) -> tuple:
@@ -82,7 +92,7 @@ class Gain:
 
     @property
     def gain_width(self) -> int:
-        return max(self._largest.bit_length() + 1, 2)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def _largest(self) -> int:
@@ -91,7 +101,7 @@ class Gain:
     @property
     def result(self) -> Wide:
         largest = (self._largest << (self.source.width - 1) >> self.shift) + 1
-        return Wide(self.source.shape, largest.bit_length() + 1, self.lsb_exp)
+        return Wide(self.source.shape, max(largest.bit_length() + 1, self.width), self.lsb_exp)
 
     def attributes(self) -> dict:
         return {"shift": self.shift, "width": self.result.width, "lsb_exp": self.lsb_exp}
@@ -116,10 +126,16 @@ class Gain:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width}
-        return widths | {"Beats": self.source.beats(folding.simd), "Lanes": folding.simd}
+        return widths | {"Beats": self._words(folding), "Lanes": folding.simd}
+
+    def _words(self, folding: Folding) -> int:
+        """Beats of a frame, for every layer: the module tells one frame from the next by nothing else."""
+        return self.source.beats(folding.simd) * len(turns_of(self))
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        return {"gain": Memory(by_beats(self.gain, folding.simd), self.gain_width)}
+        """Word (layer, vector, beat), field l = channel beat*lanes + l."""
+        words = [by_beats(u.gain, folding.simd) for u in turns_of(self)]
+        return {"gain": Memory(np.concatenate(words), self.gain_width)}
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -132,7 +148,7 @@ class Gain:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, self.source.beats(folding.simd)
+        lanes, beats = folding.simd, self._words(folding)
         return {
             "unit": each(10),
             "places": each(beats.bit_length()),

@@ -48,10 +48,10 @@ class Keep:
         before, tokens, inside = values.view.around(known.axis)
         if before != 1:
             raise Refused(f"it empties entries of axis {known.axis} of {values.view}; expected the first that comes")
-        keys = low.wide(low.features(known.keys, low.stream(known.keys)), node)
+        keys = low.keys(known.keys, node)
         view, values = values.view, low.shaped(values, (tokens, inside))
         ones = low.add(
-            lambda t: cls(t, inside, known.keep), [low.shaped(keys, (tokens, 1))], node, "keep", ("kept",),
+            lambda t: cls(t, inside, known.keys.keep), [low.shaped(keys, (tokens, 1))], node, "keep", ("kept",),
             (tokens, inside),
         )  # fmt: skip
         low.bind(

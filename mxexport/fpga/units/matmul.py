@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,11 +11,12 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.accumulator import Accumulator, joined, own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.area import Area, Parts, each, in_block_ram, ram, rom
 from mxexport.fpga.datapath import Datapath
 from mxexport.fpga.layouts import group_count_of, is_depthwise
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.stacked import concatenated, layers, turns_of
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.units.insert import Insert
@@ -48,6 +49,8 @@ class MatMul:
     scale_offset: int
     width: int
     lsb_exp: int
+    others: tuple[MatMul, ...] = ()
+    """Those of later turns, whose weights, scales and biases it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -99,6 +102,15 @@ class MatMul:
         weight = Weight(get_format(node.metadata_props[graph.FORMAT_KEY]), codes, scale_codes, a["group_size"])
         return cls(*sources, weight, bias, a["scale_offset"], a["width"], a["lsb_exp"])
 
+    @classmethod
+    def alike(cls, units: list[MatMul]) -> list[MatMul]:
+        """Those of all turns, in one accumulator that holds each exactly."""
+        found = joined([Accumulator(u.bias, u.scale_offset, u.width, u.lsb_exp) for u in units])
+        return [
+            replace(u, bias=a.bias, scale_offset=a.scale_offset, width=a.width, lsb_exp=a.lsb_exp)
+            for u, a in zip(units, found, strict=True)
+        ]
+
     @property
     def sources(self) -> tuple:
         return (self.source,)
@@ -147,18 +159,24 @@ class MatMul:
         return folding.simd, folding.pe
 
     def parameters(self, folding: Folding) -> dict[str, int]:
-        sizes = {"K": self.source.channels, "Vectors": self.source.vectors, "HasBias": int(self.bias.any())}
-        return sizes | self._datapath(folding).parameters()
+        sizes = {"K": self.source.channels, "Vectors": self.source.vectors, "HasBias": int(self._has_bias)}
+        return sizes | self._datapath(folding).parameters() | layers(self)
 
     def _datapath(self, folding: Folding) -> Datapath:
         element = self.weight.format.element
-        shift_max = self.source.code_max + int(self.weight.scale_codes.max()) - self.scale_offset
+        largest = max(int(u.weight.scale_codes.max()) for u in turns_of(self))
+        shift_max = self.source.code_max + largest - self.scale_offset
         return Datapath(self.source, element, self.rows, self._symmetric, self.width, shift_max, folding)
 
     @cached_property
     def _symmetric(self) -> bool:
         """Whether no weight is -2**(bits - 1)."""
-        return bool((self.weight.linear() > -(2 ** (self.weight.format.element.linear_bits - 1))).all())
+        least = -(2 ** (self.weight.format.element.linear_bits - 1))
+        return all(bool((u.weight.linear() > least).all()) for u in turns_of(self))
+
+    @cached_property
+    def _has_bias(self) -> bool:
+        return any(bool(u.bias.any()) for u in turns_of(self))
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
         """Row o is computed by processing element o % pe in fold o // pe; missing rows and elements are zero.
@@ -168,31 +186,37 @@ class MatMul:
         scale   word (fold, block, turn)  field g    = scale code of row fold*pe + g*turns + turn
                                     of n blocks a beat, where turns = 1, field g*n + b = the same of block b of it
         bias    word (fold, turn)   field g          = bias of row fold*pe + g*turns + turn (absent without bias)
+
+        Of several layers in turn, the words of one stand behind those of the other.
         """
+        return concatenated([self._own_memories(u, folding) for u in turns_of(self)])
+
+    def _own_memories(self, unit: MatMul, folding: Folding) -> dict[str, Memory]:
+        """Those of one layer."""
         pe, simd, group_size, blocks = folding.pe, folding.simd, self.source.group_size, self.source.blocks
-        rows, length = self.weight.codes.shape
+        rows, length = unit.weight.codes.shape
         folds = groups.group_count(rows, pe)
         more_rows = folds * pe - rows
-        element, path = self.weight.format.element, self._datapath(folding)
+        element, path = unit.weight.format.element, self._datapath(folding)
         pairs = path.pairs
-        stored, width = (self.weight.linear(), element.linear_bits) if pairs else (self.weight.codes, element.bits)
+        stored, width = (unit.weight.linear(), element.linear_bits) if pairs else (unit.weight.codes, element.bits)
         stored = np.pad(stored, ((0, more_rows), (0, blocks * group_size - length)))
         stored = stored.reshape(folds, pe, -1, simd)
         stored = (_packed(stored, width) if pairs else stored).swapaxes(1, 2).reshape(-1, pe * simd)
         across, turns = path.across, path.turns
-        scale = self._in_turns(np.pad(self.weight.scale_codes, ((0, more_rows), (0, 0))), folding)
+        scale = self._in_turns(np.pad(unit.weight.scale_codes, ((0, more_rows), (0, 0))), folding)
         scale = scale.reshape(folds, -1, turns, blocks // across, across).transpose(0, 3, 2, 1, 4)
         found = {"weight": Memory(stored, width), "scale": Memory(scale.reshape(scale[:, :, :, 0, 0].size, -1), 8)}
-        if self.bias.any():
-            bias = self._in_turns(np.pad(self.bias, (0, more_rows)), folding)
+        if self._has_bias:
+            bias = self._in_turns(np.pad(unit.bias, (0, more_rows)), folding)
             bias = bias.reshape(folds, -1, turns).swapaxes(1, 2).reshape(folds * turns, -1)
             found["bias"] = Memory(bias, self.width)
         return found
 
     def _words(self, folding: Folding) -> int:
-        """Of the weights: the beats of a vector in every fold."""
+        """Of the weights: the beats of a vector in every fold, for every layer."""
         path = self._datapath(folding)
-        return path.folds * path.beats
+        return path.folds * path.beats * len(turns_of(self))
 
     def _late(self, folding: Folding) -> bool:
         """Whether weights that are chosen from pieces of block RAM pass a register, before products in LUTs."""
@@ -222,11 +246,13 @@ class MatMul:
         path, words, x = self._datapath(folding), self._words(folding), self.source.element
         lanes, shift = folding.pe * folding.simd, path.shift_max.bit_length()
         beat = path.across * shift + folding.simd * x.bits
-        scale_words = path.folds * path.places * path.turns
+        count = len(turns_of(self))
+        scale_words = path.folds * path.places * path.turns * count
         scales = rom(scale_words, shift * path.groups * path.across)
-        if self.bias.any():
-            bits = min(int(np.abs(self.bias).max()).bit_length() + 1, self.width)
-            scales += rom(path.folds * path.turns, bits * path.groups)
+        if self._has_bias:
+            largest = max(int(np.abs(u.bias).max()) for u in turns_of(self))
+            bits = min(largest.bit_length() + 1, self.width)
+            scales += rom(path.folds * path.turns * count, bits * path.groups)
         found = path.parts(few=words <= 2)
         if path.folds > 1:
             found |= {"replayed": ram(2 * path.beats, beat), "replay": each(45)}

@@ -13,6 +13,7 @@ from mxexport.fpga.area import Parts, each
 from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
+from mxexport.fpga.units.reduction import lower_reduction
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 
@@ -33,6 +34,8 @@ class MaxPool:
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
+        if node.op_type == "ReduceMax" and low.elements(x).view is not None:
+            return lower_reduction(node, low, cls)
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "ReduceMax":
             check_whole_image(node)

@@ -15,11 +15,12 @@ from mxexport.fpga.lowering import Lowering
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.add import alike
+from mxexport.fpga.whole_numbers import are_whole
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers.grids import Grid
 
-_PRODUCT = 62
+PRODUCT_BITS = 62
 """Bits of an exact product at most."""
 
 
@@ -48,9 +49,10 @@ class Multiply:
                 raise Refused("it is a power that is not 2; expected squares")
             values = [values[0]] * 2
         sides = [low.wide(side, node) for side in alike(values, node, low, "multiplies")]
-        if all(s.type is not None for s in sides) and sum(s.type.width for s in sides) > _PRODUCT:
-            sides = [low.narrowed(s, _PRODUCT // 2, node) for s in sides]
-        made = low.add(cls.of, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
+        if all(s.type is not None for s in sides) and sum(s.type.width for s in sides) > PRODUCT_BITS:
+            sides = [low.narrowed(s, PRODUCT_BITS // 2, node) for s in sides]
+        make = (lambda a, b: cls(a, b, 0)) if are_whole(node.outputs[0]) else cls.of
+        made = low.add(make, sides, node, "multiply", ("product",), sides[0].shape or sides[1].shape)
         low.bind(node.outputs[0], made, node)
         return True
 

@@ -14,8 +14,11 @@ from mxexport.fpga import dots, latencies, norm_patterns
 from mxexport.fpga.accumulator import per_channel
 from mxexport.fpga.area import Area, Parts, each, ram, rom, total
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.stacked import layers, signed_bits, turns_of
+from mxexport.fpga.turns import in_coarsest_step
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization
@@ -34,7 +37,7 @@ _LEAST_WIDTH = 12  # bits of the input that are worth computing with
 @dataclass(frozen=True, eq=False)
 class Norm:
     """`gain` and `offset` int64 [K]; `roots` and `slopes` as `normalization.root_table` has them; `epsilon` in squares
-    of the input's step over K; the result has `lsb_exp`."""
+    of the input's step over K; the result has `lsb_exp`, and `width` bits at least."""
 
     operator = ops.WideNorm
     module = "mx_norm"
@@ -42,7 +45,9 @@ class Norm:
     status = {}
     memory_kinds = ("gain", "offset", "roots", "slopes")
     vectorwise = True
-    lowers = tuple(("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "Transpose"))
+    lowers = tuple(
+        ("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
+    )
 
     source: Wide
     center: bool
@@ -56,6 +61,9 @@ class Norm:
     fraction: int
     shift: int
     lsb_exp: int
+    width: int = 0
+    others: tuple[Norm, ...] = ()
+    """Those of later turns, whose gains and offsets it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -94,7 +102,12 @@ class Norm:
         a = graph.attributes(node)
         numbers = [a[name] for name in ("segment_bits", "root_bits", "fraction", "shift", "lsb_exp")]
         arrays = [constant_array(value) for value in node.inputs[1:]]
-        return cls(*sources, bool(a["center"]), a["epsilon"], *arrays, *numbers)
+        return in_width(cls(*sources, bool(a["center"]), a["epsilon"], *arrays, *numbers), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Norm]) -> list[Norm]:
+        """Those of all turns, in the coarsest step of a gain that one has."""
+        return in_coarsest_step(units, "gain", "offset")
 
     @property
     def sources(self) -> tuple:
@@ -102,15 +115,15 @@ class Norm:
 
     @property
     def gain_width(self) -> int:
-        return _signed(self.gain)
+        return signed_bits(*(u.gain for u in turns_of(self)))
 
     @property
     def offset_width(self) -> int:
-        return _signed(self.offset)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def slope_width(self) -> int:
-        return _signed(self.slopes)
+        return signed_bits(self.slopes)
 
     @property
     def largest(self) -> int:
@@ -125,7 +138,8 @@ class Norm:
     def result(self) -> Wide:
         pairs = zip(self.gain.tolist(), self.offset.tolist(), strict=True)
         largest = max(self.largest * abs(g) + abs(o) for g, o in pairs)
-        return Wide(self.source.shape, ((largest >> self.shift) + 1).bit_length() + 1, self.lsb_exp)
+        least = ((largest >> self.shift) + 1).bit_length() + 1
+        return Wide(self.source.shape, max(least, self.width), self.lsb_exp)
 
     def attributes(self) -> dict:
         table = {"segment_bits": self.segment_bits, "root_bits": self.root_bits, "fraction": self.fraction}
@@ -161,22 +175,22 @@ class Norm:
         widths = {"Width": self.source.width, "GainWidth": self.gain_width, "OffsetWidth": self.offset_width}
         widths |= {"SlopeWidth": self.slope_width, "VarianceWidth": self._variance_width}
         epsilon = {"EpsilonUpper": upper, "EpsilonLower": lower}
-        return widths | epsilon | {"K": self.source.channels, "Lanes": folding.simd}
+        return widths | epsilon | {"K": self.source.channels, "Lanes": folding.simd} | layers(self, counted=True)
 
     @property
     def _variance_width(self) -> int:
         return max(variance_bits(self.source, self.epsilon), 2)
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Gain and offset: word (beat), field l = channel beat*lanes + l. Roots and slopes: word i = segment i."""
+        """Gain and offset: word (layer, beat), field l = channel beat*lanes + l. Roots, slopes: word i = segment i."""
         lanes, beats = folding.simd, group_count(self.source.channels, folding.simd)
 
         def words(array: np.ndarray) -> np.ndarray:
             return np.pad(array, (0, beats * lanes - len(array))).reshape(beats, lanes)
 
         return {
-            "gain": Memory(words(self.gain), self.gain_width),
-            "offset": Memory(words(self.offset), self.offset_width),
+            "gain": Memory(np.concatenate([words(u.gain) for u in turns_of(self)]), self.gain_width),
+            "offset": Memory(np.concatenate([words(u.offset) for u in turns_of(self)]), self.offset_width),
             "roots": Memory(self.roots[:, None], self.root_bits + 1),
             "slopes": Memory(self.slopes[:, None], self.slope_width),
         }
@@ -217,8 +231,8 @@ class Norm:
 
     def _buffers(self, lanes: int) -> Parts:
         beats = group_count(self.source.channels, lanes)
-        depth = _power(beats + self._statistics_latency(lanes) + 3)
-        results = _power((depth + 1) // beats + 3)
+        depth = power_of_two(beats + self._statistics_latency(lanes) + 3)
+        results = power_of_two((depth + 1) // beats + 3)
         word = self._sums[0] * self.center + self._half_bits + self.root_bits + 1
         return {
             "unit": each(20),
@@ -251,7 +265,7 @@ class Norm:
         return found
 
     def _lane_parts(self, lanes: int) -> Parts:
-        width, beats = self.source.width, group_count(self.source.channels, lanes)
+        width, beats = self.source.width, group_count(self.source.channels, lanes) * len(turns_of(self))
         moved = self._sums[0] + self.fraction
         root = dots.wide(self._norm_bits, self.root_bits + 2)
         return _times("deviations", width, self.source.channels, lanes) | {
@@ -329,16 +343,6 @@ def _narrowed(source: Pending, epsilon: float, node: ir.Node, low: Lowering) -> 
         why = f"is exact for fewer than {_LEAST_WIDTH} bits of its input; quantize before it"
         raise UnsupportedError(f"compile: node {node.name!r}: {norm}, {why}")
     return low.narrowed(source, bits, node)
-
-
-def _signed(array: np.ndarray) -> int:
-    """Bits that hold both signs of every number, 2 at least."""
-    return max(int(np.abs(array).max(initial=0)).bit_length() + 1, 2)
-
-
-def _power(count: int) -> int:
-    """The smallest power of two that is no less."""
-    return 1 << (count - 1).bit_length()
 
 
 def _times(kind: str, width: int, factor: int, count: int = 1) -> Parts:

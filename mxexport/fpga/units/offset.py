@@ -12,8 +12,10 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.area import Parts, each, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
+from mxexport.fpga.stacked import signed_bits, turns_of
+from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
-from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
+from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.pad import Pad
 from mxexport.fpga.views import View, size_of
 from mxexport.model import graph
@@ -29,7 +31,8 @@ _BITS = 27
 
 @dataclass(frozen=True, eq=False)
 class Offset:
-    """`offset` int64, of the shape of a frame, in units of 2**lsb_exp, which is not above the input's."""
+    """`offset` int64, of the shape of a frame, in units of 2**lsb_exp, which is not above the input's; the result has
+    `width` bits at least."""
 
     operator = ops.WideOffset
     module = "mx_offset"
@@ -42,6 +45,9 @@ class Offset:
     source: Wide
     offset: np.ndarray
     lsb_exp: int
+    width: int = 0
+    others: tuple[Offset, ...] = ()
+    """Those of later turns, whose constants it takes in turn."""
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
@@ -73,20 +79,23 @@ class Offset:
         """Constant tokens before or behind those that come: zeros take their places, and a constant is added, together
         with what is added behind."""
         beside = [repeated_constant(v) for v in node.inputs]
-        which = next((i for i, c in enumerate(beside) if c is not None), None)
-        if which is None or len(beside) != 2 or not low.carries(node.inputs[1 - which]):
+        streams = [i for i, c in enumerate(beside) if c is None]
+        if len(streams) != 1 or len(beside) < 2 or not low.carries(node.inputs[streams[0]]):
             return False
-        source, given = low.wide(low.sequences(node.inputs[1 - which]), node), beside[which].astype(np.float64)
+        (at,) = streams
+        source = low.wide(low.sequences(node.inputs[at]), node)
         if source.view is None:
             low.bind(node.outputs[0], source)
             return True
         axis = node.attributes["axis"].value % len(source.view.axes)
         if len(source.view.axes) != 3 or axis != 1 or not source.view.same(View.of(source.view.sizes())):
             raise Refused(f"it joins a constant to {source.view} along axis {axis}; expected tokens, along axis 1")
-        (tokens, channels), more = (size_of(a) for a in source.view.axes[1:]), given.shape[1]
-        rows = (more, 0) if which == 0 else (0, more)
+        tokens, channels = (size_of(a) for a in source.view.axes[1:])
+        rows = [sum(c.shape[1] for c in constants) for constants in (beside[:at], beside[at + 1 :])]
+        more = sum(rows)
         result, added = low.take_bias(node, by_place=True)
-        values = np.pad(given[0], [(0, tokens) if which == 0 else (tokens, 0), (0, 0)])
+        between = np.zeros((1, tokens, channels))
+        values = np.concatenate([between if c is None else c for c in beside], 1)[0].astype(np.float64)
         values = values + (0.0 if added is None else np.broadcast_to(added, (1, *values.shape))[0])
         if not np.isfinite(values).all():
             raise Refused("its constant holds NaN or Inf")
@@ -118,7 +127,14 @@ class Offset:
 
     @classmethod
     def from_node(cls, node: ir.Node, sources: tuple) -> Offset:
-        return cls(*sources, constant_array(node.inputs[1]), graph.attributes(node)["lsb_exp"])
+        a = graph.attributes(node)
+        return in_width(cls(*sources, constant_array(node.inputs[1]), a["lsb_exp"]), a["width"])
+
+    @classmethod
+    def alike(cls, units: list[Offset]) -> list[Offset]:
+        """Those of all turns, in the finest step that one has."""
+        lsb_exp = min(u.lsb_exp for u in units)
+        return widest([replace(u, offset=u.offset << (u.lsb_exp - lsb_exp), lsb_exp=lsb_exp) for u in units])
 
     @property
     def sources(self) -> tuple:
@@ -126,12 +142,13 @@ class Offset:
 
     @property
     def offset_width(self) -> int:
-        return max(int(np.abs(self.offset).max(initial=0)).bit_length() + 1, 2)
+        return signed_bits(*(u.offset for u in turns_of(self)))
 
     @property
     def result(self) -> Wide:
         added = Grid.of_width(self.lsb_exp, self.offset_width)
-        return Wide.holding(self.source.grid.at(self.lsb_exp) + added, self.source.shape)
+        least = Wide.holding(self.source.grid.at(self.lsb_exp) + added, self.source.shape)
+        return replace(least, width=max(least.width, self.width))
 
     def attributes(self) -> dict:
         shift = {"x_shift": self.source.lsb_exp - self.lsb_exp}
@@ -157,11 +174,16 @@ class Offset:
 
     def parameters(self, folding: Folding) -> dict[str, int]:
         widths = {"Width": self.source.width, "OffsetWidth": self.offset_width}
-        return widths | {"Beats": self.source.beats(folding.simd), "Lanes": folding.simd}
+        return widths | {"Beats": self._words(folding), "Lanes": folding.simd}
+
+    def _words(self, folding: Folding) -> int:
+        """Beats of a frame, for every layer: the module tells one frame from the next by nothing else."""
+        return self.source.beats(folding.simd) * len(turns_of(self))
 
     def memories(self, folding: Folding) -> dict[str, Memory]:
-        """Word (vector, beat), field l = channel beat*lanes + l."""
-        return {"offset": Memory(by_beats(self.offset, folding.simd), self.offset_width)}
+        """Word (layer, vector, beat), field l = channel beat*lanes + l."""
+        words = [by_beats(u.offset, folding.simd) for u in turns_of(self)]
+        return {"offset": Memory(np.concatenate(words), self.offset_width)}
 
     def cycles(self, folding: Folding) -> int:
         return self.source.beats(folding.simd)
@@ -173,7 +195,7 @@ class Offset:
         return True
 
     def parts(self, folding: Folding) -> Parts:
-        lanes, beats = folding.simd, self.source.beats(folding.simd)
+        lanes, beats = folding.simd, self._words(folding)
         memory = rom(beats, lanes * self.offset_width)
         # Sums of constants from few words are simpler, of those from block RAM nothing but adders.
         sums = "few_sums" if beats <= 8 else "block_sums" if memory.bram36 else "sums"

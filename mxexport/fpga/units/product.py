@@ -25,7 +25,7 @@ _BANKS = 2  # frames of b that mx_product holds
 @dataclass(frozen=True)
 class Product:
     """`a`: (T, H, K) or (T, K), the vectors; `b`: (R, G, K) or (R, K), the rows that each of them meets, head h of a
-    those of head h // (H / G)."""
+    those of head h // (H / G), of the only one where b has no axis G."""
 
     operator = ops.MXProduct
     module = "mx_product"
@@ -56,7 +56,7 @@ class Product:
         if depth != other:
             raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
         a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
-        b = low.shaped(b, (rows, shared, depth) if heads > 1 else (rows, depth))
+        b = low.shaped(b, (rows, shared, depth) if shared > 1 else (rows, depth))
         make, view = functools.partial(cls.of, node.name), a.view.with_last(-1, rows)
         made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], rows), view=view)
         low.bind(node.outputs[0], made, node)
@@ -203,28 +203,33 @@ def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:
     """Vectors, heads, and the length that is summed over, of an operand [batch, heads..., ., .] that comes in that
     order. Raises Refused where it does not."""
     count = len(view.axes)
+    if count > 2 and BATCH in view.axes[0] and view.axes[0] != (BATCH,):
+        raise Refused(
+            f"its input has the axes {view}: parts of a frame (windows) stand in the batch; expected sequences"
+        )
     if count < 3 or view.axes[0] != (BATCH,):
         raise Refused(f"its input has the axes {view}; expected (batch, heads, tokens, channels)")
     heads = tuple(a for axis in view.axes[1:-2] for a in axis)
     if heads and heads[-1].repeated:  # several heads of the other operand meet one of this
         heads = heads[:-1]
     if (*view.axes[vectors], *heads, *view.axes[summed]) != view.atoms:
-        raise Refused(f"its input has the axes {view}, which do not come token by token, head by head")
+        expected = f"expected axis {vectors} first, then heads, and axis {summed} last"
+        raise Refused(f"its input {view} does not come token by token, head by head; {expected}")
     return size_of(view.axes[vectors]), size_of(heads), size_of(view.axes[summed])
 
 
 def _check(a: Blocks, b: Blocks) -> None:
     """Raise Refused unless the two streams can be multiplied."""
-    if len(a.shape) != len(b.shape) or len(a.shape) not in (2, 3):
+    if not 2 <= len(b.shape) <= len(a.shape) <= 3:
         raise Refused(
-            f"multiplies frames of {list(a.shape)} and {list(b.shape)}; expected [tokens, channels] on both sides, or "
-            "[tokens, heads, channels]"
+            f"multiplies frames of {list(a.shape)} and {list(b.shape)}; expected [tokens, channels] or "
+            "[tokens, heads, channels], with heads on the first side where the second has some"
         )
     if a.channels != b.channels:
         raise Refused(f"multiplies vectors of {a.channels} and {b.channels} elements; expected the same number")
     if a.group_size != b.group_size:
         raise Refused(f"multiplies groups of {a.group_size} and {b.group_size}; expected the same group size")
-    if len(a.shape) == 3 and a.shape[1] % b.shape[1]:
+    if len(b.shape) == 3 and a.shape[1] % b.shape[1]:
         raise Refused(f"multiplies {a.shape[1]} heads with {b.shape[1]}; expected a multiple of them")
     if b.bits > 8:
         raise Refused(

@@ -75,13 +75,16 @@ class Quantize:
 
     @classmethod
     def _lower_sequence(cls, node: ir.Node, found: _Found, static: bool, low: Lowering) -> bool:
-        """Of tokens, or of heads: along the channels, the last that the stream brings."""
+        """Of tokens, or of heads: along the channels, the last that the stream brings, or that it is made to bring."""
         x = node.inputs[0]
         source = low.wide(low.sequences(x), node)
         axis = groups.normalize_axis(found.axis, len(source.view.axes))
-        if not source.view.trailing(axis):
-            raise Refused(f"groups run along axis {axis} of {source.view}; expected the channels of a token")
-        low.bind(node.outputs[0], cls._add(low.in_vectors(source, axis), found, static, node, low))
+        source = low.last(source, axis)
+        if len(source.shape) == 1 and len(source.view.axes) > 2:  # one vector of tokens is a vector still
+            source = low.shaped(source, (1, *source.shape))
+        elif len(source.view.axes) > 3:  # heads of tokens, as products want them
+            source = low.shaped(source, source.view.sizes())
+        low.bind(node.outputs[0], cls._add(source, found, static, node, low))
         return True
 
     @classmethod

@@ -17,6 +17,7 @@ from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.quantize import dynamic_quantizer, encoder_parts, shift_bits
 from mxexport.fpga.views import size_of
 from mxexport.fpga.weights import fit_group
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.groups import group_count, normalize_axis
@@ -171,7 +172,7 @@ class QuantizeTokens:
         bound, words, blocks = self.source.width - self.source.nonnegative, self._words(lanes), self.result.blocks
         slack = 10 if q.round_bias else 7
         depth = (self._most - 1) * words + slack
-        scales = 1 << ((1 + (self._tail < self._most)) * words + slack - 1).bit_length()
+        scales = power_of_two((1 + (self._tail < self._most)) * words + slack)
         frame, bits = group_count(self._tokens, out) * words, self.result.bits
         codes = ram(2 * frame, lanes * bits)
         memories = {

@@ -15,6 +15,7 @@ from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.views import BATCH, View, size_of
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.rewriting import attribute, constant
 
@@ -133,7 +134,7 @@ class Slice:
         """Lanes that begin and end with the channels kept: a beat is kept whole or not at all. No more than these take,
         for further lanes would hold the next vector."""
         first, kept = self.start[2], self.size[2]
-        whole, limit = first + kept == self.source.channels, 1 << (kept - 1).bit_length()
+        whole, limit = first + kept == self.source.channels, power_of_two(kept)
         most = math.gcd(first, 0 if whole else kept) or limit  # where it is whole the last beat may be short
         return [Folding(n, n) for n in (1 << i for i in range(min(most, limit).bit_length())) if most % n == 0]
 

@@ -15,6 +15,7 @@ from mxexport.fpga.area import Parts, each, ram, rom
 from mxexport.fpga.lowering import Lowering, Pending, frame_of
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_counts
+from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute
@@ -63,16 +64,22 @@ class Softmax:
             low.bind(node.outputs[0], source)
             return True
         axis = attribute(node, "axis", -1) % len(source.view.axes)
-        source = low.last(source, axis)
+        if known is not None and known.bias is not None:
+            source = _biased(source, known.bias, x, node, low)
+        given, source = source, low.last(source, axis)
         placed = _placed(mask, x, source)
 
         sources, make = [source], lambda kind: cls.of(kind, scale, placed)
         if known is not None and known.keys is not None:
             from mxexport.fpga.units.masked_softmax import MaskedSoftmax  # which is one of these
 
-            sources.append(low.wide(low.features(known.keys, low.stream(known.keys)), node))
-            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keep)  # noqa: E731
-        low.bind(node.outputs[0], low.add(make, sources, node, "softmax", ("shares",), source.shape))
+            sources.append(low.keys(known.keys, node))
+            make = lambda kind, keys: MaskedSoftmax.masked(kind, keys, scale, placed, known.keys.keep)  # noqa: E731
+        made = low.add(make, sources, node, "softmax", ("shares",), source.shape)
+        low.bind(node.outputs[0], made)
+        if not given.view.trailing(axis) and len(given.view.groups()) > 2:  # heads come token by token
+            behind = len(given.view.atoms) - given.view.atoms.index(given.view.axes[axis][-1]) - 1
+            low.moved(node.outputs[0], low.shaped(low.rotated(made, behind), given.view.sizes()))
         return True
 
     @classmethod
@@ -192,13 +199,13 @@ class Softmax:
         """Counted as mx_softmax builds it: what finds a maximum, lanes of exponentials, a division, shares."""
         lanes, width, beats = folding.simd, self.source.width, self._beats(folding.simd)
         top = 2 + (lanes - 1).bit_length()
-        depth = _power(beats + top + 4)
+        depth = power_of_two(beats + top + 4)
         added = latencies.sum_latency(lanes)
-        exp_depth = _power(beats + 1 + self._exp_latency + added + self.reciprocal_bits + 10)
+        exp_depth = power_of_two(beats + 1 + self._exp_latency + added + self.reciprocal_bits + 10)
         sums = self.exp_bits + 1 + (self.source.channels - 1).bit_length()
         low, exp = self.fraction - self.segment_bits, self.exp_bits + 1
         rows, _ = self._mask_rows
-        waiting = [_power((n + 1) // beats + 3) for n in (depth, exp_depth)]
+        waiting = [power_of_two((n + 1) // beats + 3) for n in (depth, exp_depth)]
         return {
             "unit": each(40),
             "places": each(3 * beats.bit_length() + exp_depth.bit_length()),
@@ -256,6 +263,14 @@ _NUMBERS = (
 )
 
 
+def _biased(source: Pending, bias: np.ndarray, x: ir.Value, node: ir.Node, low: Lowering) -> Pending:
+    """Scores `x` with what their mask adds to those that it leaves."""
+    from mxexport.fpga.units.offset import Offset, constant_of  # which says how a constant lies in a stream
+
+    placed = constant_of(bias.astype(np.float64), x, source)
+    return low.add(lambda t: Offset.of(t, placed), [source], node, "offset", ("sum",), source.shape)
+
+
 def _placed(mask: np.ndarray | None, x: ir.Value, source: Pending) -> np.ndarray | None:
     """A mask that broadcasts to the tensor `x` as one that broadcasts to a frame. Raises Refused for another shape."""
     if mask is None:
@@ -270,8 +285,3 @@ def _placed(mask: np.ndarray | None, x: ir.Value, source: Pending) -> np.ndarray
         first = placed.take([0], axis)
         placed = first if (placed == first).all() else placed
     return placed
-
-
-def _power(count: int) -> int:
-    """The smallest power of two that is no less."""
-    return 1 << (count - 1).bit_length()

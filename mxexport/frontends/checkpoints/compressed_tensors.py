@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.checkpoints.inputs import CompressedTensorsNVFP4Input
 from mxexport.frontends.checkpoints.plans import (
     FLOAT,
     LayerPlan,
@@ -22,6 +21,7 @@ from mxexport.frontends.checkpoints.plans import (
     table,
 )
 from mxexport.frontends.checkpoints.weights import positive
+from mxexport.frontends.inputs import CompressedTensorsNVFP4Input
 from mxexport.numbers.formats import ScaleRule, get_format
 from mxexport.quant import Quantizer, QuantLayer
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.checkpoints.inputs import ModelOptNVFP4Input
 from mxexport.frontends.checkpoints.plans import FLOAT, LayerPlan, MakeInput, dynamic_input, names, refuse_set, table
 from mxexport.frontends.checkpoints.weights import positive
+from mxexport.frontends.inputs import ModelOptNVFP4Input
 from mxexport.numbers.formats import get_format
 from mxexport.quant import Quantizer, QuantLayer
 

@@ -10,7 +10,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
-from mxexport.frontends.checkpoints.inputs import ToolInput, Zeros
+from mxexport.frontends.inputs import ToolInput, Zeros
 from mxexport.numbers.formats import ScaleRule, get_format
 from mxexport.quant import Quantizer, QuantLayer
 

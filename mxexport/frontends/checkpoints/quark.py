@@ -23,7 +23,7 @@ from mxexport.frontends.checkpoints.plans import (
     table,
 )
 
-_FORMATS = {
+FORMATS = {
     "fp4": "mxfp4_e2m1",
     "fp6_e2m3": "mxfp6_e2m3",
     "fp6_e3m2": "mxfp6_e3m2",
@@ -85,13 +85,13 @@ def _mx_format(spec: object, what: str) -> str:
     kind = {key: spec.get(key) for key in ("dtype", "qscheme", "group_size", "ch_axis", "scale_format")}
     dtype = kind.pop("dtype")
     wanted = {"qscheme": "per_group", "group_size": 32, "ch_axis": -1, "scale_format": "e8m0"}
-    if dtype not in _FORMATS or kind != wanted or spec.get("is_scale_quant"):
+    if dtype not in FORMATS or kind != wanted or spec.get("is_scale_quant"):
         told = ", ".join(f"{key} {value!r}" for key, value in {"dtype": dtype, **kind}.items())
         raise UnsupportedError(
-            f"its {what} is quantized with {told}; carried are {', '.join(_FORMATS)} per group of 32 along axis -1 "
+            f"its {what} is quantized with {told}; carried are {', '.join(FORMATS)} per group of 32 along axis -1 "
             "with scales of e8m0"
         )
-    return _FORMATS[dtype]
+    return FORMATS[dtype]
 
 
 def _input(spec: object) -> MakeInput:

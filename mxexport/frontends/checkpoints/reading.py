@@ -26,10 +26,10 @@ from mxexport.frontends.checkpoints import weights
 from mxexport.frontends.checkpoints.compressed_tensors import CompressedTensors
 from mxexport.frontends.checkpoints.files import Checkpoint, open_checkpoint
 from mxexport.frontends.checkpoints.gpt_oss import BLOCKS, SCALES, GptOss, read_parameter
-from mxexport.frontends.checkpoints.inputs import ToolInput
 from mxexport.frontends.checkpoints.modelopt import ModelOpt
 from mxexport.frontends.checkpoints.plans import LayerPlan, Plan, short
 from mxexport.frontends.checkpoints.quark import Quark
+from mxexport.frontends.inputs import ToolInput
 from mxexport.frontends.stored import StoredEmbedding, StoredLayer, StoredLinear, StoredParameter
 from mxexport.quant import QUANT_LAYERS, QuantLayer
 from mxexport.quant.layers.all_layers import quantized_kind

@@ -15,7 +15,6 @@ its QAT layers, before the convert step or after it. What differs from torchao, 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mxexport.errors import MissingToolError, UnsupportedError
+from mxexport.frontends.assembling import assemble
 from mxexport.frontends.stored import StoredLinear, StoredWeight, stored_weight, to_nearest
 from mxexport.numbers import groups, numerics, quantized
 from mxexport.numbers.bits import equal_bits
@@ -84,7 +84,7 @@ def from_torchao(model: nn.Module) -> nn.Module:
             f"do not): {', '.join(lower_precision)}",
             stacklevel=2,
         )
-    return _assemble(model, replacements)
+    return assemble(model, replacements, "from_torchao")
 
 
 @dataclass(frozen=True)
@@ -263,16 +263,6 @@ def _input_quantizer(weight: Tensor) -> Quantizer | None:
 
 def _mx_input(element, block_size: int, mode) -> Quantizer:
     return Quantizer(_mx_format(element, block_size), QuantLayer.input_axis, mode.value)
-
-
-def _assemble(model: nn.Module, replacements: dict[str, nn.Module]) -> nn.Module:
-    """A float32 copy of `model` with modules replaced by name; modules that are one module stay one."""
-    # The copy takes the new module wherever it meets the old one, so torchao's tensors are never copied.
-    memo = {id(model.get_submodule(name)): new for name, new in replacements.items()}
-    try:
-        return copy.deepcopy(model, memo).float().eval()
-    except Exception as error:  # deepcopy fails in as many ways as there are attributes
-        raise UnsupportedError(f"from_torchao: {type(model).__name__} cannot be copied: {error}") from error
 
 
 # --- report -----------------------------------------------------------------------------------------------------

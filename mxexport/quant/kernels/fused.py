@@ -95,28 +95,6 @@ def mx_quantize_dequantize(
         for slab in slabs:
             compute(*slab, group_size, p)
     return values, scale, mask
-    folded = (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :]))
-    x3, values3 = x.view(folded), values.view(folded)
-    scale3 = scale.view(folded[0], -1, folded[2])
-    library = native.library_for(x)
-    whole = library is not None and x.dtype == torch.float32
-    limit = -(-x.numel() // native.thread_count(x.numel())) if whole else _slab_size(x)
-    slabs = [
-        (x3[o, k], values3[o, k], scale3[o, _groups(k, group_size)], mask[bits] if with_mask else None)
-        for o, k, bits in _slabs(folded, group_size, limit)
-    ]
-    if whole:
-        native.quantize_dequantize(library, slabs, group_size, p.native())
-    elif library is not None:
-        for x_slab, values_slab, *rest in slabs:
-            wide = x_slab.float()
-            wide_values = torch.empty_like(wide)
-            native.quantize_dequantize(library, [(wide, wide_values, *rest)], group_size, p.native())
-            values_slab.copy_(wide_values)
-    else:
-        for slab in slabs:
-            _quantize_slab(*slab, group_size, p)
-    return values, scale, mask
 
 
 def mask_gradient(grad: Tensor, mask: Tensor) -> Tensor:

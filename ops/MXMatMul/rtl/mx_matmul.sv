@@ -17,7 +17,8 @@
 //            missing where one does (frames are counted, TLAST is only checked). A stalled output
 //            stalls the whole unit; s_axis_tready depends on registers only, or on m_axis_tready
 //            too when ceil(Rows/Pe) = 1.
-// Memories:  $readmemh files laid out by MatMul.memories in mxexport/fpga/units/matmul.py.
+// Turns:     frames take the words of Layers layers in turn (mx_layer_words).
+// Memories:  $readmemh files laid out by MatMul.memories in mxexport/fpga/units/matmul.py, layer after layer.
 module mx_matmul #(
   parameter int K           = 32,  // elements of a row
   parameter int Vectors     = 1,   // vectors of a frame (pixels, tokens)
@@ -35,6 +36,7 @@ module mx_matmul #(
   parameter bit HasBias     = 0,
   parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: with three products each (mx_dot_three), -1: 1 of integers
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
+  parameter int Layers      = 1,   // of which frames take weights, scales and biases in turn
   parameter string WeightFile = "",
   parameter string ScaleFile  = "",
   parameter string BiasFile   = "",
@@ -74,7 +76,8 @@ module mx_matmul #(
 
   localparam int BeatBits   = mx_pkg::index_bits(Beats);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
-  localparam int WAddrBits  = mx_pkg::index_bits(Folds * Beats);
+  localparam int WWords     = Layers * Folds * Beats;
+  localparam int WAddrBits  = mx_pkg::index_bits(WWords);
 
   localparam int ShiftBits  = mx_pkg::index_bits(ShiftMax + 1);
   localparam int PartBeat   = ShiftBits + Part * ABits;
@@ -84,13 +87,13 @@ module mx_matmul #(
   localparam int WStored    = Pair ? mx_pkg::linear_bits(WExpBits, WManBits) : WBits;
   localparam int Turns      = mx_pkg::rows_in_turn(Pe, BlockBeats);
   localparam int Groups     = mx_pkg::ceil_div(Pe, Turns);  // of rows; missing rows are zero
-  localparam int SAddrBits  = mx_pkg::index_bits(Folds * Places * Turns);
-  localparam int BAddrBits  = mx_pkg::index_bits(Folds * Turns);
+  localparam int SAddrBits  = mx_pkg::index_bits(Layers * Folds * Places * Turns);
+  localparam int BAddrBits  = mx_pkg::index_bits(Layers * Folds * Turns);
 
   // Weights chosen from pieces of block RAM pass a register before products in LUTs.
   localparam bit Late       = !Pair && !(Dsp && AExpBits == 0 && WExpBits == 0)
-      && mx_pkg::rom_piece(Folds * Beats) < Folds * Beats
-      && (RomStyle == "block" || RomStyle == "auto" && mx_pkg::rom_large(Folds * Beats, Pe * Simd * WStored, 128));
+      && mx_pkg::rom_piece(WWords) < WWords
+      && (RomStyle == "block" || RomStyle == "auto" && mx_pkg::rom_large(WWords, Pe * Simd * WStored, 128));
 
   logic en;
 
@@ -131,34 +134,31 @@ module mx_matmul #(
 
   // Weights, scales and biases are read in the order in which they are wanted.
 
-  logic [WAddrBits-1:0]                    w_addr_q;
-  logic [SAddrBits-1:0]                    s_addr_q;
+  logic [WAddrBits-1:0]                    w_addr;
+  logic [SAddrBits-1:0]                    s_addr;
   logic [Pe-1:0][Simd-1:0][WStored-1:0]    w_q;
   logic [Groups-1:0][Across-1:0][7:0]      w_scale_q;
   logic [Groups-1:0][Across-1:0][ShiftBits-1:0] w_shift;
   logic [Groups-1:0][AccWidth-1:0]         bias_q;
   logic                                    scale_step, bias_step;
 
-  always_ff @(posedge aclk) begin
-    if (!aresetn) begin
-      w_addr_q <= '0;
-      s_addr_q <= '0;
-    end else if (en) begin
-      if (x_valid) w_addr_q <= (w_addr_q == WAddrBits'(Folds * Beats - 1)) ? '0 : w_addr_q + 1'b1;
-      if (scale_step) s_addr_q <= (s_addr_q == SAddrBits'(Folds * Places * Turns - 1)) ? '0 : s_addr_q + 1'b1;
-    end
-  end
-
-  mx_rom #(
-    .Width(Pe * Simd * WStored), .Depth(Folds * Beats), .BlockDepth(128), .File(WeightFile), .Style(RomStyle)
-  ) u_weights (
-    .aclk, .en_i(en), .addr_i(w_addr_q), .data_o(w_q)
+  mx_layer_words #(.Words(Folds * Beats), .Passes(Vectors), .Layers(Layers)) u_weight_words (
+    .aclk, .aresetn, .step_i(en && x_valid), .addr_o(w_addr)
+  );
+  mx_layer_words #(.Words(Folds * Places * Turns), .Passes(Vectors), .Layers(Layers)) u_scale_words (
+    .aclk, .aresetn, .step_i(en && scale_step), .addr_o(s_addr)
   );
 
   mx_rom #(
-    .Width(8 * Groups * Across), .Depth(Folds * Places * Turns), .BlockDepth(256), .File(ScaleFile)
+    .Width(Pe * Simd * WStored), .Depth(WWords), .BlockDepth(128), .File(WeightFile), .Style(RomStyle)
+  ) u_weights (
+    .aclk, .en_i(en), .addr_i(w_addr), .data_o(w_q)
+  );
+
+  mx_rom #(
+    .Width(8 * Groups * Across), .Depth(Layers * Folds * Places * Turns), .BlockDepth(256), .File(ScaleFile)
   ) u_scales (
-    .aclk, .en_i(en), .addr_i(s_addr_q), .data_o(w_scale_q)
+    .aclk, .en_i(en), .addr_i(s_addr), .data_o(w_scale_q)
   );
 
   for (genvar g = 0; g < Groups; g++) begin : g_scale
@@ -168,17 +168,16 @@ module mx_matmul #(
   end
 
   if (HasBias) begin : g_bias
-    logic [BAddrBits-1:0] b_addr_q;
+    logic [BAddrBits-1:0] b_addr;
 
-    always_ff @(posedge aclk) begin
-      if (!aresetn) b_addr_q <= '0;
-      else if (en && bias_step) b_addr_q <= (b_addr_q == BAddrBits'(Folds * Turns - 1)) ? '0 : b_addr_q + 1'b1;
-    end
+    mx_layer_words #(.Words(Folds * Turns), .Passes(Vectors), .Layers(Layers)) u_bias_words (
+      .aclk, .aresetn, .step_i(en && bias_step), .addr_o(b_addr)
+    );
 
     mx_rom #(
-      .Width(AccWidth * Groups), .Depth(Folds * Turns), .BlockDepth(256), .File(BiasFile)
+      .Width(AccWidth * Groups), .Depth(Layers * Folds * Turns), .BlockDepth(256), .File(BiasFile)
     ) u_bias (
-      .aclk, .en_i(en), .addr_i(b_addr_q), .data_o(bias_q)
+      .aclk, .en_i(en), .addr_i(b_addr), .data_o(bias_q)
     );
   end else begin : g_no_bias
     assign bias_q = '0;

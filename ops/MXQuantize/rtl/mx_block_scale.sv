@@ -31,7 +31,6 @@ module mx_block_scale #(
   output logic                        valid_o,
   output logic [7:0]                  scale_o,
   output logic [ShiftBits-1:0]        shift_o,
-  output logic                        zero_o,  // the block is all zero
   output logic                        clamped_o
 );
 
@@ -91,7 +90,7 @@ module mx_block_scale #(
   logic [TopBits-1:0] top, top_q;
   logic               zero, zero_q, valid3_q, carry_q;
 
-  mx_leading_one #(.Width(Width), .Cells(1)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
+  mx_leading_one #(.Width(Width)) u_top (.data_i(amax_q), .top_o(top), .zero_o(zero));
 
   if (RoundBias == 0) begin : g_floor
     assign carry_q = 1'b0;
@@ -149,7 +148,6 @@ module mx_block_scale #(
 
   always_ff @(posedge aclk) begin
     valid_o   <= aresetn && valid3_q;
-    zero_o    <= zero_q;
     clamped_o <= (below || above) && !zero_q;
     if (below || zero_q) shift_o <= '0;
     else if (above) shift_o <= ShiftBits'(Highest - Lowest);

@@ -43,7 +43,7 @@ module mx_encode_wide #(
   logic signed [FloorBits-1:0] floor_q;
   logic [Width-1:0]            magnitude0_q;
 
-  mx_leading_one #(.Width(Width), .Cells(1)) u_top (.data_i(magnitude_i), .top_o(top), .zero_o(zero));
+  mx_leading_one #(.Width(Width)) u_top (.data_i(magnitude_i), .top_o(top), .zero_o(zero));
 
   if (Beyond < Width) begin : g_overflow
     assign overflow = magnitude_i[Width-1:Beyond] != '0;

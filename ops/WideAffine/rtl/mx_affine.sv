@@ -5,7 +5,8 @@
 // Latency:   mx_pkg::wide_mul_latency(Width, GainWidth) + 3 cycles; one beat per cycle sustained.
 // Rounding:  nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready. Vectors are counted.
-// Memories:  $readmemh files: gain and offset word (beat) field l = channel beat*Lanes + l.
+// Turns:     frames of Vectors vectors take the words of Layers layers in turn (mx_layer_words).
+// Memories:  $readmemh files: gain and offset word (layer, beat) field l = channel beat*Lanes + l.
 module mx_affine #(
   parameter int Width       = 16,
   parameter int GainWidth   = 18,
@@ -14,6 +15,8 @@ module mx_affine #(
   parameter int Shift       = 12,
   parameter int K           = 1,
   parameter int Lanes       = 1,
+  parameter int Vectors     = 1,  // of a frame, where Layers > 1
+  parameter int Layers      = 1,
   parameter string GainFile   = "",
   parameter string OffsetFile = ""
 ) (
@@ -40,13 +43,14 @@ module mx_affine #(
   localparam int Product  = Width + GainWidth;
   localparam int Sum      = (Product > OffsetWidth ? Product : OffsetWidth) + 1;
   localparam int Beats    = mx_pkg::ceil_div(K, Lanes);
-  localparam int BeatBits = mx_pkg::index_bits(Beats);
+  localparam int Words    = Layers * Beats;
+  localparam int WordBits = mx_pkg::index_bits(Words);
   localparam int Multiply = mx_pkg::wide_mul_latency(Width, GainWidth);
   localparam int Stages   = Multiply + 3;
 
   logic                en;
   logic [Stages:1]     valid_q, last_q;
-  logic [BeatBits-1:0] beat_q;
+  logic [WordBits-1:0] word;
 
   assign en            = !valid_q[Stages] || m_axis_tready;
   assign s_axis_tready = en;
@@ -56,26 +60,28 @@ module mx_affine #(
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       valid_q <= '0;
-      beat_q  <= '0;
     end else if (en) begin
       valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
-      if (s_axis_tvalid) beat_q <= (beat_q == BeatBits'(Beats - 1)) ? '0 : beat_q + 1'b1;
     end
     if (en) last_q <= {last_q[Stages-1:1], s_axis_tlast};
   end
+
+  mx_layer_words #(.Words(Beats), .Passes(Vectors), .Layers(Layers)) u_words (
+    .aclk, .aresetn, .step_i(en && s_axis_tvalid), .addr_o(word)
+  );
 
   logic [Lanes-1:0][GainWidth-1:0]   gain;
   logic [Lanes-1:0][OffsetWidth-1:0] offset;
 
   mx_rom #(
-    .Width(Lanes * GainWidth), .Depth(Beats), .BlockDepth(256), .File(GainFile)
+    .Width(Lanes * GainWidth), .Depth(Words), .BlockDepth(256), .File(GainFile)
   ) u_gain (
-    .aclk, .en_i(en), .addr_i(beat_q), .data_o(gain)
+    .aclk, .en_i(en), .addr_i(word), .data_o(gain)
   );
   mx_rom #(
-    .Width(Lanes * OffsetWidth), .Depth(Beats), .BlockDepth(256), .File(OffsetFile)
+    .Width(Lanes * OffsetWidth), .Depth(Words), .BlockDepth(256), .File(OffsetFile)
   ) u_offset (
-    .aclk, .en_i(en), .addr_i(beat_q), .data_o(offset)
+    .aclk, .en_i(en), .addr_i(word), .data_o(offset)
   );
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane

@@ -8,7 +8,8 @@
 //            one and what comes while its statistics are found.
 // Rounding:  1/sqrt(V) by chords (mx_norm_statistics); n half up; the result to nearest, ties to even.
 // Handshake: AXI4-Stream; s_axis_tready depends on registers only. Vectors are counted.
-// Memories:  $readmemh files: gain and offset word (beat) field l = channel beat*Lanes + l; roots and slopes word i =
+// Turns:     frames of Vectors vectors take the gains and offsets of Layers layers in turn (mx_layer_words).
+// Memories:  $readmemh files: gain and offset word (layer, beat) field l = channel beat*Lanes + l; roots and slopes word i =
 //            segment i.
 module mx_norm #(
   parameter int Width         = 16,
@@ -26,6 +27,8 @@ module mx_norm #(
   parameter int OffsetWidth   = 16,
   parameter int OutWidth      = 18,
   parameter int Shift         = 16,
+  parameter int Vectors       = 1,   // of a frame, where Layers > 1
+  parameter int Layers        = 1,
   parameter string GainFile   = "",
   parameter string OffsetFile = "",
   parameter string RootsFile  = "",
@@ -119,7 +122,7 @@ module mx_norm #(
   logic [Scaled:1][SumBits-1:0]                    sum_q;
   logic [Scaled+2:1][HalfBits-1:0]                 half_q;
   logic [Moved:1][RootBits:0]                      root_q;
-  logic [BeatBits-1:0]                             beat_q;
+  logic [mx_pkg::index_bits(Layers * Beats)-1:0]   word;
   logic [Lanes-1:0][GainWidth-1:0]                 gain;
   logic [Lanes-1:0][OffsetWidth-1:0]               offset;
   logic [Gained:Normed][Lanes-1:0][OffsetWidth-1:0] offset_d;
@@ -131,10 +134,8 @@ module mx_norm #(
   always_ff @(posedge aclk) begin
     if (!aresetn) begin
       valid_q <= '0;
-      beat_q  <= '0;
     end else if (en) begin
       valid_q <= {valid_q[Stages-1:1], take};
-      if (valid_q[Normed-1]) beat_q <= (beat_q == BeatBits'(Beats - 1)) ? '0 : beat_q + 1'b1;
     end
     if (en) begin
       last_q <= {last_q[Stages-1:1], x_last};
@@ -145,11 +146,14 @@ module mx_norm #(
     end
   end
 
-  mx_rom #(.Width(Lanes * GainWidth), .Depth(Beats), .BlockDepth(256), .File(GainFile)) u_gain (
-    .aclk, .en_i(en), .addr_i(beat_q), .data_o(gain)
+  mx_layer_words #(.Words(Beats), .Passes(Vectors), .Layers(Layers)) u_words (
+    .aclk, .aresetn, .step_i(en && valid_q[Normed-1]), .addr_o(word)
   );
-  mx_rom #(.Width(Lanes * OffsetWidth), .Depth(Beats), .BlockDepth(256), .File(OffsetFile)) u_offset (
-    .aclk, .en_i(en), .addr_i(beat_q), .data_o(offset)
+  mx_rom #(.Width(Lanes * GainWidth), .Depth(Layers * Beats), .BlockDepth(256), .File(GainFile)) u_gain (
+    .aclk, .en_i(en), .addr_i(word), .data_o(gain)
+  );
+  mx_rom #(.Width(Lanes * OffsetWidth), .Depth(Layers * Beats), .BlockDepth(256), .File(OffsetFile)) u_offset (
+    .aclk, .en_i(en), .addr_i(word), .data_o(offset)
   );
 
   assign offset_d[Normed] = offset;

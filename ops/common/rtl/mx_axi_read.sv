@@ -1,7 +1,9 @@
 // Reads loads of weights from memory again and again, for as many streams as there are units that want them.
 //
 // Equation:  stream c = the beats of region c, TLAST on the last, and so on anew. Region c is word c of TableFile:
-//            {beats, first beat}, 32 bits each, in beats of Bus bits from weights_base_i on.
+//            {beats, first beat}, 32 bits each, in beats of Bus bits from weights_base_i on. With Layers > 1, a stream has
+//            as many regions, each of which comes so many times before the next: word c*Layers + l is
+//            {times, beats, first beat} of region l.
 // Reads:     AXI4, bursts of Burst beats (the last of a region may be shorter), one after the other for the next
 //            stream, in turn, whose FIFO has room for a whole one: what was asked for is always taken, so streams do
 //            not wait for each other. 16 bursts are under way at most. Regions begin at multiples of Burst beats, and
@@ -12,6 +14,7 @@ module mx_axi_read #(
   parameter int Channels     = 2,
   parameter int Bus          = 128,  // a power of two, 32 to 1024
   parameter int Burst        = 16,   // a power of two
+  parameter int Layers       = 1,
   parameter string TableFile = ""
 ) (
   input  logic                    aclk,
@@ -40,7 +43,7 @@ module mx_axi_read #(
   output logic                    error_o
 );
 
-  if (Channels < 1 || Bus < 32 || Bus > 1024 || (Bus & (Bus - 1)) != 0 || Burst < 1 || Burst > 128 ||
+  if (Channels < 1 || Layers < 1 || Bus < 32 || Bus > 1024 || (Bus & (Bus - 1)) != 0 || Burst < 1 || Burst > 128 ||
       (Burst & (Burst - 1)) != 0 || Burst * Bus / 8 > 4096 || TableFile == "") begin : g_check
     $error("mx_axi_read: Channels = %0d, Bus = %0d, Burst = %0d, TableFile = %s; expected %s", Channels, Bus, Burst,
            TableFile, "a power of two of bits from 32 to 1024, bursts of at most 128 beats and 4 KB, and a file");
@@ -60,7 +63,7 @@ module mx_axi_read #(
   logic [Channels-1:0][RoomBits-1:0] room_q;
   logic [31:0]                      position_q [Channels];
   logic [31:0]                      at_q, left_q, first, beats;
-  logic [63:0]                      entry;
+  logic [Layers > 1 ? 95 : 63:0]    entry;
   logic                             asked, order_ready, ends;
   logic [7:0]                       length;  // of the burst
 
@@ -72,13 +75,44 @@ module mx_axi_read #(
 
   assign later         = hungry_q & behind_q;
   assign pick          = lowest(later != '0 ? later : hungry_q);
-  assign {beats, first} = entry;
+  assign {beats, first} = entry[63:0];
   assign asked         = m_axi_arvalid && m_axi_arready;
   assign ends          = left_q <= 32'(Burst);
 
-  mx_rom #(.Width(64), .Depth(Channels), .BlockDepth(1 << 30), .File(TableFile)) u_table (
-    .aclk, .en_i(1'b1), .addr_i(pick_q), .data_o(entry)
+  localparam int Words    = Channels * Layers;
+  localparam int WordBits = mx_pkg::index_bits(Words);
+  logic [WordBits-1:0] word;
+
+  mx_rom #(.Width($bits(entry)), .Depth(Words), .BlockDepth(1 << 30), .File(TableFile)) u_table (
+    .aclk, .en_i(1'b1), .addr_i(word), .data_o(entry)
   );
+
+  if (Layers == 1) begin : g_one
+    assign word = pick_q;
+  end else begin : g_several
+    localparam int LayerBits = mx_pkg::index_bits(Layers);
+
+    logic [LayerBits-1:0] layer_q [Channels];  // whose region comes
+    logic [31:0]          done_q [Channels];   // times it has come
+    logic                 again;
+
+    assign word  = WordBits'(pick_q) * WordBits'(Layers) + WordBits'(layer_q[pick_q]);
+    assign again = done_q[pick_q] + 1'b1 != entry[95:64];
+
+    always_ff @(posedge aclk) begin
+      if (!aresetn) begin
+        for (int c = 0; c < Channels; c++) begin
+          layer_q[c] <= '0;
+          done_q[c]  <= '0;
+        end
+      end else if (asked && ends) begin
+        done_q[pick_q] <= again ? done_q[pick_q] + 1'b1 : '0;
+        if (!again) begin
+          layer_q[pick_q] <= (layer_q[pick_q] == LayerBits'(Layers - 1)) ? '0 : layer_q[pick_q] + 1'b1;
+        end
+      end
+    end
+  end
 
   always_ff @(posedge aclk) begin
     if (!aresetn) begin

@@ -2,11 +2,8 @@
 //
 // Equation:  top_o = floor(log2(data_i)), 0 where data_i is; zero_o = data_i == 0.
 // Latency:   0 (combinational).
-// Style:     with Cells, whether four bits hold a one, and whether the upper two do, come from one LUT (mx_lut): fewer of
-//            them, but what stands around is not joined with them.
 module mx_leading_one #(
   parameter int Width = 32,
-  parameter bit Cells = 0,
   localparam int TopBits = mx_pkg::index_bits(Width)
 ) (
   input  logic [Width-1:0]   data_i,
@@ -34,16 +31,9 @@ module mx_leading_one #(
         if (i < Count) begin : g_used
           logic [3:0] four;
           logic [1:0] high;
-          assign four = g_level[l-1].any[4*i+:4];
-          if (Cells) begin : g_cells
-            assign high[0] = four[3] || (!four[2] && four[1]);
-            mx_lut #(.Init(64'hfffe_fffe_fff0_fff0)) u_any (
-              .bits_i({2'b10, four}), .six_o(any[i]), .five_o(high[1])
-            );
-          end else begin : g_logic
-            assign any[i] = |four;
-            assign high   = four[3] ? 2'd3 : four[2] ? 2'd2 : four[1] ? 2'd1 : 2'd0;
-          end
+          assign four   = g_level[l-1].any[4*i+:4];
+          assign high   = four[3] ? 2'd3 : four[2] ? 2'd2 : four[1] ? 2'd1 : 2'd0;
+          assign any[i] = |four;
           if (l == 1) begin : g_first
             assign top[i] = high;
           end else begin : g_next

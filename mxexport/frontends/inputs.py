@@ -48,15 +48,17 @@ class NVFP4Input(ToolInput):
     level: float = 1.0
 
     def quantized(self, x: Tensor) -> Tensor:
-        axis, size = x.ndim - 1, self.format.group_size
-        blocks = operators.split_groups(x.float(), axis, size)
+        a = MXFloatQuant.attributes_of(self.format.element)
+        a |= {"signed": True, "signed_zero": True}
+        return library.mx_float_quant(x, self.group_scale(x), x.ndim - 1, self.format.group_size, **a)
+
+    def group_scale(self, x: Tensor) -> Tensor:
+        """Contracted float32 scales of `x`, groups along its last axis."""
+        blocks = operators.split_groups(x.float(), x.ndim - 1, self.format.group_size)
         nan = blocks.isnan()  # apart: onnxruntime's largest value need not be NaN where there is one
         amax = torch.where(nan, 0.0, blocks.abs()).amax(-1)
         scale = self.block_scale(amax, amax.new_full((), self.level))
-        scale = torch.where(nan.float().amax(-1) > 0, torch.nan, scale)
-        a = MXFloatQuant.attributes_of(self.format.element)
-        a |= {"signed": True, "signed_zero": True}
-        return library.mx_float_quant(x, scale, axis, size, **a)
+        return torch.where(nan.float().amax(-1) > 0, torch.nan, scale)
 
     def block_scale(self, amax: Tensor, level: Tensor) -> Tensor:
         """Float32 scales of blocks, shape of `amax`. Numbers are tensors: torch divides by reciprocals of others."""

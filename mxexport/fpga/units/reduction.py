@@ -1,0 +1,40 @@
+"""Sums, means and largest values along axes of tokens, as pools: of images of one column, or of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.types import Wide
+from mxexport.fpga.unit import Refused, Unit
+from mxexport.fpga.windows import Window
+from mxexport.model.rewriting import attribute, reduced_axes
+
+
+def lower_reduction(node: ir.Node, low: Lowering, make: Callable[[Wide, Window], Unit]) -> bool:
+    """A ReduceMean, ReduceSum or ReduceMax over axes that come side by side, of a stream with a view: `make` gives the
+    pool of windows that hold them."""
+    source, axes = low.wide(low.sequences(node.inputs[0]), node), reduced_axes(node)
+    if source.view is None:
+        low.bind(node.outputs[0], source)
+        return True
+    rank = len(source.view.axes)
+    if axes is None or 0 in [axis % rank for axis in axes]:
+        raise Refused(f"it looks at axes {axes} of {source.view}; expected some that are named, and not the batch")
+    axes = sorted(axis % rank for axis in axes)
+    before, along, inside = source.view.around(*axes)
+    column = before == 1  # tokens: of an image of one column, as other pools see them
+    image = low.shaped(source, (along, 1, inside) if column else (before, along, inside))
+    window = Window((along, 1)) if column else Window((1, along))
+    made = low.add(lambda t: make(t, window), [image], node, "pool", ("pool",), (before, 1, inside), view=source.view)
+    view = source.view
+    for axis in axes[::-1]:
+        view = view.cut(axis, 1)
+    if not attribute(node, "keepdims", 1):
+        for axis in axes[::-1]:
+            view = view.without(axis)
+    low.bind(node.outputs[0], replace(made, view=view))
+    return True
