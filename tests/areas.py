@@ -153,7 +153,7 @@ def _hundreds() -> dict[str, tuple[Unit, list]]:
         ),
         "matmul-hundreds-mxint8": (
             _matrix(rng, "mxint8", "mxint8", 256, 64),
-            [Folding(16, 32), Folding(8, 32, luts=1)],
+            [Folding(16, 32), Folding(16, 32, threes=1), Folding(8, 32, luts=1)],
         ),
         "matmul-hundreds-mxfp4_e2m1": (_matrix(rng, "mxfp4_e2m1", "mxfp4_e2m1", 256, 64), [Folding(16, 32)]),
     }

@@ -28,7 +28,7 @@ module mx_products #(
   parameter int AccWidth    = 32,
   parameter int ScaleOffset = 254,
   parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
-  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: with three products each (mx_dot_three), -1: 1 of integers
+  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: in threes, -1: DSP blocks if both are integers
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter bit Late        = 0,   // the weights pass one register more
   localparam int ABits     = mx_pkg::element_bits(AExpBits, AManBits),
@@ -74,8 +74,8 @@ module mx_products #(
            mx_pkg::linear_bits(AExpBits, AManBits), mx_pkg::linear_bits(WExpBits, WManBits), Pe);
   end
   if (UseDsp == 2 && (AExpBits != 0 || WExpBits != 0 || ABits > 9 || WBits > 8)) begin : g_check_three
-    $error("mx_products: UseDsp = 2 with activation e%0dm%0d, weight e%0dm%0d; expected integers of at most %s", AExpBits,
-           AManBits, WExpBits, WManBits, "9 and 8 bits");
+    $error("mx_products: UseDsp = 2 with e%0dm%0d and e%0dm%0d; expected integers of at most 9 and 8 bits",
+           AExpBits, AManBits, WExpBits, WManBits);
   end
   if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
     $error("mx_products: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
