@@ -9,6 +9,8 @@ TRITON := .venv-triton
 # One process per core; the suite is CPU bound. The profile `ci` gives property tests the same examples every time:
 # plain pytest looks for new ones.
 JOBS ?= $(shell nproc)
+# `make test-full PART=2/5`: the second of five parts of the suite, which are disjoint and together the whole.
+SOME := $(if $(PART),--part=$(PART))
 
 .PHONY: demo test test-full test-finn test-triton fuzz docs finn bench lint finn-base clean
 
@@ -17,11 +19,11 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci $(SOME)
 
 # Every folding of every unit, 200 random networks and all demo networks: hours, not minutes.
 test-full: $(READY)
-	MXEXPORT_FULL=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci
+	MXEXPORT_FULL=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci $(SOME)
 
 # What `convert --to finn` writes, through FINN+'s own steps. FINN+ has an environment of its own (2.2 GB); where it
 # cannot be installed, the tests are skipped and say so.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 
 import mxexport as mx
 from mxexport.errors import OptionError
-from mxexport.fpga import alone, budgets, emit, memory, schedule
+from mxexport.fpga import alone, budgets, emit, memory, options
 from mxexport.fpga.area import total
-from mxexport.fpga.devices import clock_limit, resources
+from mxexport.fpga.devices import clock_limit, family, resources
 from mxexport.fpga.network import Network
 from mxexport.fpga.report import estimate
 from mxexport.fpga.timing import cycles_per_unit, latency
@@ -78,16 +78,15 @@ def plans(network: Network, chosen: Mapping[str, Folding], parts: list[str], clo
     for part in parts:
         clock = min(clock_mhz, clock_limit(part) or clock_mhz)
         rom, load = (_placed(network, kind, part) for kind in ("rom", "load"))
-        found.append(_planned(rom, chosen, part, clock) | {"weights": "rom", "folding": _CHOSEN})
-        found.append(_planned(load, chosen, part, clock) | {"weights": "load", "folding": _CHOSEN})
+        own = _of_slices(chosen, part)
+        found.append(_planned(rom, own, part, clock) | {"weights": "rom", "folding": _CHOSEN})
+        found.append(_planned(load, own, part, clock) | {"weights": "load", "folding": _CHOSEN})
         for share, fastest in [] if found[-2]["over"] else _fastest(rom, part):
             words = f"fastest within {share:.0%}"
             found.append(_planned(rom, fastest, part, clock) | {"weights": "rom", "folding": words})
     small, bus = _STREAMED
-    streamed = _placed(network, "stream", small, 1, bus)
-    found.append(
-        _planned(streamed, chosen, small, clock_mhz) | {"weights": f"stream:1, {bus} bits", "folding": _CHOSEN}
-    )
+    streamed, own = _placed(network, "stream", small, 1, bus), _of_slices(chosen, small)
+    found.append(_planned(streamed, own, small, clock_mhz) | {"weights": f"stream:1, {bus} bits", "folding": _CHOSEN})
     return found
 
 
@@ -98,6 +97,12 @@ _STREAMED = "xczu7ev", 512
 _CHOSEN = "64 MACs a cycle in the largest layer"
 
 
+def _of_slices(chosen: Mapping[str, Folding], part: str) -> dict[str, Folding]:
+    """Without products in threes where the part's slices make none."""
+    whole = family(part) == "Versal"
+    return {name: f if whole else replace(f, threes=0) for name, f in chosen.items()}
+
+
 def _placed(network: Network, kind: str, part: str, tile: int = 0, bus: int = memory.BUS) -> Network:
     """All weights at a place, on a part."""
     return memory.placed(network, memory.choose(network, memory.Place(kind, tile)), bus, part)
@@ -105,9 +110,10 @@ def _placed(network: Network, kind: str, part: str, tile: int = 0, bus: int = me
 
 def _fastest(network: Network, part: str) -> list[tuple[float, dict[str, Folding]]]:
     """The share of a part that is enough, and the fastest folding within it; none where no share is."""
+    kinds = options.kinds("auto", part)
     for share in _SHARES:
         with contextlib.suppress(OptionError):  # the smallest design needs more
-            return [(share, budgets.fold_within(network, None, resources(part) * share, kinds=schedule.AUTO))]
+            return [(share, budgets.fold_within(network, None, resources(part) * share, kinds=kinds))]
     return []
 
 

@@ -50,13 +50,21 @@ _ALIKE = (  # of several formats, one says enough
 )
 _LARGE = re.compile("(matmul|product)-.*-blocks|depthwise-.*-(four|3x3|stride|dilation)")
 """Hundreds of products at once: Yosys takes minutes and gigabytes, and smaller ones have the same parts."""
+MIXED = (
+    ("mxint8", "mxfp6_e3m2"),
+    ("mxfp8_e4m3", "mxfp6_e2m3"),
+    ("mxfp8_e5m2", "mxfp6_e2m3"),
+    ("mxfp8_e5m2", "mxint8"),
+    ("mxfp6_e2m3", "mxfp6_e3m2"),
+    ("mxfp6_e3m2", "mxfp8_e5m2"),
+)
 _TOLD = ("int8", "e4m3", "e5m2")
 
 
 @functools.cache
 def measured() -> dict[str, tuple[Unit, Folding]]:
     """What the table has: units of the tests at every folding of theirs, and larger ones as networks have them."""
-    named = {name: CASES[name] for name in gated()} | _larger()
+    named = {name: CASES[name] for name in gated()} | _larger() | _mixed() | _hundreds()
     found = {}
     for name, (unit, foldings) in named.items():
         for folding in map(folding_of, foldings):
@@ -76,18 +84,9 @@ def _larger() -> dict[str, tuple[Unit, list]]:
     rng, found = np.random.default_rng(3), {}
     for name in ("mxint8", "mxfp4_e2m1", "mxfp6_e2m3", "mxfp8_e4m3"):
         for length, rows in ((256, 64), (784, 100)):
-            fmt, source = get_format(name), Blocks((length,), name, 32, 118, 127)
-            weight = Weight(
-                fmt,
-                finite_codes(rng, fmt.element, (rows, -(-length // 32) * 32))[:, :length],
-                rng.integers(118, 125, (rows, -(-length // 32))).astype(np.uint8),
-                32,
-            )
             foldings = [(8, 8), (4, 4), (2, 16), (8, 4, 1, 1, 1)] if rows == 64 else [(4, 8), (1, 16)]
-            a = sized("matmul", source, weight, None)
-            bias = rng.integers(-999, 999, rows)
             found[f"matmul-{name}-{length}x{rows}"] = (
-                MatMul(source, weight, bias, a.scale_offset, a.width, a.lsb_exp),
+                _matrix(rng, name, name, length, rows),
                 [Folding(*f) for f in foldings if len(f) < 5 or name == "mxint8"],
             )
         found[f"quantize-{name}-28"] = quantize(Wide((128,), 28, -16), name, span=14), [1, 2, 4, 8]
@@ -120,6 +119,44 @@ def _larger() -> dict[str, tuple[Unit, list]]:
     gain, offset = rng.integers(-(2**17) + 1, 2**17, 64), rng.integers(-(2**30), 2**30, 64)
     found["affine-64"] = Affine(Wide((64,), 28, -20), gain, offset, 12, -25), [1, 4]
     return found
+
+
+def _matrix(rng: np.random.Generator, activations: str, weights: str, length: int, rows: int) -> MatMul:
+    """A matrix layer whose accumulator is as wide as its weights need."""
+    fmt, source = get_format(weights), Blocks((length,), activations, 32, 118, 127)
+    weight = Weight(
+        fmt,
+        finite_codes(rng, fmt.element, (rows, -(-length // 32) * 32))[:, :length],
+        rng.integers(118, 125, (rows, -(-length // 32))).astype(np.uint8),
+        32,
+    )
+    a = sized("matmul", source, weight, None)
+    return MatMul(source, weight, rng.integers(-999, 999, rows), a.scale_offset, a.width, a.lsb_exp)
+
+
+def _mixed() -> dict[str, tuple[Unit, list]]:
+    """Products of two formats: each way in which mx_mul makes them that no other row has."""
+    rng, pairs = np.random.default_rng(4), {}
+    for activations, weights in MIXED:
+        unit = _matrix(rng, activations, weights, 128, 16)
+        pairs[f"matmul-{activations}-{weights}"] = unit, [Folding(2, 8)]
+    return pairs
+
+
+def _hundreds() -> dict[str, tuple[Unit, list]]:
+    """Units of hundreds of products at once, with weights and accumulators as networks have them."""
+    rng = np.random.default_rng(5)
+    return {
+        "matmul-mxfp6_e2m3-mxfp6_e3m2-256x64": (
+            _matrix(rng, "mxfp6_e2m3", "mxfp6_e3m2", 256, 64),
+            [Folding(1, 8)],  # of hundreds, it would take Yosys a quarter of an hour
+        ),
+        "matmul-hundreds-mxint8": (
+            _matrix(rng, "mxint8", "mxint8", 256, 64),
+            [Folding(16, 32), Folding(16, 32, threes=1), Folding(8, 32, luts=1)],
+        ),
+        "matmul-hundreds-mxfp4_e2m1": (_matrix(rng, "mxfp4_e2m1", "mxfp4_e2m1", 256, 64), [Folding(16, 32)]),
+    }
 
 
 def cells() -> dict[str, tuple[str, dict[str, int | str]]]:

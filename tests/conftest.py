@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.parts import pytest_addoption, pytest_collection_modifyitems  # noqa: F401  (hooks)
+
 
 @pytest.fixture(autouse=True)
 def same_numbers_in_any_order():

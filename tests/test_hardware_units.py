@@ -167,6 +167,9 @@ def cases() -> dict[str, tuple]:
             f"matmul-{name}": (matmul(small, "mxint8", 5), [(1, 4), (4, 2)]),
             f"matmul-{name}-mxint4": (matmul(small, "mxint4", 3), [(2, 4)]),
         }
+    in_threes = [Folding(4, 8, threes=1), Folding(2, 32, threes=1)]
+    found["matmul-threes"] = matmul(Blocks((3, 2, 40), "mxint8", 32, 100, 102), "mxint8", 5), in_threes
+    found["product-threes"] = product((6, 1, 40), (5, 1, 40), ("mxint8", "mxint8")), in_threes[:1]
     for name in ("mxfp8_e4m3", "mxfp4_e2m1"):  # weights in block RAM, in pieces
         found[f"matmul-{name}-deep"] = matmul(Blocks((2, 256), name, 32, 100, 102), name, 40), [(1, 8), (2, 16)]
     for name, window in WINDOWS.items():

@@ -26,6 +26,7 @@ from mxexport.fpga.words import (
     write_mem,
 )
 from mxexport.numbers import fixedpoint, formats, groups
+from tests.helpers import every
 
 STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
 
@@ -171,6 +172,63 @@ module mx_pair_stream #(parameter int Simd = 4, ABits = 8, WBits = 8,
   for (genvar r = 0; r < 2; r++) begin : g_row
     assign m_axis_tdata[r*Bits+:Bits] = Bits'($signed(sums[r])) + Bits'(owed[r]);
   end
+endmodule
+"""
+
+
+THREES = [(32, 9, 8), (1, 8, 8), (2, 8, 8), (4, 9, 8), (8, 8, 8), (16, 8, 8), (64, 8, 8), (8, 4, 5), (16, 2, 2)]
+
+
+@pytest.mark.parametrize("cells", ["", "MX_DSP58"])
+@pytest.mark.parametrize("simd, a_bits, w_bits", every(4, THREES))
+def test_dot_products_in_threes_are_exact(cells, simd, a_bits, w_bits, rng):
+    """Three products per DSP slice, all extremes in every lane: plain logic and the slices of Versal parts alike."""
+    ends = [np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1]) for bits in (a_bits, w_bits)]
+    a = np.concatenate([np.repeat(ends[0], 2)[:, None].repeat(simd, 1), rng.choice(ends[0], (60, simd))])
+    w = np.concatenate([np.tile(ends[1], 2)[:, None].repeat(simd, 1), rng.choice(ends[1], (60, simd))])
+    a = np.concatenate([a, rng.integers(*ends[0], (200, simd), endpoint=True)])
+    w = np.concatenate([w, rng.integers(*ends[1], (200, simd), endpoint=True)])
+    beats = pack_fields([(a & (2**a_bits - 1), a_bits), (w & (2**w_bits - 1), w_bits)])
+    parameters = {"Simd": simd, "ABits": a_bits, "WBits": w_bits}
+    with tempfile.TemporaryDirectory() as directory:
+        wrapper = Path(directory) / "mx_three_stream.sv"
+        wrapper.write_text(THREE_STREAM)
+        sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
+        defines = (cells,) if cells else ()
+        simulator = verilator.build("mx_three_stream", sources, parameters, defines=defines, quick=True)
+        for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
+            result = simulator.run(beats, len(beats), **stalls)
+            found = unpack_lanes(result.beats, 1, a_bits + w_bits + simd.bit_length() - 1)
+            np.testing.assert_array_equal(found[:, 0], (w * a).sum(-1))
+            if not stalls:
+                assert result.cycles == len(beats) + latencies.three_latency(simd)
+
+
+THREE_STREAM = """// mx_dot_three as a stream.
+module mx_three_stream #(parameter int Simd = 4, ABits = 8, WBits = 8,
+                         localparam int Bits = ABits + WBits + $clog2(Simd)) (
+  input logic aclk, input logic aresetn,
+  input logic s_axis_tvalid, output logic s_axis_tready,
+  input logic [Simd*(ABits+WBits)-1:0] s_axis_tdata, input logic s_axis_tlast,
+  output logic m_axis_tvalid, input logic m_axis_tready, output logic [Bits-1:0] m_axis_tdata,
+  output logic m_axis_tlast
+);
+  localparam int Delay = mx_pkg::three_latency(Simd);
+  logic [Delay:1] valid_q;
+  logic en, unused;
+  assign en = !valid_q[Delay] || m_axis_tready;
+  assign s_axis_tready = en;
+  assign m_axis_tvalid = valid_q[Delay];
+  assign m_axis_tlast = 1'b1;
+  assign unused = s_axis_tlast;
+  always_ff @(posedge aclk) begin
+    if (!aresetn) valid_q <= '0;
+    else if (en) valid_q <= {valid_q[Delay-1:1], s_axis_tvalid};
+  end
+  mx_dot_three #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
+    .aclk, .en_i(en), .a_i(s_axis_tdata[Simd*ABits-1:0]), .w_i(s_axis_tdata[Simd*ABits+:Simd*WBits]),
+    .sum_o(m_axis_tdata)
+  );
 endmodule
 """
 

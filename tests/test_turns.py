@@ -13,7 +13,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.fpga import budgets, estimate, fold_turns, loops, open_design, repeats
+from mxexport.fpga import budgets, estimate, fold_turns, loops, open_design, repeats, schedule
 from mxexport.fpga.area import Area
 from mxexport.fpga.turns import TURN_OF, WIDTH, made_alike
 from mxexport.fpga.types import Wide
@@ -170,11 +170,11 @@ def test_products_stand_once_and_results_stay(made, tmp_path):
 def test_foldings_of_the_body_follow_a_rate_and_a_budget(made):
     """Faster where more is asked for, and the fastest that a budget allows; both by the same estimates."""
     hardware = made("light")[1].hardware
-    found = [budgets.fold_within(hardware, target, None, {}, (False,)) for target in (3000, 1200)]
+    found = [budgets.fold_within(hardware, target, None, {}, schedule.DSP) for target in (3000, 1200)]
     cycles = [fold_turns.cycles_of(hardware, f) for f in found]
     assert cycles[1] <= 1200 < cycles[0] <= 3000
     most = Area(0.9 * estimate.whole(hardware, found[1]).lut, *[np.inf] * 4)
-    within = budgets.fold_within(hardware, None, most, {}, (False,))
+    within = budgets.fold_within(hardware, None, most, {}, schedule.DSP)
     assert not estimate.whole(hardware, within).beyond(most)
     assert cycles[1] < fold_turns.cycles_of(hardware, within) < cycles[0] * 2
 

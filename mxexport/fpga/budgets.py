@@ -29,8 +29,8 @@ def fold_for_budget(
 
     def fitting(target: int) -> tuple[dict[str, Folding] | None, str]:
         beyond = ""
-        for luts in kinds:
-            found = fold_turns.fold(network, target, overrides, luts)
+        for kind in kinds:
+            found = fold_turns.fold(network, target, overrides, kind)
             if not (beyond := _beyond(network, found, budget)):
                 return found, ""
         return None, beyond
@@ -63,8 +63,8 @@ def fold_within(
         return fold_turns.fold_for_rate(network, target_cycles, overrides, kinds[0])
     if target_cycles is None:
         return fold_for_budget(network, budget, overrides, kinds)
-    for luts in kinds:
-        found = fold_turns.fold_for_rate(network, target_cycles, overrides, luts)
+    for kind in kinds:
+        found = fold_turns.fold_for_rate(network, target_cycles, overrides, kind)
         if not (over := _beyond(network, found, budget)):
             return found
     raise OptionError(f"budget: target_fps needs {over}; ask for less, or leave target_fps out for the fastest")

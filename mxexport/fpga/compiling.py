@@ -67,7 +67,7 @@ def compile(
     at `clock_mhz` chooses the folding (default: 64 multiply-accumulates per cycle in the largest layer); `folding`
     overrides it per layer: (pe, simd), then taps and pixels at once where there are several, a dict or a YAML file.
     `resources`: products that DSP slices can make are made by them ("dsp"), by LUTs ("lut"), or by LUTs only where a
-    budget has too few slices ("auto").
+    budget has too few slices ("auto"). A slice makes two of them, or three of integers on Versal parts.
     `memory`: where the weights of matrix products lie, for all or by layer: constants of the bitstream ("rom"), memory
     that is filled once through an AXI4-Stream of `memory_bits` ("load"), or outside, read for every few vectors of a
     frame ("stream", "stream:N").
@@ -94,7 +94,7 @@ def compile(
     part, clock_mhz, margin = check_part(part), options.clock(clock_mhz), options.whole("margin", margin)
     supported = min(clock_mhz, clock_limit(part) or clock_mhz)
     target_cycles, limits = options.cycles_per_frame(target_fps, supported), options.limits(budget, part)
-    folding, kinds = options.foldings(folding), options.kinds(resources)
+    folding, kinds = options.foldings(folding, part), options.kinds(resources, part)
     wanted, bus = options.memory(memory), options.bus(memory_bits)
     stage("reading the model")
     qonnx = graph.load(model)

@@ -23,8 +23,8 @@ def foldings(unit: Unit) -> list[Folding]:
     whole = [f for f in plain if unit.cycles(f) == unit.sources[0].vectors]
     if not whole:
         return plain
-    kinds = sorted({f.luts for f in whole}, reverse=True)
-    least = [min((f for f in whole if f.luts == luts), key=lambda f: f.work) for luts in kinds]
+    kinds = sorted({(f.luts, f.threes) for f in whole}, reverse=True)
+    least = [min((f for f in whole if (f.luts, f.threes) == kind), key=lambda f: f.work) for kind in kinds]
     return plain + [dataclasses.replace(f, pixels=n) for n in equal_parts(shape[1]) if n > 1 for f in least]
 
 

@@ -34,9 +34,17 @@ class Datapath:
         """Whether rows go in pairs, two products of linear values per DSP slice: where these are short, but no table
         of a LUT."""
         x, w = self.x.element.linear_bits, self.w.linear_bits
-        if self.folding.luts or self.folding.pe % 2 or x > 9 or w > 8 or x * w < 32:
+        if self.folding.luts or self.folding.threes or self.folding.pe % 2 or x > 9 or w > 8 or x * w < 32:
             return False
         return self.symmetric
+
+    @property
+    def pays_in_threes(self) -> bool:
+        """Whether DSP slices that make three products of integers each are fewer than those that it takes otherwise."""
+        x, w = self.x.element, self.w
+        if not self.takes_dsp or exponent_bits(x) or exponent_bits(w) or x.bits > 9 or w.bits > 8:
+            return False
+        return sum(latencies.three_chains(self.part)) < self.part / (1 + self.pairs)
 
     @property
     def takes_dsp(self) -> bool:
@@ -90,9 +98,12 @@ class Datapath:
         return max(self.shift_max.bit_length(), 1)
 
     def foldings(self, pes: list[int], lanes: list[int]) -> list[Folding]:
-        """Every one of those rows and lanes at once, with products in LUTs first where they could take DSP slices."""
-        found = sorted((Folding(pe, simd) for pe in pes for simd in lanes), key=_size)
-        return [g for f in found for g in (*[replace(f, luts=1)] * replace(self, folding=f).takes_dsp, f)]
+        """Every one of those rows and lanes at once, with products in LUTs and in threes first where they may be so."""
+        found = []
+        for f in sorted((Folding(pe, simd) for pe in pes for simd in lanes), key=_size):
+            path = replace(self, folding=f)
+            found += [*[replace(f, luts=1)] * path.takes_dsp, *[replace(f, threes=1)] * path.pays_in_threes, f]
+        return found
 
     def parameters(self) -> dict[str, int]:
         """SystemVerilog parameters that the modules around it pass on."""
@@ -101,7 +112,7 @@ class Datapath:
             "Pe": self.folding.pe,
             "Simd": self.folding.simd,
             "ShiftMax": self.shift_max,
-            "UseDsp": -1 if self.takes_dsp else 0,
+            "UseDsp": 2 if self.folding.threes else -1 if self.takes_dsp else 0,
             "Pair": int(self.pairs),
         }
 
@@ -110,6 +121,8 @@ class Datapath:
         rows pass one register more."""
         if self.pairs:
             dot = latencies.pair_latency(self.x.element.linear_bits, self.w.linear_bits, self.part)
+        elif self.folding.threes:
+            dot = latencies.three_latency(self.part)
         else:
             dot = latencies.dot_latency(self.x.element, self.w, self.part, use_dsp=self.takes_dsp)
         joined = 4 if self.folds == 1 else 6  # a replay buffer stands before several folds
@@ -126,8 +139,10 @@ class Datapath:
                 found["linear"] = each(x.linear_bits * simd)
             dot_bits = x.linear_bits + w.linear_bits + (part - 1).bit_length()
         else:
-            made = dots.dot(x, w, part, luts=not self.takes_dsp)
-            smaller = {kind: few and kind != "integers" for kind in made}  # a DSP slice multiplies any constant
+            threes = {"threes": dots.three(x.bits, w.bits, part)} if self.folding.threes else None
+            made = threes or dots.dot(x, w, part, luts=not self.takes_dsp)
+            slices = ("integers", "threes")  # these multiply any constant
+            smaller = {kind: few and kind not in slices for kind in made}
             found |= {f"{'of_few_' * smaller[kind]}{kind}": piece * (pe * across) for kind, piece in made.items()}
             floats = exponent_bits(x) or exponent_bits(w)
             dot_bits = x.linear_bits + w.linear_bits - bool(floats) + (part - 1).bit_length()

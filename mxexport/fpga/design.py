@@ -368,8 +368,10 @@ class Design:
         formats, say). What explore.json calls `folding` can be given to `compile` as it stands. `cluster`: who folds,
         see `mxexport.cluster.connected`."""
         most = resources(self.report["part"])
+        (slices,) = options.kinds("dsp", self.report["part"])
         fronts = {
-            d.path.name: explore.front(d.hardware, d.report["clock_mhz"], most, cluster) for d in (self, *against)
+            d.path.name: explore.front(d.hardware, d.report["clock_mhz"], most, cluster, slices)
+            for d in (self, *against)
         }
         own = fronts[self.path.name]
         texts = {

@@ -84,10 +84,12 @@ tests/test_areas.py)."""
 
 
 def family(part: str) -> str:
-    """ "7 series", "UltraScale+", or "" for others, whose delays are not known here."""
+    """ "7 series", "UltraScale+", "Versal", or "" for others. Of Versal and the others no delays are known here."""
     device = device_of(part)
     if device.startswith("xc7"):
         return "7 series"
+    if device.startswith(("xcvc", "xcve", "xcvm", "xcvp", "xcvh", "xcv80")):
+        return "Versal"
     plus = device.startswith(("xczu", "xcau", "xcu", "xck2")) or re.fullmatch("xc[kv]u\\d+p", device)
     return "UltraScale+" if plus else ""
 

@@ -111,6 +111,15 @@ def pair(a_bits: int, w_bits: int, lanes: int) -> Area:
     return Area(dsp=lanes) + (Area(ff=late) + sums) * fields + tree(fields, bits) * 2
 
 
+def three(a_bits: int, w_bits: int, lanes: int) -> Area:
+    """mx_dot_three: a row."""
+    chains = latencies.three_chains(lanes)
+    late = sum(i - 1 for length in chains for i in range(2, length)) * 3 * (a_bits + w_bits)
+    bits = a_bits + w_bits + (min(3 * chains[0], lanes) - 1).bit_length()
+    waits = (chains[0] - chains[-1]) * bits
+    return Area(dsp=sum(chains), ff=late + waits) + tree(len(chains), bits)
+
+
 def wide(a_bits: int, b_bits: int, signed: bool = True) -> Area:
     """mx_wide_mul: products of digits, then their sum; `signed`: whether a factor may be negative."""
     steps = latencies.wide_steps(a_bits, b_bits)

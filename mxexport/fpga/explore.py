@@ -37,11 +37,13 @@ class Point:
         return row | {"resources": self.resources} | self.area.table() | {"folding": layers}
 
 
-def front(network: Network, clock_mhz: float, most: Area | None = None, cluster: object = None) -> list[Point]:
+def front(
+    network: Network, clock_mhz: float, most: Area | None = None, cluster: object = None, slices: str = "dsp"
+) -> list[Point]:
     """Slowest first: for products in DSP slices and in LUTs, the smallest design for each of up to 24 rates. A design
     is left out where it needs more than `most`, or another one is as fast and needs no more of anything. `cluster`: who
-    folds, see `mxexport.cluster.connected`."""
-    wanted = [(name, target) for name in ("dsp", "lut") for target in _spread(fold_turns.cycle_counts(network))]
+    folds, see `mxexport.cluster.connected`. `slices`: what DSP slices make, one of `schedule.Kinds`."""
+    wanted = [(kind, target) for kind in (slices, "lut") for target in _spread(fold_turns.cycle_counts(network))]
     found: dict[tuple, Point] = {}
     with clusters.connected(cluster) as runner:
         for point in runner.map(_point, wanted, shared=(network, clock_mhz)):
@@ -53,8 +55,8 @@ def front(network: Network, clock_mhz: float, most: Area | None = None, cluster:
 
 def _point(network: Network, clock_mhz: float, wanted: tuple[str, int]) -> Point:
     """The smallest design whose frames take so many cycles."""
-    name, target = wanted
-    foldings = fold_turns.fold(network, target, {}, luts=name == "lut")
+    kind, target = wanted
+    foldings, name = fold_turns.fold(network, target, {}, kind), "lut" if kind == "lut" else "dsp"
     cycles = max(cycles_per_unit(network, foldings).values())
     layers = {p.layer: foldings[p.name] for p in network.products()}
     return Point(cycles, clock_mhz * 1e6 / cycles, name, whole(network, foldings), layers)

@@ -13,18 +13,18 @@ from mxexport.fpga.unit import Folding
 Asked = Mapping[str, tuple[int, ...]]
 
 
-def fold_for_rate(network: Network, target: int | None, overrides: Asked, luts: bool) -> dict[str, Folding]:
+def fold_for_rate(network: Network, target: int | None, overrides: Asked, kind: str) -> dict[str, Folding]:
     """The smallest design whose frames take `target` cycles; with a loop, by bisection over every number of cycles that
     a folding of the body gives: the slowest body with which a frame keeps to it."""
     if network.loop is None or target is None:
-        return fold(network, target, overrides, luts)
+        return fold(network, target, overrides, kind)
     targets = cycle_counts(network)
     low, high = 0, len(targets) - 1
     while low < high:
         middle = (low + high + 1) // 2
-        enough = cycles_of(network, fold(network, targets[middle], overrides, luts)) <= target
+        enough = cycles_of(network, fold(network, targets[middle], overrides, kind)) <= target
         low, high = (middle, high) if enough else (low, middle - 1)
-    return fold(network, targets[low], overrides, luts)
+    return fold(network, targets[low], overrides, kind)
 
 
 def cycle_counts(network: Network) -> list[int]:
@@ -32,17 +32,17 @@ def cycle_counts(network: Network) -> list[int]:
     return schedule.cycle_counts(network if network.loop is None else apart(network)[1])
 
 
-def fold(network: Network, cycles: int | None, overrides: Asked, luts: bool) -> dict[str, Folding]:
+def fold(network: Network, cycles: int | None, overrides: Asked, kind: str) -> dict[str, Folding]:
     """As `schedule.fold`; with a loop, a body that takes a turn in so many cycles, and what keeps up with it."""
     if network.loop is None:
-        return schedule.fold(network, cycles, overrides, luts)
+        return schedule.fold(network, cycles, overrides, kind)
     schedule.check_layers(network, overrides)
     before, body, behind = apart(network)
-    found = schedule.fold(body, cycles, _own(body, overrides), luts)
+    found = schedule.fold(body, cycles, _own(body, overrides), kind)
     taken = cycles_of_turns(network, found)
     for part in (before, behind):
         if part.instances:
-            found |= schedule.fold(part, taken, _own(part, overrides), luts)
+            found |= schedule.fold(part, taken, _own(part, overrides), kind)
     return found
 
 

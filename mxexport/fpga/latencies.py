@@ -165,6 +165,19 @@ def pair_latency(a_bits: int, w_bits: int, simd: int) -> int:
     return length + 2 + (field // length - 1).bit_length() + tree_levels(simd // field)
 
 
+def three_chains(simd: int) -> list[int]:
+    """mx_dot_three: DSP slices, with three products each, of every cascade."""
+    slices = math.ceil(simd / 3)
+    length = math.ceil(slices / math.ceil(slices / 4))
+    return [min(length, slices - start) for start in range(0, slices, length)]
+
+
+def three_latency(simd: int) -> int:
+    """mx_dot_three: a cascade, then the tree of these."""
+    chains = three_chains(simd)
+    return chains[0] + 2 + tree_levels(len(chains))
+
+
 def fits_table(a: Element, w: Element) -> bool:
     """Whether mx_mul makes the product of two minifloats with one LUT per bit."""
     (a_exp, a_man), (w_exp, w_man) = (parts(e) for e in (a, w))

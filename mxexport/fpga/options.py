@@ -12,12 +12,13 @@ from pathlib import Path
 from mxexport.errors import InputFileError, OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
-from mxexport.fpga.devices import known_resources, resources
+from mxexport.fpga.devices import family, known_resources, resources
 from mxexport.fpga.memory import Place
 from mxexport.fpga.unit import Folding
 from mxexport.model.yaml_tables import read_yaml
 
 _NUMBERS = tuple(field.name for field in fields(Folding))
+_SWITCHES = ("luts", "threes")  # of these numbers, 0 or 1; all others count from 1
 _BUSES = (32, 64, 128, 256, 512, 1024)
 _FASTEST_CLOCK = 10_000.0  # MHz; beyond it somebody meant Hz
 
@@ -74,12 +75,14 @@ def limits(budget, part: str) -> Area | None:
     return held * share
 
 
-def kinds(resources) -> schedule.Kinds:
-    """`resources`: what products are made of, in the order in which it is tried. Raises OptionError."""
+def kinds(resources, part: str) -> schedule.Kinds:
+    """`resources`: what products are made of, in the order in which it is tried; slices of Versal parts make three
+    products of integers. Raises OptionError."""
     known = {"auto": schedule.AUTO, "dsp": schedule.DSP, "lut": schedule.LUTS}
     if resources not in known:
         raise OptionError(f"resources is {resources!r}; expected one of {', '.join(known)}")
-    return known[resources]
+    threes = family(part) == "Versal"
+    return tuple("threes" if threes and kind == "dsp" else kind for kind in known[resources])
 
 
 def memory(value) -> dict[str, Place] | Place:
@@ -115,9 +118,10 @@ def probability(name: str, value) -> float:
     return number
 
 
-def foldings(value) -> dict[str, tuple[int, ...]]:
-    """`folding`: layer name -> (pe, simd), then taps, pixels and luts (1: no DSP slices), or the path of a YAML file
-    that holds it: `conv1: {pe: 4, simd: 8}`, as `compile` writes it to folding.yaml.
+def foldings(value, part: str) -> dict[str, tuple[int, ...]]:
+    """`folding`: layer name -> (pe, simd), then taps, pixels, luts (1: no DSP slices) and threes (1: three
+    products in a slice of Versal parts), or the path of a YAML file that holds it: `conv1: {pe: 4, simd: 8}`, as
+    `compile` writes it to folding.yaml.
 
     Raises:
         OptionError: anything else.
@@ -136,10 +140,15 @@ def foldings(value) -> dict[str, tuple[int, ...]]:
             not isinstance(name, str)
             or not fits
             or not all(map(_is_whole, pair[:4]))
-            or pair[4:] not in ((), (0,), (1,))
+            or not all(n in (0, 1) for n in pair[4:])
         ):
             raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
-    return {name: tuple(int(n) for n in pair) for name, pair in value.items()}
+    found = {name: tuple(int(n) for n in pair) for name, pair in value.items()}
+    in_threes = [name for name, pair in found.items() if Folding(*pair).threes]
+    if in_threes and family(part) != "Versal":
+        one = f"folding of {in_threes[0]!r} has three products in a slice"
+        raise OptionError(f"{one}; those of {part} make two: leave `threes` out, or name a Versal part")
+    return found
 
 
 def _read_foldings(path: Path) -> dict:
@@ -153,7 +162,7 @@ def _read_foldings(path: Path) -> dict:
     for name, entry in found.items():
         if not isinstance(entry, dict) or not {"pe", "simd"} <= set(entry) <= set(_NUMBERS):
             raise OptionError(f"{path}: folding of {name!r} is {entry!r}; expected {{pe: …, simd: …}}")
-        pairs[str(name)] = tuple(entry.get(number, int(number != "luts")) for number in _NUMBERS)
+        pairs[str(name)] = tuple(entry.get(number, int(number not in _SWITCHES)) for number in _NUMBERS)
     return pairs
 
 
@@ -163,7 +172,7 @@ def folding_text(layers: Mapping[str, Folding]) -> str:
 
     numbers = {layer: asdict(f) for layer, f in layers.items()}
     table = {
-        layer: {k: n for k, n in row.items() if k in ("pe", "simd") or n > (k != "luts")}
+        layer: {k: n for k, n in row.items() if k in ("pe", "simd") or n > (k not in _SWITCHES)}
         for layer, row in numbers.items()
     }
     return yaml.safe_dump(table, sort_keys=False, allow_unicode=True)

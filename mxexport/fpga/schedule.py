@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -19,9 +20,10 @@ from mxexport.fpga.words import power_of_two
 DEFAULT_MACS = 64  # multiply-accumulates per cycle of the largest layer when no frame rate is asked for
 _LUTS = Area(lut=1, ff=0.3, dsp=60, bram36=200, uram=800)
 """What one of each is worth in LUTs: parts hold about so many for each."""
-Kinds = tuple[bool, ...]
-"""Whether products are made of LUTs: what is tried, in order."""
-DSP, LUTS, AUTO = (False,), (True,), (False, True)
+Kinds = tuple[str, ...]
+"""What products are made of where they may be, in the order in which it is tried: "dsp" (slices, in pairs), "threes"
+(slices of Versal parts, with three products of integers where that takes fewer), "lut"."""
+DSP, LUTS, AUTO = ("dsp",), ("lut",), ("dsp", "lut")
 _TOO_SLOW, _IMPOSSIBLE = 1e9, 1e14  # LUTs: taken only where nothing else is left; never
 _MOST_CYCLES = 1 << 62
 
@@ -30,11 +32,11 @@ def fold(
     network: Network,
     target_cycles: int | None,
     overrides: Mapping[str, tuple[int, ...]] | None = None,
-    luts: bool = False,
+    kind: str = "dsp",
 ) -> dict[str, Folding]:
     """Instance -> folding: with what stands between the units, the least area (`area_of`) that keeps a frame within
     `target_cycles`; a unit that cannot works as fast as it can. `overrides`: layer name -> numbers of a Folding.
-    `luts`: no DSP slice where products can do without.
+    `kind`: what products are made of, one of `Kinds`.
 
     Raises:
         OptionError: an override names no layer, or is no folding of it.
@@ -42,7 +44,7 @@ def fold(
     overrides, products = dict(overrides or {}), network.products()
     check_layers(network, overrides)
     target = target_cycles or max(_slowest(p.unit) for p in products) // DEFAULT_MACS
-    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, luts)
+    legal = _legal(network, {p.name: found for p in products if (found := _asked(p, overrides))}, kind)
     # No unit need be faster than the slowest at its fastest.
     target = max(target, _least_cycles(network, legal))
     while (found := _fold_at(network, legal, target)) is None:
@@ -59,8 +61,8 @@ def check_layers(network: Network, overrides: Mapping[str, tuple[int, ...]]) -> 
         raise OptionError(f"folding: no layer called {', '.join(unknown)}; layers: {', '.join(names)}")
 
 
-def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, list[Folding]]:
-    """Instance -> its foldings: those asked for, or all with their products in LUTs or not, but for those whose lanes
+def _legal(network: Network, asked: Choices, kind: str = "dsp") -> dict[str, list[Folding]]:
+    """Instance -> its foldings: those asked for, or all with their products of that kind, but for those whose lanes
     fit no bus outside.
 
     Raises:
@@ -71,7 +73,7 @@ def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, li
         outside = [(0, s) for s in i.sources if s in network.inputs] + [(1, i.result)] * (i.result in network.outputs)
         found[i.name] = [
             f
-            for f in asked.get(i.name) or _of_kind(copies.foldings(i.unit), luts)
+            for f in asked.get(i.name) or _of_kind(copies.foldings(i.unit), kind)
             if all(_fits_bus(network.streams[stream], copies.lanes(i.unit, f)[side]) for side, stream in outside)
         ]
         if not found[i.name]:
@@ -80,9 +82,12 @@ def _legal(network: Network, asked: Choices, luts: bool = False) -> dict[str, li
     return found
 
 
-def _of_kind(foldings: list[Folding], luts: bool) -> list[Folding]:
-    """Those in LUTs where there are such, or those that are not."""
-    return [f for f in foldings if f.luts == luts] or foldings
+def _of_kind(foldings: list[Folding], kind: str) -> list[Folding]:
+    """Those with their products of that kind where there are such, else the others."""
+    in_threes = {replace(f, threes=0) for f in foldings if f.threes} if kind == "threes" else set()
+    found = [f for f in foldings if f.luts == (kind == "lut") and f not in in_threes]
+    found = [f for f in found if kind == "threes" or not f.threes]
+    return found or [f for f in foldings if not f.threes]
 
 
 def _fits_bus(kind: Stream, lanes: int) -> bool:
@@ -116,8 +121,9 @@ def next_faster(
     def slowest(found: Mapping[str, Folding]) -> int:
         return max(copies.cycles(p.unit, found[p.name]) for p in network.products())
 
-    luts = any(f.luts for f in foldings.values())
-    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}, luts)
+    chosen = foldings.values()
+    kind = "lut" if any(f.luts for f in chosen) else "threes" if any(f.threes for f in chosen) else "dsp"
+    legal = _legal(network, {p.name: [foldings[p.name]] for p in network.products() if p.layer in asked}, kind)
     now, least = slowest(foldings), _least_cycles(network, legal)
     faster = {copies.cycles(p.unit, f) for p in network.products() for f in legal[p.name]}
     for target in sorted((c for c in faster if least <= c < now), reverse=True):
@@ -255,7 +261,9 @@ def _asked(product: Instance, overrides: Mapping[str, tuple[int, ...]]) -> list[
     wanted, options = Folding(*overrides[product.layer]), copies.foldings(product.unit)
     if wanted not in options:
         known = (f"{name} of {_listed(getattr(f, name) for f in options)}" for name in ("pe", "simd"))
-        more = "".join(f"; or {f}" for f in options if f.taps * f.pixels > 1 and f.luts == wanted.luts)
+        more = "".join(
+            f"; or {f}" for f in options if f.taps * f.pixels > 1 and (f.luts, f.threes) == (wanted.luts, wanted.threes)
+        )
         raise OptionError(f"folding of {product.layer}: {wanted}; expected {', '.join(known)}{more}")
     return [wanted]
 

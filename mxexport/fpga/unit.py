@@ -33,17 +33,21 @@ class Refused(Exception):
 class Folding:
     """How much of a unit works at once: `simd` lanes come in, `pe` lanes go out per cycle, of each of `pixels` vectors
     side by side. `taps`: of its windows; with several, or several pixels, whole vectors come in. `luts`: 1 where
-    products that could take DSP slices are made of LUTs."""
+    products that could take DSP slices are made of LUTs. `threes`: 1 where a slice makes three products of integers,
+    as those of Versal parts can."""
 
     pe: int
     simd: int
     taps: int = 1
     pixels: int = 1
     luts: int = 0
+    threes: int = 0
 
     def __str__(self) -> str:
         more = [f"{name}={n}" for name, n in (("taps", self.taps), ("pixels", self.pixels)) if n > 1]
-        return ", ".join([f"pe={self.pe}", f"simd={self.simd}", *more, *["in LUTs"] * self.luts])
+        return ", ".join(
+            [f"pe={self.pe}", f"simd={self.simd}", *more, *["in LUTs"] * self.luts, *["in threes"] * self.threes]
+        )
 
     @property
     def at_once(self) -> int:

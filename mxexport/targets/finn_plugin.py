@@ -47,7 +47,7 @@ def _beside(name: str):
 finn_steps, finn_wrapper = _beside("finn_steps"), _beside("finn_wrapper")
 
 DOMAIN = "finn.custom_op.fpgadataflow"
-_MACROS = {"DSP48E1": ["MX_DSP48E1"], "DSP48E2": ["MX_LUT6_2", "MX_DSP48E2"]}
+_MACROS = {"DSP48E1": ["MX_DSP48E1"], "DSP48E2": ["MX_LUT6_2", "MX_DSP48E2"], "DSP58": ["MX_DSP58"]}
 """Macros of the cells that a family has by name, by its kind of DSP slice; without them the same as plain logic."""
 _roots: list[Path] = []
 

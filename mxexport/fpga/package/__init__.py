@@ -237,7 +237,8 @@ def _description(report: Mapping) -> str:
 
 def _defines(part: str) -> list[str]:
     """Macros of the cells that the family of a part has by name."""
-    return {"7 series": ["MX_DSP48E1"], "UltraScale+": ["MX_LUT6_2", "MX_DSP48E2"]}.get(family(part), [])
+    known = {"7 series": ["MX_DSP48E1"], "UltraScale+": ["MX_LUT6_2", "MX_DSP48E2"], "Versal": ["MX_DSP58"]}
+    return known.get(family(part), [])
 
 
 def _end(design: emit.Design, stream: str, side: str, index: int) -> dict:

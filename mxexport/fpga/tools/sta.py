@@ -311,7 +311,7 @@ def _is_clock(port: str) -> bool:
 
 
 _KINDS = {"LUT": "lut", "INV": "lut", "CARRY": "carry", "MUXF": "mux", "FD": "register", "SRL": "shift_register",
-          "RAMB": "block_ram", "URAM": "block_ram", "RAM": "memory", "DSP48": "dsp"}  # fmt: skip
+          "RAMB": "block_ram", "URAM": "block_ram", "RAM": "memory", "DSP48": "dsp", "DSP58": "dsp"}  # fmt: skip
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from mxexport.fpga.library import primitives
 from mxexport.fpga.tools import sta
 from mxexport.fpga.tools.verilator import parameter_text
 
-DEFINES = ("-D", "MX_DSP48E2=1", "-D", "MX_LUT6_2=1", "-D", "BLACKBOX=1")
+DEFINES = ("-D", "MX_DSP48E2=1", "-D", "MX_DSP58=1", "-D", "MX_LUT6_2=1", "-D", "BLACKBOX=1")
 """DSP slices and adders as cells: Yosys puts no sums and cascades into slices by itself and finds no adders of three
 words, as the vendor's tools do."""
 READ = ("read_slang", "--no-implicit-memories", "--keep-hierarchy")
@@ -177,7 +177,15 @@ def reading(
     generics = [part for name, value in parameters.items() for part in ("-G", f"{name}={parameter_text(value)}")]
     files = _paths([*_reached(top, sources), *primitives()])
     # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
-    return [[*READ, *defines, "--top", top, *generics, *files], ["hierarchy", "-check", "-top", top]]
+    read = [[*READ, *defines, "--top", top, *generics, *files], ["hierarchy", "-check", "-top", top]]
+    return [*read, *([_without_parameters("DSP58")] if "MX_DSP58=1" in defines else [])]
+
+
+def _without_parameters(cell: str) -> list[str]:
+    """Takes them from such cells: Yosys has no model of it, and takes boxes without parameters only."""
+    (box,) = (path for path in primitives() if path.stem == cell)
+    names = re.findall(r"^ *parameter \w+ (\w+)", box.read_text(), re.MULTILINE)
+    return ["setparam", *(part for name in names for part in ("-unset", name)), f"t:{cell}"]
 
 
 def _paths(files: Sequence[Path]) -> list[str]:
@@ -198,7 +206,7 @@ def _count(cells: dict[str, int], lc: int, seconds: float, path: sta.Path, serie
         srl=named("SRL"),
         ff=named("FD"),
         carry=named("CARRY4") + 2 * named("CARRY8"),
-        dsp=named("DSP48"),
+        dsp=named("DSP48", "DSP58"),
         bram18=named("RAMB18"),
         bram36=named("RAMB36"),
         uram=named("URAM"),

@@ -34,7 +34,7 @@ module mx_matmul #(
   parameter int ScaleOffset = 254,
   parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
   parameter bit HasBias     = 0,
-  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
+  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: in threes, -1: DSP blocks if both are integers
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter int Layers      = 1,   // of which frames take weights, scales and biases in turn
   parameter string WeightFile = "",

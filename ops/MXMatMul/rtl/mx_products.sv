@@ -28,7 +28,7 @@ module mx_products #(
   parameter int AccWidth    = 32,
   parameter int ScaleOffset = 254,
   parameter int ShiftMax    = 0,   // largest x_scale + w_scale - ScaleOffset of a non-zero block
-  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
+  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: in threes, -1: DSP blocks if both are integers
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   parameter bit Late        = 0,   // the weights pass one register more
   localparam int ABits     = mx_pkg::element_bits(AExpBits, AManBits),
@@ -73,6 +73,10 @@ module mx_products #(
     $error("mx_products: Pair with linear values of %0d and %0d bits, Pe = %0d; expected at most 9 and 8, an even Pe",
            mx_pkg::linear_bits(AExpBits, AManBits), mx_pkg::linear_bits(WExpBits, WManBits), Pe);
   end
+  if (UseDsp == 2 && (AExpBits != 0 || WExpBits != 0 || ABits > 9 || WBits > 8)) begin : g_check_three
+    $error("mx_products: UseDsp = 2 with e%0dm%0d and e%0dm%0d; expected integers of at most 9 and 8 bits",
+           AExpBits, AManBits, WExpBits, WManBits);
+  end
   if (AccWidth < 2 || ShiftMax < 0 || ShiftMax > 255) begin : g_check_window
     $error("mx_products: AccWidth = %0d, ShiftMax = %0d; expected AccWidth >= 2, ShiftMax in 0..255",
            AccWidth, ShiftMax);
@@ -90,7 +94,8 @@ module mx_products #(
   localparam int ALinear    = mx_pkg::linear_bits(AExpBits, AManBits);
   localparam int WLinear    = mx_pkg::linear_bits(WExpBits, WManBits);
 
-  localparam int DotDelay   = (Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part)
+  localparam bit Three      = UseDsp == 2 && !Pair;
+  localparam int DotDelay   = (Pair ? mx_pkg::pair_latency(ALinear, WLinear, Part) : Three ? mx_pkg::three_latency(Part)
       : mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Part, Dsp)) + int'(Late);
   localparam int SumDelay   = mx_pkg::sum_latency(Across);
   localparam int DotBits    = $clog2(Part)
@@ -263,6 +268,13 @@ module mx_products #(
         mx_dot_pair #(.Simd(Part), .ABits(ALinear), .WBits(WLinear)) u_dot (
           .aclk, .en_i(en), .a_i(linear), .w_i(pair[b]), .sum_o(dots[b][p+:2]), .carry_o(carries[b][p+:2])
         );
+      end
+    end else if (Three) begin : g_threes
+      for (genvar p = 0; p < Pe; p++) begin : g_row
+        mx_dot_three #(.Simd(Part), .ABits(ABits), .WBits(WBits)) u_dot (
+          .aclk, .en_i(en), .a_i(x_dot[b]), .w_i(w_dot[p][b*Part+:Part]), .sum_o(dots[b][p])
+        );
+        assign carries[b][p] = 1'b0;
       end
     end else begin : g_rows
       for (genvar p = 0; p < Pe; p++) begin : g_row

@@ -33,7 +33,7 @@ module mx_product #(
   parameter int AccWidth    = 32,
   parameter int ScaleOffset = 254,
   parameter int ShiftMax    = 0,   // largest a_scale + b_scale - ScaleOffset of a non-zero block
-  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, -1: DSP blocks if both are integers
+  parameter int UseDsp      = -1,  // 0: LUTs, 1: DSP blocks, 2: in threes, -1: DSP blocks if both are integers
   parameter bit Pair        = 0,   // rows go in pairs, two products of linear values per DSP block (mx_dot_pair)
   localparam int ABits  = mx_pkg::element_bits(AExpBits, AManBits),
   localparam int BBits  = mx_pkg::element_bits(BExpBits, BManBits),

@@ -175,6 +175,13 @@ package mx_pkg;
     return length + 2 + $clog2(field / length) + tree_levels(simd / field, 0);
   endfunction
 
+  // Cycles of mx_dot_three: a cascade of up to four DSP slices with three products each, then the tree of these.
+  function automatic int three_latency(int simd);
+    int chains;
+    chains = ceil_div(ceil_div(simd, 3), 4);
+    return ceil_div(ceil_div(simd, 3), chains) + 2 + tree_levels(chains, 0);
+  endfunction
+
   // Digits of a signed integer, the uppermost with one bit more than the others.
   function automatic int wide_digits(int bits, int step);
     return (bits <= step + 1) ? 1 : ceil_div(bits - 1, step);
