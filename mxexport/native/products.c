@@ -1,14 +1,19 @@
 /* MXMatMul, MXProduct and MXDepthwise: exact products of MX blocks, accumulated in int64.
 
    A block's sum of products is a whole number. It is added up in float32 or float64 where no sum of a block can reach
-   2**24 or 2**53, which is exact in any order and what processors do fastest, and in int64 elsewhere. */
+   2**24 or 2**51, which is exact in any order and what processors do fastest, and in int64 elsewhere. */
 
 #include <stdlib.h>
 
 #include "elements.h"
 #include "windows.h"
 
-enum { CHUNK = 64, ROWS_OF_A_PIECE = 128 };
+#ifdef __AVX512F__
+#define VECTOR 64
+#else
+#define VECTOR 32
+#endif
+enum { CHUNK = 64, ROWS = 4, TILES = 8, ROWS_OF_A_PIECE = 128 };
 static const char OUTSIDE[] = "mxexport.ops: scale codes ask for a shift outside 0 to 62 (below scale_offset, or too large), or memory is short";
 
 /* Some rows of a product with a few of its columns. Steps are in elements, from one row to the next. */
@@ -20,22 +25,36 @@ typedef struct {
     int64_t *y;
 } Panel;
 
+/* A whole double up to 2**51, by the bits of its sum with 1.5 * 2**52: what vectors of any processor can do. */
+INLINE int64_t whole_double(double x) {
+    const double moved = x + 0x1.8p52;
+    int64_t bits;
+    memcpy(&bits, &moved, sizeof bits);
+    return bits - INT64_C(0x4338000000000000);
+}
+
 #define JOINED(a, b) a##b
 #define T float
 #define NAME(part) JOINED(float_, part)
+#define WHOLE(x) ((int64_t)(int32_t)(x))
 #include "product_panel.h"
 #undef T
 #undef NAME
+#undef WHOLE
 #define T double
 #define NAME(part) JOINED(double_, part)
+#define WHOLE(x) whole_double(x)
 #include "product_panel.h"
 #undef T
 #undef NAME
+#undef WHOLE
 #define T uint64_t /* wraps as int64 does, and C says so */
 #define NAME(part) JOINED(whole_, part)
+#define WHOLE(x) ((int64_t)(x))
 #include "product_panel.h"
 #undef T
 #undef NAME
+#undef WHOLE
 
 /* Y[n, t, h, r] of A [frames, tokens, heads, length] and B [frames, rows, shared, length]. */
 typedef struct {
@@ -78,8 +97,8 @@ static Status *multiply(Product *d, void *context) {
     Status *status = make_outputs(&d->w, context, 1);
     if (status) return status;
     const double bound = (double)largest(k->values[0]) * (double)largest(k->values[1]) * (double)least(k->group_size, d->length);
-    d->panel = bound < 0x1p24 ? float_panel : bound < 0x1p53 ? double_panel : whole_panel;
-    d->columns = bound < 0x1p24 ? float_COLUMNS : bound < 0x1p53 ? double_COLUMNS : whole_COLUMNS;
+    d->panel = bound < 0x1p24 ? float_panel : bound < 0x1p51 ? double_panel : whole_panel;
+    d->columns = bound < 0x1p24 ? float_COLUMNS : bound < 0x1p51 ? double_COLUMNS : whole_COLUMNS;
     d->w.part = part_of_product;
     if (!d->heads || !d->rows) return NULL;
     const int64_t pieces = d->frames * d->heads * ceil_div(d->tokens, ROWS_OF_A_PIECE) * ceil_div(d->rows, d->columns);
