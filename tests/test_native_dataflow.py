@@ -9,16 +9,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from onnx import numpy_helper
+from torch import nn
 
+import mxexport as mx
 from mxexport import ops
 from mxexport.errors import ShapeError
+from mxexport.fpga import framing
 from mxexport.numbers import fixedpoint, groups, normalization, softmax
 from mxexport.numbers.formats import MX_FORMATS, get_format, round_bias
 from mxexport.running import native_operators
 from tests.bare_kernels import check, open_kernels, open_shapes
-from tests.helpers import FULL, assert_equal_bits
+from tests.helpers import FULL, assert_equal_bits, every, run_bodies
+from tests.test_compile_transformers import compiled
+from tests.transformer_networks import NETWORKS
 
 pytestmark = pytest.mark.skipif(
     not native_operators.status().active, reason=f"no kernels here: {native_operators.status().reason}"
@@ -319,7 +325,7 @@ def test_every_operator_is_drawn():
 
 
 @pytest.mark.parametrize("op_type", DATAFLOW)
-@settings(max_examples=400 if FULL else 40, deadline=None)
+@settings(max_examples=400 if FULL else 20, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_any_tensor(op_type, seed):
     arrays, attributes = CASES[op_type](np.random.default_rng(seed))
@@ -453,3 +459,39 @@ def test_a_variance_that_overflows_is_refused():
     length = arrays[1].size  # its square times that of x is 1.5 * 2**63, below 0 in int64
     x = np.full((1, length), int(np.sqrt(1.5 * 2.0**63) / length))
     refused("WideNorm", [x, *arrays[1:]], attributes | {"center": 0}, "a variance of 2..62 or more")
+
+
+# --- whole graphs -------------------------------------------------------------------------------------------------
+
+
+def images() -> tuple[nn.Module, dict[str, torch.Tensor], tuple[str, str]]:
+    first = [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU6(), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Hardswish()]
+    layers = [*first, nn.ConvTranspose2d(8, 6, 3, 2), nn.LeakyReLU(), nn.MaxPool2d(2, 1), nn.Upsample(scale_factor=2)]
+    network = nn.Sequential(*layers, nn.AvgPool2d(3), nn.Flatten(), nn.Linear(216, 5))
+    return network, {"x": torch.randn(4, 3, 12, 12)}, ("mxfp8_e4m3", "mxint8")
+
+
+def transformer(name: str) -> Callable[[], tuple[nn.Module, dict[str, torch.Tensor], tuple[str, str]]]:
+    make, inputs, formats = NETWORKS[name]
+    return lambda: (make(), inputs(), formats)
+
+
+GRAPHS = {"image tokens": transformer("image"), "images": images, "causal": transformer("causal")}
+
+
+@pytest.mark.parametrize("drawn", every(3, GRAPHS.values()), ids=every(3, GRAPHS))
+def test_graphs_node_by_node(drawn, tmp_path):
+    """Every tensor of a compiled network: by kernels, by bodies, and by qonnx, which runs the numpy reference."""
+    torch.manual_seed(0)
+    network, given_, formats = drawn()
+    design, _ = compiled(network, given_, formats, tmp_path)
+    path = design.path / "dataflow.onnx"
+    fixed = framing.all_fixed({name: x[:2].numpy() for name, x in given_.items()}, design.network)
+    asked = [output for node in onnx.load(path).graph.node for output in node.output]
+    session = mx.Session(path, asked)
+    assert session.kernels == "compiled kernels" and len(asked) > 12
+    kernels, by_bodies = session.run(fixed), run_bodies(path, fixed, asked)
+    by_numpy = mx.run(path, fixed, asked, executor="qonnx")
+    for name in asked:
+        assert_equal_bits(kernels[name], by_bodies[name], name)
+        assert_equal_bits(kernels[name], by_numpy[name], name)
