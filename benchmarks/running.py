@@ -189,7 +189,7 @@ def with_switch(switch: str, function: Callable[[], object]) -> tuple[float, obj
 
 
 def by_bodies_over_kernels(clean: Path, x: np.ndarray, out: Path) -> list[float]:
-    """Ratios of processor time: a run that opens the graph, one that has it open, `mx.compile`. The bits are the same."""
+    """Ratios of processor time: a run that opens the graph, one that has it open, `mx.compile`. The bits are equal."""
     taken, raw = {}, []
     for switch in ("0", "1"):
         compiling, design = with_switch(switch, partial(mx.compile, clean, out / switch, calibration=x))
