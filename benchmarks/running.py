@@ -1,19 +1,24 @@
-"""How fast files run in onnxruntime, beside the float model's: `python benchmarks/running.py [--large]`, one thread.
+"""How fast files run in onnxruntime, one thread: `python benchmarks/running.py [--large | --dataflow]`.
 
 A MobileNetV2 (224 pixels, batch 4) and a 12-layer transformer (width 384, 4 sequences of 128 tokens), random weights,
 cleaned. `mx.Session`: compiled operators, weights computed once. "library": plain onnxruntime with `mx.ort_library()`.
 "bodies": plain onnxruntime with the settings of docs/running.md, nothing of ours installed. Every figure is the median
 over turns of the time beside that of the float file in the same turn. `--large`: load, first run and peak memory of 85
-million packed parameters, each in a process of its own.
+million packed parameters, each in a process of its own. `--dataflow`: networks in hardware (two transformer blocks of
+width 64, a convolutional network of 32 pixels), processor time by function bodies over that by kernels: of a run of
+their dataflow graph on 16 frames, the file opened for it or before, and of `mx.compile`.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +31,7 @@ from rich.table import Table
 from torch import nn
 
 import mxexport as mx
+from mxexport.native.building import SWITCH
 
 WAYS = ("mx.Session", "library", "bodies")
 TARGETS = {"transformer": (1.15, 1.3, 2.0), "MobileNetV2": (2.5, 3.2, 10.0)}
@@ -158,8 +164,63 @@ def large(console: Console) -> None:
     console.print(f"packed, peak over the float file's, at most 1: {peaks}")
 
 
+# --- graphs of hardware -------------------------------------------------------------------------------------------
+
+
+def hardware(name: str) -> tuple[nn.Module, torch.Tensor]:
+    torch.manual_seed(0)
+    if name == "transformer":
+        return nn.Sequential(Block(64, 4), Block(64, 4)).eval(), torch.randn(16, 32, 64)
+    first = (nn.Conv2d(3, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU())
+    rest = (nn.MaxPool2d(2), nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AvgPool2d(8), nn.Flatten())
+    return nn.Sequential(*first, *rest, nn.Linear(64, 10)).eval(), torch.randn(16, 3, 32, 32)
+
+
+def with_switch(switch: str, function: Callable[[], object]) -> tuple[float, object]:
+    """Seconds of the processor, children's not counted, with MXEXPORT_NATIVE set; and what the function returns."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = switch
+    try:
+        start = time.process_time()
+        found = function()
+        return time.process_time() - start, found
+    finally:
+        os.environ.pop(SWITCH) if before is None else os.environ.update({SWITCH: before})
+
+
+def by_bodies_over_kernels(clean: Path, x: np.ndarray, out: Path) -> list[float]:
+    """Ratios of processor time: a run that opens the graph, one that has it open, `mx.compile`. The bits are equal."""
+    taken, raw = {}, []
+    for switch in ("0", "1"):
+        compiling, design = with_switch(switch, partial(mx.compile, clean, out / switch, calibration=x))
+        opening, _ = with_switch(switch, partial(design.run_dataflow, x))
+        running, found = with_switch(switch, partial(design.run_dataflow, x))
+        taken[switch] = opening, running, compiling
+        raw.append(found.raw)
+    np.testing.assert_array_equal(*raw)
+    return [a / b for a, b in zip(taken["0"], taken["1"], strict=True)]
+
+
+def dataflow(console: Console) -> None:
+    title = "processor time by bodies over that by kernels"
+    table = Table("network", "run, file opened", "run", "compile", title=title)
+    for name in ("transformer", "convolutions"):
+        model, x = hardware(name)
+        with tempfile.TemporaryDirectory() as folder:
+            quantized = mx.quantize_model(model, "mxint8", "mxfp8_e4m3", attention=True).eval()
+            mx.export(quantized, (x[:2],), f"{folder}/model.onnx")
+            mx.clean(f"{folder}/model.onnx", f"{folder}/clean.onnx")
+            clean, turns = Path(folder) / "clean.onnx", range(4)
+            ratios = [by_bodies_over_kernels(clean, x.numpy(), Path(folder) / f"turn{turn}") for turn in turns]
+        table.add_row(name, *(f"{statistics.median(part):.1f}" for part in zip(*ratios[1:], strict=True)))
+    console.print(table)
+
+
 def main() -> None:
     console = Console()
+    if "--dataflow" in sys.argv:
+        dataflow(console)
+        return
     table = Table("network", "weights / inputs", *WAYS, title="time over the float file's in onnxruntime (target)")
     for name, pairs in FORMATS.items():
         for formats in pairs:

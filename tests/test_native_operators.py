@@ -22,7 +22,8 @@ from mxexport.model import graph
 from mxexport.native.building import SWITCH
 from mxexport.numbers import groups, packing
 from mxexport.running import native_operators
-from tests.helpers import assert_equal_bits, edge_values, run_bodies, run_python, single_node_model
+from tests.bare_kernels import check, open_shapes
+from tests.helpers import assert_equal_bits, edge_values, run_bodies, run_python
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning"),
@@ -35,25 +36,10 @@ STORED = {"GroupwiseDequant", "MXFloatDequant", "MXScaleDequant", "NVFP4ScaleDeq
 EDGES = edge_values((64, 70)).reshape(-1)
 
 
-def open_kernels(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The model without function bodies, in plain onnxruntime: nothing but a kernel can compute it."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level, options.intra_op_num_threads = 4, threads
-    options.register_custom_ops_library(mx.ort_library())
-    bare = onnx.ModelProto.FromString(model.SerializeToString())
-    del bare.functions[:]
-    return onnxruntime.InferenceSession(bare.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def check(op_type: str, arrays: list, attributes: dict, threads: int = 1) -> None:
-    (expected,) = ops.OPERATORS[op_type].reference(*arrays, **attributes)
-    session = open_kernels(single_node_model(op_type, arrays, attributes), threads)
-    fed = dict(zip([i.name for i in session.get_inputs()], [a for a in arrays if a is not None], strict=True))
-    assert_equal_bits(session.run(None, fed)[0], expected, (op_type, attributes))
-
-
-def test_every_operator_of_exported_files_has_a_kernel():
-    assert native_operators.operators() == ON_TENSORS | STORED
+def test_every_operator_has_a_kernel():
+    assert native_operators.operators() == set(ops.OPERATORS)
+    exported = {name for name, operator in ops.OPERATORS.items() if operator.role != "dataflow"}
+    assert exported == ON_TENSORS | STORED, "what this file looks at; tests/test_native_dataflow.py has the others"
 
 
 # --- any shape, any attribute -------------------------------------------------------------------------------------
@@ -165,17 +151,6 @@ def test_threads_change_no_bit(shape, axis, rng):
 
 
 # --- what does not fit --------------------------------------------------------------------------------------------
-
-
-def open_shapes(op_type: str, kinds: list[str], attributes: dict) -> onnxruntime.InferenceSession:
-    """A node whose inputs may have any shape."""
-    types = [helper.np_dtype_to_tensor_dtype(np.dtype(kind)) for kind in kinds]
-    inputs = [helper.make_tensor_value_info(f"i{i}", kind, None) for i, kind in enumerate(types)]
-    node = helper.make_node(op_type, [i.name for i in inputs], ["y"], domain=ops.DOMAIN, **attributes)
-    output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(ops.DOMAIN, ops.VERSION)]
-    made = helper.make_graph([node], "g", inputs, [output])
-    return open_kernels(helper.make_model(made, opset_imports=opsets, ir_version=10))
 
 
 INTEGERS = {"axis": 1, "group_size": 32, "bit_width": 8, "signed": 1, "narrow": 1}

@@ -39,18 +39,18 @@ def switched_off() -> Status | None:
     return Status(False, f"switched off by {SWITCH}=0") if os.environ.get(SWITCH, "") == "0" else None
 
 
-def build(source: Path) -> Status:
-    """The library of a C file, which may include the headers of this directory."""
+def build(*sources: Path) -> Status:
+    """The library of C files, named after the first; they may include the headers of this directory."""
     if sys.byteorder != "little":
         return Status(False, "bits in memory are laid out for little-endian processors only")
     compiler = _compiler()
     if compiler is None:
         return Status(False, "no C compiler found (looked for $CC, cc, gcc, clang)")
     try:
-        return Status(True, f"compiled by {' '.join(compiler)}", _build(compiler, source))
+        return Status(True, f"compiled by {' '.join(compiler)}", _build(compiler, sources))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or error
-        return Status(False, f"{' '.join(compiler)} could not build {source.name}: {str(detail).strip()}")
+        return Status(False, f"{' '.join(compiler)} could not build {sources[0].name}: {str(detail).strip()}")
 
 
 def _compiler() -> list[str] | None:
@@ -61,22 +61,22 @@ def _compiler() -> list[str] | None:
     return None
 
 
-def _build(compiler: list[str], source: Path) -> Path:
+def _build(compiler: list[str], sources: tuple[Path, ...]) -> Path:
     """The shared library, from the cache where sources, compiler and processor are the same."""
     version = _run([*compiler, "--version"])
-    sources = [path.read_bytes() for path in (source, *sorted(HERE.glob("*.h")))]
-    key = digest([source.name, *sources, " ".join(compiler), version, repr((_FLAGS, _TUNING)), _processor()])
-    name = source.stem + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
-    return cached("kernel", key, lambda directory: _compile(compiler, source, directory / name)) / name
+    texts = [path.read_bytes() for path in (*sources, *sorted(HERE.glob("*.h")))]
+    key = digest([sources[0].name, *texts, " ".join(compiler), version, repr((_FLAGS, _TUNING)), _processor()])
+    name = sources[0].stem + {"win32": ".dll", "darwin": ".dylib"}.get(sys.platform, ".so")
+    return cached("kernel", key, lambda directory: _compile(compiler, sources, directory / name)) / name
 
 
-def _compile(compiler: list[str], source: Path, library: Path) -> None:
+def _compile(compiler: list[str], sources: tuple[Path, ...], library: Path) -> None:
     system = () if sys.platform == "win32" else ("-fPIC",)
     libraries = () if sys.platform == "win32" else ("-lm",)
     for tuning in _TUNING:
         flags = [*_FLAGS, *system, *tuning, f"-I{HERE}"]
         try:
-            _run([*compiler, *flags, str(source), "-o", str(library), *libraries])
+            _run([*compiler, *flags, *map(str, sources), "-o", str(library), *libraries])
             return
         except subprocess.CalledProcessError:
             if tuning == _TUNING[-1]:

@@ -11,7 +11,7 @@
 #include "bits.h"
 
 enum { API_VERSION = 17 }; /* onnxruntime 1.17, which brought KernelContext_ParallelFor */
-enum { FLOAT = 1, UINT8 = 2 };
+enum { FLOAT = 1, UINT8 = 2, INT64 = 7 };
 enum { REQUIRED = 0, OPTIONAL = 1 };
 enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 
@@ -101,11 +101,12 @@ INLINE Status *read_input(Api api, void *context, size_t index, Tensor *t) {
     return status;
 }
 
-INLINE Status *make_output(Api api, void *context, const Tensor *shape, float **data) {
+/* Output number `index`, of a shape; `data` is the address of a pointer to its elements. */
+INLINE Status *make_output(Api api, void *context, size_t index, const Tensor *shape, void *data) {
     void *value = NULL, *memory = NULL;
-    Status *status = CALL(api, KernelContext_GetOutput, void *, size_t, const int64_t *, size_t, void **)(context, 0, shape->dims, shape->rank, &value);
+    Status *status = CALL(api, KernelContext_GetOutput, void *, size_t, const int64_t *, size_t, void **)(context, index, shape->dims, shape->rank, &value);
     if (!status) status = CALL(api, GetTensorMutableData, void *, void **)(value, &memory);
-    *data = memory;
+    memcpy(data, &memory, sizeof memory);
     return status;
 }
 

@@ -1,4 +1,4 @@
-"""Our operators as compiled kernels for onnxruntime: `mxexport/native/onnxruntime_operators.c`.
+"""Our operators as compiled kernels for onnxruntime: the C files that `mxexport/native/registration.c` puts together.
 
 They take the place of the function bodies in a file and compute the same bits, several times to a hundred times faster.
 Bodies remain what runs where there is no compiler, or MXEXPORT_NATIVE=0 is set.
@@ -15,7 +15,10 @@ import onnxruntime
 from mxexport.errors import UnsupportedError
 from mxexport.native.building import HERE, Status, build, switched_off
 
-SOURCE = HERE / "onnxruntime_operators.c"
+SOURCES = [
+    HERE / f"{name}.c"
+    for name in ("registration", "quantization", "products", "codes", "wide_values", "wide_functions", "moving")
+]
 
 
 def status() -> Status:
@@ -52,7 +55,7 @@ def ort_library() -> str:
 
 @cache
 def _load() -> tuple[Status, frozenset[str]]:
-    built = build(SOURCE)
+    built = build(*SOURCES)
     if built.library is None:
         return built, frozenset()
     try:

@@ -1,6 +1,5 @@
-/* The operators of domain mxexport.ops as kernels for onnxruntime: what their function bodies compute, bit for bit.
+/* The operators of exported files as kernels for onnxruntime: what their function bodies compute, bit for bit.
 
-   Compiled on the machine it runs on by building.py; `RegisterCustomOps` is what onnxruntime looks for in the library.
    The arithmetic is that of mxexport/numbers/numerics.py. Scales come from integer bits. Elements are rounded by adding
    and subtracting the power of two whose last bit weighs one step of the element grid: nearest, ties to even. */
 
@@ -9,22 +8,9 @@
 
 #include "bits.h"
 #include "groups.h"
-#include "onnxruntime_abi.h"
+#include "operators.h"
 
-enum { CODES = 256, LARGE = 1 << 15, MOST_TASKS = 256 }; /* LARGE: elements worth a task of their own */
-
-typedef struct Kernel Kernel;
 typedef struct Job Job;
-
-/* What an operator needs of its node, read once. */
-struct Kernel {
-    Api api;
-    int64_t axis, group_size, emax, round_bias, frac_bits, code_min, code_max, asymmetric;
-    int64_t bit_width, is_signed, narrow, exponent_bits, mantissa_bits, exponent_bias, signed_zero, max_code, has_inf;
-    float max_val, levels;
-    Tensor shape;        /* of Y, for packed codes */
-    float table[CODES];  /* the values of all codes */
-};
 
 /* One node's work, in pieces that may run at once. */
 struct Job {
@@ -324,8 +310,6 @@ static void dequantize(const Job *j, int64_t begin, int64_t end) {
 
 /* --- the operators: their shapes, and who does the work -------------------------------------------------------- */
 
-static Status *wrong(const Kernel *k, const char *message) { return failed(k->api, INVALID_ARGUMENT, message); }
-
 /* The view of a tensor by the node's axis, and the shape of its contracted tensors. */
 static Status *contract(const Kernel *k, const Tensor *t, View *v, Tensor *contracted) {
     const int64_t rank = (int64_t)t->rank, axis = k->axis < 0 ? k->axis + rank : k->axis;
@@ -342,14 +326,6 @@ static Status *contract(const Kernel *k, const Tensor *t, View *v, Tensor *contr
     return NULL;
 }
 
-static int same_shape(const Tensor *a, const Tensor *b) { return a->rank == b->rank && !memcmp(a->dims, b->dims, a->rank * sizeof *a->dims); }
-
-static int64_t size_of(const Tensor *t) {
-    int64_t size = 1;
-    for (size_t i = 0; i < t->rank; i++) size *= t->dims[i];
-    return size;
-}
-
 static Status *one_per_group(const Kernel *k, const Tensor *found, const Tensor *contracted) {
     return same_shape(found, contracted) ? NULL : wrong(k, "mxexport.ops: scales or zero points do not have one entry per group");
 }
@@ -362,7 +338,7 @@ static Status *per_group(const Kernel *k, void *context, void (*work)(const Job 
     if (!status && has_scale) status = read_input(k->api, context, 1, &scale);
     if (!status) status = contract(k, &x, &j.v, &contracted);
     if (!status && has_scale) status = one_per_group(k, &scale, &contracted);
-    if (!status) status = make_output(k->api, context, &contracted, &j.y);
+    if (!status) status = make_output(k->api, context, 0, &contracted, &j.y);
     if (status) return status;
     j.x = x.data, j.scale = scale.data;
     if (made) *made = j.y, *count = size_of(&contracted);
@@ -397,7 +373,7 @@ static Status *quantize(const Kernel *k, void *context, void (*work)(const Job *
     if (!status) status = contract(k, &x, &j.v, &contracted);
     if (!status) status = one_per_group(k, &scale, &contracted);
     if (!status && zero.data) status = one_per_group(k, &zero, &contracted);
-    if (!status) status = make_output(k->api, context, &x, &j.y);
+    if (!status) status = make_output(k->api, context, 0, &x, &j.y);
     if (status) return status;
     j.x = x.data, j.scale = scale.data, j.zero = zero.data;
     return in_parallel(&j, context);
@@ -420,7 +396,7 @@ static Status *compute_dequantize(void *kernel, void *context) {
     if (!same_shape(&codes, &packed)) return wrong(k, "mxexport.ops: packed codes do not have the bytes that shape and group_size ask for");
     status = one_per_group(k, &scale, &contracted);
     if (!status && zero.data) status = one_per_group(k, &zero, &contracted);
-    if (!status) status = make_output(k->api, context, &k->shape, &j.y);
+    if (!status) status = make_output(k->api, context, 0, &k->shape, &j.y);
     if (status) return status;
     j.codes = codes.data, j.scale = scale.data, j.zero = zero.data;
     return in_parallel(&j, context);
@@ -431,7 +407,7 @@ static Status *look_up(const Kernel *k, void *context, float factor) {
     Tensor codes = {0};
     float *y = NULL;
     Status *status = read_input(k->api, context, 0, &codes);
-    if (!status) status = make_output(k->api, context, &codes, &y);
+    if (!status) status = make_output(k->api, context, 0, &codes, &y);
     if (status) return status;
     const uint8_t *code = codes.data;
     for (int64_t i = 0, count = size_of(&codes); i < count; i++) y[i] = k->table[code[i]] * factor;
@@ -449,128 +425,44 @@ static Status *compute_nvfp4_scale_dequant(void *kernel, void *context) {
     return look_up(k, context, *(const float *)factor.data);
 }
 
-/* --- nodes' attributes ----------------------------------------------------------------------------------------- */
+/* --- the table ------------------------------------------------------------------------------------------------- */
 
-enum { MOST_ATTRIBUTES = 10, MOST_INPUTS = 3 };
-
-typedef struct {
-    CustomOp op; /* first: onnxruntime hands it back */
-    const char *name;
-    Status *(*compute)(void *, void *);
-    int input_types[MOST_INPUTS];
-    size_t inputs, optional; /* the last ones of them */
-    const char *attributes[MOST_ATTRIBUTES];
-} Operator;
-
-typedef struct {
-    const char *name;
-    size_t at;
-} Field;
-
-static const Field INTEGERS[] = {
-#define INTEGER(name) {#name, offsetof(Kernel, name)}
-    INTEGER(axis),          INTEGER(group_size),    INTEGER(emax),          INTEGER(round_bias),  INTEGER(frac_bits), INTEGER(code_min),
-    INTEGER(code_max),      INTEGER(asymmetric),    INTEGER(bit_width),     INTEGER(narrow),      INTEGER(exponent_bits),
-    INTEGER(mantissa_bits), INTEGER(exponent_bias), INTEGER(signed_zero),   INTEGER(max_code),    INTEGER(has_inf),
-    {"signed", offsetof(Kernel, is_signed)},
-};
-static const Field FLOATS[] = {{"max_val", offsetof(Kernel, max_val)}, {"levels", offsetof(Kernel, levels)}};
-
-static Status *read_attribute(Kernel *k, const void *info, const char *name) {
-    if (!strcmp(name, "shape")) {
-        k->shape.rank = MAX_RANK;
-        return CALL(k->api, KernelInfoGetAttributeArray_int64, const void *, const char *, int64_t *, size_t *)(info, name, k->shape.dims, &k->shape.rank);
-    }
-    for (size_t i = 0; i < sizeof INTEGERS / sizeof *INTEGERS; i++)
-        if (!strcmp(name, INTEGERS[i].name))
-            return CALL(k->api, KernelInfoGetAttribute_int64, const void *, const char *, int64_t *)(info, name, (int64_t *)((char *)k + INTEGERS[i].at));
-    for (size_t i = 0; i < sizeof FLOATS / sizeof *FLOATS; i++)
-        if (!strcmp(name, FLOATS[i].name))
-            return CALL(k->api, KernelInfoGetAttribute_float, const void *, const char *, float *)(info, name, (float *)((char *)k + FLOATS[i].at));
-    return wrong(k, "mxexport.ops: an attribute that no kernel reads");
+static Status *byte_codes(Kernel *k) {
+    const int fit = k->bit_width >= 0 && k->bit_width <= 8 && (!k->shape.rank || code_bits(k) <= 8);
+    return fit ? NULL : wrong(k, "mxexport.ops: codes of more than 8 bits");
 }
 
-static void fill_tables(Kernel *k, const Operator *o) {
-    if (k->shape.rank) fill_table(k);
-    if (o->compute == compute_scale_dequant)
-        for (int c = 0; c < CODES; c++) k->table[c] = c == 255 ? NAN : power_of_two(c - 127 - (int32_t)k->frac_bits);
-    if (o->compute == compute_nvfp4_scale_dequant) {
-        Kernel e4m3 = {.exponent_bits = 4, .mantissa_bits = 3, .exponent_bias = 7, .signed_zero = 1, .max_code = 126};
-        fill_table(&e4m3);
-        memcpy(k->table, e4m3.table, sizeof k->table);
-    }
+static Status *values_of_codes(Kernel *k) {
+    Status *status = byte_codes(k);
+    if (!status && k->shape.rank) fill_table(k);
+    return status;
 }
 
-static Status *create(const CustomOp *op, Api api, const void *info, void **made) {
-    const Operator *o = (const Operator *)op;
-    Kernel *k = calloc(1, sizeof *k);
-    if (!k) return failed(api, FAIL, "mxexport.ops: no memory");
-    k->api = api;
-    for (size_t i = 0; i < MOST_ATTRIBUTES && o->attributes[i]; i++) {
-        Status *status = read_attribute(k, info, o->attributes[i]);
-        if (status) {
-            free(k);
-            return status;
-        }
-    }
-    if (k->bit_width > 8 || k->bit_width < 0 || (k->shape.rank && code_bits(k) > 8)) {
-        free(k);
-        return failed(api, INVALID_ARGUMENT, "mxexport.ops: codes of more than 8 bits");
-    }
-    fill_tables(k, o);
-    *made = k;
+static Status *values_of_scales(Kernel *k) {
+    for (int c = 0; c < CODES; c++) k->table[c] = c == 255 ? NAN : power_of_two(c - 127 - (int32_t)k->frac_bits);
     return NULL;
 }
 
-/* --- registration ---------------------------------------------------------------------------------------------- */
-
-static const char *name_of(const CustomOp *op) { return ((const Operator *)op)->name; }
-static const char *provider(const CustomOp *op) { return (void)op, NULL; }
-static int input_type(const CustomOp *op, size_t i) { return ((const Operator *)op)->input_types[i]; }
-static size_t input_count(const CustomOp *op) { return ((const Operator *)op)->inputs; }
-static int output_type(const CustomOp *op, size_t i) { return (void)op, (void)i, FLOAT; }
-static size_t output_count(const CustomOp *op) { return (void)op, 1; }
-static int input_kind(const CustomOp *op, size_t i) {
-    const Operator *o = (const Operator *)op;
-    return i >= o->inputs - o->optional ? OPTIONAL : REQUIRED;
+static Status *values_of_nvfp4_scales(Kernel *k) {
+    Kernel e4m3 = {.exponent_bits = 4, .mantissa_bits = 3, .exponent_bias = 7, .signed_zero = 1, .max_code = 126};
+    fill_table(&e4m3);
+    memcpy(k->table, e4m3.table, sizeof k->table);
+    return NULL;
 }
-static int output_kind(const CustomOp *op, size_t i) { return (void)op, (void)i, REQUIRED; }
-static int input_memory(const CustomOp *op, size_t i) { return (void)op, (void)i, 0; }
 
 #define INT_ELEMENT "axis", "group_size", "bit_width", "signed"
 #define FLOAT_ELEMENT "axis", "group_size", "exponent_bits", "mantissa_bits", "exponent_bias", "signed_zero"
 
-static Operator OPERATORS[] = {
-    {{0}, "MXScale", compute_mx_scale, {FLOAT}, 1, 0, {"axis", "group_size", "emax", "round_bias", "frac_bits", "code_min", "code_max"}},
-    {{0}, "GroupwiseScale", compute_groupwise_scale, {FLOAT}, 1, 0, {"axis", "group_size", "levels", "asymmetric"}},
-    {{0}, "GroupwiseZeroPoint", compute_zero_point, {FLOAT, FLOAT}, 2, 0, {"axis", "group_size", "levels"}},
-    {{0}, "NVFP4Scale", compute_nvfp4_scale, {FLOAT}, 1, 0, {"axis", "group_size"}},
-    {{0}, "GroupwiseQuant", compute_groupwise_quant, {FLOAT, FLOAT, FLOAT}, 3, 1, {INT_ELEMENT, "narrow"}},
-    {{0}, "MXFloatQuant", compute_mx_float_quant, {FLOAT, FLOAT}, 2, 0, {FLOAT_ELEMENT, "max_val", "signed"}},
-    {{0}, "GroupwiseDequant", compute_dequantize, {UINT8, FLOAT, FLOAT}, 3, 1, {INT_ELEMENT, "shape"}},
-    {{0}, "MXFloatDequant", compute_dequantize, {UINT8, FLOAT}, 2, 0, {FLOAT_ELEMENT, "max_code", "has_inf", "shape"}},
-    {{0}, "MXScaleDequant", compute_scale_dequant, {UINT8}, 1, 0, {"frac_bits"}},
-    {{0}, "NVFP4ScaleDequant", compute_nvfp4_scale_dequant, {UINT8, FLOAT}, 2, 0, {NULL}},
+Operator QUANTIZATION[] = {
+    {{0}, "MXScale", compute_mx_scale, NULL, {FLOAT}, {FLOAT}, 0, {"axis", "group_size", "emax", "round_bias", "frac_bits", "code_min", "code_max"}},
+    {{0}, "GroupwiseScale", compute_groupwise_scale, NULL, {FLOAT}, {FLOAT}, 0, {"axis", "group_size", "levels", "asymmetric"}},
+    {{0}, "GroupwiseZeroPoint", compute_zero_point, NULL, {FLOAT, FLOAT}, {FLOAT}, 0, {"axis", "group_size", "levels"}},
+    {{0}, "NVFP4Scale", compute_nvfp4_scale, NULL, {FLOAT}, {FLOAT}, 0, {"axis", "group_size"}},
+    {{0}, "GroupwiseQuant", compute_groupwise_quant, byte_codes, {FLOAT, FLOAT, FLOAT}, {FLOAT}, 1, {INT_ELEMENT, "narrow"}},
+    {{0}, "MXFloatQuant", compute_mx_float_quant, NULL, {FLOAT, FLOAT}, {FLOAT}, 0, {FLOAT_ELEMENT, "max_val", "signed"}},
+    {{0}, "GroupwiseDequant", compute_dequantize, values_of_codes, {UINT8, FLOAT, FLOAT}, {FLOAT}, 1, {INT_ELEMENT, "shape"}},
+    {{0}, "MXFloatDequant", compute_dequantize, values_of_codes, {UINT8, FLOAT}, {FLOAT}, 0, {FLOAT_ELEMENT, "max_code", "has_inf", "shape"}},
+    {{0}, "MXScaleDequant", compute_scale_dequant, values_of_scales, {UINT8}, {FLOAT}, 0, {"frac_bits"}},
+    {{0}, "NVFP4ScaleDequant", compute_nvfp4_scale_dequant, values_of_nvfp4_scales, {UINT8, FLOAT}, {FLOAT}, 0, {NULL}},
+    {{0}, NULL, NULL, NULL, {0}, {0}, 0, {NULL}},
 };
-
-PUBLIC Status *RegisterCustomOps(void *options, const ApiBase *base);
-PUBLIC const char *mx_operator_name(int64_t i);
-
-/* The name of operator i, NULL behind the last one. */
-PUBLIC const char *mx_operator_name(int64_t i) { return i < (int64_t)(sizeof OPERATORS / sizeof *OPERATORS) ? OPERATORS[i].name : NULL; }
-
-/* Called by onnxruntime's `SessionOptions.register_custom_ops_library`. */
-PUBLIC Status *RegisterCustomOps(void *options, const ApiBase *base) {
-    Api api = base->get_api(API_VERSION);
-    if (!api) return failed(base->get_api(1), FAIL, "mxexport's operators need onnxruntime 1.17 or later");
-    void *domain = NULL;
-    Status *status = CALL(api, CreateCustomOpDomain, const char *, void **)("mxexport.ops", &domain);
-    for (size_t i = 0; !status && i < sizeof OPERATORS / sizeof *OPERATORS; i++) {
-        Operator *o = &OPERATORS[i];
-        o->op = (CustomOp){.version = API_VERSION, .name = name_of, .provider = provider, .input_type = input_type, .input_count = input_count,
-                           .output_type = output_type, .output_count = output_count, .destroy = free, .input_kind = input_kind,
-                           .output_kind = output_kind, .input_memory = input_memory, .create_or_fail = create, .compute_or_fail = o->compute};
-        status = CALL(api, CustomOpDomain_Add, void *, const CustomOp *)(domain, &o->op);
-    }
-    return status ? status : CALL(api, AddCustomOpDomain, void *, void *)(options, domain);
-}
