@@ -481,3 +481,40 @@ def test_compiled_models_compute_the_same(kind):
     quantized = mx.quantize_model(model, "mxint8", A8, attention=True, example_inputs=x)
     torch._dynamo.reset()
     assert torch.equal(torch.compile(quantized, backend="aot_eager")(x), quantized(x))
+
+
+class Borrowed(nn.Module):
+    """Multiplies by the weights of its layers itself, as BEiT and EVA do to put biases of their own beside them."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(64, 192, bias=False), nn.Linear(64, 64)
+        self.q_bias = nn.Parameter(torch.randn(192))
+
+    def forward(self, x):
+        q, k, v = F.linear(x, weight=self.qkv.weight, bias=self.q_bias).chunk(3, -1)
+        return F.linear(q.softmax(-1) * k + v, self.out.weight, self.out.bias)
+
+
+@pytest.mark.parametrize("weight", [A4, None])
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_layer_computes_where_its_weight_is_multiplied_by(attention, weight, tmp_path):
+    model = mx.quantize_model(Borrowed(), weight, A8, attention=attention)
+    x = torch.randn(2, 5, 64)
+    q, k, v = (model.qkv(x) + model.q_bias).chunk(3, -1)
+    y = model(x)
+    assert torch.equal(y, model.out(q.softmax(-1) * k + v))
+    assert not torch.equal(y, Borrowed.forward(model, x))
+    assert torch.equal(copy.deepcopy(model)(x), y) and not mx.conversion_report(model).products_to_come
+    mx.export(model, (x,), tmp_path / "model.onnx")
+    assert [n.op_type for n in graph.load(tmp_path / "model.onnx").graph].count("MXFloatQuant") == 2
+
+
+def test_a_weight_with_another_bias_is_told_of():
+    class Other(Borrowed):
+        def forward(self, x):
+            return F.linear(x, self.out.weight)
+
+    model = mx.quantize_model(Other(), A4, A8)
+    model(torch.randn(2, 64))
+    assert "takes the weight of out and no bias" in mx.conversion_report(model).products_in_float[""]

@@ -52,8 +52,8 @@ def quantize_model(
     Parameter and state_dict names stay, so state_dicts of the float model load. Shared modules and tied weights stay
     shared and tied. Subclasses of linear layers and convolutions keep a forward of their own; the product it calls on
     the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products of two activations in a model's own code
-    (`q @ k.mT`, `F.scaled_dot_product_attention`) are with `attention=True`; `F.linear` of somebody's weight is not
-    seen: use layers there. `conversion_report(result)` says what became of every layer and of these products; weights
+    (`q @ k.mT`, `F.scaled_dot_product_attention`) are with `attention=True`. Where it calls `F.linear` on the weight of
+    a layer that it holds, that layer computes it. `conversion_report(result)` says what became of every layer and of these products; weights
     that stay in float without being asked to are named in a warning.
 
     Args:
@@ -117,6 +117,7 @@ def quantize_model(
             report.products_in_float = products.convert(quantized, conversion.table)
         else:
             report.products_in_float = products.left_in_float()
+        products.hold_weights(quantized, conversion.table)
         report.follow(quantized)
         if robust:
             robust.finish(quantized, report)

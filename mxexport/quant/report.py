@@ -88,7 +88,7 @@ class ConversionReport:
             if module.products_in_float:
                 told = [f"{product} in float: {why}" for product, why in module.products_in_float.items()]
                 self.products_in_float[name] = "; ".join(told)
-            elif not module.held_products():
+            elif module.multiplies_activations and not module.held_products():
                 self.products_to_come.append(name)
 
     def to_json(self) -> str:

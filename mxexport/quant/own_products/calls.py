@@ -1,5 +1,5 @@
-"""Products of two activations that a model's own code calls: `q @ k.transpose(-2, -1)`, `torch.einsum`,
-`F.scaled_dot_product_attention`.
+"""Products that a model's own code calls: of two activations (`q @ k.transpose(-2, -1)`, `torch.einsum`,
+`F.scaled_dot_product_attention`), and of the weight of a quantized layer that it holds (`F.linear(x, self.qkv.weight)`).
 
 `ActivationProducts` is a mode that sees every torch function in a forward and knows which tensors come from parameters
 and constants alone. Several of them may be active, one for each module around a call; a call is seen by that of the
@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from mxexport.quant.layers.activation import QuantMatMul
 from mxexport.quant.layers.dot_product_attention import QuantScaledDotProductAttention
+from mxexport.quant.layers.linear import QuantLinear
 from mxexport.quant.layers.products import tensors_of
 from mxexport.quant.own_products.einsum import as_matmul
 
@@ -28,12 +29,14 @@ KINDS: dict[str, type[QuantMatMul] | type[QuantScaledDotProductAttention]] = {
     "product": QuantMatMul,
 }
 """Kind of a call -> the layer that computes it quantized."""
+OF_A_LAYER = "layer"
+"""Kind of a product with the weight of a layer that is there already."""
 
 
 @dataclass(frozen=True)
 class Call:
     """`name`: of the function. `why_float`: why it cannot be quantized, in words. `run`: computes it with a layer of
-    its kind."""
+    its kind (`OF_A_LAYER`: with the one whose weight it takes, whatever is given)."""
 
     kind: str
     name: str
@@ -53,15 +56,20 @@ class ActivationProducts(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if function in _READERS and (self.any_owner or innermost() is self.owner):
-            read, name = _READERS[function]
-            call = read(name, args, kwargs, self.is_constant)
+        if (function in _READERS or function is F.linear) and (self.any_owner or innermost() is self.owner):
+            call = self.read(function, args, kwargs)
             result = None if call is None else self.multiply(call)
             if result is not None:
                 return result
         result = function(*args, **kwargs)
         self.follow(function, args, kwargs, result)
         return result
+
+    def read(self, function, args: tuple, kwargs: dict) -> Call | None:
+        if function is F.linear:
+            return _of_a_layer(self.owner, *args, **kwargs)
+        read, name = _READERS[function]
+        return read(name, args, kwargs, self.is_constant)
 
     def is_constant(self, x: Tensor) -> bool:
         return isinstance(x, nn.Parameter) or id(x) in self.constants
@@ -179,6 +187,23 @@ def _einsum(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call
 
 def _attention(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call:
     return Call("attention", name, None, lambda layer: layer(*args, **kwargs))
+
+
+def _of_a_layer(owner: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
+    layers = ((n, m) for n, m in owner.named_modules() if isinstance(m, QuantLinear) and m.weight is weight)
+    name, layer = next(layers, (None, None))
+    if layer is None or layer is owner:
+        return None
+    why = None
+    if layer.bias is not None and bias is not layer.bias:
+        why = f"takes the weight of {name} and {'no' if bias is None else 'another'} bias"
+
+    def run(_: nn.Module | None) -> Tensor:
+        with code_of(layer):
+            product = layer(input)
+        return product if bias is layer.bias else product + bias
+
+    return Call(OF_A_LAYER, "linear", why, run)
 
 
 def _why_float(a: Tensor, b: Tensor, is_constant: Callable) -> str | None:

@@ -10,11 +10,11 @@ from mxexport.quant.layer_formats import FormatTable
 from mxexport.quant.layers.activation import QuantMatMul
 from mxexport.quant.layers.functional import FunctionalLayer
 from mxexport.quant.layers.layer import QuantLayer
-from mxexport.quant.layers.linear import QuantTransposedLinear
+from mxexport.quant.layers.linear import QuantLinear, QuantTransposedLinear
 from mxexport.quant.own_products.calls import say_whose_code
 from mxexport.quant.own_products.holders import ProductHolder, hold_products
 from mxexport.quant.own_products.observed import ObservedProducts
-from mxexport.quant.own_products.scan import products_named, why_not_watched
+from mxexport.quant.own_products.scan import may_multiply_weights, products_named, why_not_watched
 
 _MULTIPLY = (QuantMatMul, QuantTransposedLinear, FunctionalLayer)
 """Quantized layers that call products in their own code."""
@@ -52,8 +52,17 @@ class ProductConversion:
             for kind, count in self._kinds(names[0]).items():
                 for number in range(count):
                     holder.add_product(f"{kind}_{number + 1}", kind)
-        _tell_apart(model)
         return left
+
+    def hold_weights(self, model: nn.Module, table: FormatTable) -> None:
+        """Let modules whose own code multiplies by the weights of layers they hold do so by these layers."""
+        for module in list(model.modules()):
+            inside = any(isinstance(m, QuantLinear) for m in module.modules() if m is not module)
+            if isinstance(module, (ProductHolder, QuantLayer)) or not inside or not may_multiply_weights(module):
+                continue
+            if why_not_watched(module) is None:
+                hold_products(module, self.names[module], table, activations=False)
+        _tell_apart(model)
 
     def _kinds(self, name: str) -> Counter[str]:
         return Counter() if self.observed is None else self.observed[name].kinds
@@ -88,7 +97,8 @@ def _tell_apart(model: nn.Module) -> None:
     inside = {m: None for holder in holders for m in holder.modules() if not isinstance(m, ProductHolder)}
     made = {layer for holder in holders for layer in holder.held_products().values()}
     for module in inside:
-        if module not in made and (isinstance(module, _MULTIPLY) or _has_own_code(module)):
+        own = isinstance(module, _MULTIPLY) or (isinstance(module, QuantLinear) and module.weight_quant is None)
+        if module not in made and (own or _has_own_code(module)):
             say_whose_code(module)
 
 

@@ -1,4 +1,4 @@
-"""Modules whose own code multiplies activations: the same modules, their products computed by layers they hold.
+"""Modules whose own code multiplies: the same modules, their products computed by layers they hold.
 
     class Block(nn.Module):
         def forward(self, x):
@@ -19,7 +19,7 @@ from mxexport.errors import FormatError, UnsupportedError
 from mxexport.numbers.formats import ScaleRule
 from mxexport.quant.layer_formats import FormatTable
 from mxexport.quant.layers.layer import QuantLayer
-from mxexport.quant.own_products.calls import KINDS, ActivationProducts, Call, code_of
+from mxexport.quant.own_products.calls import KINDS, OF_A_LAYER, ActivationProducts, Call, code_of
 from mxexport.quant.quantizers.spec import QuantSpec
 
 
@@ -34,6 +34,8 @@ class ProductHolder(nn.Module):
     _product_names: tuple[str, ...]
     """The module's names in the model; entries of the table go by them."""
     _held: tuple[str, ...]
+    multiplies_activations: bool
+    """Whether products of two activations are computed by layers, too, and not those with layers' weights alone."""
     products_in_float: dict[str, str]
     """Product (the attribute, or the function) that stays as it is -> why."""
 
@@ -74,9 +76,9 @@ class ProductHolder(nn.Module):
         return _rebuild, (self.float_kind,), self.__getstate__()
 
 
-def hold_products(module: nn.Module, names: list[str], table: FormatTable) -> ProductHolder:
+def hold_products(module: nn.Module, names: list[str], table: FormatTable, activations: bool = True) -> ProductHolder:
     """`module` itself, from now on of the class that its kind becomes."""
-    module.__class__ = _made(type(module))
+    module.__class__, module.multiplies_activations = _made(type(module)), activations
     module._product_table, module._product_names, module._held, module.products_in_float = table, tuple(names), (), {}
     return module
 
@@ -86,9 +88,13 @@ def forward_with_products(holder: ProductHolder, args: tuple, kwargs: dict):
     turns = dict.fromkeys(KINDS, 0)
 
     def multiply(call: Call) -> Tensor | None:
+        if call.kind != OF_A_LAYER and not holder.multiplies_activations:
+            return None
         if call.why_float is not None:
             holder.products_in_float[call.name] = call.why_float
             return None
+        if call.kind == OF_A_LAYER:
+            return call.run(None)
         turns[call.kind] += 1
         name = f"{call.kind}_{turns[call.kind]}"
         return call.run(holder._modules[name] if name in holder._held else _added_later(holder, name, call))

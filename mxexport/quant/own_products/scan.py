@@ -26,6 +26,12 @@ def products_named(module: nn.Module) -> tuple[str, ...]:
     return () if other or known else _named_by(type(module))
 
 
+def may_multiply_weights(module: nn.Module) -> bool:
+    """Whether its own code names both `linear` and `weight`, as `F.linear(x, self.qkv.weight)` does."""
+    known = isinstance(module, torch.jit.ScriptModule) or type(module).__module__.startswith(("torch.", "mxexport."))
+    return not known and _names_both(type(module))
+
+
 def why_not_watched(module: nn.Module) -> str | None:
     """Why the products of such a module cannot be seen while it runs."""
     if isinstance(module, fx.GraphModule):
@@ -33,6 +39,12 @@ def why_not_watched(module: nn.Module) -> str | None:
     if "forward" in vars(module):
         return "its forward was replaced on this object"
     return None
+
+
+@functools.cache
+def _names_both(own: type[nn.Module]) -> bool:
+    codes = (code for f in _functions_reached(own, own.forward) for code in _codes(f.__code__))
+    return {"linear", "weight"} <= {name for code in codes for name in code.co_names}
 
 
 @functools.cache
