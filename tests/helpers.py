@@ -23,6 +23,9 @@ FULL = bool(os.environ.get("MXEXPORT_FULL"))
 """make test-full: all cases of tests that say much the same of each."""
 
 
+in_full = pytest.mark.skipif(not FULL, reason="make test-full runs it: others say most of the same in less time")
+
+
 def every(step: int, cases: Iterable) -> list:
     """All of them in make test-full; else every so-manieth, from the first on."""
     return list(cases) if FULL else list(cases)[::step]

@@ -20,7 +20,7 @@ from mxexport.numbers import groups, packing
 from mxexport.numbers.formats import SCALE_RULES, FloatElement, get_format, round_bias
 from mxexport.ops._attributes import LARGEST, POSITIVE
 from mxexport.running.sessions import DISABLED_OPTIMIZERS
-from tests.helpers import assert_equal_bits, edge_values, run_python, single_node_model
+from tests.helpers import assert_equal_bits, edge_values, every, run_python, single_node_model
 from tests.test_ops import quant_node, scale_attributes
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")
@@ -108,8 +108,7 @@ def foreign(shape: tuple[int, ...], axis: int, group_size: int) -> np.ndarray:
     return np.resize(FOREIGN, groups.contracted_shape(shape, axis, group_size))
 
 
-@pytest.mark.parametrize("axis", SHAPES)
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("axis, name", every(2, [(axis, name) for name in FORMATS for axis in SHAPES]))
 def test_power_of_two_scales_and_their_quantizers(name, axis):
     fmt = get_format(name)
     rule = SCALE_RULES[(FORMATS.index(name) + list(SHAPES).index(axis)) % len(SCALE_RULES)]
@@ -194,8 +193,7 @@ def test_integers_of_every_width_with_and_without_zero_points(signed):
             run.check({"X": x} | given, expected, (signed, list(given), kind))
 
 
-@pytest.mark.parametrize("bits", range(2, 9))
-@pytest.mark.parametrize("axis", SHAPES)
+@pytest.mark.parametrize("bits, axis", every(2, [(bits, axis) for axis in SHAPES for bits in range(2, 9)]))
 def test_packed_codes_of_every_width(bits, axis):
     """Every byte pattern, groups that end within a byte and groups longer than the axis, scales of any kind."""
     rng, shapes = np.random.default_rng(bits), [s for s in SHAPES[axis] if 0 not in s or bits in (5, 8)]

@@ -18,7 +18,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.model import graph
 from mxexport.running import executors, verification
 from tests.brevitas_families import GROUP_ACTIVATIONS, GROUP_WEIGHTS, LANGUAGE_MODEL_WEIGHTS, variant
-from tests.helpers import assert_equal_bits
+from tests.helpers import assert_equal_bits, in_full
 from tests.test_brevitas import E4M3, INT8, all_notes, assert_converts, assert_same_bits, image, plain, rows, settled
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -186,6 +186,7 @@ assert torch.equal(mx.from_brevitas(layer, (x,))(x), layer(x))
 """
 
 
+@in_full
 def test_quantizers_scripted_by_brevitas_are_read_too():
     done = subprocess.run(
         [sys.executable, "-c", SCRIPTED], env=os.environ | {"BREVITAS_JIT": "1"}, capture_output=True, text=True

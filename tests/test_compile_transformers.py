@@ -10,7 +10,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from tests.helpers import FULL
+from tests.helpers import FULL, every
 from tests.random_transformers import drawn
 from tests.transformer_networks import NETWORKS, Block, Eager, Sequence
 
@@ -27,7 +27,7 @@ def compiled(network: nn.Module, inputs: dict[str, torch.Tensor], formats: tuple
     return mx.compile(folder / "clean.onnx", folder / "fpga", calibration=given, **options), quantized
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", dict.fromkeys([*SIMULATED, *every(3, NETWORKS)]))
 def test_hardware_computes_what_torch_does(name, tmp_path):
     make, inputs, formats = NETWORKS[name]
     torch.manual_seed(0)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from mxexport.cli.demo_run import run_demo
+from tests.helpers import FULL
 
-CASES = [("cnn", "mxint8"), ("mlp", "mxfp4_e2m1")]
-if os.environ.get("MXEXPORT_FULL"):  # make test-full
+CASES = [("mlp", "mxfp4_e2m1")]
+if FULL:
     CASES += [
+        ("cnn", "mxint8"),
         ("mlp", "mxfp6_e2m3"),
         ("residual", "mxint8"),
         ("depthwise", "mxfp8_e4m3"),

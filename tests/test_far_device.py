@@ -10,7 +10,10 @@ import torch
 
 GPU = torch.cuda.is_available()
 
+from tests.helpers import in_full
 
+
+@in_full
 def test_everything_works_on_a_device_that_is_not_the_cpu():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/far_device_checks.py"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent.parent)

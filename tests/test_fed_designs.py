@@ -13,6 +13,7 @@ import mxexport as mx
 from mxexport.errors import OptionError
 from mxexport.fpga import open_design
 from tests import test_package as packages
+from tests.helpers import in_full
 
 X = np.random.default_rng(0).standard_normal((24, 1, 4, 6)).astype(np.float32)
 MEMORY = {"conv": "stream:4", "first": "load", "second": "stream", "head": "load"}
@@ -86,6 +87,7 @@ def test_other_weights_of_the_same_shape_can_be_sent(design, tmp_path):
     assert not np.array_equal(found, design.run_dataflow(X[:3]).raw)
 
 
+@in_full
 def test_the_package_brings_the_weights(design, tmp_path):
     packages.test_the_test_bench_passes_and_can_fail(design, tmp_path)
 

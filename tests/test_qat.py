@@ -28,6 +28,8 @@ LAYERS = {
     "attention": (lambda w, a: Self(mx.QuantMultiheadAttention(64, 4, weight=w, activation=a)), (5, 2, 64)),
 }
 
+from tests.helpers import in_full
+
 
 class Pair(nn.Module):
     def __init__(self, layer):
@@ -149,6 +151,7 @@ def test_compiled_quantizers_give_equal_bits(name):
         assert torch.equal(compiled(data), layer(data))
 
 
+@in_full
 def test_inductor_trains_a_model_to_the_same_loss():
     torch.compiler.reset()
     model, other = small_net(), small_net()
@@ -188,6 +191,7 @@ def test_a_convolutional_network_learns(options):
     assert losses[-1] < 0.3 * losses[0]
 
 
+@in_full
 def test_a_transformer_with_tied_weights_learns():
     torch.manual_seed(0)
     embed = nn.Embedding(16, 32)

@@ -28,6 +28,8 @@ from tests.search_metrics import Digits, accuracy, deadly_accuracy, train_on
 FORMATS = ["mxint8", "mxint5", ("mxint4", "mxint8"), "mxint3"]
 HOW = {"evaluations": 24, "within": 1.0}
 
+from tests.helpers import in_full
+
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
     x, y = load_digits(return_X_y=True)
@@ -156,6 +158,7 @@ def test_a_search_that_was_killed_goes_on(trained, found, tmp_path):
         model.fc2.bias[0] -= 1e-3
 
 
+@in_full
 def test_two_processes_of_which_one_is_killed_find_the_same(trained, tmp_path, monkeypatch):
     few = {"formats": FORMATS, "evaluations": 10}
     alone = mx.search(*trained, deadly_accuracy, **few)

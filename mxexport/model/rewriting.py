@@ -88,12 +88,9 @@ def nodes_of_scales(graph: ir.Graph) -> set[ir.Node]:
 def repeated_constant(value: ir.Value | None) -> np.ndarray | None:
     """What every frame gets of a constant that an Expand repeats along the batch, [1, ...]; None of others."""
     node = None if value is None else value.producer()
-    if (
-        not is_op(node, "Expand")
-        or not node.inputs
-        or value.shape is None
-        or (array := constant(node.inputs[0])) is None
-    ):
+    if not is_op(node, "Expand") or not node.inputs or value.shape is None:
+        return None
+    if (array := constant(node.inputs[0])) is None:
         return None
     frame = [d if isinstance(d, int) else None for d in value.shape[1:]]
     whole = array.ndim <= len(frame) or array.shape[0] == 1

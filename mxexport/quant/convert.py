@@ -53,8 +53,8 @@ def quantize_model(
     shared and tied. Subclasses of linear layers and convolutions keep a forward of their own; the product it calls on
     the weight (`F.conv2d(pad(x), scaled(self.weight))`) is quantized. Products of two activations in a model's own code
     (`q @ k.mT`, `F.scaled_dot_product_attention`) are with `attention=True`. Where it calls `F.linear` on the weight of
-    a layer that it holds, that layer computes it. `conversion_report(result)` says what became of every layer and of these products; weights
-    that stay in float without being asked to are named in a warning.
+    a layer that it holds, that layer computes it. `conversion_report(result)` says what became of every layer and of
+    these products; weights that stay in float without being asked to are named in a warning.
 
     Args:
         weight: a format, its name or a `QuantSpec` (static, learned, per channel, … scales; a dict of its fields serves

@@ -1,5 +1,5 @@
 """Products that a model's own code calls: of two activations (`q @ k.transpose(-2, -1)`, `torch.einsum`,
-`F.scaled_dot_product_attention`), and of the weight of a quantized layer that it holds (`F.linear(x, self.qkv.weight)`).
+`F.scaled_dot_product_attention`), and of a quantized layer's weight (`F.linear(x, self.qkv.weight)`).
 
 `ActivationProducts` is a mode that sees every torch function in a forward and knows which tensors come from parameters
 and constants alone. Several of them may be active, one for each module around a call; a call is seen by that of the
