@@ -476,7 +476,7 @@ def transformer(name: str) -> Callable[[], tuple[nn.Module, dict[str, torch.Tens
     return lambda: (make(), inputs(), formats)
 
 
-GRAPHS = {"image tokens": transformer("image"), "images": images, "causal": transformer("causal")}
+GRAPHS = {"causal": transformer("causal"), "images": images, "image tokens": transformer("image")}
 
 
 @pytest.mark.parametrize("drawn", every(3, GRAPHS.values()), ids=every(3, GRAPHS))
