@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-GPU = torch.cuda.is_available()
-
 from tests.helpers import in_full
+
+GPU = torch.cuda.is_available()
 
 
 @in_full

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mxexport as mx
 from mxexport.quant import fake_quantize
+from tests.helpers import in_full
 
 FORMATS = ("mxfp8_e4m3", "mxint8")
 
@@ -27,8 +28,6 @@ LAYERS = {
     "matmul": (lambda w, a: Pair(mx.QuantMatMul(a)), (40, 40)),
     "attention": (lambda w, a: Self(mx.QuantMultiheadAttention(64, 4, weight=w, activation=a)), (5, 2, 64)),
 }
-
-from tests.helpers import in_full
 
 
 class Pair(nn.Module):

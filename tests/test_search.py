@@ -23,12 +23,11 @@ from mxexport.searching import contents, finetuned
 from mxexport.searching.choices import format_table
 from mxexport.searching.ladder import Space, spread
 from mxexport.searching.problem import one_thread
+from tests.helpers import in_full
 from tests.search_metrics import Digits, accuracy, deadly_accuracy, train_on
 
 FORMATS = ["mxint8", "mxint5", ("mxint4", "mxint8"), "mxint3"]
 HOW = {"evaluations": 24, "within": 1.0}
-
-from tests.helpers import in_full
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
