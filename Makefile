@@ -26,7 +26,7 @@ test-full: $(READY)
 	MXEXPORT_FULL=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --hypothesis-profile=ci $(SOME)
 
 # What `convert --to finn` writes, through FINN+'s own steps. FINN+ has an environment of its own (2.2 GB); where it
-# cannot be installed, the tests are skipped and say so.
+# cannot be installed, the tests are skipped and say so. Every network of the tables: MXEXPORT_FULL=1 make test-finn.
 test-finn: $(READY)
 	.ci/install-finn $(FINN) || echo "FINN+ could not be installed"
 	MXEXPORT_FINN=$(CURDIR)/$(FINN)/bin/python $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/finn

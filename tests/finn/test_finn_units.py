@@ -17,6 +17,9 @@ from mxexport.targets import finn, finn_steps, finn_units
 from mxexport.targets.finn_splice import splice
 from tests.finn import matrix, unit_networks, unit_simulation
 from tests.finn.unit_networks import CASES, Case
+from tests.helpers import FULL
+
+SHOWN = CASES if FULL else [CASES[0], CASES[2], CASES[-1]]
 
 PYTHON = os.environ.get("MXEXPORT_FINN", "")
 pytestmark = pytest.mark.skipif(
@@ -91,7 +94,7 @@ def units(tmp_path_factory):
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SHOWN, ids=str)
 def test_every_step_is_reached_with_the_values_of_the_design(case, units):
     found = units(case)
     assert "error" not in found.steps, found.steps
@@ -102,7 +105,7 @@ def test_every_step_is_reached_with_the_values_of_the_design(case, units):
     assert [found.unit(i)["name"] for i in range(len(case.units))] == list(case.units)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SHOWN, ids=str)
 def test_reports_hold_the_numbers_of_the_units(case, units):
     found = units(case)
     resources, cycles = found.report("estimate_layer_resources"), found.report("estimate_layer_cycles")
@@ -120,7 +123,7 @@ def test_reports_hold_the_numbers_of_the_units(case, units):
     assert 0.7 * total < sum(resources[f"MxLayer_rtl_{i}"]["LUT"] for i in range(len(case.units))) < 1.2 * total
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", SHOWN, ids=str)
 def test_generated_hdl_gives_every_word_of_the_golden_model(case, units):
     found = units(case)
     hdl = found.hdl()
