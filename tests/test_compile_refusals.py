@@ -157,3 +157,23 @@ def test_check_says_the_same(tmp_path):
     with pytest.raises(UnsupportedError) as caught:
         check(graph.load(tmp_path / "m.onnx"), "dataflow")
     assert caught.value.problems == found
+
+
+class Resized(nn.Module):
+    """A product on one token, behind what is refused."""
+
+    def __init__(self):
+        super().__init__()
+        self.patches, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 16)
+
+    def forward(self, x):
+        x = self.patches(nn.functional.interpolate(x, size=(8, 8), mode="bicubic")).flatten(2).transpose(1, 2)
+        return self.head(nn.functional.gelu(x[:, 0:1]))
+
+
+def test_shapes_behind_a_refusal_are_not_held_against_a_product(tmp_path):
+    x = torch.randn(2, 3, 10, 10)
+    mx.export(mx.quantize_model(Resized(), "mxint8", "mxint8"), (x,), tmp_path / "m.onnx")
+    found = dict(mx.check(tmp_path / "m.onnx", target="fpga"))
+    assert "its mode is cubic" in found["node 'resize' (Resize)"]
+    assert not any("head" in place for place in found)

@@ -10,7 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.errors import UnsupportedError
 from mxexport.fpga.accumulator import Accumulator, joined, own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.area import Area, Parts, each, in_block_ram, ram, rom
 from mxexport.fpga.datapath import Datapath
@@ -87,9 +86,9 @@ class MatMul:
             found = sized(node.name, blocks, weight, bias)
             return cls(blocks, weight, found.bias, found.scale_offset, found.width, found.lsb_exp)
 
-        if source.shape is not None and source.shape[-1] != weight.codes.shape[1]:
-            found = f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}"
-            raise UnsupportedError(f"compile: node {node.name!r}: {found}")
+        known = source.shape is not None and source.blocked is None  # a refusal before it leaves shapes open
+        if known and source.shape[-1] != weight.codes.shape[1]:
+            raise Refused(f"weight has {weight.codes.shape[1]} inputs, the stream before it {source.shape[-1]}")
         shape = None if source.shape is None else (*source.shape[:-1], len(weight.codes))
         view = None if source.view is None else _of_tokens(source.view).with_last(-1, len(weight.codes))
         low.bind(result, low.add(make, [source], node, "matmul", ("wide",), shape, view=view), node)
