@@ -21,7 +21,7 @@ FORMATS = [("mxint8", "mxint8"), ("mxfp6_e2m3", "mxfp8_e4m3"), ("mxfp4_e2m1", "m
 RANDOM = 200 if FULL else 2
 """make test-full: at least 200."""
 _FRAMES = 12
-_SLOW = () if FULL else ("large", "parts", "classes", "activations")
+_SLOW = () if FULL else ("residual", "large", "parts", "classes", "activations")
 """What the other networks hold as well, and random_networks, test_activations and test_compile_ends."""
 
 

@@ -21,7 +21,7 @@ from mxexport.errors import OptionError
 from mxexport.fpga import package
 from mxexport.fpga.framing import all_fixed
 from mxexport.fpga.tools.verilator import find_tools
-from tests.helpers import lint
+from tests.helpers import in_full, lint
 
 X = np.random.default_rng(0).standard_normal((24, 1, 8, 8)).astype(np.float32)
 
@@ -53,6 +53,7 @@ def environment() -> dict[str, str]:
     return os.environ | {"PATH": os.pathsep.join(places), "VERILATOR_ROOT": str(tools.root)}
 
 
+@in_full
 def test_the_test_bench_passes_and_can_fail(design, tmp_path):
     root = tmp_path / "d"
     shutil.copytree(design.path, root)

@@ -14,6 +14,7 @@ from mxexport.fpga.units import MatMul
 from mxexport.fpga.weights import Weight
 from mxexport.fpga.words import write_mem
 from mxexport.numbers.formats import get_format
+from tests.helpers import in_full
 
 INT8 = {"AExpBits": 0, "AManBits": 6, "WExpBits": 0, "WManBits": 6}
 
@@ -67,6 +68,7 @@ def test_deep_fifo_and_line_buffer_are_block_ram():
     assert lines.bram36 + lines.bram18 > 0 and lines.lutram == 0
 
 
+@in_full
 def test_quantizer_without_rounding_bias_is_smaller():
     plain, even = (area("mx_quantize", Width=32, Lanes=4, RoundBias=bias) for bias in (0, 1 << 21))
     assert plain.total_lut < even.total_lut
@@ -78,11 +80,13 @@ def test_weights_above_4_kib_go_to_block_ram_and_int8_products_to_dsp(memories):
     assert result.dsp == 8
 
 
+@in_full
 def test_weights_go_to_luts_when_asked(memories):
     result = matmul(memories, RomStyle="lut", UseDsp=0)
     assert (result.bram18, result.bram36, result.dsp) == (0, 0, 0)
 
 
+@in_full
 def test_a_new_memory_file_is_a_new_result(memories):
     before = matmul(memories, RomStyle="lut")
     write_mem(memories / "weight.mem", np.zeros((128, 8), int), 8)
