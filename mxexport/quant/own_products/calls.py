@@ -190,6 +190,8 @@ def _attention(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> C
 
 
 def _of_a_layer(owner: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
+    if not isinstance(weight, nn.Parameter):  # what a quantized layer multiplies by is none
+        return None
     layers = ((n, m) for n, m in owner.named_modules() if isinstance(m, QuantLinear) and m.weight is weight)
     name, layer = next(layers, (None, None))
     if layer is None or layer is owner:
