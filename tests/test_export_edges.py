@@ -162,7 +162,7 @@ def test_a_compiled_model_is_exported_as_what_it_wraps(tmp_path):
 
 
 class Functional(nn.Module):
-    """Window attention of torchvision's Swin reads the weights of layers that it never calls."""
+    """Reads the weight of a layer that it never calls."""
 
     def __init__(self):
         super().__init__()
@@ -170,7 +170,7 @@ class Functional(nn.Module):
         self.tied.weight = self.proj.weight
 
     def forward(self, x):
-        return self.proj(torch.relu(functional.linear(x, self.qkv.weight)))
+        return self.proj(torch.relu(x @ self.qkv.weight.T))
 
 
 def test_layers_that_are_not_called_are_named(tmp_path):
@@ -187,7 +187,7 @@ class CalledAndRead(nn.Module):
         self.qkv, self.proj = nn.Linear(40, 256, bias=False), nn.Linear(256, 8)
 
     def forward(self, x):
-        return self.proj(self.qkv(x) + functional.linear(x, self.qkv.weight))
+        return self.proj(self.qkv(x) + x @ self.qkv.weight.T)
 
 
 def test_a_weight_that_is_read_beside_its_layer_is_named_whatever_finds_its_scale(tmp_path):
