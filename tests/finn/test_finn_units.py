@@ -242,9 +242,11 @@ told(layer.get_exp_cycles)
 """
     lines = in_finn(found.folder, "-c", script).splitlines()
     said = [json.loads(line) for line in lines if line.startswith('"') or line == "null"]
+    own = found.unit(0)
     expected = ["nowhere holds no units", "lies in no registered folder (none)", "takes whole numbers; input holds 0.5",
                 "takes whole numbers; input holds nan", "input is FLOAT32, and a unit takes integers",
-                "asks for PE=8, SIMD=16, but its unit was emitted with PE=4, SIMD=16; set the folding of layer '0' in",
+                f"asks for PE=8, SIMD={own['simd']}, but its unit was emitted with PE={own['pe']}, SIMD={own['simd']}; "
+                "set the folding of layer '0' in",
                 "names unit '../../elsewhere'; expected letters"]  # fmt: skip
     assert len(said) == len(expected)
     for text, part in zip(said, expected, strict=True):
