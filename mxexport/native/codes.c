@@ -52,17 +52,6 @@ static uint8_t quantize_block(const Kernel *k, const int64_t *x, int64_t step, i
 
 /* --- MXQuantize ------------------------------------------------------------------------------------------------ */
 
-/* The lengths before, of and behind the node's axis: outer, count, inner. */
-static Status *along_axis(Work *w, const Tensor *t, Tensor *contracted) {
-    const int64_t rank = (int64_t)t->rank, axis = w->k->axis < 0 ? w->k->axis + rank : w->k->axis;
-    if (axis < 0 || axis >= rank) return wrong(w->k, "mxexport.ops: axis lies outside the tensor");
-    w->outer = product_of(t->dims, (size_t)axis), w->count = t->dims[axis];
-    w->inner = product_of(t->dims + axis + 1, (size_t)(rank - axis - 1));
-    *contracted = *t;
-    contracted->dims[axis] = ceil_div(t->dims[axis], w->k->group_size);
-    return NULL;
-}
-
 static void part_of_quantize(Work *w, int64_t first, int64_t last) {
     const int64_t *x = w->in[0].data, group = w->k->group_size, blocks = ceil_div(w->count, group), inner = w->inner;
     uint8_t *codes = w->out[0], *scale = w->out[1];
@@ -75,7 +64,7 @@ static void part_of_quantize(Work *w, int64_t first, int64_t last) {
 static Status *compute_quantize(void *kernel, void *context) {
     Work w = {.k = kernel, .part = part_of_quantize};
     Status *status = read_inputs(&w, context, 1);
-    if (!status) status = along_axis(&w, &w.in[0], &w.shape[1]);
+    if (!status) status = along_axis(w.k, &w.in[0], &w.outer, &w.count, &w.inner, &w.shape[1]);
     if (status) return status;
     w.shape[0] = w.in[0];
     status = make_outputs(&w, context, 2);
@@ -135,7 +124,7 @@ static Status *compute_dequantize(void *kernel, void *context) {
     Work w = {.k = kernel, .part = part_of_dequantize};
     Tensor contracted;
     Status *status = read_inputs(&w, context, 2);
-    if (!status) status = along_axis(&w, &w.in[0], &contracted);
+    if (!status) status = along_axis(w.k, &w.in[0], &w.outer, &w.count, &w.inner, &contracted);
     if (status) return status;
     if (!same_shape(&w.in[1], &contracted)) return wrong(w.k, "MXDequantize: scale_codes does not have one code for each block");
     w.shape[0] = w.in[0];

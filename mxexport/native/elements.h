@@ -5,8 +5,8 @@
 #include "integers.h"
 #include "operators.h"
 
-/* `exponent_bits` 0: integers. Codes above the format's repeat those that it has. Returns the largest magnitude. */
-INLINE int64_t fill_linear(int64_t *values, int64_t exponent_bits, int64_t mantissa_bits) {
+/* `exponent_bits` 0: integers. Codes above the format's repeat those that it has. */
+INLINE void fill_linear(int64_t *values, int64_t exponent_bits, int64_t mantissa_bits) {
     const int64_t bits = 1 + exponent_bits + mantissa_bits + (exponent_bits == 0), half = left(1, bits - 1);
     for (int64_t c = 0; c < CODES; c++) {
         const int64_t code = c & (2 * half - 1), magnitude = code & (half - 1);
@@ -19,16 +19,11 @@ INLINE int64_t fill_linear(int64_t *values, int64_t exponent_bits, int64_t manti
         if (field > 1) value = field - 1 > 63 ? 0 : left(value, field - 1);
         values[c] = code >= half ? minus(0, value) : value;
     }
-    int64_t largest = 0;
-    for (int64_t c = 0; c < CODES; c++) largest = most(largest, magnitude_of(values[c]));
-    return largest;
 }
 
 /* Codes of a byte; integers without a sign fill all of it. */
 INLINE Status *fits_a_byte(const Kernel *k, int64_t exponent_bits, int64_t mantissa_bits) {
     return exponent_bits + mantissa_bits <= 7 ? NULL : wrong(k, "mxexport.ops: codes of more than 8 bits");
 }
-
-INLINE Status *grouped(const Kernel *k) { return k->group_size < 1 ? wrong(k, "mxexport.ops: group_size is below 1") : NULL; }
 
 #endif

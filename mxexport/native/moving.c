@@ -27,9 +27,8 @@ static Status *read_sliding(Sliding *s, void *context, size_t inputs) {
 
 /* Whether X_scale has one code for each block of the channels of X_codes. */
 static Status *pixel_blocks(const Work *w, int64_t *blocks) {
-    Tensor expected = w->in[0];
-    *blocks = expected.dims[3] = ceil_div(expected.dims[3], w->k->group_size);
-    return same_shape(&w->in[1], &expected) ? NULL : wrong(w->k, "mxexport.ops: X_scale does not have one code for each block");
+    *blocks = ceil_div(w->in[0].dims[3], w->k->group_size);
+    return one_per_block(&w->in[0], &w->in[1], w->k->group_size) ? NULL : wrong(w->k, "mxexport.ops: X_scale does not have one code for each block");
 }
 
 static void part_of_window(Work *w, int64_t first, int64_t last) {

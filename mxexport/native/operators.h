@@ -79,6 +79,28 @@ INLINE int64_t size_of(const Tensor *t) { return product_of(t->dims, t->rank); }
 
 INLINE int64_t ceil_div(int64_t x, int64_t divisor) { return x / divisor + (x % divisor != 0); }
 
+INLINE Status *grouped(const Kernel *k) { return k->group_size < 1 ? wrong(k, "mxexport.ops: group_size is below 1") : NULL; }
+
+/* The lengths before, of and behind the node's axis, and the shape with one entry for each group of it. */
+INLINE Status *along_axis(const Kernel *k, const Tensor *t, int64_t *outer, int64_t *count, int64_t *inner, Tensor *contracted) {
+    const int64_t rank = (int64_t)t->rank, axis = k->axis < 0 ? k->axis + rank : k->axis;
+    if (axis < 0 || axis >= rank) return wrong(k, "mxexport.ops: axis lies outside the tensor");
+    Status *status = grouped(k);
+    if (status) return status;
+    *outer = product_of(t->dims, (size_t)axis), *count = t->dims[axis];
+    *inner = product_of(t->dims + axis + 1, (size_t)(rank - axis - 1));
+    *contracted = *t;
+    contracted->dims[axis] = ceil_div(*count, k->group_size);
+    return NULL;
+}
+
+/* Whether `scale` has one code for each block of the last axis of `codes`. */
+INLINE int one_per_block(const Tensor *codes, const Tensor *scale, int64_t group_size) {
+    Tensor contracted = *codes;
+    contracted.dims[codes->rank - 1] = ceil_div(codes->dims[codes->rank - 1], group_size);
+    return same_shape(scale, &contracted);
+}
+
 /* --- work of dataflow operators, in pieces that may run at once ---------------------------------------------------- */
 
 typedef struct Work Work;

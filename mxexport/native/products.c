@@ -105,13 +105,6 @@ static Status *multiply(Product *d, void *context) {
     return share(&d->w, context, pieces, d->length * d->columns, OUTSIDE);
 }
 
-/* Whether `scale` has one code for each block of the last axis of `codes`. */
-static int one_per_block(const Tensor *codes, const Tensor *scale, int64_t group_size) {
-    Tensor contracted = *codes;
-    contracted.dims[codes->rank - 1] = ceil_div(codes->dims[codes->rank - 1], group_size);
-    return same_shape(scale, &contracted);
-}
-
 static Status *compute_matmul(void *kernel, void *context) {
     const Kernel *k = kernel;
     Product d = {.w = {.k = k}, .frames = 1, .heads = 1, .shared = 1};

@@ -312,18 +312,10 @@ static void dequantize(const Job *j, int64_t begin, int64_t end) {
 
 /* The view of a tensor by the node's axis, and the shape of its contracted tensors. */
 static Status *contract(const Kernel *k, const Tensor *t, View *v, Tensor *contracted) {
-    const int64_t rank = (int64_t)t->rank, axis = k->axis < 0 ? k->axis + rank : k->axis;
-    if (axis < 0 || axis >= rank) return wrong(k, "mxexport.ops: axis lies outside the tensor");
-    if (k->group_size < 1) return wrong(k, "mxexport.ops: group_size is below 1");
-    int64_t outer = 1, inner = 1;
-    for (int64_t i = 0; i < rank; i++) {
-        if (i < axis) outer *= t->dims[i];
-        if (i > axis) inner *= t->dims[i];
-    }
-    *v = view_of(outer, t->dims[axis], inner, k->group_size);
-    *contracted = *t;
-    contracted->dims[axis] = v->n;
-    return NULL;
+    int64_t outer, count, inner;
+    Status *status = along_axis(k, t, &outer, &count, &inner, contracted);
+    if (!status) *v = view_of(outer, count, inner, k->group_size);
+    return status;
 }
 
 static Status *one_per_group(const Kernel *k, const Tensor *found, const Tensor *contracted) {
