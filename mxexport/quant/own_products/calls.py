@@ -56,20 +56,15 @@ class ActivationProducts(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if (function in _READERS or function is F.linear) and (self.any_owner or innermost() is self.owner):
-            call = self.read(function, args, kwargs)
+        if function in _READERS and (self.any_owner or innermost() is self.owner):
+            read, name = _READERS[function]
+            call = read(name, args, kwargs, self)
             result = None if call is None else self.multiply(call)
             if result is not None:
                 return result
         result = function(*args, **kwargs)
         self.follow(function, args, kwargs, result)
         return result
-
-    def read(self, function, args: tuple, kwargs: dict) -> Call | None:
-        if function is F.linear:
-            return _of_a_layer(self.owner, *args, **kwargs)
-        read, name = _READERS[function]
-        return read(name, args, kwargs, self.is_constant)
 
     def is_constant(self, x: Tensor) -> bool:
         return isinstance(x, nn.Parameter) or id(x) in self.constants
@@ -146,21 +141,21 @@ def _end(module: nn.Module, args, output) -> None:
 _SECOND = ("other", "mat2", "tensor2")
 
 
-def _matmul(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
+def _matmul(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call | None:
     named = [kwargs[n] for n in ("input", "self", *_SECOND) if n in kwargs]
     operands = [*args, *named]
     if len(operands) != 2 or not all(isinstance(t, Tensor) for t in operands):
         return None
     a, b = operands
-    why = "is written into a tensor given as out" if kwargs.get("out") is not None else _why_float(a, b, is_constant)
+    why = "is written into a tensor given as out" if kwargs.get("out") is not None else _why_float(a, b, seen)
     return Call("product", name, why, lambda layer: layer(a, b))
 
 
-def _matmul_from_behind(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
-    return _matmul(name, args[::-1], kwargs, is_constant)
+def _matmul_from_behind(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call | None:
+    return _matmul(name, args[::-1], kwargs, seen)
 
 
-def _baddbmm(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
+def _baddbmm(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call | None:
     given = dict(zip(("input", "batch1", "batch2"), args, strict=False)) | kwargs
     a, b, alpha, beta = given["batch1"], given["batch2"], given.get("alpha", 1), given.get("beta", 1)
 
@@ -168,14 +163,14 @@ def _baddbmm(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Cal
         product = layer(a, b) if alpha == 1 else layer(a, b) * alpha
         return product if beta == 0 else product + (given["input"] if beta == 1 else given["input"] * beta)
 
-    return Call("product", name, _why_float(a, b, is_constant), run)
+    return Call("product", name, _why_float(a, b, seen), run)
 
 
-def _einsum(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call | None:
+def _einsum(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call | None:
     equation, *operands = args
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = list(operands[0])
-    tensors = [t for t in tensors_of(tuple(operands), {}) if t.is_floating_point() and not is_constant(t)]
+    tensors = [t for t in tensors_of(tuple(operands), {}) if t.is_floating_point() and not seen.is_constant(t)]
     if len(tensors) < 2:
         return None
     if not isinstance(equation, str) or len(operands) != 2:
@@ -185,33 +180,35 @@ def _einsum(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call
     return Call("product", f"{name} {equation}", why, lambda layer: as_matmul(equation, a, b, layer))
 
 
-def _attention(name: str, args: tuple, kwargs: dict, is_constant: Callable) -> Call:
+def _attention(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call:
     return Call("attention", name, None, lambda layer: layer(*args, **kwargs))
 
 
-def _of_a_layer(owner: nn.Module, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Call | None:
+def _of_a_layer(name: str, args: tuple, kwargs: dict, seen: ActivationProducts) -> Call | None:
+    given = dict(zip(("input", "weight", "bias"), args, strict=False)) | kwargs
+    weight, bias = given["weight"], given.get("bias")
     if not isinstance(weight, nn.Parameter):  # what a quantized layer multiplies by is none
         return None
-    layers = ((n, m) for n, m in owner.named_modules() if isinstance(m, QuantLinear) and m.weight is weight)
-    name, layer = next(layers, (None, None))
-    if layer is None or layer is owner:
+    layers = ((n, m) for n, m in seen.owner.named_modules() if isinstance(m, QuantLinear) and m.weight is weight)
+    place, layer = next(layers, (None, None))
+    if layer is None or layer is seen.owner:
         return None
     why = None
     if layer.bias is not None and bias is not layer.bias:
-        why = f"takes the weight of {name} and {'no' if bias is None else 'another'} bias"
+        why = f"takes the weight of {place} and {'no' if bias is None else 'another'} bias"
 
     def run(_: nn.Module | None) -> Tensor:
         with code_of(layer):
-            product = layer(input)
+            product = layer(given["input"])
         return product if bias is layer.bias else product + bias
 
-    return Call(OF_A_LAYER, "linear", why, run)
+    return Call(OF_A_LAYER, name, why, run)
 
 
-def _why_float(a: Tensor, b: Tensor, is_constant: Callable) -> str | None:
+def _why_float(a: Tensor, b: Tensor, seen: ActivationProducts) -> str | None:
     if not (a.is_floating_point() and b.is_floating_point()):
         return "has no two floating-point operands"
-    if is_constant(a) or is_constant(b):
+    if seen.is_constant(a) or seen.is_constant(b):
         return "takes parameters or constants"
     return "takes a vector" if min(a.ndim, b.ndim) < 2 else None
 
@@ -224,8 +221,10 @@ _READERS: dict[Callable, tuple[Callable[..., Call | None], str]] = {
     **dict.fromkeys((torch.baddbmm, Tensor.baddbmm), (_baddbmm, "baddbmm")),
     torch.einsum: (_einsum, "einsum"),
     F.scaled_dot_product_attention: (_attention, "scaled_dot_product_attention"),
+    F.linear: (_of_a_layer, "linear"),
 }
-"""Function -> what reads a call of it (None where it is no product of two activations), and its name."""
+"""Function -> what reads a call of it (None where it is neither a product of two activations nor one with a layer's
+weight), and its name."""
 
-NAMES = frozenset(name for _, name in _READERS.values())
-"""What code names that calls one of them; operators have no name."""
+NAMES = frozenset(name for read, name in _READERS.values() if read is not _of_a_layer)
+"""What code names that calls a product of two activations; operators have no name."""

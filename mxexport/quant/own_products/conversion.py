@@ -57,10 +57,9 @@ class ProductConversion:
     def hold_weights(self, model: nn.Module, table: FormatTable) -> None:
         """Let modules whose own code multiplies by the weights of layers they hold do so by these layers."""
         for module in list(model.modules()):
-            inside = any(isinstance(m, QuantLinear) for m in module.modules() if m is not module)
-            if isinstance(module, (ProductHolder, QuantLayer)) or not inside or not may_multiply_weights(module):
+            if isinstance(module, (ProductHolder, QuantLayer)) or not may_multiply_weights(module):
                 continue
-            if why_not_watched(module) is None:
+            if any(isinstance(m, QuantLinear) for m in module.modules()) and why_not_watched(module) is None:
                 hold_products(module, self.names[module], table, activations=False)
         _tell_apart(model)
 
