@@ -12,7 +12,7 @@ import mxexport as mx
 from mxexport.errors import OptionError
 from mxexport.fpga import alone, budgets, emit, memory, options
 from mxexport.fpga.area import total
-from mxexport.fpga.devices import clock_limit, family, resources
+from mxexport.fpga.devices import clock_limit, makes_threes, resources
 from mxexport.fpga.network import Network
 from mxexport.fpga.report import estimate
 from mxexport.fpga.timing import cycles_per_unit, latency
@@ -99,8 +99,7 @@ _CHOSEN = "64 MACs a cycle in the largest layer"
 
 def _of_slices(chosen: Mapping[str, Folding], part: str) -> dict[str, Folding]:
     """Without products in threes where the part's slices make none."""
-    whole = family(part) == "Versal"
-    return {name: f if whole else replace(f, threes=0) for name, f in chosen.items()}
+    return dict(chosen) if makes_threes(part) else {name: replace(f, threes=0) for name, f in chosen.items()}
 
 
 def _placed(network: Network, kind: str, part: str, tile: int = 0, bus: int = memory.BUS) -> Network:

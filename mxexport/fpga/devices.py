@@ -94,6 +94,11 @@ def family(part: str) -> str:
     return "UltraScale+" if plus else ""
 
 
+def makes_threes(part: str) -> bool:
+    """Whether a DSP slice of the part makes three products of integers of 9 by 8 bits: the INT8 mode of Versal's."""
+    return family(part) == "Versal"
+
+
 def clock_limit(part: str) -> float | None:
     """MHz that the timing estimate supports on a part; None for families of which it has no delays."""
     return {"7 series": SERIES_7_MHZ, "UltraScale+": CLOCK_MHZ}.get(family(part))

@@ -12,7 +12,7 @@ from pathlib import Path
 from mxexport.errors import InputFileError, OptionError
 from mxexport.fpga import schedule
 from mxexport.fpga.area import Area
-from mxexport.fpga.devices import family, known_resources, resources
+from mxexport.fpga.devices import known_resources, makes_threes, resources
 from mxexport.fpga.memory import Place
 from mxexport.fpga.unit import Folding
 from mxexport.model.yaml_tables import read_yaml
@@ -81,8 +81,8 @@ def kinds(resources, part: str) -> schedule.Kinds:
     known = {"auto": schedule.AUTO, "dsp": schedule.DSP, "lut": schedule.LUTS}
     if resources not in known:
         raise OptionError(f"resources is {resources!r}; expected one of {', '.join(known)}")
-    threes = family(part) == "Versal"
-    return tuple("threes" if threes and kind == "dsp" else kind for kind in known[resources])
+    slices = "threes" if makes_threes(part) else "dsp"
+    return tuple(slices if kind == "dsp" else kind for kind in known[resources])
 
 
 def memory(value) -> dict[str, Place] | Place:
@@ -145,7 +145,7 @@ def foldings(value, part: str) -> dict[str, tuple[int, ...]]:
             raise OptionError(f"folding of {name!r} is {pair!r}; expected two whole numbers, (pe, simd)")
     found = {name: tuple(int(n) for n in pair) for name, pair in value.items()}
     in_threes = [name for name, pair in found.items() if Folding(*pair).threes]
-    if in_threes and family(part) != "Versal":
+    if in_threes and not makes_threes(part):
         one = f"folding of {in_threes[0]!r} has three products in a slice"
         raise OptionError(f"{one}; those of {part} make two: leave `threes` out, or name a Versal part")
     return found

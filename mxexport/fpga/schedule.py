@@ -84,10 +84,13 @@ def _legal(network: Network, asked: Choices, kind: str = "dsp") -> dict[str, lis
 
 def _of_kind(foldings: list[Folding], kind: str) -> list[Folding]:
     """Those with their products of that kind where there are such, else the others."""
-    in_threes = {replace(f, threes=0) for f in foldings if f.threes} if kind == "threes" else set()
-    found = [f for f in foldings if f.luts == (kind == "lut") and f not in in_threes]
-    found = [f for f in found if kind == "threes" or not f.threes]
-    return found or [f for f in foldings if not f.threes]
+    plain = [f for f in foldings if not f.threes]
+    if kind == "threes":
+        better = {replace(f, threes=0) for f in foldings if f.threes}
+        found = [f for f in foldings if not f.luts and f not in better]
+    else:
+        found = [f for f in plain if f.luts == (kind == "lut")]
+    return found or plain
 
 
 def _fits_bus(kind: Stream, lanes: int) -> bool:
