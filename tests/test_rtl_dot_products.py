@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mxexport.fpga import latencies, library
-from mxexport.fpga.library import rtl_sources
-from mxexport.fpga.tools import verilator
+from mxexport.fpga import latencies
 from mxexport.fpga.words import pack_fields
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format
+from tests.dot_streams import build_stream
 
 FULL = os.environ.get("MXEXPORT_FULL") == "1"
 MINIFLOATS = ["mxfp4_e2m1", "mxfp6_e2m3", "mxfp6_e3m2", "mxfp8_e4m3", "mxfp8_e5m2"]
@@ -32,19 +29,9 @@ module mx_dot_stream #(parameter int AExpBits = 0, AManBits = 6, WExpBits = 0, W
   output logic m_axis_tlast
 );
   localparam int Delay = mx_pkg::dot_latency(AExpBits, AManBits, WExpBits, WManBits, Simd, UseDsp != 0);
-  logic [Delay:1] valid_q;
-  logic en;
   logic signed [Sum-1:0] sum;
-  logic owed, unused;
-  assign en = !valid_q[Delay] || m_axis_tready;
-  assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[Delay];
-  assign m_axis_tlast = 1'b1;
-  assign unused = s_axis_tlast;
-  always_ff @(posedge aclk) begin
-    if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= Delay'({valid_q, s_axis_tvalid});
-  end
+  logic owed;
+HANDSHAKE
   mx_dot #(
     .AExpBits(AExpBits), .AManBits(AManBits), .WExpBits(WExpBits), .WManBits(WManBits), .Simd(Simd),
     .UseDsp(UseDsp != 0)
@@ -82,19 +69,13 @@ def check(a_format: str, w_format: str, simd: int, cells: bool, rng, use_dsp: bo
     }
     integers = not (parameters["AExpBits"] or parameters["WExpBits"])
     width = sum(element.linear_bits for element in elements) - (not integers) + (simd - 1).bit_length() + 1
-    with tempfile.TemporaryDirectory() as directory:
-        wrapper = Path(directory) / "mx_dot_stream.sv"
-        wrapper.write_text(DOT_STREAM)
-        sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
-        simulator = verilator.build(
-            "mx_dot_stream", sources, parameters, defines=("MX_LUT6_2", "MX_DSP48E2") if cells else (), quick=True
-        )
-        for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
-            result = simulator.run(beats, len(beats), **stalls)
-            found = [int.from_bytes(beat.tobytes(), "little") % 2**width for beat in result.beats]
-            assert found == [int(value) % 2**width for value in wanted]  # sums of e5m2 have 72 bits
-            if not stalls:
-                assert result.cycles == len(beats) + latencies.dot_latency(*elements, simd, use_dsp)
+    simulator = build_stream("mx_dot_stream", DOT_STREAM, parameters, ("MX_LUT6_2", "MX_DSP48E2") if cells else ())
+    for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
+        result = simulator.run(beats, len(beats), **stalls)
+        found = [int.from_bytes(beat.tobytes(), "little") % 2**width for beat in result.beats]
+        assert found == [int(value) % 2**width for value in wanted]  # sums of e5m2 have 72 bits
+        if not stalls:
+            assert result.cycles == len(beats) + latencies.dot_latency(*elements, simd, use_dsp)
 
 
 @pytest.mark.parametrize("cells", [False, True], ids=["logic", "cells"])

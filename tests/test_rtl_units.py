@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga import latencies, library
+from mxexport.fpga import latencies
 from mxexport.fpga.library import rtl_sources
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.types import Blocks, Wide
@@ -26,6 +24,7 @@ from mxexport.fpga.words import (
     write_mem,
 )
 from mxexport.numbers import fixedpoint, formats, groups
+from tests.dot_streams import build_stream
 from tests.helpers import every
 
 STALLS = ((0.0, 0.0), (0.4, 0.0), (0.0, 0.6), (0.5, 0.5))
@@ -127,18 +126,12 @@ def test_pairs_of_dot_products_are_exact(cells, simd, a_bits, w_bits, rng):
     fields = [(a, a_bits), (np.stack([w[:, 0], odd], -1).reshape(300, -1), w_bits)]
     beats = pack_fields([(array & (2**bits - 1), bits) for array, bits in fields])
     parameters = {"Simd": simd, "ABits": a_bits, "WBits": w_bits}
-    with tempfile.TemporaryDirectory() as directory:
-        wrapper = Path(directory) / "mx_pair_stream.sv"
-        wrapper.write_text(PAIR_STREAM)
-        sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
-        simulator = verilator.build(
-            "mx_pair_stream", sources, parameters, defines=(cells,) if cells else (), quick=True
-        )
-        bits = a_bits + w_bits + simd.bit_length() - 1 + 1
-        for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
-            result = simulator.run(beats, len(beats), **stalls)
-            found = unpack_lanes(result.beats, 2, bits)
-            np.testing.assert_array_equal(found, (w * a[:, None]).sum(-1))
+    simulator = build_stream("mx_pair_stream", PAIR_STREAM, parameters, (cells,) if cells else ())
+    bits = a_bits + w_bits + simd.bit_length() - 1 + 1
+    for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
+        result = simulator.run(beats, len(beats), **stalls)
+        found = unpack_lanes(result.beats, 2, bits)
+        np.testing.assert_array_equal(found, (w * a[:, None]).sum(-1))
 
 
 PAIR_STREAM = """// mx_dot_pair as a stream: sums with what is owed to them.
@@ -151,20 +144,9 @@ module mx_pair_stream #(parameter int Simd = 4, ABits = 8, WBits = 8,
   output logic m_axis_tlast
 );
   localparam int Delay = mx_pkg::pair_latency(ABits, WBits, Simd);
-  logic [Delay:1] valid_q;
-  logic en;
   logic signed [1:0][Bits-2:0] sums;
   logic [1:0] owed;
-  assign en = !valid_q[Delay] || m_axis_tready;
-  assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[Delay];
-  assign m_axis_tlast = 1'b1;
-  logic unused;
-  assign unused = s_axis_tlast;
-  always_ff @(posedge aclk) begin
-    if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[Delay-1:1], s_axis_tvalid};
-  end
+HANDSHAKE
   mx_dot_pair #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
     .aclk, .en_i(en), .a_i(s_axis_tdata[Simd*ABits-1:0]), .w_i(s_axis_tdata[Simd*ABits+:2*Simd*WBits]),
     .sum_o(sums), .carry_o(owed)
@@ -190,18 +172,13 @@ def test_dot_products_in_threes_are_exact(cells, simd, a_bits, w_bits, rng):
     w = np.concatenate([w, rng.integers(*ends[1], (200, simd), endpoint=True)])
     beats = pack_fields([(a & (2**a_bits - 1), a_bits), (w & (2**w_bits - 1), w_bits)])
     parameters = {"Simd": simd, "ABits": a_bits, "WBits": w_bits}
-    with tempfile.TemporaryDirectory() as directory:
-        wrapper = Path(directory) / "mx_three_stream.sv"
-        wrapper.write_text(THREE_STREAM)
-        sources = [*rtl_sources(), wrapper, *(library.primitives() if cells else [])]
-        defines = (cells,) if cells else ()
-        simulator = verilator.build("mx_three_stream", sources, parameters, defines=defines, quick=True)
-        for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
-            result = simulator.run(beats, len(beats), **stalls)
-            found = unpack_lanes(result.beats, 1, a_bits + w_bits + simd.bit_length() - 1)
-            np.testing.assert_array_equal(found[:, 0], (w * a).sum(-1))
-            if not stalls:
-                assert result.cycles == len(beats) + latencies.three_latency(simd)
+    simulator = build_stream("mx_three_stream", THREE_STREAM, parameters, (cells,) if cells else ())
+    for stalls in ({}, {"stall_in": 0.3, "stall_out": 0.4}):
+        result = simulator.run(beats, len(beats), **stalls)
+        found = unpack_lanes(result.beats, 1, a_bits + w_bits + simd.bit_length() - 1)
+        np.testing.assert_array_equal(found[:, 0], (w * a).sum(-1))
+        if not stalls:
+            assert result.cycles == len(beats) + latencies.three_latency(simd)
 
 
 THREE_STREAM = """// mx_dot_three as a stream.
@@ -214,17 +191,7 @@ module mx_three_stream #(parameter int Simd = 4, ABits = 8, WBits = 8,
   output logic m_axis_tlast
 );
   localparam int Delay = mx_pkg::three_latency(Simd);
-  logic [Delay:1] valid_q;
-  logic en, unused;
-  assign en = !valid_q[Delay] || m_axis_tready;
-  assign s_axis_tready = en;
-  assign m_axis_tvalid = valid_q[Delay];
-  assign m_axis_tlast = 1'b1;
-  assign unused = s_axis_tlast;
-  always_ff @(posedge aclk) begin
-    if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[Delay-1:1], s_axis_tvalid};
-  end
+HANDSHAKE
   mx_dot_three #(.Simd(Simd), .ABits(ABits), .WBits(WBits)) u_dot (
     .aclk, .en_i(en), .a_i(s_axis_tdata[Simd*ABits-1:0]), .w_i(s_axis_tdata[Simd*ABits+:Simd*WBits]),
     .sum_o(m_axis_tdata)
