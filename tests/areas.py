@@ -175,6 +175,9 @@ def cells() -> dict[str, tuple[str, dict[str, int | str]]]:
     for width, turns in ((26, 3), (104, 6), (832, 12)):
         numbers = {"Width": width, "Turns": turns}
         found |= {f"{m} {width}x{turns}": (m, numbers) for m in ("mx_turns_in", "mx_turns_out")}
+    for width, beats, turns in ((2, 32, 6), (8, 4, 3), (16, 64, 12), (26, 96, 2), (64, 512, 6)):
+        numbers = {"Width": width, "Beats": beats, "Turns": turns}
+        found[f"mx_turns_beside {width}x{beats}x{turns}"] = ("mx_turns_beside", numbers)
     for channels, bus in ((1, 128), (3, 64), (12, 128)):
         numbers = {"Channels": channels, "Bus": bus, "Burst": 16, "TableFile": "regions.mem"}
         found[f"mx_axi_read {channels}x{bus}"] = "mx_axi_read", numbers

@@ -23,6 +23,8 @@ from tests.helpers import FULL
 from tests.transformer_networks import Block, Eager
 
 X = np.random.default_rng(0).standard_normal((16, 8, 8)).astype(np.float32)
+PADDED = X, (np.arange(8) < np.random.default_rng(2).integers(3, 9, (16, 1))).astype(np.float32)
+"""Tokens, and a mask of those that take part."""
 
 
 class Encoder(nn.Module):
@@ -39,6 +41,40 @@ class Encoder(nn.Module):
     def forward(self, x):
         x = self.blocks(self.embed(x))
         return x if self.head is None else self.head(x.mean(1))
+
+
+class Masked(nn.Module):
+    def __init__(self, width: int, heads: int = 2):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2, self.qkv = nn.LayerNorm(width), nn.LayerNorm(width), nn.Linear(width, 3 * width)
+        self.out, self.up, self.down = (
+            nn.Linear(width, width),
+            nn.Linear(width, 2 * width),
+            nn.Linear(2 * width, width),
+        )
+
+    def forward(self, x, hidden):
+        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        joined = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
+        x = x + self.out(joined.transpose(1, 2).flatten(2))
+        return x + self.down(torch.relu(self.up(self.norm2(x))))
+
+
+class Padded(nn.Module):
+    """Every block reads the mask; those of other `ends`, before and behind, cannot take turns with the rest."""
+
+    def __init__(self, width: int = 32, ends: bool = True):
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 5)
+        self.blocks = nn.ModuleList(Masked(width, heads) for heads in ([4, 2, 2, 2, 1] if ends else [2, 2, 2]))
+
+    def forward(self, x, mask):
+        hidden = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min
+        x = self.embed(x)
+        for block in self.blocks:
+            x = block(x, hidden)
+        return self.head(x.mean(1))
 
 
 class Perceptron(nn.Module):
@@ -90,9 +126,16 @@ NETWORKS = {
     "two": (functools.partial(Encoder, blocks=2), X, ("mxfp6_e2m3", "mxint8"), {"budget": 0.12}),
     "streamed": (functools.partial(Encoder, pre=False), X, ("mxfp4_e2m1", "mxfp8_e4m3"), {"memory": "stream"}),
     "alone": (functools.partial(Encoder, width=8, pre=False, ends=False), X, ("mxint8", "mxint8"), {}),
+    "padded": (Padded, PADDED, ("mxint8", "mxint8"), {}),
+    "hidden": (functools.partial(Padded, ends=False), PADDED, ("mxint8", "mxint8"), {"target_fps": 5e4}),
     "images": (Images, IMAGES, ("mxint8", "mxint8"), {}),
 }  # fmt: skip
 """Name -> (network, inputs, formats, options)."""
+
+
+def first(x, count: int):
+    """So many frames of every input."""
+    return tuple(array[:count] for array in x) if isinstance(x, tuple) else x[:count]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +155,8 @@ def made(tmp_path_factory):
 def clean(make, x, formats, folder):
     torch.manual_seed(0)
     quantized = mx.quantize_model(make().eval(), *formats, attention=True).eval()
-    mx.export(quantized, (torch.tensor(x[:2]),), folder / "model.onnx")
+    some = first(x if isinstance(x, tuple) else (x,), 2)
+    mx.export(quantized, tuple(map(torch.tensor, some)), folder / "model.onnx")
     mx.clean(folder / "model.onnx", folder / "clean.onnx")
 
 
@@ -120,15 +164,15 @@ def clean(make, x, formats, folder):
 def test_hardware_computes_what_every_turn_states(made, name):
     """Whole frames under stalls, and the words of every unit, turn by turn; cycles without stalls."""
     _, design = made(name)
-    x = NETWORKS[name][1][:6]
+    x = first(NETWORKS[name][1], 6)
     expected = design.run_dataflow(x).raw
     names = [i.name for i in design.hardware.instances]
-    run = design.simulate(x[:2], stall_in=0.3, stall_out=0.4, probe=names)
+    run = design.simulate(first(x, 2), stall_in=0.3, stall_out=0.4, probe=names)
     np.testing.assert_array_equal(run.raw, expected[:2])
     assert run.difference is None
     inner = next(i for i in design.hardware.instances if i.turns)
     assert len(run.probes[inner.name][inner.result]) == 2 * len(inner.turns)
-    one, three, six = (design.simulate(x[:n], probe=names) for n in (1, 3, 6))  # one simulator for all
+    one, three, six = (design.simulate(first(x, n), probe=names) for n in (1, 3, 6))  # one simulator for all
     np.testing.assert_array_equal(six.raw, expected)
     near = 0.05 if "memory" in NETWORKS[name][3] else 0.02  # tiles of streamed layers wait a little for each other
     assert (six.cycles - three.cycles) / 3 == pytest.approx(design.report["cycles_per_frame"], rel=near)

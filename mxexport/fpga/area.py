@@ -218,6 +218,13 @@ _GLUE: dict[str, Callable[[Mapping], Parts]] = {
     "mx_axi_read": _axi_read,
     "mx_deal": lambda p: {"unit": each(20), "values": each(p["Width"])},
     "mx_turns_in": lambda p: {"unit": each(1), "values": each(p["Width"]), "turns": each(p["Turns"].bit_length())},
+    "mx_turns_beside": lambda p: {
+        "unit": each(1),
+        "values": each(p["Width"] + 1),
+        "places": each(p["Beats"].bit_length()),
+        "turns": each(p["Turns"].bit_length()),
+        "memory": ram(2 * p["Beats"], p["Width"] + 1),
+    },
     "mx_turns_out": lambda p: {"unit": each(1), "turns": each(p["Turns"].bit_length())},
     "mx_skid": lambda p: {"unit": each(1), "values": each(p["Width"])},
     "mx_lanes": _lanes,

@@ -11,6 +11,7 @@ import mxexport
 from mxexport.fpga import copies, library, memory as memory_of, templates, words
 from mxexport.fpga.area import pays_in_ultra
 from mxexport.fpga.identifiers import identifiers
+from mxexport.fpga.loops import apart
 from mxexport.fpga.network import Instance, Network
 from mxexport.fpga.schedule import path, port_lanes, relays, stream_lanes
 from mxexport.fpga.timing import TURNS, cycles_per_unit, fifo_depths, latency
@@ -282,25 +283,50 @@ class Placer:
             link = self._go_around(link, lanes)
         if loop is not None and stream == loop.entry:
             link, lanes = self._come_in(link, lanes)
-        readers = [
-            (reader, i)
-            for reader in self._network.readers(stream)
-            for i, source in enumerate(reader.sources)
-            if source == stream
-        ]
-        keys = [(f"{r.name}/{i}", copies.lanes(r.unit, self._foldings[r.name])[0]) for r, i in readers]
-        layers = [reader.layer for reader, _ in readers]
+        readers = self._network.readers(stream)
+        inner = [r for r in readers if self._network.is_inner(r)] if loop is not None and stream in loop.sides else []
+        ends = self._reading(stream, [r for r in readers if r not in inner])
         if stream in self._network.outputs:
-            keys.append(("", self._leaving_lanes(stream)))
-            layers.append("output")
-        links = [link] if len(keys) == 1 else self._fork(link, len(keys))
-        for branch, (key, wanted), layer in zip(links, keys, layers, strict=True):
+            ends.append(("", self._leaving_lanes(stream), "output"))
+        links = self._branches(link, len(ends) + bool(inner))
+        self._bring(stream, links, lanes, ends)
+        if inner:
+            link, lanes = self._come_beside(stream, links[-1], lanes)
+            ends = self._reading(stream, inner)
+            self._bring(stream, self._branches(link, len(ends)), lanes, ends)
+
+    def _reading(self, stream: str, readers: list[Instance]) -> list[tuple[str, int, str]]:
+        """Of every input that takes a stream: the reader and which input, in what lanes, and the layer."""
+        found = [(r, i) for r in readers for i, source in enumerate(r.sources) if source == stream]
+        return [(f"{r.name}/{i}", copies.lanes(r.unit, self._foldings[r.name])[0], r.layer) for r, i in found]
+
+    def _branches(self, link: Link, count: int) -> list[Link]:
+        return [link] if count == 1 else self._fork(link, count)
+
+    def _bring(self, stream: str, links: list[Link], lanes: int, ends: list[tuple[str, int, str]]) -> None:
+        """Each of the first links to one of the readers."""
+        for branch, (key, wanted, layer) in zip(links, ends, strict=False):
             branch = self._queue(branch, self._depths.get((stream, key), 0))
             if stream in self._relays:
                 branch = self._register(branch)
             if wanted != lanes:
                 branch = self._convert(stream, branch, lanes, wanted, layer)
             self._ready[stream, key] = branch
+
+    def _come_beside(self, stream: str, link: Link, lanes: int) -> tuple[Link, int]:
+        """What every turn reads, which comes once."""
+        kind, wanted = self._network.streams[stream], stream_lanes(self._body, self._foldings, stream)
+        link = self._queue(link, self._depths.get((stream, TURNS), 0))
+        link = self._chain(link, path(kind, lanes, wanted), "turns")
+        sink = Link(self._name(f"{link.name}_turns"), link.bits)
+        comment = f"each frame of {link.name} {self._network.loop.count} times"
+        parameters = {"Width": link.bits, "Beats": kind.beats(wanted), "Turns": self._network.loop.count}
+        self._append(Cell(sink.name, "mx_turns_beside", parameters, (link,), (sink,), comment))
+        return sink, wanted
+
+    @cached_property
+    def _body(self) -> Network:
+        return apart(self._network)[1]
 
     def _come_in(self, link: Link, lanes: int) -> tuple[Link, int]:
         """What enters the first turn, before what comes back to the others."""

@@ -30,27 +30,36 @@ def in_hardware(network: Network) -> Network:
     (numbers,) = counts if len(counts) == 1 else ((),)
     if len(numbers) < 2 or numbers != tuple(range(len(numbers))):
         raise InputFileError("dataflow graph: not every unit takes all turns, one behind the other; compile it again")
+    entry, exit_, sides = _ends(network, list(turns.values()), len(numbers))
     outside = [i for i in network.instances if not i.turn_of]
-    entry, left = (_crossing(network, turns, turn) for turn in (0, len(numbers) - 1))
-    exit_of = {same[0].result: same[-1].result for same in turns.values() if same[-1].result == left[1]}
+    exit_of = {same[0].result: exit_ for same in turns.values() if same[-1].result == exit_}
     found = [_joined(i, turns, exit_of) for i in network.instances if i in outside or i.turn == 0]
     names = dict.fromkeys([*network.inputs, *(i.result for i in found)])
     streams = {name: network.streams[name] for name in names}
-    loop = Loop(len(numbers), frozenset(turns), entry[0], left[1])
+    loop = Loop(len(numbers), frozenset(turns), entry, exit_, sides)
     return replace(network, instances=tuple(found), streams=streams, loop=loop)
 
 
-def _crossing(network: Network, turns: Mapping[str, list[Instance]], turn: int) -> tuple[str, str]:
-    """The one stream that enters a turn, and the one that leaves it."""
-    inside = {same[turn].result for same in turns.values()}
-    own = [same[turn] for same in turns.values()]
-    entering = {s for i in own for s in i.sources} - inside
+def _ends(network: Network, turns: list[list[Instance]], count: int) -> tuple[str, str, tuple[str, ...]]:
+    """The stream that enters the first turn, the one that leaves the last, and those that all read besides."""
+    crossing = [_crossing(network, [same[turn] for same in turns]) for turn in range(count)]
+    sides = set.intersection(*(entering for entering, _ in crossing))
+    for turn, (entering, leaving) in enumerate(crossing):
+        own = entering - sides
+        if len(own) != 1 or len(leaving) != 1 or (turn and own != crossing[turn - 1][1]):
+            found = f"{len(own)} streams enter turn {turn}, {len(leaving)} leave it"
+            raise InputFileError(
+                f"dataflow graph: {found}; expected one each, from the turn before to the next; compile it again"
+            )
+    (entry,), (exit_,) = crossing[0][0] - sides, crossing[-1][1]
+    return entry, exit_, tuple(name for name in network.streams if name in sides)
+
+
+def _crossing(network: Network, own: list[Instance]) -> tuple[set[str], set[str]]:
+    """The streams that enter the instances of a turn, and those that leave them."""
+    inside = {i.result for i in own}
     elsewhere = {s for i in network.instances if i not in own for s in i.sources} | set(network.outputs)
-    leaving = inside & elsewhere
-    if len(entering) != 1 or len(leaving) != 1:
-        found = f"{len(entering)} streams enter turn {turn}, {len(leaving)} leave it"
-        raise InputFileError(f"dataflow graph: {found}; expected one each; compile it again")
-    return *entering, *leaving
+    return {s for i in own for s in i.sources} - inside, inside & elsewhere
 
 
 def _joined(instance: Instance, turns: Mapping[str, list[Instance]], exit_of: Mapping[str, str]) -> Instance:
@@ -67,15 +76,25 @@ def apart(network: Network) -> tuple[Network, Network, Network]:
     """What comes before the loop, its body, and what comes behind, each a network of its own; either end may hold
     nothing."""
     loop, instances = network.loop, network.instances
-    body = [i for i in instances if i.name in loop.body]
+    body = [i for i in instances if network.is_inner(i)]
     behind = _behind(network)
     first = [i for i in instances if i not in body and i.result not in behind]
     last = [i for i in instances if i not in body and i.result in behind]
+    passing = _read(last) - {loop.exit, *(i.result for i in last)}
+    handed = [s for s in network.streams if s in {loop.entry, *loop.sides, *passing}]
     return (
-        _part(network, first, network.inputs, (loop.entry,)),
-        _part(network, body, (loop.entry,), (loop.exit,)),
-        _part(network, last, (loop.exit,), network.outputs),
+        _part(network, first, _in(network.inputs, _read(first)), _in(handed, {i.result for i in first})),
+        _part(network, body, (loop.entry, *loop.sides), (loop.exit,)),
+        _part(network, last, (loop.exit, *_in(handed, passing)), network.outputs),
     )
+
+
+def _read(instances: list[Instance]) -> set[str]:
+    return {s for i in instances for s in i.sources}
+
+
+def _in(names: Iterable[str], wanted: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name in wanted)
 
 
 def _behind(network: Network) -> set[str]:

@@ -41,12 +41,14 @@ class Instance:
 
 @dataclass(frozen=True)
 class Loop:
-    """Hardware that a frame passes `count` times: the units `body`, from the stream `entry` to the stream `exit`."""
+    """Hardware that a frame passes `count` times: the units `body`, from the stream `entry` to the stream `exit`. Every
+    turn reads the `sides`, too, which come once."""
 
     count: int
     body: frozenset[str]
     entry: str
     exit: str
+    sides: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,10 @@ class Network:
 
     def readers(self, stream: str) -> list[Instance]:
         return [i for i in self.instances if stream in i.sources]
+
+    def is_inner(self, instance: Instance) -> bool:
+        """Whether it is part of what a frame passes several times."""
+        return self.loop is not None and instance.name in self.loop.body
 
 
 def read(model: ir.Model) -> Network:

@@ -228,49 +228,62 @@ def cycles_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
 
 def _apart_by(body: Network, foldings: Mapping[str, Folding]) -> float:
     """Cycles from the first vector of a turn to that of the next, once every turn takes as long as the one before."""
-    entered, _ = _entering(body, foldings, _as_lanes(body, foldings), _STEADY)
+    sides = dict.fromkeys(body.inputs[1:], np.zeros(1))
+    entered, _ = _entering(body, foldings, sides | {body.inputs[0]: _as_lanes(body, foldings, body.inputs[0])}, _STEADY)
     return entered[-1][0] - entered[-2][0]
 
 
 def _entering(
-    body: Network, foldings: Mapping[str, Folding], came: np.ndarray, count: int
+    body: Network, foldings: Mapping[str, Folding], came: Mapping[str, np.ndarray], count: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """When the vectors of turns enter the body, the first as they `came`, each other as the one before leaves; and when
-    those of the last of `count` turns leave."""
-    (entry,), (exit_,) = body.inputs, body.outputs
-    entered = [came]
+    those of the last of `count` turns leave. What all turns read besides is there again when a turn begins."""
+    (entry, *sides), (exit_,) = body.inputs, body.outputs
+    entered = [came[entry]]
     for turn in range(1, count + 1):
         given = {entry: np.concatenate(entered)}
+        for side in sides:
+            first = np.broadcast_to(came[side], body.streams[side].vectors)
+            given[side] = np.concatenate([first, *(np.full(len(first), later[0]) for later in entered[1:])])
         times = arrivals(body, foldings, turn, paced=False, given=given, idle=True)
         left = times[exit_].reshape(turn, -1)[-1]
-        entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings)))
+        entered.append(_one_by_one(np.maximum(left + _WAY_BACK, entered[-1][-1]), _step(body, foldings, entry)))
     return entered, left
 
 
 def _latency_of_turns(network: Network, foldings: Mapping[str, Folding]) -> int:
     """As `latency`, turn by turn: each comes in as the one before comes out."""
+    _, times = _first_frame(network, foldings)
+    return max(math.ceil(max(times[name][-1] for name in network.outputs)), memory.reads(network, foldings))
+
+
+def _first_frame(
+    network: Network, foldings: Mapping[str, Folding]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """When the vectors of the first frame come: of what enters the body, and of what leaves it or is outside."""
     before, body, behind = apart(network)
-    (entry,), (exit_,) = body.inputs, body.outputs
-    came = (
-        arrivals(before, foldings, 1, paced=False, idle=True)[entry] if before.instances else _as_lanes(body, foldings)
-    )
-    _, left = _entering(body, foldings, came + 1, network.loop.count)
-    end = left[-1] + 1
+    (exit_,) = body.outputs
+    times = arrivals(before, foldings, 1, paced=False, idle=True) if before.instances else {}
+    for part in (body, behind):
+        missing = [name for name in part.inputs if name not in times and name != exit_]
+        times |= {name: _as_lanes(network, foldings, name) for name in missing}
+    came = {name: times[name] + 1 for name in body.inputs}
+    _, left = _entering(body, foldings, came, network.loop.count)
+    times[exit_] = left + 1
     if behind.instances:
-        times = arrivals(behind, foldings, 1, paced=False, given={exit_: left + 1}, idle=True)
-        end = max(times[name][-1] for name in behind.outputs)
-    return max(math.ceil(end), memory.reads(network, foldings))
+        given = {name: times[name] for name in behind.inputs}
+        times |= arrivals(behind, foldings, 1, paced=False, given=given, idle=True)
+    return came, times
 
 
-def _step(body: Network, foldings: Mapping[str, Folding]) -> float:
-    """Cycles that a vector takes to enter the body."""
-    (entry,) = body.inputs
-    return body.streams[entry].beats(stream_lanes(body, foldings, entry)) / body.streams[entry].vectors
+def _step(network: Network, foldings: Mapping[str, Folding], stream: str) -> float:
+    """Cycles in which a vector of a stream comes in."""
+    kind = network.streams[stream]
+    return kind.beats(stream_lanes(network, foldings, stream)) / kind.vectors
 
 
-def _as_lanes(body: Network, foldings: Mapping[str, Folding]) -> np.ndarray:
-    (entry,) = body.inputs
-    return (np.arange(body.streams[entry].vectors) + 1) * _step(body, foldings)
+def _as_lanes(network: Network, foldings: Mapping[str, Folding], stream: str) -> np.ndarray:
+    return (np.arange(network.streams[stream].vectors) + 1) * _step(network, foldings, stream)
 
 
 def _one_by_one(times: np.ndarray, step: float) -> np.ndarray:
@@ -288,9 +301,10 @@ def _depths_of_turns(network: Network, foldings: Mapping[str, Folding]) -> dict[
         found |= fifo_depths(part, foldings) if part.instances else {}
     at_once = _depths(body, foldings, arrivals(body, foldings, 1, paced=False, idle=True), 1)
     for (stream, reader), depth in fifo_depths(body, foldings).items():
-        most = 2 * network.streams[stream].beats(stream_lanes(network, foldings, stream)) + _SLACK
+        most = 2 * body.streams[stream].beats(stream_lanes(body, foldings, stream)) + _SLACK
         found[stream, reader] = min(max(depth, at_once[stream, reader]), power_of_two(most))
-    return found | {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
+    found |= {(stream, TURNS): depth for stream, depth in _whole_frames(network, foldings).items()}
+    return found | _beside(network, foldings, behind)
 
 
 def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str, int]:
@@ -299,8 +313,37 @@ def _whole_frames(network: Network, foldings: Mapping[str, Folding]) -> dict[str
     before, _, behind = apart(network)
     turn, found = turn_cycles(network, foldings), {}
     for part, stream in ((before, network.loop.entry), (behind, network.loop.exit)):
-        if part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
-            maker = network.maker(stream)
+        maker = network.maker(stream)
+        if maker is not None and part.instances and max(cycles_per_unit(part, foldings).values()) > turn:
             beats = network.streams[stream].beats(copies.lanes(maker.unit, foldings[maker.name])[1])
             found[stream] = power_of_two(max(beats, 2))
+    return found
+
+
+def _beside(network: Network, foldings: Mapping[str, Folding], behind: Network) -> dict[tuple[str, str], int]:
+    """Of what comes once and is read in every turn, or only behind them: the beats that wait while the frames that they
+    belong to are on their way. Two frames wait where turns read them (mx_turns_beside)."""
+    passing = [stream for stream in behind.inputs if stream != network.loop.exit]
+    if not network.loop.sides and not passing:
+        return {}
+    came, times = _first_frame(network, foldings)
+    cycles, found = max(cycles_per_unit(network, foldings).values()), {}
+
+    def frames(stream: str, used: float) -> int:
+        return math.ceil(max(used - times[stream][0], 0) / cycles)
+
+    def beats(stream: str) -> int:
+        return network.streams[stream].beats(stream_lanes(network, foldings, stream))
+
+    for stream in network.loop.sides:
+        readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
+        found |= {(stream, f"{r.name}/{i}"): _SLACK for r, i in readers if not network.is_inner(r)}
+        waiting = (frames(stream, came[network.loop.entry][0]) - 1) * beats(stream)
+        forks = any(not network.is_inner(r) for r, _ in readers)
+        found[stream, TURNS] = power_of_two(max(waiting, 0) + _SLACK) if waiting > 0 or forks else 0
+    for stream in passing:
+        for reader in behind.readers(stream):
+            waiting = (frames(stream, times[reader.result][0]) + 1) * beats(stream) + _SLACK
+            places = [i for i, s in enumerate(reader.sources) if s == stream]
+            found |= {(stream, f"{reader.name}/{i}"): power_of_two(waiting) for i in places}
     return found
