@@ -47,15 +47,13 @@ class Masked(nn.Module):
     def __init__(self, width: int, heads: int = 2):
         super().__init__()
         self.heads = heads
-        self.norm1, self.norm2, self.qkv = nn.LayerNorm(width), nn.LayerNorm(width), nn.Linear(width, 3 * width)
-        self.out, self.up, self.down = (
-            nn.Linear(width, width),
-            nn.Linear(width, 2 * width),
-            nn.Linear(2 * width, width),
-        )
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x, hidden):
-        q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        y = self.norm1(x)
+        q, k, v = (p(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
         joined = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
         x = x + self.out(joined.transpose(1, 2).flatten(2))
         return x + self.down(torch.relu(self.up(self.norm2(x))))
