@@ -55,12 +55,17 @@ def test_weights_inputs_and_outputs_are_the_tools_own(name, taken):
         layer = model.get_submodule(key.removesuffix(".weight"))
         same(layer.weight_quant(layer.weight).numpy(), expected[key])
     same(model.wide.input_quant(edge_inputs()).numpy(), expected["edges"])
+    assert hasattr(model.conv, "output_quant") == ("conv.output_edges" in expected)
+    if "conv.output_edges" in expected:
+        same(model.conv.output_quant(edge_inputs()[..., None, None]).numpy(), expected["conv.output_edges"])
+        y = model.conv(inputs())
+        same(model.conv.output_quant(y).numpy(), y.numpy())
     # Another machine may sum products in another order.
     np.testing.assert_allclose(model(inputs()).numpy(), expected["output"], rtol=2e-5, atol=1e-4)
     assert layers and type(model.last) is nn.Linear
 
 
-@pytest.mark.parametrize("name", ["quark-mxint8", "modelopt-nvfp4"])
+@pytest.mark.parametrize("name", ["quark-mxint8", "quark-mxfp4-frozen-outputs", "modelopt-nvfp4"])
 def test_a_file_computes_what_the_tool_computed(name, taken, tmp_path):
     expected, path = taken(name)[1], tmp_path / "model.onnx"
     report = mx.export(stand_in(name)[0], (inputs(),), path)
@@ -247,13 +252,13 @@ def installed(package: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mxfp4", "mxfp8-e4m3", "mxint8"])
-@pytest.mark.parametrize("frozen", [False, True])
-def test_quark_itself(name, frozen):
+@pytest.mark.parametrize(("frozen", "outputs"), [(False, False), (True, False), (True, True)])
+def test_quark_itself(name, frozen, outputs):
     installed("quark")
     logging.disable(logging.INFO)
     from tests.data.make_live_quark import SPECS, quantized
 
-    model = quantized(SPECS[name], "even", frozen)
+    model = quantized(SPECS[name], "even", frozen, outputs)
     found = mx.from_fake_quantized(model, exact_zeros=True)
     assert_equal_bits(found(inputs()).numpy(), model(inputs()).detach().numpy())
     edges = model.wide._input_quantizer(edge_inputs()).detach()

@@ -12,7 +12,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.numbers.formats import ScaleRule
 from mxexport.quant import QUANT_LAYERS, Quantizer, QuantLayer
 from mxexport.quant.kernels import operators
-from mxexport.quant.quantizers.sources import StaticScale
+from mxexport.quant.quantizers.sources import DynamicScale, StaticScale
 
 _STEPS = (1.0, 2.0, 0.5, 4.0, 0.25)
 """Times the scale that a rule finds, in the order in which they are tried."""
@@ -29,6 +29,7 @@ class ToolLayer:
 
     `weight`: the values that the tool multiplies with, float32. `weight_quant`: under whose scales these values stay as
     they are; None for a weight in float. `weight_scale`: their contracted scale where the tool has kept it.
+    `output_quant`: what the tool does to the result.
     """
 
     weight: Tensor
@@ -36,6 +37,7 @@ class ToolLayer:
     input_quant: Quantizer | None
     weight_scale: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    output_quant: Quantizer | None = None
 
 
 def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
@@ -83,7 +85,14 @@ def quantized_layer(plain: nn.Module, layer: ToolLayer) -> QuantLayer:
     held = weight_source(values, layer.weight_quant, layer.weight_scale)
     made._hold(weight_quant=held, input_quant=layer.input_quant)
     made.notes = layer.notes
+    if layer.output_quant is not None:
+        made.output_quant = DynamicScale(layer.output_quant)
+        made.register_forward_hook(_quantize_output, prepend=True)  # the tool's forward did it before hooks
     return made
+
+
+def _quantize_output(module: QuantLayer, _: tuple, y: Tensor) -> Tensor:
+    return module.output_quant(y)
 
 
 def weight_source(
@@ -134,6 +143,6 @@ def rule_note(rule: ScaleRule, tool: str) -> list[str]:
     if rule not in ("floor", "ceil"):
         return []
     return [
-        f"{tool} finds {rule} scales of inputs from a float32 logarithm, which is wrong for largest magnitudes a few "
+        f"{tool} finds {rule} scales of activations from a float32 logarithm, which is wrong for largest magnitudes a few "
         "steps beside a power of two; here they are exact"
     ]

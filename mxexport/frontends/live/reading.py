@@ -25,7 +25,7 @@ from mxexport.frontends.inputs import ToolInput
 from mxexport.frontends.live import aimet, microxcaling, modelopt, quark
 from mxexport.frontends.live.layers import float_kind, float_layer, quantized_layer, tool_of
 from mxexport.quant import QUANT_LAYERS, QuantLayer
-from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
+from mxexport.quant.report import ConversionReport, ConvertedLayer, FloatLayer, attach, describe
 
 _TOOLS: dict[str, ModuleType] = {tool.PACKAGE: tool for tool in (quark, modelopt, microxcaling, aimet)}
 """Package -> the module here that reads it: its `TOOL`, and `read(module, kind)`."""
@@ -104,8 +104,10 @@ def _converted(module: nn.Module, package: str, exact_zeros: bool) -> nn.Module:
         raise UnsupportedError("its forward was replaced on this object; what it computes now is not known")
     if layer is None:
         return plain
-    if isinstance(layer.input_quant, ToolInput) and not exact_zeros:
-        layer = replace(layer, input_quant=replace(layer.input_quant, zeros="kept"))
+    if not exact_zeros:
+        sides = {"input_quant": layer.input_quant, "output_quant": layer.output_quant}
+        kept = {side: replace(q, zeros="kept") for side, q in sides.items() if isinstance(q, ToolInput)}
+        layer = replace(layer, **kept)
     return quantized_layer(plain, layer)
 
 
@@ -119,11 +121,18 @@ def _tell_lower_precision(model: nn.Module) -> None:
         )
 
 
+def _described(name: str, layer: QuantLayer) -> ConvertedLayer:
+    entry, output = describe(name, layer, "floor"), getattr(layer, "output_quant", None)
+    if output is None:
+        return entry
+    return replace(entry, note=", ".join(filter(None, (entry.note, f"output {output.format.name}"))))
+
+
 def _report(result: nn.Module, taken: set[str]) -> ConversionReport:
     report = ConversionReport()
     for name, module in result.named_modules():
         if isinstance(module, QuantLayer):
-            report.converted.append(describe(name, module, "floor"))
+            report.converted.append(_described(name, module))
         elif name in taken:
             report.left.append(FloatLayer(name, type(module).__name__, "its quantizers are switched off", True))
         elif type(module) in QUANT_LAYERS:
