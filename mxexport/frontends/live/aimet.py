@@ -1,30 +1,208 @@
-"""Live modules of AIMET (aimet-torch 2.42): recognised, and carried where all of their quantizers are left out.
+"""Live modules of AIMET (aimet-torch 2.42): Linear, convolutions and Embedding, by the quantizers in their tables.
 
-Its MXFP4 and NVFP4 are ways to prepare a weight that int8 per channel quantizes again, between int8 activations.
+Weights are carried under any of its scales that belong to groups along the input channels (blocks, grouped blocks, a
+channel, the tensor): their codes times float32 scales are the values that its forward multiplies with. Activations are
+carried where they are quantized as the operators do it: blocks of symmetric integers, which it divides by their scale,
+and minifloats. Without `block_size` its integers go through torch.fake_quantize, which multiplies by the rounded
+reciprocal of the scale, and asymmetric ones add their offset behind the rounding, where the operator adds it before.
 """
 
 from __future__ import annotations
 
-from torch import nn
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
+from mxexport.frontends.inputs import FullRange
 from mxexport.frontends.live.layers import ToolLayer
+from mxexport.numbers.formats import Element, FloatElement, GroupFormat, IntElement, find_format, get_format
+from mxexport.quant import QUANT_LAYERS, Quantizer
+from mxexport.quant.quantizers.sources import StaticScale
 
 TOOL, PACKAGE = "AIMET", "aimet_torch"
+TABLES = ("param_quantizers", "input_quantizers", "output_quantizers", "_param_pre_quantizers")
+_AFFINE = ("QuantizeDequantize", "GroupedBlockQuantizeDequantize")
+_POWERS_OF_TWO = "_MXFP4QuantizeDequantize"
+_FLOATS = ("FloatQuantizeDequantize", "QuantizeDequantize", _POWERS_OF_TWO)
+_SPECIALS = {(4, 3, True, False): "nan", (4, 3, True, True): "fnuz", (5, 2, False, False): "ieee",
+             (5, 2, True, True): "fnuz", (2, 1, True, False): "none"}  # fmt: skip
+"""(exponent bits, mantissa bits, finite, unsigned zero) -> special values of the minifloat."""
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """What one of its quantizers rounds to: codes `low` to `high` of an element, times scales.
+
+    `zero_point`: of integers, shaped like `scale`; None for minifloats. Values are (code - zero_point) * scale with
+    unsigned codes. `divides`: by the scale, as the operators do.
+    """
+
+    element: Element
+    scale: Tensor
+    zero_point: Tensor | None
+    block_size: tuple[int, ...] | None
+    powers_of_two: bool = False
+
+    @property
+    def divides(self) -> bool:
+        return self.zero_point is None or self.block_size is not None
+
+    def format(self, size: int) -> GroupFormat:
+        return find_format(self.element, size, "e8m0" if self.powers_of_two else "float32")
 
 
 def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
-    """None where a layer has no quantizer. Raises UnsupportedError."""
-    tables = ("param_quantizers", "input_quantizers", "output_quantizers")
-    held = {table: getattr(module, table, None) or () for table in tables}
-    active = [name for name, table in held.items() for found in _values(table) if found is not None]
-    if active:
+    """What the quantizers of an AIMET layer do; None where it has none. Raises UnsupportedError."""
+    held = {table: _items(getattr(module, table, None)) for table in TABLES}
+    if not any(held.values()):
+        return None
+    layer = QUANT_LAYERS.get(kind)
+    if layer is None or any(name != "weight" for name in held["param_quantizers"] | held["_param_pre_quantizers"]):
+        found = ", ".join(f"{table}[{name!r}]" for table in TABLES for name in held[table] if name != "weight")
         raise UnsupportedError(
-            f"AIMET's {', '.join(dict.fromkeys(active))} quantize a {kind.__name__} to integers per channel or tensor, "
-            "also on top of MXFP4 weights; that is not carried: quantize the float model with mx.quantize_model"
+            f"{found or 'weight'} of a {kind.__name__} is switched on; carried are quantizers of the weight, the input "
+            "and the output of Linear, convolutions and Embedding; remove the others"
         )
-    return None
+    input_quant = output_quant = scale = zero_point = weight_quant = None
+    weight = module.weight.detach()
+    for table in ("_param_pre_quantizers", "param_quantizers"):
+        for quantizer in held[table].values():
+            weight_quant, scale, zero_point = _weight_grid(quantizer, weight, layer.weight_axis)
+            weight = _quantized(quantizer, weight)
+    if held["input_quantizers"]:
+        lengths = {layer.input_axis: getattr(module, "in_features", getattr(module, "in_channels", None))}
+        input_quant = _activation(_only(held["input_quantizers"], "input"), "input", lengths)
+    if held["output_quantizers"]:
+        lengths = {layer.input_axis: getattr(module, "out_features", getattr(module, "out_channels", None))}
+        output_quant = _activation(_only(held["output_quantizers"], "output"), "output", lengths)
+    return ToolLayer(weight, weight_quant, input_quant, scale, [], output_quant, zero_point)
 
 
-def _values(table: object) -> list:
-    return list(table.values() if hasattr(table, "values") else table)
+def _items(table: object) -> dict:
+    """Key -> quantizer of a table (ModuleDict, ModuleList, dict or None), without those that are None."""
+    pairs = table.items() if hasattr(table, "items") else enumerate(table or ())
+    return {str(key): quantizer for key, quantizer in pairs if quantizer is not None}
+
+
+def _only(table: dict, what: str) -> nn.Module:
+    if list(table) != ["0"]:
+        raise UnsupportedError(f"quantizers {', '.join(table)} of its {what}s are switched on; carried is one")
+    return table["0"]
+
+
+def _quantized(quantizer: nn.Module, weight: Tensor) -> Tensor:
+    """The weight behind the tool's own function, without the tool's class of tensors."""
+    with torch.no_grad():
+        return quantizer(weight).as_subclass(Tensor).detach()
+
+
+def _weight_grid(quantizer: nn.Module, weight: Tensor, axis: int) -> tuple[Quantizer, Tensor, Tensor | None]:
+    """Our quantizer of a weight, groups along `axis`, with its contracted scale and zero point."""
+    grid = _grid(quantizer, "weight")
+    scale = _spread(grid.scale, tuple(weight.shape), grid.block_size)
+    size = _block(grid, weight.shape, axis)
+    first = [slice(None)] * weight.ndim
+    first[axis] = slice(None, None, size)
+    zero = None if grid.zero_point is None else _spread(grid.zero_point, tuple(weight.shape), grid.block_size)
+    found = Quantizer(grid.format(size), axis)
+    zero_point = zero[tuple(first)].contiguous() if found.has_zero_point else None
+    return found, scale[tuple(first)].contiguous(), zero_point
+
+
+def _block(grid: _Grid, shape: tuple[int, ...], axis: int) -> int:
+    """Elements of a tensor of `shape` along `axis` that share a scale."""
+    axis %= len(shape)
+    place = axis - len(shape) + grid.scale.ndim
+    return shape[axis] if place < 0 else shape[axis] // grid.scale.shape[place]
+
+
+def _spread(scale: Tensor, shape: tuple[int, ...], block_size: tuple[int, ...] | None) -> Tensor:
+    """The scale of every element of a tensor of `shape`. Raises UnsupportedError where blocks do not fill it."""
+    found = scale.reshape((1,) * (len(shape) - scale.ndim) + tuple(scale.shape))
+    for axis, (length, count) in enumerate(zip(shape, found.shape, strict=True)):
+        if length % count:
+            raise UnsupportedError(f"{count} blocks of {block_size} do not fill the {length} values of axis {axis}")
+        found = found.repeat_interleave(length // count, axis)
+    return found
+
+
+def _activation(quantizer: nn.Module, what: str, lengths: dict[int, int | None]) -> StaticScale:
+    """Ours for the quantizer of an input or output: constant scales along one axis. `lengths`: axis -> its size.
+
+    Raises UnsupportedError.
+    """
+    grid = _grid(quantizer, what)
+    if not grid.divides:
+        raise UnsupportedError(
+            f"its {what} is quantized to integers without block_size: torch.fake_quantize, which AIMET calls for that, "
+            "multiplies by 1 / scale where quantizers here divide; give it a block_size (-1 for whole axes, with "
+            "which AIMET divides, too), or leave it out"
+        )
+    axes = [place - grid.scale.ndim for place, count in enumerate(grid.scale.shape) if count > 1]
+    if len(axes) > 1 or (what == "input" and not set(axes) <= set(lengths)):
+        raise UnsupportedError(
+            f"scales of its {what} have the shape {tuple(grid.scale.shape)}; carried are blocks along axis "
+            f"{', '.join(map(str, lengths))} alone"
+        )
+    axis = axes[0] if axes else next(iter(lengths))
+    fmt = grid.format(1)
+    if axes:
+        block, count = (grid.block_size or (-1,) * grid.scale.ndim)[axis], grid.scale.shape[axis]
+        if block == -1 and lengths.get(axis) is None:
+            raise UnsupportedError(f"blocks of its {what} have no size, and axis {axis} none either; give block_size")
+        fmt = grid.format(block if block != -1 else lengths[axis] // count)
+    else:
+        fmt = replace(fmt, name=fmt.name.removesuffix("_g1"), group_size=None) if not grid.powers_of_two else fmt
+    if fmt.asymmetric:
+        middle = 2 ** (fmt.element.bits - 1)
+        if not (grid.zero_point == middle).all():
+            raise UnsupportedError(
+                f"its {what} is quantized asymmetrically: AIMET adds the offset behind the rounding of x / scale, the "
+                "operator before it, which rounds some values to another code; set symmetric=True"
+            )
+        fmt = get_format(fmt.name.removeprefix("u"))
+        core = FullRange(fmt, axis)
+    else:
+        core = Quantizer(fmt, axis)
+    found = StaticScale(core, shared=True)
+    found.stored_scale = grid.scale.flatten()
+    return found
+
+
+def _grid(quantizer: nn.Module, what: str) -> _Grid:
+    """What one of AIMET's quantizers rounds to. Raises UnsupportedError."""
+    name, home = type(quantizer).__name__, type(quantizer).__module__
+    floats = ".float." in home
+    if name not in (_FLOATS if floats else _AFFINE):
+        raise UnsupportedError(f"its {what} has a {name}; carried are {', '.join(dict.fromkeys(_AFFINE + _FLOATS))}")
+    scale = quantizer.get_scale()
+    if scale is None:
+        raise UnsupportedError(f"its {what} is quantized and was never calibrated; run compute_encodings() first")
+    scale = scale.detach().float()
+    block_size = tuple(int(size) for size in quantizer.block_size) if quantizer.block_size else None
+    if floats:
+        return _Grid(_float_element(quantizer, what), scale, None, block_size, name == _POWERS_OF_TWO)
+    low, high = int(quantizer.qmin), int(quantizer.qmax)
+    if quantizer.zero_point_shift:
+        raise UnsupportedError(f"its {what} has zero_point_shift {quantizer.zero_point_shift}; carried is 0")
+    bits, zero = (high - low).bit_length(), -(quantizer.get_offset().detach().float() + low)
+    strict = high - low == 2**bits - 2
+    if not 2 <= bits <= 8 or (high - low != 2**bits - 1 and not (strict and (zero == high - low >> 1).all())):
+        raise UnsupportedError(
+            f"its {what} is quantized to integers of {low} to {high}; carried are 2 to 8 bits, all of their codes or "
+            "as many below 0 as above"
+        )
+    return _Grid(IntElement(bits, signed=strict), scale, zero.expand(scale.shape), block_size)
+
+
+def _float_element(quantizer: nn.Module, what: str) -> FloatElement:
+    found = tuple(quantizer._finfo)
+    if found not in _SPECIALS:
+        raise UnsupportedError(
+            f"its {what} is quantized to floats of (exponent bits, mantissa bits, finite, unsigned zero) {found}; "
+            f"carried are {', '.join(map(str, _SPECIALS))}"
+        )
+    exponent, mantissa, *_ = found
+    return FloatElement(exponent, mantissa, _SPECIALS[found])

@@ -28,16 +28,17 @@ class ToolLayer:
     """What a tool's layer does to its operands.
 
     `weight`: the values that the tool multiplies with, float32. `weight_quant`: under whose scales these values stay as
-    they are; None for a weight in float. `weight_scale`: their contracted scale where the tool has kept it.
-    `output_quant`: what the tool does to the result.
+    they are; None for a weight in float. `weight_scale`, `weight_zero_point`: their contracted scale and zero point
+    where the tool has kept them. `output_quant`: what the tool does to the result.
     """
 
     weight: Tensor
     weight_quant: Quantizer | None
-    input_quant: Quantizer | None
+    input_quant: Quantizer | StaticScale | None
     weight_scale: Tensor | None = None
     notes: list[str] = field(default_factory=list)
-    output_quant: Quantizer | None = None
+    output_quant: Quantizer | StaticScale | None = None
+    weight_zero_point: Tensor | None = None
 
 
 def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
@@ -49,16 +50,17 @@ def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
     return None if kind in (nn.Module, nn.Sequential) else kind
 
 
-def float_layer(module: nn.Module, kind: type[nn.Module], tool: str) -> nn.Module:
+def float_layer(module: nn.Module, kind: type[nn.Module], tool: str, left_out: tuple[str, ...] = ()) -> nn.Module:
     """The layer of class `kind` that `module` was before `tool` took it.
 
-    Parameters, buffers, layers and hooks are shared; quantizers and attributes that are the tool's are left out.
+    Parameters, buffers, layers and hooks are shared; quantizers and attributes that are the tool's are left out, and
+    those called as in `left_out`.
     """
     made = kind.__new__(kind)
     # Containers are copied so that what is left out here does not leave `module`.
     made.__dict__.update({k: v.copy() if isinstance(v, (dict, set)) else v for k, v in vars(module).items()})
     for table in (made._modules, made.__dict__):
-        for name in [name for name, value in table.items() if _is_left_out(value, tool)]:
+        for name in [name for name, value in table.items() if name in left_out or _is_left_out(value, tool)]:
             del table[name]
     return made
 
@@ -82,11 +84,12 @@ def quantized_layer(plain: nn.Module, layer: ToolLayer) -> QuantLayer:
     if layer.weight_quant is not None and not layer.weight_quant.format.is_float:
         values = values + 0.0  # integer codes have no -0
     made.weight = nn.Parameter(values, requires_grad=False)
-    held = weight_source(values, layer.weight_quant, layer.weight_scale)
+    held = weight_source(values, layer.weight_quant, layer.weight_scale, layer.weight_zero_point)
     made._hold(weight_quant=held, input_quant=layer.input_quant)
     made.notes = layer.notes
     if layer.output_quant is not None:
-        made.output_quant = DynamicScale(layer.output_quant)
+        output = layer.output_quant
+        made.output_quant = output if isinstance(output, nn.Module) else DynamicScale(output)
         made.register_forward_hook(_quantize_output, prepend=True)  # the tool's forward did it before hooks
     return made
 
@@ -96,7 +99,7 @@ def _quantize_output(module: QuantLayer, _: tuple, y: Tensor) -> Tensor:
 
 
 def weight_source(
-    values: Tensor, quantizer: Quantizer | None, scale: Tensor | None = None
+    values: Tensor, quantizer: Quantizer | None, scale: Tensor | None = None, zero_point: Tensor | None = None
 ) -> Quantizer | StaticScale | None:
     """A quantizer under which quantized `values` keep their bits.
 
@@ -113,12 +116,12 @@ def weight_source(
         return quantizer
     if scale is None:
         scale = _fitting_scale(values, quantizer, found)
-    if not (same := _same(quantizer.apply(values, scale), values)).all():
+    if not (same := _same(quantizer.apply(values, scale, zero_point), values)).all():
         raise UnsupportedError(
             f"{int((~same).sum())} values of its weight are no numbers of {quantizer.format.name} under their scales"
         )
     source = StaticScale(quantizer)
-    source.stored_scale = scale
+    source.stored_scale, source.stored_zero_point = scale, zero_point
     return source
 
 
@@ -143,6 +146,6 @@ def rule_note(rule: ScaleRule, tool: str) -> list[str]:
     if rule not in ("floor", "ceil"):
         return []
     return [
-        f"{tool} finds {rule} scales of activations from a float32 logarithm, which is wrong for largest magnitudes a few "
-        "steps beside a power of two; here they are exact"
+        f"{tool} finds {rule} scales of activations from a float32 logarithm, which is wrong for largest magnitudes a "
+        "few steps beside a power of two; here they are exact"
     ]
