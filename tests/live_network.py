@@ -2,8 +2,9 @@
 
 Files hold, of each model that a tool has quantized: `layers`, a JSON of the classes and attributes of its quantizers as
 mxexport reads them; `X.weight`, the weight that layer X multiplies with; `edges`, what the quantizer of `wide`'s input
-makes of `edge_inputs`; where outputs are quantized `conv.output_edges`, what that quantizer of `conv` makes of them as
-[rows, channels, 1, 1]; `output`. The scripts tests/data/make_live_*.py make them with the tools.
+makes of `edge_inputs`; `conv.edges`, what that of `conv`'s input makes of them as [1, 1, rows, width]; where outputs
+are quantized `conv.output_edges`, what that quantizer of `conv` makes of them as [rows, channels, 1, 1]; `output`. The
+scripts tests/data/make_live_*.py make them with the tools.
 """
 
 from __future__ import annotations

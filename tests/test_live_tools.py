@@ -57,6 +57,8 @@ def test_weights_inputs_and_outputs_are_the_tools_own(name, taken):
     assert (model.wide.input_quant is not None) == ("edges" in expected)
     if "edges" in expected:
         same(model.wide.input_quant(edge_inputs()).numpy(), expected["edges"])
+    if "conv.edges" in expected:
+        same(model.conv.input_quant(edge_inputs()[None, None]).numpy(), expected["conv.edges"])
     assert hasattr(model.conv, "output_quant") == ("conv.output_edges" in expected)
     if "conv.output_edges" in expected:
         rows = torch.from_numpy(expected["conv.output_edges"])
@@ -114,6 +116,15 @@ def test_scales_beside_the_rules_are_found_from_the_values():
         weight_source(torch.nn.functional.pad(values, (0, 1), value=1 / 3), quantizer)
 
 
+def test_convolutions_of_modelopt_keep_their_groups_along_the_width(taken, tmp_path):
+    model, path = taken("modelopt-mxfp4-conv")[0], tmp_path / "model.onnx"
+    assert model.conv.weight_quant.axis % 4 == model.conv.input_quant.axis % 4 == 3
+    x = torch.randn(2, 40, 4, 4, generator=torch.Generator().manual_seed(7))
+    mx.export(model.conv, (x,), path, weights="packed")
+    np.testing.assert_allclose(mx.run(path, x.numpy()).popitem()[1], model.conv(x).numpy(), rtol=1e-5, atol=1e-5)
+    assert "groups run along axis 3; expected" in str(mx.check(path, target="fpga"))
+
+
 # --- what is not carried --------------------------------------------------------------------------------------------
 
 
@@ -138,11 +149,13 @@ def change(model: nn.Module, path: str, value: object) -> nn.Module:
         ("quark-mxfp4", "wide._weight_quantizer_inv", "fp8", "quantized by another tool"),
         ("modelopt-mxfp4", "wide.input_quantizer.num_bits", (1, 2), r"input is quantized with num_bits \(1, 2\)"),
         ("modelopt-mxfp4", "wide.input_quantizer.rotate_is_enabled", True, "rotate_is_enabled True"),
-        ("modelopt-mxfp4", "conv.weight_quantizer.is_enabled", True, "conv: weight_quantizer of a Conv2d: groups"),
+        ("modelopt-mxfp4-conv", "conv.weight_quantizer.block_sizes", {1: 32, "type": "dynamic", "scale_bits": (8, 0)},
+         "conv: its weight is quantized with .* carried are dynamic groups along the last axis"),
+        ("modelopt-nvfp4", "conv.weight_quantizer.is_enabled", True, "conv: the weight of its convolution .* NVFP4"),
         ("modelopt-mxfp4", "wide.output_quantizer.is_enabled", True, "wide: output_quantizer is switched on"),
         ("modelopt-nvfp4", "wide.input_quantizer._amax", None, "never calibrated"),
         ("aimet-int4", "wide.input_quantizers.0.block_size", None, r"wide: its input .*multiplies by 1 / scale"),
-        ("aimet-int4", "wide.input_quantizers.0.get_offset", lambda: torch.tensor([3.0, 0]), "quantized asymmetrically"),
+        ("aimet-int4", "wide.input_quantizers.0.get_offset", lambda: torch.ones(2), "quantized asymmetrically"),
         ("aimet-int4", "wide.input_quantizers.0.get_scale", lambda: None, r"run compute_encodings\(\) first"),
         ("aimet-int4", "wide.param_quantizers.weight.qmax", 32767, "integers of -8 to 32767; carried are 2 to 8 bits"),
         ("aimet-int4", "wide.param_quantizers.weight.zero_point_shift", 0.5, "zero_point_shift 0.5; carried is 0"),
