@@ -326,7 +326,7 @@ def test_modelopt_itself():
     torch.testing.assert_close(found[0](x), expected, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["int4", "uint4", "lpbq", "e2m1", "mxfp4"])
+@pytest.mark.parametrize("name", ["int4", "int8-channels", "uint4", "lpbq", "e2m1", "mxfp4"])
 def test_aimet_itself(name):
     installed("aimet_torch")
     from tests.data.make_live_aimet import quantized

@@ -109,13 +109,18 @@ def channels(shape: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Module:
     return whole(8)((shape[0], *[1] * (len(shape) - 1)), None)
 
 
+def tensor(shape: tuple[int, ...], blocks: tuple[int, ...]) -> nn.Module:
+    """One block for the tensor: AIMET divides by its scale then."""
+    return whole(8)((1,), (-1,))
+
+
 E2M1 = {"exponent_bits": 2, "mantissa_bits": 1, "finite": True, "unsigned_zero": False}
 MODELS = {
     "int4": (whole(4), whole(8)),
     "int4-strict": (lambda *a: strict(4, *a), lambda *a: strict(8, *a)),
     "uint4": (whole(4, False), None),
     "lpbq": (grouped, None),
-    "int8-channels": (channels, None),
+    "int8-channels": (channels, tensor),
     "e4m3": (minifloat(dtype=torch.float8_e4m3fn), minifloat(dtype=torch.float8_e4m3fn)),
     "e2m1": (minifloat(**E2M1), minifloat(**E2M1)),
     "mxfp4": (_MXFP4QuantizeDequantize, _MXFP4QuantizeDequantize),

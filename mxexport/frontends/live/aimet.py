@@ -58,6 +58,10 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
     held = {table: _items(getattr(module, table, None)) for table in TABLES}
     if not any(held.values()):
         return None
+    if callable(getattr(module, "get_kernel", None)) and module.get_kernel() is not None:
+        raise UnsupportedError("it computes in a kernel of its own (set_kernel), whose arithmetic is not known")
+    if kind is nn.Embedding:  # indices are no floats, and pass its quantizers as they are
+        held["input_quantizers"] = {}
     layer = QUANT_LAYERS.get(kind)
     if layer is None or any(name != "weight" for name in held["param_quantizers"] | held["_param_pre_quantizers"]):
         found = ", ".join(f"{table}[{name!r}]" for table in TABLES for name in held[table] if name != "weight")
@@ -66,7 +70,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
             "and the output of Linear, convolutions and Embedding; remove the others"
         )
     input_quant = output_quant = scale = zero_point = weight_quant = None
-    weight = module.weight.detach()
+    weight = module.weight.detach().as_subclass(Tensor)
     for table in ("_param_pre_quantizers", "param_quantizers"):
         for quantizer in held[table].values():
             weight_quant, scale, zero_point = _weight_grid(quantizer, weight, layer.weight_axis)
@@ -140,21 +144,18 @@ def _activation(quantizer: nn.Module, what: str, lengths: dict[int, int | None])
             "multiplies by 1 / scale where quantizers here divide; give it a block_size (-1 for whole axes, with "
             "which AIMET divides, too), or leave it out"
         )
-    axes = [place - grid.scale.ndim for place, count in enumerate(grid.scale.shape) if count > 1]
+    rank, blocks = grid.scale.ndim, grid.block_size or (-1,) * grid.scale.ndim
+    axes = [place - rank for place in range(rank) if grid.scale.shape[place] > 1 or blocks[place] > 1]
     if len(axes) > 1 or (what == "input" and not set(axes) <= set(lengths)):
         raise UnsupportedError(
-            f"scales of its {what} have the shape {tuple(grid.scale.shape)}; carried are blocks along axis "
-            f"{', '.join(map(str, lengths))} alone"
+            f"scales of its {what} have the shape {tuple(grid.scale.shape)} and blocks of {grid.block_size}; carried "
+            f"are blocks along axis {', '.join(map(str, lengths))} alone"
         )
     axis = axes[0] if axes else next(iter(lengths))
-    fmt = grid.format(1)
-    if axes:
-        block, count = (grid.block_size or (-1,) * grid.scale.ndim)[axis], grid.scale.shape[axis]
-        if block == -1 and lengths.get(axis) is None:
-            raise UnsupportedError(f"blocks of its {what} have no size, and axis {axis} none either; give block_size")
-        fmt = grid.format(block if block != -1 else lengths[axis] // count)
-    else:
-        fmt = replace(fmt, name=fmt.name.removesuffix("_g1"), group_size=None) if not grid.powers_of_two else fmt
+    size = _block_size(grid, axis, lengths.get(axis), what) if axes else 1
+    fmt = grid.format(size)
+    if not axes and not fmt.is_mx:  # one scale for the tensor; a power of two serves groups of one as well
+        fmt = get_format(fmt.name.removesuffix("_g1"))
     if fmt.asymmetric:
         middle = 2 ** (fmt.element.bits - 1)
         if not (grid.zero_point == middle).all():
@@ -162,13 +163,20 @@ def _activation(quantizer: nn.Module, what: str, lengths: dict[int, int | None])
                 f"its {what} is quantized asymmetrically: AIMET adds the offset behind the rounding of x / scale, the "
                 "operator before it, which rounds some values to another code; set symmetric=True"
             )
-        fmt = get_format(fmt.name.removeprefix("u"))
-        core = FullRange(fmt, axis)
+        core = FullRange(replace(fmt, name=fmt.name.removeprefix("u"), element=IntElement(fmt.element.bits)), axis)
     else:
         core = Quantizer(fmt, axis)
     found = StaticScale(core, shared=True)
     found.stored_scale = grid.scale.flatten()
     return found
+
+
+def _block_size(grid: _Grid, axis: int, length: int | None, what: str) -> int:
+    """The size of blocks along `axis`, which is `length` long where that is known. Raises UnsupportedError."""
+    block = -1 if grid.block_size is None else grid.block_size[axis]
+    if block == -1 and length is None:
+        raise UnsupportedError(f"blocks of its {what} along axis {axis} have no size of their own; give block_size")
+    return block if block != -1 else length // grid.scale.shape[axis]
 
 
 def _grid(quantizer: nn.Module, what: str) -> _Grid:

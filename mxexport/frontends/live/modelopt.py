@@ -68,7 +68,9 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         return None
     if kind is not nn.Linear and (kind not in _CONVOLUTIONS or compressed):
         told = f"{', '.join(active) or 'a compressed weight'} of a {kind.__name__}"
-        raise UnsupportedError(f"{told}: carried are Linear, and convolutions in float; disable them for such layers")
+        raise UnsupportedError(
+            f"{told}: carried are Linear and convolutions that are not compressed; leave such layers out"
+        )
     if others := sorted(active.keys() - {"input_quantizer", "weight_quantizer"}):
         raise UnsupportedError(f"{others[0]} is switched on; carried are input_quantizer and weight_quantizer")
     weight, input_quant = module._parameters["weight"], _input(active.get("input_quantizer"))
@@ -76,7 +78,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         values, core, scale = _compressed(weight, module.weight_quantizer)
     else:
         values, core, scale = _weight(weight.detach().float(), active.get("weight_quantizer"))
-    if isinstance(input_quant, ModelOptNVFP4Input) and kind is not nn.Linear:
+    if isinstance(getattr(input_quant, "then", input_quant), ModelOptNVFP4Input) and kind is not nn.Linear:
         raise UnsupportedError(_NVFP4_TOLD.format("input", kind.__name__))
     notes = _WIDTH if kind in _CONVOLUTIONS else []
     return ToolLayer(values, core, input_quant, scale, list(notes))
