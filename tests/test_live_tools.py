@@ -156,6 +156,7 @@ def change(model: nn.Module, path: str, value: object) -> nn.Module:
         ("modelopt-nvfp4", "wide.input_quantizer._amax", None, "never calibrated"),
         ("aimet-int4", "wide.input_quantizers.0.block_size", None, r"wide: its input .*multiplies by 1 / scale"),
         ("aimet-int4", "wide.input_quantizers.0.get_offset", lambda: torch.ones(2), "quantized asymmetrically"),
+        ("aimet-int4", "wide.get_kernel", lambda: print, r"wide: it computes in a kernel of its own \(set_kernel\)"),
         ("aimet-int4", "wide.input_quantizers.0.get_scale", lambda: None, r"run compute_encodings\(\) first"),
         ("aimet-int4", "wide.param_quantizers.weight.qmax", 32767, "integers of -8 to 32767; carried are 2 to 8 bits"),
         ("aimet-int4", "wide.param_quantizers.weight.zero_point_shift", 0.5, "zero_point_shift 0.5; carried is 0"),
@@ -261,6 +262,27 @@ def test_aimet_without_quantizers_is_a_float_layer():
     layer.param_quantizers, layer.input_quantizers = nn.ModuleDict({"weight": None}), nn.ModuleList([None])
     found = mx.from_fake_quantized(nn.Sequential(layer))[0]
     assert type(found) is nn.Linear and list(found._modules) == []
+
+
+@pytest.mark.parametrize(("table", "key"), [("param_quantizers", "bias"), ("input_quantizers", "1")])
+def test_other_quantizers_of_aimet_are_named(table, key):
+    model, _ = stand_in("aimet-int4")
+    held = model.wide._modules[table]
+    held.add_module(key, next(iter(held.values())))
+    told = {"bias": r"param_quantizers\['bias'\] of a Linear is switched on", "1": "quantizers 0, 1 of its inputs"}[key]
+    with pytest.raises(UnsupportedError, match=told):
+        mx.from_fake_quantized(model)
+
+
+def test_modules_of_aimet_without_weights_are_carried_without_quantizers():
+    layer = nn.ReLU()
+    layer.__class__ = type("QuantizedReLU", (nn.ReLU,), {"__module__": "aimet_torch.nn.true_quant"})
+    layer.output_quantizers = nn.ModuleList([None])
+    model = nn.Sequential(layer, nn.Linear(4, 4))
+    assert type(mx.from_fake_quantized(model)[0]) is nn.ReLU
+    layer.output_quantizers[0] = nn.Identity()
+    with pytest.raises(UnsupportedError, match=r"output_quantizers\['0'\] of a ReLU is switched on; carried are"):
+        mx.from_fake_quantized(model)
 
 
 def test_all_codes_of_aimet_are_taken(taken):

@@ -22,7 +22,9 @@ from mxexport.quant import QUANT_LAYERS, Quantizer
 from mxexport.quant.quantizers.sources import StaticScale
 
 TOOL, PACKAGE = "AIMET", "aimet_torch"
-TABLES = ("param_quantizers", "input_quantizers", "output_quantizers", "_param_pre_quantizers")
+_OF_PARAMETERS = ("_param_pre_quantizers", "param_quantizers")
+"""In the order in which they quantize a parameter."""
+TABLES = (*_OF_PARAMETERS, "input_quantizers", "output_quantizers")
 _AFFINE = ("QuantizeDequantize", "GroupedBlockQuantizeDequantize")
 _POWERS_OF_TWO = "_MXFP4QuantizeDequantize"
 _FLOATS = ("FloatQuantizeDequantize", "QuantizeDequantize", _POWERS_OF_TWO)
@@ -63,15 +65,14 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
     if kind is nn.Embedding:  # indices are no floats, and pass its quantizers as they are
         held["input_quantizers"] = {}
     layer = QUANT_LAYERS.get(kind)
-    if layer is None or any(name != "weight" for name in held["param_quantizers"] | held["_param_pre_quantizers"]):
-        found = ", ".join(f"{table}[{name!r}]" for table in TABLES for name in held[table] if name != "weight")
+    if others := _others(held, layer is not None):
         raise UnsupportedError(
-            f"{found or 'weight'} of a {kind.__name__} is switched on; carried are quantizers of the weight, the input "
+            f"{', '.join(others)} of a {kind.__name__} is switched on; carried are quantizers of the weight, the input "
             "and the output of Linear, convolutions and Embedding; remove the others"
         )
     input_quant = output_quant = scale = zero_point = weight_quant = None
     weight = module.weight.detach().as_subclass(Tensor)
-    for table in ("_param_pre_quantizers", "param_quantizers"):
+    for table in _OF_PARAMETERS:
         for quantizer in held[table].values():
             weight_quant, scale, zero_point = _weight_grid(quantizer, weight, layer.weight_axis)
             weight = _quantized(quantizer, weight)
@@ -82,6 +83,14 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         lengths = {layer.input_axis: getattr(module, "out_features", getattr(module, "out_channels", None))}
         output_quant = _activation(_only(held["output_quantizers"], "output"), "output", lengths)
     return ToolLayer(weight, weight_quant, input_quant, scale, [], output_quant, zero_point)
+
+
+def _others(held: dict[str, dict], carried: bool) -> list[str]:
+    """Entries of the tables that are not carried: all of a module that is not, else those of biases."""
+    entries = [(table, name) for table, quantizers in held.items() for name in quantizers]
+    if carried:
+        entries = [(table, name) for table, name in entries if table in _OF_PARAMETERS and name != "weight"]
+    return [f"{table}[{name!r}]" for table, name in entries]
 
 
 def _items(table: object) -> dict:
