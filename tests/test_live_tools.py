@@ -281,6 +281,11 @@ def test_modules_of_aimet_without_weights_are_carried_without_quantizers():
     model = nn.Sequential(layer, nn.Linear(4, 4))
     assert type(mx.from_fake_quantized(model)[0]) is nn.ReLU
     layer.output_quantizers[0] = nn.Identity()
+    lstm = nn.LSTM(4, 4)
+    lstm.__class__ = type("QuantizedLSTM", (nn.LSTM,), {"__module__": "aimet_torch.nn.true_quant"})
+    lstm.input_quantizers = nn.ModuleList([nn.Identity()])
+    with pytest.raises(UnsupportedError, match=r"input_quantizers\['0'\] of a LSTM is switched on"):
+        mx.from_fake_quantized(nn.Sequential(lstm))
     with pytest.raises(UnsupportedError, match=r"output_quantizers\['0'\] of a ReLU is switched on; carried are"):
         mx.from_fake_quantized(model)
 

@@ -35,7 +35,7 @@ _SPECIALS = {(4, 3, True, False): "nan", (4, 3, True, True): "fnuz", (5, 2, Fals
 
 @dataclass(frozen=True)
 class _Grid:
-    """What one of its quantizers rounds to: codes `low` to `high` of an element, times scales.
+    """What one of its quantizers rounds to: codes of an element times scales, float32 in its own shape.
 
     `zero_point`: of integers, shaped like `scale`; None for minifloats. Values are (code - zero_point) * scale with
     unsigned codes. `divides`: by the scale, as the operators do.
@@ -64,7 +64,7 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         raise UnsupportedError("it computes in a kernel of its own (set_kernel), whose arithmetic is not known")
     if kind is nn.Embedding:  # indices are no floats, and pass its quantizers as they are
         held["input_quantizers"] = {}
-    layer = QUANT_LAYERS.get(kind)
+    layer = QUANT_LAYERS.get(kind) if hasattr(module, "weight") else None
     if others := _others(held, layer is not None):
         raise UnsupportedError(
             f"{', '.join(others)} of a {kind.__name__} is switched on; carried are quantizers of the weight, the input "
@@ -106,7 +106,9 @@ def _only(table: dict, what: str) -> nn.Module:
 
 
 def _quantized(quantizer: nn.Module, weight: Tensor) -> Tensor:
-    """The weight behind the tool's own function, without the tool's class of tensors."""
+    """The weight behind the tool's own function as it is without gradients (with them it divides where it multiplies
+    by reciprocals now), without the tool's class of tensors.
+    """
     with torch.no_grad():
         return quantizer(weight).as_subclass(Tensor).detach()
 
