@@ -9,15 +9,16 @@ reciprocal of the scale, and asymmetric ones add their offset behind the roundin
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from mxexport.errors import UnsupportedError
 from mxexport.frontends.inputs import FullRange
+from mxexport.frontends.live.aimet_grids import Grid, read_grid
 from mxexport.frontends.live.layers import ToolLayer
-from mxexport.numbers.formats import Element, FloatElement, GroupFormat, IntElement, find_format, get_format
+from mxexport.numbers.formats import IntElement, get_format
 from mxexport.quant import QUANT_LAYERS, Quantizer
 from mxexport.quant.quantizers.sources import StaticScale
 
@@ -25,34 +26,6 @@ TOOL, PACKAGE = "AIMET", "aimet_torch"
 _OF_PARAMETERS = ("_param_pre_quantizers", "param_quantizers")
 """In the order in which they quantize a parameter."""
 TABLES = (*_OF_PARAMETERS, "input_quantizers", "output_quantizers")
-_AFFINE = ("QuantizeDequantize", "GroupedBlockQuantizeDequantize")
-_POWERS_OF_TWO = "_MXFP4QuantizeDequantize"
-_FLOATS = ("FloatQuantizeDequantize", "QuantizeDequantize", _POWERS_OF_TWO)
-_SPECIALS = {(4, 3, True, False): "nan", (4, 3, True, True): "fnuz", (5, 2, False, False): "ieee",
-             (5, 2, True, True): "fnuz", (2, 1, True, False): "none"}  # fmt: skip
-"""(exponent bits, mantissa bits, finite, unsigned zero) -> special values of the minifloat."""
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """What one of its quantizers rounds to: codes of an element times scales, float32 in its own shape.
-
-    `zero_point`: of integers, shaped like `scale`; None for minifloats. Values are (code - zero_point) * scale with
-    unsigned codes. `divides`: by the scale, as the operators do.
-    """
-
-    element: Element
-    scale: Tensor
-    zero_point: Tensor | None
-    block_size: tuple[int, ...] | None
-    powers_of_two: bool = False
-
-    @property
-    def divides(self) -> bool:
-        return self.zero_point is None or self.block_size is not None
-
-    def format(self, size: int) -> GroupFormat:
-        return find_format(self.element, size, "e8m0" if self.powers_of_two else "float32")
 
 
 def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
@@ -115,7 +88,7 @@ def _quantized(quantizer: nn.Module, weight: Tensor) -> Tensor:
 
 def _weight_grid(quantizer: nn.Module, weight: Tensor, axis: int) -> tuple[Quantizer, Tensor, Tensor | None]:
     """Our quantizer of a weight, groups along `axis`, with its contracted scale and zero point."""
-    grid = _grid(quantizer, "weight")
+    grid = read_grid(quantizer, "weight")
     scale = _spread(grid.scale, tuple(weight.shape), grid.block_size)
     size = _block(grid, weight.shape, axis)
     first = [slice(None)] * weight.ndim
@@ -126,7 +99,7 @@ def _weight_grid(quantizer: nn.Module, weight: Tensor, axis: int) -> tuple[Quant
     return found, scale[tuple(first)].contiguous(), zero_point
 
 
-def _block(grid: _Grid, shape: tuple[int, ...], axis: int) -> int:
+def _block(grid: Grid, shape: tuple[int, ...], axis: int) -> int:
     """Elements of a tensor of `shape` along `axis` that share a scale."""
     axis %= len(shape)
     place = axis - len(shape) + grid.scale.ndim
@@ -148,7 +121,7 @@ def _activation(quantizer: nn.Module, what: str, lengths: dict[int, int | None])
 
     Raises UnsupportedError.
     """
-    grid = _grid(quantizer, what)
+    grid = read_grid(quantizer, what)
     if not grid.divides:
         raise UnsupportedError(
             f"its {what} is quantized to integers without block_size: torch.fake_quantize, which AIMET calls for that, "
@@ -182,46 +155,9 @@ def _activation(quantizer: nn.Module, what: str, lengths: dict[int, int | None])
     return found
 
 
-def _block_size(grid: _Grid, axis: int, length: int | None, what: str) -> int:
+def _block_size(grid: Grid, axis: int, length: int | None, what: str) -> int:
     """The size of blocks along `axis`, which is `length` long where that is known. Raises UnsupportedError."""
     block = -1 if grid.block_size is None else grid.block_size[axis]
     if block == -1 and length is None:
         raise UnsupportedError(f"blocks of its {what} along axis {axis} have no size of their own; give block_size")
     return block if block != -1 else length // grid.scale.shape[axis]
-
-
-def _grid(quantizer: nn.Module, what: str) -> _Grid:
-    """What one of AIMET's quantizers rounds to. Raises UnsupportedError."""
-    name, home = type(quantizer).__name__, type(quantizer).__module__
-    floats = ".float." in home
-    if name not in (_FLOATS if floats else _AFFINE):
-        raise UnsupportedError(f"its {what} has a {name}; carried are {', '.join(dict.fromkeys(_AFFINE + _FLOATS))}")
-    scale = quantizer.get_scale()
-    if scale is None:
-        raise UnsupportedError(f"its {what} is quantized and was never calibrated; run compute_encodings() first")
-    scale = scale.detach().float()
-    block_size = tuple(int(size) for size in quantizer.block_size) if quantizer.block_size else None
-    if floats:
-        return _Grid(_float_element(quantizer, what), scale, None, block_size, name == _POWERS_OF_TWO)
-    low, high = int(quantizer.qmin), int(quantizer.qmax)
-    if quantizer.zero_point_shift:
-        raise UnsupportedError(f"its {what} has zero_point_shift {quantizer.zero_point_shift}; carried is 0")
-    bits, zero = (high - low).bit_length(), -(quantizer.get_offset().detach().float() + low)
-    strict = high - low == 2**bits - 2
-    if not 2 <= bits <= 8 or (high - low != 2**bits - 1 and not (strict and (zero == high - low >> 1).all())):
-        raise UnsupportedError(
-            f"its {what} is quantized to integers of {low} to {high}; carried are 2 to 8 bits, all of their codes or "
-            "as many below 0 as above"
-        )
-    return _Grid(IntElement(bits, signed=strict), scale, zero.expand(scale.shape), block_size)
-
-
-def _float_element(quantizer: nn.Module, what: str) -> FloatElement:
-    found = tuple(quantizer._finfo)
-    if found not in _SPECIALS:
-        raise UnsupportedError(
-            f"its {what} is quantized to floats of (exponent bits, mantissa bits, finite, unsigned zero) {found}; "
-            f"carried are {', '.join(map(str, _SPECIALS))}"
-        )
-    exponent, mantissa, *_ = found
-    return FloatElement(exponent, mantissa, _SPECIALS[found])
