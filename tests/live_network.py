@@ -2,12 +2,15 @@
 
 Files hold, of each model that a tool has quantized: `layers`, a JSON of the classes and attributes of its quantizers as
 mxexport reads them; `X.weight`, the weight that layer X multiplies with; `edges`, what the quantizer of `wide`'s input
-makes of `edge_inputs`; `output`. The scripts tests/data/make_live_*.py make them with the tools.
+makes of `edge_inputs`; `conv.edges`, what that of `conv`'s input makes of them as [1, 1, rows, width]; where outputs
+are quantized `conv.output_edges`, what that quantizer of `conv` makes of them as [rows, channels, 1, 1]; `output`. The
+scripts tests/data/make_live_*.py make them with the tools.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import operator
 import pydoc
@@ -57,7 +60,7 @@ def record(name: str, model: nn.Module, quantizers: tuple[str, ...], attributes:
     layers = {}
     for layer in ("conv", "wide", "last"):
         module = model.get_submodule(layer)
-        held = {q: getattr(module, q, None) for q in quantizers}
+        held = {q: _child(module, q) for q in quantizers}
         found = {q: _attributes(child, attributes) for q, child in held.items() if child is not None}
         base = next(kind for kind in type(module).__mro__ if kind.__module__.partition(".")[0] == "torch")
         layers[layer] = {"class": _class(type(module)), "base": _class(base), "quantizers": found}
@@ -66,17 +69,25 @@ def record(name: str, model: nn.Module, quantizers: tuple[str, ...], attributes:
     np.savez_compressed(FOLDER / f"{name}.npz", layers=json.dumps(layers), **arrays)
 
 
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    """The module at `path`; tables (ModuleDict, ModuleList) hold None where they hold nothing."""
+    for name in path.split("."):
+        module = getattr(module, "_modules", {}).get(name)
+    return module
+
+
 def _class(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _attributes(quantizer: object, names: tuple[str, ...]) -> dict:
-    """Those that it has."""
+    """Those that it has; what is called as in `name()` by the value it returns."""
     others = (kind for kind in type(quantizer).__mro__ if kind.__module__.partition(".")[0] in ("torch", "abc"))
     found: dict[str, object] = {"class": _class(type(quantizer)), "base": _class(next(others))}
     for name in names:
         with contextlib.suppress(AttributeError):
-            found[name] = _plain(operator.attrgetter(name)(quantizer))
+            value = operator.attrgetter(name.removesuffix("()"))(quantizer)
+            found[name] = _plain(value() if name.endswith("()") else value)
     return found
 
 
@@ -116,8 +127,13 @@ def _quantizer(described: dict, weight: Tensor | None) -> nn.Module:
         for part in path:
             home = home.__dict__.setdefault(part, types.SimpleNamespace())
         if name not in ("class", "base"):
-            home.__dict__[last] = _restored(value)
+            value = _restored(value)
+            home.__dict__[last.removesuffix("()")] = functools.partial(_itself, value) if "()" in last else value
     return made
+
+
+def _itself(value: object) -> object:
+    return value
 
 
 def _named(path: str, *bases: type, **methods) -> type:
@@ -135,7 +151,13 @@ def stand_in(name: str) -> tuple[nn.Module, dict[str, np.ndarray]]:
         if described["class"] != described["base"]:
             module.__class__ = _named(described["class"], pydoc.locate(described["base"]))
         for child, attributes in described["quantizers"].items():
-            module.add_module(child, _quantizer(attributes, weight))
+            *tables, key = child.split(".")
+            home = module
+            for table in tables:
+                if table not in home._modules:
+                    home.add_module(table, nn.ModuleDict())
+                home = home._modules[table]
+            home.add_module(key, _quantizer(attributes, weight))
             if attributes.get("frozen_params") and child == "_weight_quantizer":
                 module.weight = nn.Parameter(weight, requires_grad=False)
     return model, arrays

@@ -38,6 +38,16 @@ class ToolInput(Quantizer):
         return super().__call__(x)
 
 
+class FullRange(Quantizer):
+    """Signed integers that take their most negative code, too."""
+
+    def apply(self, x: Tensor, scale: Tensor, zero_point: Tensor | None = None) -> Tensor:
+        if self.scaling_per_output != "group":
+            scale = self.expand_scale(scale, x)
+        a = {"bit_width": self.format.element.bits, "signed": True, "narrow": False}
+        return library.groupwise_quant(x, scale, zero_point, self.axis % x.ndim, self.group_size(x), **a)
+
+
 @dataclass(frozen=True)
 class NVFP4Input(ToolInput):
     """E4M3 block scales under a stored scale of the tensor; every operation rounded to float32.

@@ -38,6 +38,9 @@ CONFIGS = {
     "mxfp8-e5m2": (mtq.MXFP8_DEFAULT_CFG, (5, 2)),
     "mxint8": (mtq.MXINT8_DEFAULT_CFG, None),
     "nvfp4": (mtq.NVFP4_DEFAULT_CFG, None),
+    "mxfp4-conv": (mtq.MXFP4_DEFAULT_CFG, None),
+    "mxfp8-conv": (mtq.MXFP8_DEFAULT_CFG, None),
+    "mxint8-conv": (mtq.MXINT8_DEFAULT_CFG, None),
 }
 ATTRIBUTES = ("is_enabled", "num_bits", "block_sizes", "pre_quant_scale", "rotate_is_enabled", "backend", "bias",
               "fake_quant", "_amax")  # fmt: skip
@@ -145,7 +148,7 @@ def quantized(name: str) -> nn.Module:
     config = copy.deepcopy(config)
     loop = (lambda model: model(inputs())) if name == "nvfp4" else None
     model = mtq.quantize(network(), config, loop)
-    for layer in ("conv", "last"):
+    for layer in ("last",) if name.endswith("-conv") else ("conv", "last"):
         for quantizer in QUANTIZERS:
             getattr(model.get_submodule(layer), quantizer).disable()
     for quantizer in (model.wide.input_quantizer, model.wide.weight_quantizer):
@@ -170,6 +173,9 @@ def main() -> None:
         edges = model.wide.input_quantizer(edge_inputs())
         weight = model.wide.weight_quantizer(model.wide._parameters["weight"])
         arrays = {"wide.weight": weight, "edges": edges, "output": model(inputs())}
+        if name.endswith("-conv"):
+            arrays["conv.weight"] = model.conv.weight_quantizer(model.conv._parameters["weight"])
+            arrays["conv.edges"] = model.conv.input_quantizer(edge_inputs()[None, None])
         record(f"modelopt-{name}", model, QUANTIZERS, ATTRIBUTES, **arrays)
         print(name, type(model.wide), np.unique(weight).size)
 

@@ -28,12 +28,16 @@ ATTRIBUTES = ("frozen_params", "is_fake_quant_enabled", "scale", *(f"quant_spec.
 QUANTIZERS = tuple(f"_{what}_quantizer" for what in ("input", "weight", "output", "bias"))
 
 
-def quantized(spec, mode: str = "even", frozen: bool = False) -> nn.Module:
+def quantized(spec, mode: str = "even", frozen: bool = False, outputs: bool = False) -> nn.Module:
+    """The network behind ModelQuantizer. `outputs`: results of layers are quantized, too."""
+
     def layer(axis: int) -> specs.QLayerConfig:
         def made(dynamic: bool):
             return spec(ch_axis=axis, is_dynamic=dynamic, scale_calculation_mode=mode).to_quantization_spec()
 
-        return specs.QLayerConfig(weight=made(False), input_tensors=made(True))
+        return specs.QLayerConfig(
+            weight=made(False), input_tensors=made(True), output_tensors=made(True) if outputs else None
+        )
 
     config = specs.QConfig(
         global_quant_config=layer(-1), layer_type_quant_config={nn.Conv2d: layer(1)}, exclude=["last"]
@@ -45,15 +49,25 @@ def quantized(spec, mode: str = "even", frozen: bool = False) -> nn.Module:
 
 @torch.no_grad()
 def main() -> None:
-    chosen = [(name, "even", False) for name in SPECS] + [("mxfp6-e3m2", "even", True), ("mxfp4", "ceil", True)]
-    for name, mode, frozen in chosen:
-        model = quantized(SPECS[name], mode, frozen)
+    chosen = [(name, "even", False, False) for name in SPECS]
+    chosen += [("mxfp6-e3m2", "even", True, False), ("mxfp4", "ceil", True, False)]
+    chosen += [("mxfp4", "even", True, True), ("mxint8", "even", False, True)]
+    for name, mode, frozen, outputs in chosen:
+        model = quantized(SPECS[name], mode, frozen, outputs)
         weights = {
             f"{x}.weight": getattr(model, x).get_quant_weight(getattr(model, x).weight) for x in ("conv", "wide")
         }
-        path = f"quark-{name}" + (f"-{mode}" if mode != "even" else "") + ("-frozen" if frozen else "")
-        edges = model.wide._input_quantizer(edge_inputs())
-        record(path, model, QUANTIZERS, ATTRIBUTES, edges=edges, output=model(inputs()), **weights)
+        words = (
+            "quark",
+            name,
+            mode if mode != "even" else "",
+            "frozen" if frozen else "",
+            "outputs" if outputs else "",
+        )
+        arrays = {"edges": model.wide._input_quantizer(edge_inputs()), "output": model(inputs()), **weights}
+        if outputs:
+            arrays["conv.output_edges"] = model.conv._output_quantizer(edge_inputs()[..., None, None])
+        record("-".join(filter(None, words)), model, QUANTIZERS, ATTRIBUTES, **arrays)
 
 
 if __name__ == "__main__":

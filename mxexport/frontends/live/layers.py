@@ -12,7 +12,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.numbers.formats import ScaleRule
 from mxexport.quant import QUANT_LAYERS, Quantizer, QuantLayer
 from mxexport.quant.kernels import operators
-from mxexport.quant.quantizers.sources import StaticScale
+from mxexport.quant.quantizers.sources import DynamicScale, StaticScale
 
 _STEPS = (1.0, 2.0, 0.5, 4.0, 0.25)
 """Times the scale that a rule finds, in the order in which they are tried."""
@@ -28,14 +28,17 @@ class ToolLayer:
     """What a tool's layer does to its operands.
 
     `weight`: the values that the tool multiplies with, float32. `weight_quant`: under whose scales these values stay as
-    they are; None for a weight in float. `weight_scale`: their contracted scale where the tool has kept it.
+    they are; None for a weight in float. `weight_scale`, `weight_zero_point`: their contracted scale and zero point
+    where the tool has kept them. `output_quant`: what the tool does to the result.
     """
 
     weight: Tensor
     weight_quant: Quantizer | None
-    input_quant: Quantizer | None
+    input_quant: Quantizer | StaticScale | None
     weight_scale: Tensor | None = None
     notes: list[str] = field(default_factory=list)
+    output_quant: Quantizer | StaticScale | None = None
+    weight_zero_point: Tensor | None = None
 
 
 def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
@@ -47,16 +50,17 @@ def float_kind(module: nn.Module, tool: str) -> type[nn.Module] | None:
     return None if kind in (nn.Module, nn.Sequential) else kind
 
 
-def float_layer(module: nn.Module, kind: type[nn.Module], tool: str) -> nn.Module:
+def float_layer(module: nn.Module, kind: type[nn.Module], tool: str, left_out: tuple[str, ...] = ()) -> nn.Module:
     """The layer of class `kind` that `module` was before `tool` took it.
 
-    Parameters, buffers, layers and hooks are shared; quantizers and attributes that are the tool's are left out.
+    Parameters, buffers, layers and hooks are shared; quantizers and attributes that are the tool's are left out, and
+    those called as in `left_out`.
     """
     made = kind.__new__(kind)
     # Containers are copied so that what is left out here does not leave `module`.
     made.__dict__.update({k: v.copy() if isinstance(v, (dict, set)) else v for k, v in vars(module).items()})
     for table in (made._modules, made.__dict__):
-        for name in [name for name, value in table.items() if _is_left_out(value, tool)]:
+        for name in [name for name, value in table.items() if name in left_out or _is_left_out(value, tool)]:
             del table[name]
     return made
 
@@ -80,14 +84,22 @@ def quantized_layer(plain: nn.Module, layer: ToolLayer) -> QuantLayer:
     if layer.weight_quant is not None and not layer.weight_quant.format.is_float:
         values = values + 0.0  # integer codes have no -0
     made.weight = nn.Parameter(values, requires_grad=False)
-    held = weight_source(values, layer.weight_quant, layer.weight_scale)
+    held = weight_source(values, layer.weight_quant, layer.weight_scale, layer.weight_zero_point)
     made._hold(weight_quant=held, input_quant=layer.input_quant)
     made.notes = layer.notes
+    if layer.output_quant is not None:
+        output = layer.output_quant
+        made.output_quant = output if isinstance(output, nn.Module) else DynamicScale(output)
+        made.register_forward_hook(_quantize_output, prepend=True)  # the tool's forward did it before hooks
     return made
 
 
+def _quantize_output(module: QuantLayer, _: tuple, y: Tensor) -> Tensor:
+    return module.output_quant(y)
+
+
 def weight_source(
-    values: Tensor, quantizer: Quantizer | None, scale: Tensor | None = None
+    values: Tensor, quantizer: Quantizer | None, scale: Tensor | None = None, zero_point: Tensor | None = None
 ) -> Quantizer | StaticScale | None:
     """A quantizer under which quantized `values` keep their bits.
 
@@ -104,12 +116,12 @@ def weight_source(
         return quantizer
     if scale is None:
         scale = _fitting_scale(values, quantizer, found)
-    if not (same := _same(quantizer.apply(values, scale), values)).all():
+    if not (same := _same(quantizer.apply(values, scale, zero_point), values)).all():
         raise UnsupportedError(
             f"{int((~same).sum())} values of its weight are no numbers of {quantizer.format.name} under their scales"
         )
     source = StaticScale(quantizer)
-    source.stored_scale = scale
+    source.stored_scale, source.stored_zero_point = scale, zero_point
     return source
 
 
@@ -134,6 +146,6 @@ def rule_note(rule: ScaleRule, tool: str) -> list[str]:
     if rule not in ("floor", "ceil"):
         return []
     return [
-        f"{tool} finds {rule} scales of inputs from a float32 logarithm, which is wrong for largest magnitudes a few "
-        "steps beside a power of two; here they are exact"
+        f"{tool} finds {rule} scales of activations from a float32 logarithm, which is wrong for largest magnitudes a "
+        "few steps beside a power of two; here they are exact"
     ]

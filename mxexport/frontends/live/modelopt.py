@@ -1,4 +1,8 @@
-"""Live modules of NVIDIA ModelOpt 0.47: Linear, with MX or NVFP4 quantizers. Its convolutions group along the kernel.
+"""Live modules of NVIDIA ModelOpt 0.47: Linear with MX or NVFP4 quantizers, convolutions with MX quantizers.
+
+Its dynamic groups run along the last axis of every tensor (its forward asks for the size of no other): for linear
+layers the axis that is summed over; for convolutions the width, so a row of the kernel is a group, and a row of the
+input has groups. Convolutions are carried so; hardware, whose groups run along channels, refuses them.
 
 Its quantizers compute on GPUs only, so weights are quantized here: MX by rceil, NVFP4 as its Triton kernel does with
 correctly rounded divisions (on a GPU they are approximate). Weights that it has compressed are read as they are.
@@ -34,6 +38,13 @@ _NVFP4_LEVELS = 6.0 * 448.0
 _QUANTIZERS = ("TensorQuantizer", "SequentialQuantizer", "NVFP4StaticQuantizer", "StaticBlockScaleQuantizer")
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_WIDTH = (
+    "groups of weights and inputs run along the width, as ModelOpt has them; hardware takes them along channels only",
+)
+_NVFP4_TOLD = (
+    "the {} of its {} is quantized as NVFP4, for which ModelOpt has kernels of its own (Conv3d multiplies in one); "
+    "carried for convolutions are MX formats; disable it for such layers"
+)
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,11 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
     compressed = type(getattr(module, "_parameters", {}).get("weight")).__name__ == "QTensorWrapper"
     if not active and not compressed:
         return None
-    if kind is not nn.Linear:
-        why = "groups run along the last axis, the kernel's width" if kind in _CONVOLUTIONS else "none is carried"
-        told = f"{', '.join(active)} of a {kind.__name__}: {why}; disable them for such layers"
-        raise UnsupportedError(told)
+    if kind is not nn.Linear and (kind not in _CONVOLUTIONS or compressed):
+        told = f"{', '.join(active) or 'a compressed weight'} of a {kind.__name__}"
+        raise UnsupportedError(
+            f"{told}: carried are Linear and convolutions that are not compressed; leave such layers out"
+        )
     if others := sorted(active.keys() - {"input_quantizer", "weight_quantizer"}):
         raise UnsupportedError(f"{others[0]} is switched on; carried are input_quantizer and weight_quantizer")
     weight, input_quant = module._parameters["weight"], _input(active.get("input_quantizer"))
@@ -66,7 +78,10 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         values, core, scale = _compressed(weight, module.weight_quantizer)
     else:
         values, core, scale = _weight(weight.detach().float(), active.get("weight_quantizer"))
-    return ToolLayer(values, core, input_quant, scale)
+    if isinstance(getattr(input_quant, "then", input_quant), ModelOptNVFP4Input) and kind is not nn.Linear:
+        raise UnsupportedError(_NVFP4_TOLD.format("input", kind.__name__))
+    notes = _WIDTH if kind in _CONVOLUTIONS else []
+    return ToolLayer(values, core, input_quant, scale, list(notes))
 
 
 def _weight(weight: Tensor, quantizer: nn.Module | None) -> tuple[Tensor, Quantizer | None, Tensor | None]:
@@ -75,11 +90,13 @@ def _weight(weight: Tensor, quantizer: nn.Module | None) -> tuple[Tensor, Quanti
         return weight, None, None
     if quantizer.pre_quant_scale is not None:
         raise UnsupportedError("its weight has a pre_quant_scale; fold it into the weight first")
-    found = _quantizer(quantizer, "weight")
+    found, axis = _quantizer(quantizer, "weight"), weight.ndim - 1
     if isinstance(found, ModelOptNVFP4Input):
-        core, scale = Quantizer(get_format("float_e2m1_g16"), QuantLayer.weight_axis), found.group_scale(weight)
+        if weight.ndim != 2:
+            raise UnsupportedError(_NVFP4_TOLD.format("weight", "convolution"))
+        core, scale = Quantizer(get_format("float_e2m1_g16"), axis), found.group_scale(weight)
     else:
-        core = Quantizer(found.format, QuantLayer.weight_axis, found.scale_rule)
+        core = Quantizer(found.format, axis, found.scale_rule)
         scale = core.scale(weight)
     return core.apply(weight, scale), core, scale
 

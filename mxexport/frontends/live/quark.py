@@ -2,7 +2,7 @@
 
 Weights are those that the layer's own forward multiplies with, frozen or not. FP4, FP6 and FP8 follow `even`, floor or
 ceil; MX INT8 adds 0x4000, which is none of the rules (its table gives int8 eight bits of mantissa). FP4 and FP6 have +0
-only.
+only. Outputs of layers are quantized along any axis; embeddings never quantize theirs, whatever their config says.
 """
 
 from __future__ import annotations
@@ -34,10 +34,13 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         raise UnsupportedError("its weight came quantized by another tool; load it dequantized")
     if type(module).__name__ == "QLoRaQuantLinear" and module.active_adapters and not module.merged_weight:
         raise UnsupportedError("its adapters (LoRA) are not merged; call merge() on the layer first")
-    for what in ("output", "bias"):
-        if held[what] is not None and getattr(held[what], "is_fake_quant_enabled", True):
-            raise UnsupportedError(f"its {what} is quantized; leave {what}s out of the config")
-    if held["weight"] is None and held["input"] is None:
+    if kind is nn.Embedding:  # its forward reads the table, and calls no other quantizer
+        held["input"] = held["output"] = None
+    if not getattr(held["output"], "is_fake_quant_enabled", True):
+        held["output"] = None
+    if held["bias"] is not None and getattr(held["bias"], "is_fake_quant_enabled", True):
+        raise UnsupportedError("its bias is quantized; leave biases out of the config")
+    if all(held[what] is None for what in ("weight", "input", "output")):
         return None
     if (layer := QUANT_LAYERS.get(kind)) is None:
         raise UnsupportedError(f"{kind.__name__} has no quantized form; leave it out of the config")
@@ -46,14 +49,21 @@ def read(module: nn.Module, kind: type[nn.Module]) -> ToolLayer | None:
         fmt, rule = _format(held["weight"], "weight", layer.weight_axis, module.weight.ndim)
         weight_quant = Quantizer(fmt, layer.weight_axis, rule)
         scale = _kept_scale(held["weight"], module.weight, fmt)
-    input_quant = None
+    input_quant = output_quant = None
     if held["input"] is not None:
         rank = None if kind is nn.Linear else module.weight.ndim
-        fmt, rule = _format(held["input"], "input", layer.input_axis, rank)
-        zeros = "kept" if "mxfp8" in fmt.name or not fmt.is_float else "cleared after"
-        input_quant = ToolInput(fmt, layer.input_axis, rule, zeros=zeros)
-        notes = rule_note(rule, TOOL)
-    return ToolLayer(_values(module), weight_quant, input_quant, scale, notes)
+        input_quant = _activation(*_format(held["input"], "input", layer.input_axis, rank), layer.input_axis)
+    if held["output"] is not None:
+        axis = getattr(getattr(held["output"], "quant_spec", None), "ch_axis", -1)
+        output_quant = _activation(*_format(held["output"], "output", axis, None), axis)
+    rules = dict.fromkeys(quantizer.scale_rule for quantizer in (input_quant, output_quant) if quantizer is not None)
+    notes = [note for rule in rules for note in rule_note(rule, TOOL)]
+    return ToolLayer(_values(module), weight_quant, input_quant, scale, notes, output_quant)
+
+
+def _activation(fmt: GroupFormat, rule: ScaleRule, axis: int) -> ToolInput:
+    zeros = "kept" if "mxfp8" in fmt.name or not fmt.is_float else "cleared after"
+    return ToolInput(fmt, axis, rule, zeros=zeros)
 
 
 def _values(module: nn.Module) -> Tensor:

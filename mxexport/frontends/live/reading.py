@@ -1,6 +1,6 @@
 """A model with live quantized modules of another tool -> the mxexport model of the same values.
 
-Taken are AMD Quark, NVIDIA ModelOpt and microxcaling, recognised by the packages of their classes; AIMET is refused.
+Taken are AMD Quark, NVIDIA ModelOpt, AIMET and microxcaling, recognised by the packages of their classes.
 What the tool itself can compute here decides: weights are the values its own forward multiplies with. What differs:
 
     inputs    the tool's scale rule, exactly. Where it rounds a logarithm (microxcaling; floor and ceil of Quark),
@@ -25,7 +25,7 @@ from mxexport.frontends.inputs import ToolInput
 from mxexport.frontends.live import aimet, microxcaling, modelopt, quark
 from mxexport.frontends.live.layers import float_kind, float_layer, quantized_layer, tool_of
 from mxexport.quant import QUANT_LAYERS, QuantLayer
-from mxexport.quant.report import ConversionReport, FloatLayer, attach, describe
+from mxexport.quant.report import ConversionReport, ConvertedLayer, FloatLayer, attach, describe
 
 _TOOLS: dict[str, ModuleType] = {tool.PACKAGE: tool for tool in (quark, modelopt, microxcaling, aimet)}
 """Package -> the module here that reads it: its `TOOL`, and `read(module, kind)`."""
@@ -39,7 +39,7 @@ def is_fake_quantized(model: object) -> bool:
 def from_fake_quantized(model: nn.Module, *, exact_zeros: bool = False) -> nn.Module:
     """The mxexport model (float32, eval mode, no trainable weights) of a model that another tool has quantized.
 
-    `model` holds live quantized layers of AMD Quark, NVIDIA ModelOpt or microxcaling, and is left as it is.
+    `model` holds live quantized layers of AMD Quark, NVIDIA ModelOpt, AIMET or microxcaling, and is left as it is.
 
     Args:
         model: as the tool left it, calibrated, on the CPU.
@@ -80,7 +80,7 @@ def _replacements(model: nn.Module, exact_zeros: bool) -> tuple[dict[str, nn.Mod
     problems: list[tuple[str, str]] = []
     for name, module in reversed(modules.items()):  # layers before what holds them
         package = _package(module)
-        held = bool(name) and _package(modules.get(name.rpartition(".")[0])) is not None
+        held = any(_package(modules.get(above)) for above in _above(name))
         if package is None or (held and float_kind(module, package) is None):  # a layer answers for its quantizers
             continue
         memo = {id(modules[taken]): new for taken, new in replacements.items()}
@@ -91,6 +91,12 @@ def _replacements(model: nn.Module, exact_zeros: bool) -> tuple[dict[str, nn.Mod
     return replacements, problems[::-1]
 
 
+def _above(name: str) -> list[str]:
+    """Names of the modules that hold the one called `name`."""
+    parts = name.split(".")
+    return [".".join(parts[:count]) for count in range(len(parts))] if name else []
+
+
 def _converted(module: nn.Module, package: str, exact_zeros: bool) -> nn.Module:
     """Ours for a tool's module; they share parameters. Raises UnsupportedError."""
     tool, kind = _TOOLS[package], float_kind(module, package)
@@ -99,13 +105,15 @@ def _converted(module: nn.Module, package: str, exact_zeros: bool) -> nn.Module:
     if any(tensor.is_meta for tensor in (*module.parameters(), *module.buffers())):
         raise UnsupportedError("its tensors are on the meta device and hold no values")
     layer = tool.read(module, kind)
-    plain = float_layer(module, kind, package)
+    plain = float_layer(module, kind, package, getattr(tool, "TABLES", ()))
     if "forward" in vars(plain):
         raise UnsupportedError("its forward was replaced on this object; what it computes now is not known")
     if layer is None:
         return plain
-    if isinstance(layer.input_quant, ToolInput) and not exact_zeros:
-        layer = replace(layer, input_quant=replace(layer.input_quant, zeros="kept"))
+    if not exact_zeros:
+        sides = {"input_quant": layer.input_quant, "output_quant": layer.output_quant}
+        kept = {side: replace(q, zeros="kept") for side, q in sides.items() if isinstance(q, ToolInput)}
+        layer = replace(layer, **kept)
     return quantized_layer(plain, layer)
 
 
@@ -119,11 +127,18 @@ def _tell_lower_precision(model: nn.Module) -> None:
         )
 
 
+def _described(name: str, layer: QuantLayer) -> ConvertedLayer:
+    entry, output = describe(name, layer, "floor"), getattr(layer, "output_quant", None)
+    if output is None:
+        return entry
+    return replace(entry, note=", ".join(filter(None, (entry.note, f"output {output.format.name}"))))
+
+
 def _report(result: nn.Module, taken: set[str]) -> ConversionReport:
     report = ConversionReport()
     for name, module in result.named_modules():
         if isinstance(module, QuantLayer):
-            report.converted.append(describe(name, module, "floor"))
+            report.converted.append(_described(name, module))
         elif name in taken:
             report.left.append(FloatLayer(name, type(module).__name__, "its quantizers are switched off", True))
         elif type(module) in QUANT_LAYERS:
