@@ -1,0 +1,65 @@
+// GELU of I-BERT, one value a cycle: erf by a polynomial of degree two.
+//
+// Equation:  ibert_gelu of benchmarks/integer_designs.py.
+// Latency:   3 cycles and those of mx_wide_mul; one value a cycle sustained.
+// Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
+module ibert_gelu #(
+  parameter int Width = 20,
+  parameter int B     = 2562,      // where |x| is cut off
+  parameter int One   = 7261607,   // erf of it
+  localparam int OutWidth = 45
+) (
+  input  logic                aclk,
+  input  logic                aresetn,
+
+  input  logic                s_axis_tvalid,
+  output logic                s_axis_tready,
+  input  logic [Width-1:0]    s_axis_tdata,
+  input  logic                s_axis_tlast,
+
+  output logic                m_axis_tvalid,
+  input  logic                m_axis_tready,
+  output logic [OutWidth-1:0] m_axis_tdata,
+  output logic                m_axis_tlast
+);
+
+  localparam int Short    = $clog2(B + 1);
+  localparam int GateBits = 25;
+  localparam int Stages   = 3 + mx_pkg::wide_mul_latency(Width, GateBits);
+
+  logic                             en;
+  logic [Stages:1]                  valid_q, last_q;
+  logic [Width-1:0]                 magnitude;
+  logic [3:1][Width-1:0]            x_q;
+  logic [Short-1:0]                 short1_q;
+  logic [2*Short-1:0]               square2_q;
+  logic [GateBits-2:0]              erf;
+  logic signed [GateBits-1:0]       gate3_q;
+  logic signed [Width+GateBits-1:0] product;
+
+  assign en            = !valid_q[Stages] || m_axis_tready;
+  assign s_axis_tready = en;
+  assign m_axis_tvalid = valid_q[Stages];
+  assign m_axis_tlast  = last_q[Stages];
+  assign m_axis_tdata  = product;
+  assign magnitude     = s_axis_tdata[Width-1] ? -s_axis_tdata : s_axis_tdata;
+  assign erf           = x_q[2] == '0 ? '0 : (GateBits - 1)'(One) - (GateBits - 1)'(square2_q);
+
+  always_ff @(posedge aclk) begin
+    if (!aresetn) valid_q <= '0;
+    else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
+    if (en) begin
+      last_q    <= {last_q[Stages-1:1], s_axis_tlast};
+      x_q       <= {x_q[2:1], s_axis_tdata};
+      short1_q  <= magnitude > Width'(B) ? '0 : Short'(B) - Short'(magnitude);
+      square2_q <= short1_q * (2 * Short)'(short1_q);
+      // The step of the definition is negative: so are the numbers.
+      gate3_q   <= -GateBits'(One) - (x_q[2][Width-1] ? -GateBits'(erf) : GateBits'(erf));
+    end
+  end
+
+  mx_wide_mul #(.ABits(Width), .BBits(GateBits)) u_mul (
+    .aclk, .en_i(en), .a_i($signed(x_q[3])), .b_i(gate3_q), .product_o(product)
+  );
+
+endmodule
