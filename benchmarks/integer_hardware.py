@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from common import write
-from integer_designs import DOCUMENT, LENGTH, SPREADS, WIDTH, Design, designs, our_unit, quality, rows
+from integer_designs import DOCUMENT, LENGTH, SOLE_ROOTS, SPREADS, WIDTH, Design, designs, our_unit, quality, rows
 
 from mxexport.errors import MXExportError
 from mxexport.fpga.library import in_order, rtl_sources
@@ -41,7 +41,9 @@ def sources(design: Design) -> list[Path]:
 def parameters(kind: str, name: str, design: Design, directory: Path) -> dict[str, int | str]:
     if name != "ours":
         length = {"K": LENGTH} if kind != "GELU" else {}
-        return {"Width": WIDTH, **length, **design.parameters}
+        tables = {"RootsFile": "roots.mem"} if design.module == "sole_norm" else {}
+        write_mem(directory / "roots.mem", np.array(SOLE_ROOTS)[:, None], 8)
+        return {"Width": WIDTH, **length, **design.parameters, **tables}
     unit, folding = our_unit(kind), Folding(1, 1)
     for memory_kind, memory in unit.memories(folding).items():
         write_mem(directory / f"{memory_kind}.mem", memory.fields, memory.width)

@@ -30,7 +30,7 @@ module ibert_gelu #(
   logic                             en;
   logic [Stages:1]                  valid_q, last_q;
   logic [Width-1:0]                 magnitude;
-  logic [3:1][Width-1:0]            x_q;
+  logic [Width-1:0]                 x_q [1:3];
   logic [Short-1:0]                 short1_q;
   logic [2*Short-1:0]               square2_q;
   logic [GateBits-2:0]              erf;
@@ -50,7 +50,9 @@ module ibert_gelu #(
     else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
     if (en) begin
       last_q    <= {last_q[Stages-1:1], s_axis_tlast};
-      x_q       <= {x_q[2:1], s_axis_tdata};
+      x_q[1]    <= s_axis_tdata;
+      x_q[2]    <= x_q[1];
+      x_q[3]    <= x_q[2];
       short1_q  <= magnitude > Width'(B) ? '0 : Short'(B) - Short'(magnitude);
       square2_q <= short1_q * (2 * Short)'(short1_q);
       // The step of the definition is negative: so are the numbers.
