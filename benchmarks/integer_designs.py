@@ -5,21 +5,21 @@
 Signal to noise ratio in dB against float64. What others compute is written anew here from their papers and golden
 models: I-BERT (Kim et al., 2021): exponentials and erf by second-order polynomials, square roots by Newton's
 iteration; I-ViT (Li and Gu, 2023): exponentials and GELU by shifts, base 2, here with divisions that lose nothing; ITA
-(Islamoglu et al., 2023): 8-bit scores over 8 octaves, beyond which they saturate, powers of two only; SOLE (Wang et al.,
-ICCAD 2023, arXiv 2510.17189): exponentials quantized to powers of two in 4 bits and a division by the leading one of
-their sum (E2Softmax), statistics of a norm of 4-bit magnitudes and a table of squares (AILayerNorm).
+(Islamoglu et al., 2023): 8-bit scores over 8 octaves, beyond which they saturate, powers of two only; SOLE (Wang et
+al., ICCAD 2023, arXiv 2510.17189): exponentials quantized to powers of two in 4 bits and a division by the leading one
+of their sum (E2Softmax), statistics of a norm from 4-bit magnitudes and a table of squares (AILayerNorm).
 
-Of SOLE no golden model is public. Known from the paper and reviews of it: the log2 of an exponential as
-x + x/2 - x/16 by shifts, its 4 bits, the division as 2**-(ky + ks) times 0.818 or 0.568 by whether the sum's mantissa
-reaches 1.5; of AILayerNorm 8-bit inputs whose magnitudes are compressed to 4 bits, a table of 16 squares, sums of values
-and of squares in one pass, and a table for the inverse square root. Assumed here: log2 is rounded to nearest; the sum has
-15 bits below the point; the maximum of a row is known first, while the paper corrects sums as it grows; magnitudes from
-64 on keep their upper four bits and others those from 2 on, cut off; inputs of the norm take the whole of 8 bits by one
-factor a table row (the calibrated scale of the paper; its factors by channel would change nothing on these rows); the
-inverse root has 32 entries an octave pair of 8 bits. Bits put out are 8, as there.
+Of SOLE no golden model is public. Known, from its abstract, a review of it and what others implemented after it: the
+log2 of an exponential as x + x/2 - x/16 by shifts, kept in 4 bits; the division as 2**-(ky + ks) times 0.818 or 0.568,
+by whether the mantissa of the sum reaches 1.5; of AILayerNorm 8-bit inputs, magnitudes compressed to 4 bits, a table of
+16 squares, sums of values and squares in one pass, a table for the inverse root. Assumed here: log2 is rounded to
+nearest; the sum has 15 bits below the point; the maximum of a row is known first, where the paper corrects sums as it
+grows; magnitudes from 64 on keep bits 7 to 4, others bits 5 to 2, cut off; one factor takes the inputs of a norm to 8
+bits (a calibrated scale for each spread; its factors by channel would change nothing on these rows); the inverse root
+has 48 entries of 8 bits over two octaves of the variance; what the norm puts out is not rounded to 8 bits.
 
-All get the same inputs on a grid of 2**-10 (ITA and the norm of SOLE: their 8 bits of them) and put out 8 bits, as there,
-or 16. Every function gives integers, whose steps DESIGNS names. Writes the table of docs/hardware.md;
+All get the same inputs on a grid of 2**-10 (ITA and the norm of SOLE: 8 bits made of them). Softmaxes put out 8 bits, as
+there, or 16. Every function gives integers; `Design.scale` is their step. Writes the table of docs/hardware.md;
 integer_hardware.py adds what each takes in hardware.
 """
 

@@ -5,9 +5,9 @@
 One lane of each: a value a cycle in and out, AXI4-Streams that may stall, rows of 128 of the 20 bits that
 integer_designs.py gives to all. What others compute is plain SystemVerilog of benchmarks/integer_designs, written anew
 on the FIFOs, the maximum and the division that ours have; a row waits in RAM as often as its algorithm has to see it
-before. Counted is everything between the streams: also what takes scores to 8 bits (ITA, the norm of SOLE). Not counted,
-for nobody: gain and offset of a norm (ours has them, of ones and zeros), and what rounds products that others put out in
-full length. Each is simulated and compared with its Python definition, value by value, then goes through Yosys
+before. Counted is everything between the streams, also what makes 8 bits of 20 (ITA, the norm of SOLE). Ours has the
+gain and offset of its norm, of ones and zeros, theirs have none; nobody has what would round products that are put out
+in full length. Each is simulated and compared with its Python definition, value by value, then goes through Yosys
 (`mxexport.fpga.tools.yosys`) and our static timing. Writes the table of docs/hardware.md.
 """
 

@@ -31,7 +31,7 @@ module ibert_softmax #(
   localparam int ExpBits    = 22;
   localparam int ReciprocalBits = 11;  // a sum is 2**21 at least: its largest exponential
   localparam int NearBits   = 15;
-  localparam int Stages     = 6;
+  localparam int Stages     = 7;
 
   // --- exponentials ------------------------------------------------------------------------------------------------
 
@@ -41,10 +41,10 @@ module ibert_softmax #(
   logic [NearBits-1:0]   near1_q, near2_q, near3_q;
   logic [NearBits+14:0]  product2_q;
   logic [4:0]            z3_q;
-  logic [5:4][4:0]       z_q;
+  logic [6:4][4:0]       z_q;
   logic [10:0]           root4_q;
   logic [21:0]           square5_q;
-  logic [ExpBits-1:0]    exp6_q;
+  logic [ExpBits-1:0]    raised6_q, exp7_q;
 
   row_distances #(.Width(Width), .K(K)) u_distances (
     .aclk, .aresetn, .s_valid_i(s_axis_tvalid), .s_ready_o(s_axis_tready), .s_data_i(s_axis_tdata),
@@ -65,9 +65,10 @@ module ibert_softmax #(
       near3_q    <= near2_q;
       z3_q       <= 5'(product2_q >> 24);
       root4_q    <= 11'(NearBits'(B) - near3_q + NearBits'(z3_q * NearBits'(Ln2)));
-      z_q        <= {z_q[4], z3_q};
+      z_q        <= {z_q[5:4], z3_q};
       square5_q  <= root4_q * 22'(root4_q);
-      exp6_q     <= (square5_q + ExpBits'(C)) >> z_q[5];
+      raised6_q  <= square5_q + ExpBits'(C);
+      exp7_q     <= raised6_q >> z_q[6];
     end
   end
 
@@ -83,7 +84,7 @@ module ibert_softmax #(
   logic [ExpBits+ReciprocalBits:0] share_q;
 
   row_sums #(.HeldBits(ExpBits), .TermBits(ExpBits), .ResultBits(ReciprocalBits + 1), .K(K)) u_sums (
-    .aclk, .aresetn, .s_valid_i(valid_q[Stages]), .s_ready_o(e_ready), .held_i(exp6_q), .term_i(exp6_q),
+    .aclk, .aresetn, .s_valid_i(valid_q[Stages]), .s_ready_o(e_ready), .held_i(exp7_q), .term_i(exp7_q),
     .total_valid_o(total_valid), .total_o(total), .result_valid_i(result_valid), .result_i(result),
     .m_valid_o(e_valid), .m_ready_i(out_en), .held_o(e), .result_o(factor), .last_o(e_last)
   );

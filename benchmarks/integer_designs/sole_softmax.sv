@@ -55,7 +55,7 @@ module sole_softmax #(
 
   // --- the sum; of it, the place of its leading one and the bit behind it --------------------------------------------
 
-  logic               total_valid, ks_valid_q, e_valid, e_last, unused;
+  logic               total_valid, ks_valid_q, e_valid, e_last, out_en, unused;
   logic [SumBits-1:0] total;
   logic [TopBits-1:0] top, ks_q;
   logic               half_q;
@@ -71,7 +71,6 @@ module sole_softmax #(
 
   // --- shares ----------------------------------------------------------------------------------------------------------
 
-  logic               out_en;
   logic [2:1]         out_valid_q, out_last_q;
   logic [TopBits:0]   shift1_q;
   logic               half1_q;
