@@ -18,8 +18,8 @@ grows; magnitudes from 64 on keep bits 7 to 4, others bits 5 to 2, cut off; one 
 bits (a calibrated scale for each spread; its factors by channel would change nothing on these rows); the inverse root
 has 48 entries of 8 bits over two octaves of the variance; what the norm puts out is not rounded to 8 bits.
 
-All get the same inputs on a grid of 2**-10 (ITA and the norm of SOLE: 8 bits made of them). Softmaxes put out 8 bits, as
-there, or 16. Every function gives integers; `Design.scale` is their step. Writes the table of docs/hardware.md;
+All get the same inputs on a grid of 2**-10 (ITA and the norm of SOLE: 8 bits made of them). Softmaxes put out 8 bits,
+as there, or 16. Every function gives integers; `Design.scale` is their step. Writes the table of docs/hardware.md;
 integer_hardware.py adds what each takes in hardware.
 """
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MXExportError
-from tests.helpers import every
+from tests.helpers import FULL
 
 BENCHMARKS = str(Path(__file__).resolve().parents[1] / "benchmarks")
 NAMES = (
@@ -38,10 +38,10 @@ def edges(hardware) -> np.ndarray:
     return np.stack([*few, np.full(hardware.LENGTH, -777), largest, small, few[1]])
 
 
-@pytest.mark.parametrize("kind, name", every(NAMES[:8], 1) + every(NAMES[8:], 3))
+@pytest.mark.parametrize("kind, name", NAMES if FULL else NAMES[:8])
 def test_modules_equal_their_definitions(hardware, edges, kind, name):
     design = hardware.designs(hardware.SPREAD)[kind][1][name]
-    given = edges[[0, 1, 2, 6]] if design.module == "root_norm" else edges  # no root of a row of equal values
+    given = np.delete(edges, 3, 0) if design.module == "root_norm" else edges  # no root of a row of equal values
     hardware.compared(kind, name, design, given, stall=0.3)
     assert hardware.compared(kind, name, design, given) == hardware.LENGTH
 
@@ -52,4 +52,4 @@ def test_a_difference_is_named(hardware, edges):
         lambda q: design.compute(q) + (q == q[0, 5]), 1.0, design.module, 8, design.parameters, False
     )
     with pytest.raises(MXExportError, match=r"sole_softmax differs .* first in row 0, place 5"):
-        hardware.compared("softmax", "SOLE", wrong, edges[:1])
+        hardware.compared("softmax", "SOLE", wrong, edges[:2])

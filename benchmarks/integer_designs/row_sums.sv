@@ -4,7 +4,7 @@
 //            row, is what came back as result_i.
 // Latency:   the row, 1 cycle, what makes the result, 1 cycle; one value per cycle sustained as long as the result takes
 //            fewer than K cycles.
-// Handshake: valid and ready; s_ready_o depends on registers only. A total has to be taken.
+// Handshake: valid and ready; s_ready_o is a register. A total has to be taken.
 module row_sums #(
   parameter int HeldBits   = 16,
   parameter int TermBits   = 16,
@@ -33,9 +33,12 @@ module row_sums #(
 );
 
   localparam int BeatBits = $clog2(K);
+  localparam int Depth    = 1 << $clog2(K + 12);
+  localparam int UsedBits = $clog2(Depth + 1);
 
   logic                put, take, in_last, first, held_valid, result_valid;
   logic [BeatBits-1:0] in_q, out_q;
+  logic [UsedBits-1:0] used_q;
 
   assign put       = s_valid_i && s_ready_o;
   assign in_last   = in_q == BeatBits'(K - 1);
@@ -44,8 +47,8 @@ module row_sums #(
   assign take      = m_valid_o && m_ready_i;
   assign last_o    = out_q == BeatBits'(K - 1);
 
-  mx_fifo #(.Width(HeldBits), .Depth(1 << $clog2(K + 8))) u_held (
-    .aclk, .aresetn, .s_axis_tvalid(s_valid_i), .s_axis_tready(s_ready_o), .s_axis_tdata(held_i), .s_axis_tlast(1'b0),
+  mx_fifo #(.Width(HeldBits), .Depth(Depth)) u_held (
+    .aclk, .aresetn, .s_axis_tvalid(put), .s_axis_tready(), .s_axis_tdata(held_i), .s_axis_tlast(1'b0),
     .m_axis_tvalid(held_valid), .m_axis_tready(take), .m_axis_tdata(held_o), .m_axis_tlast()
   );
   mx_fifo #(.Width(ResultBits), .Depth(4)) u_results (  // one for each row that has a value in u_held
@@ -58,7 +61,11 @@ module row_sums #(
       in_q          <= '0;
       out_q         <= '0;
       total_valid_o <= 1'b0;
+      used_q        <= '0;
+      s_ready_o     <= 1'b1;
     end else begin
+      used_q        <= used_q + UsedBits'(put) - UsedBits'(take);
+      s_ready_o     <= used_q < UsedBits'(Depth - 4);  // a register: pipelines before it are held by it
       if (put) in_q <= in_last ? '0 : in_q + 1'b1;
       if (take) out_q <= last_o ? '0 : out_q + 1'b1;
       total_valid_o <= put && in_last;
