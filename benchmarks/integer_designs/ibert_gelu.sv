@@ -1,7 +1,7 @@
 // GELU of I-BERT, one value a cycle: erf by a polynomial of degree two.
 //
 // Equation:  ibert_gelu of benchmarks/integer_designs.py.
-// Latency:   3 cycles and those of mx_wide_mul; one value a cycle sustained.
+// Latency:   4 cycles and those of mx_wide_mul; one value a cycle sustained.
 // Handshake: AXI4-Stream; s_axis_tready depends on m_axis_tready.
 module ibert_gelu #(
   parameter int Width = 20,
@@ -25,16 +25,16 @@ module ibert_gelu #(
 
   localparam int Short    = $clog2(B + 1);
   localparam int GateBits = 25;
-  localparam int Stages   = 3 + mx_pkg::wide_mul_latency(Width, GateBits);
+  localparam int Stages   = 4 + mx_pkg::wide_mul_latency(Width, GateBits);
 
   logic                             en;
   logic [Stages:1]                  valid_q, last_q;
-  logic [Width-1:0]                 magnitude;
-  logic [Width-1:0]                 x_q [1:3];
-  logic [Short-1:0]                 short1_q;
-  logic [2*Short-1:0]               square2_q;
+  logic [Width-1:0]                 magnitude1_q;
+  logic [Width-1:0]                 x_q [1:4];
+  logic [Short-1:0]                 short2_q;
+  logic [2*Short-1:0]               square3_q;
   logic [GateBits-2:0]              erf;
-  logic signed [GateBits-1:0]       gate3_q;
+  logic signed [GateBits-1:0]       gate4_q;
   logic signed [Width+GateBits-1:0] product;
 
   assign en            = !valid_q[Stages] || m_axis_tready;
@@ -42,26 +42,27 @@ module ibert_gelu #(
   assign m_axis_tvalid = valid_q[Stages];
   assign m_axis_tlast  = last_q[Stages];
   assign m_axis_tdata  = product;
-  assign magnitude     = s_axis_tdata[Width-1] ? -s_axis_tdata : s_axis_tdata;
-  assign erf           = x_q[2] == '0 ? '0 : (GateBits - 1)'(One) - (GateBits - 1)'(square2_q);
+  assign erf           = x_q[3] == '0 ? '0 : (GateBits - 1)'(One) - (GateBits - 1)'(square3_q);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
     else if (en) valid_q <= {valid_q[Stages-1:1], s_axis_tvalid};
     if (en) begin
-      last_q    <= {last_q[Stages-1:1], s_axis_tlast};
-      x_q[1]    <= s_axis_tdata;
-      x_q[2]    <= x_q[1];
-      x_q[3]    <= x_q[2];
-      short1_q  <= magnitude > Width'(B) ? '0 : Short'(B) - Short'(magnitude);
-      square2_q <= short1_q * (2 * Short)'(short1_q);
+      last_q       <= {last_q[Stages-1:1], s_axis_tlast};
+      x_q[1]       <= s_axis_tdata;
+      x_q[2]       <= x_q[1];
+      x_q[3]       <= x_q[2];
+      x_q[4]       <= x_q[3];
+      magnitude1_q <= s_axis_tdata[Width-1] ? -s_axis_tdata : s_axis_tdata;
+      short2_q     <= magnitude1_q > Width'(B) ? '0 : Short'(B) - Short'(magnitude1_q);
+      square3_q    <= short2_q * (2 * Short)'(short2_q);
       // The step of the definition is negative: so are the numbers.
-      gate3_q   <= -GateBits'(One) - (x_q[2][Width-1] ? -GateBits'(erf) : GateBits'(erf));
+      gate4_q      <= -GateBits'(One) - (x_q[3][Width-1] ? -GateBits'(erf) : GateBits'(erf));
     end
   end
 
   mx_wide_mul #(.ABits(Width), .BBits(GateBits)) u_mul (
-    .aclk, .en_i(en), .a_i($signed(x_q[3])), .b_i(gate3_q), .product_o(product)
+    .aclk, .en_i(en), .a_i($signed(x_q[4])), .b_i(gate4_q), .product_o(product)
   );
 
 endmodule

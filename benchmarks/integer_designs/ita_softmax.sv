@@ -29,27 +29,27 @@ module ita_softmax #(
   // --- scores of eight bits ------------------------------------------------------------------------------------------
 
   logic                               en, x_ready, d_valid, d_ready;
-  logic [3:1]                         valid_q;
+  logic [4:1]                         valid_q;
   logic signed [Width-1:0]            x1_q;
-  logic signed [Width+FactorBits-1:0] product2_q, rounded;
-  logic [7:0]                         x3_q, d;
+  logic signed [Width+FactorBits-1:0] product2_q, rounded3_q;
+  logic [7:0]                         x4_q, d;
 
-  assign en            = !valid_q[3] || x_ready;
+  assign en            = !valid_q[4] || x_ready;
   assign s_axis_tready = en;
-  assign rounded       = (product2_q + (Width + FactorBits)'(1 << 23)) >>> 24;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[2:1], s_axis_tvalid};
+    else if (en) valid_q <= {valid_q[3:1], s_axis_tvalid};
     if (en) begin
       x1_q       <= s_axis_tdata;
       product2_q <= x1_q * $signed(FactorBits'(Factor));
-      x3_q       <= rounded > 127 ? 8'h7f : rounded < -128 ? 8'h80 : rounded[7:0];
+      rounded3_q <= (product2_q + (Width + FactorBits)'(1 << 23)) >>> 24;
+      x4_q       <= rounded3_q > 127 ? 8'h7f : rounded3_q < -128 ? 8'h80 : rounded3_q[7:0];
     end
   end
 
   row_distances #(.Width(8), .K(K)) u_distances (
-    .aclk, .aresetn, .s_valid_i(valid_q[3]), .s_ready_o(x_ready), .s_data_i(x3_q),
+    .aclk, .aresetn, .s_valid_i(valid_q[4]), .s_ready_o(x_ready), .s_data_i(x4_q),
     .m_valid_o(d_valid), .m_ready_i(d_ready), .m_data_o(d)
   );
 

@@ -35,31 +35,34 @@ module sole_norm #(
   // --- inputs of eight bits, and their squares --------------------------------------------------------------------------
 
   logic                               en, sum_ready;
-  logic [4:1]                         valid_q;
+  logic [6:1]                         valid_q;
   logic signed [Width-1:0]            x1_q;
-  logic signed [Width+FactorBits-1:0] product2_q, rounded;
-  logic signed [7:0]                  x3_q, x4_q;
-  logic [6:0]                         magnitude;
+  logic signed [Width+FactorBits-1:0] product2_q, rounded3_q;
+  logic signed [7:0]                  x4_q, x5_q, x6_q;
+  logic [6:0]                         magnitude5_q;
+  logic [3:0]                         four;
   logic [7:0]                         square;
   logic                               upper;
-  logic [SquareBits-1:0]              square4_q;
+  logic [SquareBits-1:0]              square6_q;
 
-  assign en            = !valid_q[4] || sum_ready;
+  assign en            = !valid_q[6] || sum_ready;
   assign s_axis_tready = en;
-  assign rounded       = (product2_q + (Width + FactorBits)'(1 << 15)) >>> 16;
-  assign magnitude     = 7'(x3_q[7] ? -x3_q : x3_q);
-  assign upper         = magnitude[6];
-  assign square        = upper ? 8'(magnitude[6:4]) * 8'(magnitude[6:4]) : 8'(magnitude[5:2]) * 8'(magnitude[5:2]);
+  assign upper         = magnitude5_q[6];
+  assign four          = upper ? 4'(magnitude5_q[6:4]) : magnitude5_q[5:2];
+  assign square        = four * 8'(four);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
-    else if (en) valid_q <= {valid_q[3:1], s_axis_tvalid};
+    else if (en) valid_q <= {valid_q[5:1], s_axis_tvalid};
     if (en) begin
-      x1_q       <= s_axis_tdata;
-      product2_q <= x1_q * $signed(FactorBits'(Factor));
-      x3_q       <= rounded > 127 ? 8'sd127 : rounded < -127 ? -8'sd127 : rounded[7:0];
-      x4_q       <= x3_q;
-      square4_q  <= upper ? SquareBits'({square, 8'h00}) : SquareBits'({square, 4'h0});
+      x1_q         <= s_axis_tdata;
+      product2_q   <= x1_q * $signed(FactorBits'(Factor));
+      rounded3_q   <= (product2_q + (Width + FactorBits)'(1 << 15)) >>> 16;
+      x4_q         <= rounded3_q > 127 ? 8'sd127 : rounded3_q < -127 ? -8'sd127 : rounded3_q[7:0];
+      x5_q         <= x4_q;
+      magnitude5_q <= 7'(x4_q[7] ? -x4_q : x4_q);
+      x6_q         <= x5_q;
+      square6_q    <= upper ? SquareBits'({square, 8'h00}) : SquareBits'({square, 4'h0});
     end
   end
 
@@ -76,7 +79,7 @@ module sole_norm #(
   logic [2*SumBits+1:0]       squared1_q;
   logic [VarBits-1:0]         scaled1_q, variance2_q;
   logic [HalfBits-1:0]        half, half3_q, half4_q;
-  logic [5:0]                 index3_q;
+  logic [5:0]                 index4_q;
   logic [7:0]                 root;
   logic [(VarBits+1)/2-1:0]   pairs;
   logic [SumBits+HalfBits+7:0] result;
@@ -86,12 +89,12 @@ module sole_norm #(
   logic [7:0]                 y_root;
   logic                       unused;
 
-  assign put      = valid_q[4] && sum_ready;
+  assign put      = valid_q[6] && sum_ready;
   assign first_q  = place_q == '0;
   assign centered = $signed({sum_q[SumBits-1], sum_q});
 
   row_sums #(.HeldBits(8), .TermBits(TermBits), .ResultBits(SumBits + HalfBits + 8), .K(K)) u_sums (
-    .aclk, .aresetn, .s_valid_i(valid_q[4]), .s_ready_o(sum_ready), .held_i(x4_q), .term_i(square4_q),
+    .aclk, .aresetn, .s_valid_i(valid_q[6]), .s_ready_o(sum_ready), .held_i(x6_q), .term_i(square6_q),
     .total_valid_o(total_valid), .total_o(squares), .result_valid_i(made_q[4]), .result_i(result),
     .m_valid_o(y_valid), .m_ready_i(out_en), .held_o(x), .result_o({y_sum, y_half, y_root}), .last_o(y_last)
   );
@@ -105,7 +108,7 @@ module sole_norm #(
   end
   mx_leading_one #(.Width((VarBits + 1) / 2)) u_half (.data_i(pairs), .top_o(half), .zero_o(unused));
   mx_rom #(.Width(8), .Depth(48), .BlockDepth(256), .File(RootsFile)) u_roots (
-    .aclk, .en_i(1'b1), .addr_i(index3_q), .data_o(root)
+    .aclk, .en_i(1'b1), .addr_i(index4_q), .data_o(root)
   );
   assign result = {sum4_q, half4_q, root};
 
@@ -117,7 +120,7 @@ module sole_norm #(
       if (put) place_q <= place_q + 1'b1;
       made_q <= {made_q[3:1], total_valid};
     end
-    if (put) sum_q <= (first_q ? '0 : sum_q) + SumBits'(x4_q);
+    if (put) sum_q <= (first_q ? '0 : sum_q) + SumBits'(x6_q);
     // The row before is complete in the cycle in which total_valid is high.
     scaled1_q   <= VarBits'(squares) << Log;
     squared1_q  <= centered * (2 * SumBits + 2)'(centered);
@@ -125,7 +128,7 @@ module sole_norm #(
     variance2_q <= VarBits'(squared1_q) >= scaled1_q ? VarBits'(1) : scaled1_q - VarBits'(squared1_q);
     sum2_q      <= sum1_q;
     half3_q     <= half;
-    index3_q    <= 6'({variance2_q, 4'h0} >> {half, 1'b0}) - 6'd16;
+    index4_q    <= 6'({variance2_q, 4'h0} >> {half, 1'b0}) - 6'd16;
     sum3_q      <= sum2_q;
     half4_q     <= half3_q;
     sum4_q      <= sum3_q;
