@@ -234,7 +234,7 @@ def norms(spread: float) -> dict[str, Design]:
     return {
         "I-BERT": Design(partial(newton_norm, start=2**16, steps=20), scale, "root_norm", 32),
         "I-ViT": Design(partial(newton_norm, start=2**16, steps=10), scale, "root_norm", 32),
-        "SOLE": Design(partial(sole_norm, factor=factor), 2.0**-8, "sole_norm", 14, {"Factor": factor}),
+        "SOLE": Design(partial(sole_norm, factor=factor), 2.0**-8, "sole_norm", 24, {"Factor": factor}),
     }
 
 

@@ -34,7 +34,7 @@ def edges(hardware) -> np.ndarray:
     """Rows of every spread, one of equal values, one with the largest and the smallest, one of small ones."""
     few = np.concatenate([hardware.rows(spread, 1) for spread in hardware.SPREADS])
     largest = np.where(np.arange(hardware.LENGTH) % 2, 2**19 - 1, -(2**19))
-    small = np.arange(hardware.LENGTH) % 5 - 2
+    small = (np.arange(hardware.LENGTH) % 5 - 2) * 85
     return np.stack([*few, np.full(hardware.LENGTH, -777), largest, small, few[1]])
 
 

@@ -33,7 +33,7 @@ module ibert_gelu #(
   logic [Width-1:0]                 x_q [1:4];
   logic [Short-1:0]                 short2_q;
   logic [2*Short-1:0]               square3_q;
-  logic [GateBits-2:0]              erf;
+  logic                             minus3_q;
   logic signed [GateBits-1:0]       gate4_q;
   logic signed [Width+GateBits-1:0] product;
 
@@ -42,7 +42,6 @@ module ibert_gelu #(
   assign m_axis_tvalid = valid_q[Stages];
   assign m_axis_tlast  = last_q[Stages];
   assign m_axis_tdata  = product;
-  assign erf           = x_q[3] == '0 ? '0 : (GateBits - 1)'(One) - (GateBits - 1)'(square3_q);
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_q <= '0;
@@ -56,8 +55,11 @@ module ibert_gelu #(
       magnitude1_q <= s_axis_tdata[Width-1] ? -s_axis_tdata : s_axis_tdata;
       short2_q     <= magnitude1_q > Width'(B) ? '0 : Short'(B) - Short'(magnitude1_q);
       square3_q    <= short2_q * (2 * Short)'(short2_q);
-      // The step of the definition is negative: so are the numbers.
-      gate4_q      <= -GateBits'(One) - (x_q[3][Width-1] ? -GateBits'(erf) : GateBits'(erf));
+      minus3_q     <= x_q[2][Width-1];
+      // -(One + erf(x)), with erf = One - square of positive x and its negative of others: the step is negative. What
+      // stands here of x = 0 does not matter.
+      gate4_q      <= (minus3_q ? ~GateBits'(square3_q) : GateBits'(square3_q))
+                      + (minus3_q ? GateBits'(1) : -GateBits'(2 * One));
     end
   end
 

@@ -1,4 +1,4 @@
-// Softmax of I-BERT, one score a cycle: exp by a polynomial of degree two on (-ln 2, 0] and a shift, one reciprocal a row.
+// Softmax of I-BERT, one score a cycle: exp by a polynomial of degree two on (-ln 2, 0] and a shift, a reciprocal a row.
 //
 // Equation:  ibert_softmax of benchmarks/integer_designs.py. z = d / Ln2 is a product with Inverse, exact for the
 //            distances that are left after the limit of 30 * Ln2.
@@ -33,7 +33,7 @@ module ibert_softmax #(
   localparam int NearBits   = 15;
   localparam int Stages     = 7;
 
-  // --- exponentials ------------------------------------------------------------------------------------------------
+  // --- exponentials --------------------------------------------------------------------------------------------------
 
   logic                  d_valid, d_ready, en;
   logic [Width-1:0]      d;
@@ -72,7 +72,7 @@ module ibert_softmax #(
     end
   end
 
-  // --- their sum, its reciprocal, shares ----------------------------------------------------------------------------
+  // --- their sum, its reciprocal, shares -----------------------------------------------------------------------------
 
   logic                          total_valid, result_valid, e_valid, e_last, out_en;
   logic [ExpBits+$clog2(K)-1:0]  total;

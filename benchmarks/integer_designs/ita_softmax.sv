@@ -1,4 +1,4 @@
-// Softmax of ITA, one score a cycle: scores of eight bits over eight octaves, shares by one reciprocal a row and a shift.
+// Softmax of ITA, one score a cycle: scores of eight bits over eight octaves, shares by a reciprocal a row and a shift.
 //
 // Equation:  ita_softmax of benchmarks/integer_designs.py; Factor / 2**24 takes a score to 32 steps an octave.
 // Latency:   rows wait twice: until their maximum is known, and their sum.
@@ -53,7 +53,7 @@ module ita_softmax #(
     .m_valid_o(d_valid), .m_ready_i(d_ready), .m_data_o(d)
   );
 
-  // --- the sum of powers of two, its reciprocal, shares ----------------------------------------------------------------
+  // --- the sum of powers of two, its reciprocal, shares --------------------------------------------------------------
 
   logic               total_valid, result_valid, e_valid, e_last, out_en;
   logic [SumBits-1:0] total;

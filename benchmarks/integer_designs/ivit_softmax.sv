@@ -1,4 +1,4 @@
-// Shiftmax of I-ViT, one score a cycle: 2**-p as a whole octave and a straight line, every share by a division of its own.
+// Shiftmax of I-ViT, one score a cycle: 2**-p as a whole octave and a straight line, a division for every share.
 //
 // Equation:  ivit_softmax of benchmarks/integer_designs.py. Exponentials wait as a mantissa and an octave.
 // Latency:   rows wait twice: until their maximum is known, and their sum; then OutBits + 2 cycles of a division that

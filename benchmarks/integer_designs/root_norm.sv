@@ -1,8 +1,9 @@
-// LayerNorm of I-BERT and I-ViT, one value a cycle: the mean rounded, an integer root of the sum of squares, 31 bits of its
-// inverse.
+// LayerNorm of I-BERT and I-ViT, one value a cycle: the mean rounded, an integer root of the sum of squares, 31 bits of
+// its inverse.
 //
-// Equation:  newton_norm of benchmarks/integer_designs.py. Newton's iteration ends at the root rounded down; a bit of it a
-//            cycle gives the same in 24 cycles, where every step of Newton is a division.
+// Equation:  newton_norm of benchmarks/integer_designs.py. Newton's iteration ends at the root rounded down
+//            (one above it where the sum is one below a square and steps are left); a bit of it a cycle gives the same in
+//            24 cycles, where every step of Newton is a division.
 // Latency:   rows wait twice: until their mean is known, and their sum of squares.
 // Handshake: AXI4-Stream; rows are counted, s_axis_tlast is not read.
 module root_norm #(
@@ -30,7 +31,7 @@ module root_norm #(
   localparam int SquareBits = 2 * Width + 1;
   localparam int RootBits   = (SquareBits + Log + 1) / 2;
 
-  // --- the mean: sums are unsigned, of values whose sign bit is turned ------------------------------------------------
+  // --- the mean: sums are unsigned, of values whose sign bit is turned -----------------------------------------------
 
   logic                        mean_found, mean_q_valid, x_valid, en, sq_ready;
   logic [SumBits-1:0]          sum;
@@ -67,7 +68,7 @@ module root_norm #(
     end
   end
 
-  // --- the root of the sum of squares, and 2**31 by it ----------------------------------------------------------------
+  // --- the root of the sum of squares, and 2**31 by it ---------------------------------------------------------------
 
   logic                        total_valid, root_valid, result_valid, d_valid, d_last, out_en;
   logic [SquareBits+Log-1:0]   total;
@@ -87,7 +88,7 @@ module root_norm #(
     .aclk, .aresetn, .valid_i(root_valid), .divisor_i(root), .valid_o(result_valid), .quotient_o(result)
   );
 
-  // --- out ---------------------------------------------------------------------------------------------------------------
+  // --- out -----------------------------------------------------------------------------------------------------------
 
   localparam int Multiply = mx_pkg::wide_mul_latency(Deviation, 33);
   localparam int Stages   = Multiply + 1;

@@ -2,8 +2,8 @@
 //
 // Equation:  total_o = sum of the terms of a row, when total_valid_o is high; result_o, beside every held value of that
 //            row, is what came back as result_i.
-// Latency:   the row, 1 cycle, what makes the result, 1 cycle; one value per cycle sustained as long as the result takes
-//            fewer than K cycles.
+// Latency:   the row, 1 cycle, what makes the result, 1 cycle; one value per cycle sustained as long as the result
+//            takes fewer than K cycles.
 // Handshake: valid and ready; s_ready_o is a register. A total has to be taken.
 module row_sums #(
   parameter int HeldBits   = 16,

@@ -9,7 +9,7 @@ module sole_norm #(
   parameter int K      = 128,  // a power of two
   parameter int Factor = 1204,
   parameter string RootsFile = "",
-  localparam int OutWidth = 14
+  localparam int OutWidth = 24
 ) (
   input  logic                aclk,
   input  logic                aresetn,
@@ -32,7 +32,7 @@ module sole_norm #(
   localparam int HalfBits   = $clog2((VarBits + 1) / 2);
   localparam int SumBits    = 8 + Log;
 
-  // --- inputs of eight bits, and their squares --------------------------------------------------------------------------
+  // --- inputs of eight bits, and their squares -----------------------------------------------------------------------
 
   logic                               en, sum_ready;
   logic [6:1]                         valid_q;
@@ -66,13 +66,13 @@ module sole_norm #(
     end
   end
 
-  // --- their sums: of values unsigned, 128 more each ----------------------------------------------------------------------
+  // --- their sums, the variance, its inverse root --------------------------------------------------------------------
 
   localparam int TermBits = SquareBits;
   logic                       total_valid, y_valid, y_last, out_en, found_q;
   logic [TermBits+Log-1:0]    squares;
   logic [SumBits-1:0]         sum_q, sum1_q, sum2_q, sum3_q, sum4_q;
-  logic                       first_q, put;
+  logic                       first, put;
   logic [Log-1:0]             place_q;
   logic [4:1]                 made_q;
   logic signed [SumBits:0]    centered;
@@ -90,7 +90,7 @@ module sole_norm #(
   logic                       unused;
 
   assign put      = valid_q[6] && sum_ready;
-  assign first_q  = place_q == '0;
+  assign first  = place_q == '0;
   assign centered = $signed({sum_q[SumBits-1], sum_q});
 
   row_sums #(.HeldBits(8), .TermBits(TermBits), .ResultBits(SumBits + HalfBits + 8), .K(K)) u_sums (
@@ -120,7 +120,7 @@ module sole_norm #(
       if (put) place_q <= place_q + 1'b1;
       made_q <= {made_q[3:1], total_valid};
     end
-    if (put) sum_q <= (first_q ? '0 : sum_q) + SumBits'(x6_q);
+    if (put) sum_q <= (first ? '0 : sum_q) + SumBits'(x6_q);
     // The row before is complete in the cycle in which total_valid is high.
     scaled1_q   <= VarBits'(squares) << Log;
     squared1_q  <= centered * (2 * SumBits + 2)'(centered);
@@ -134,7 +134,7 @@ module sole_norm #(
     sum4_q      <= sum3_q;
   end
 
-  // --- out ---------------------------------------------------------------------------------------------------------------
+  // --- out -----------------------------------------------------------------------------------------------------------
 
   logic [3:1]                    out_valid_q, out_last_q;
   logic signed [SumBits+1:0]     deviation1_q;

@@ -1,4 +1,4 @@
-// E2Softmax of SOLE, one score a cycle: exponentials as four-bit powers of two, a division by the leading one of their sum.
+// E2Softmax of SOLE, one score a cycle: exponentials as four-bit powers of two, a division by the leading one of a sum.
 //
 // Equation:  sole_softmax of benchmarks/integer_designs.py.
 // Latency:   rows wait twice: until their maximum is known, and their sum.
@@ -69,7 +69,7 @@ module sole_softmax #(
   );
   mx_leading_one #(.Width(SumBits)) u_top (.data_i(total), .top_o(top), .zero_o(unused));
 
-  // --- shares ----------------------------------------------------------------------------------------------------------
+  // --- shares --------------------------------------------------------------------------------------------------------
 
   logic [2:1]         out_valid_q, out_last_q;
   logic [TopBits:0]   shift1_q;
