@@ -1,4 +1,4 @@
-// Softmax of I-BERT, one score a cycle: exp by a polynomial of degree two on (-ln 2, 0] and a shift, a reciprocal a row.
+// Softmax of I-BERT, one score a cycle: exp by a parabola on (-ln 2, 0] and a shift, a reciprocal a row
 //
 // Equation:  ibert_softmax of benchmarks/integer_designs.py. z = d / Ln2 is a product with Inverse, exact for the
 //            distances that are left after the limit of 30 * Ln2.

@@ -2,8 +2,8 @@
 // its inverse.
 //
 // Equation:  newton_norm of benchmarks/integer_designs.py. Newton's iteration ends at the root rounded down
-//            (one above it where the sum is one below a square and steps are left); a bit of it a cycle gives the same in
-//            24 cycles, where every step of Newton is a division.
+//            (or one above, where the sum is one below a square and steps are left); a bit of it a cycle gives the same
+//            in 24 cycles, where every step of Newton is a division.
 // Latency:   rows wait twice: until their mean is known, and their sum of squares.
 // Handshake: AXI4-Stream; rows are counted, s_axis_tlast is not read.
 module root_norm #(
