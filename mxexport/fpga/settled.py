@@ -78,7 +78,7 @@ def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
                 yield from ((node, i) for i, v in enumerate(node.inputs) if v in shaped and constant(v) is None)
         elif not shaped.isdisjoint(inputs) or not is_side(node):
             shaped.update(node.outputs)
-            if graph.is_ours(node, graph.QUANTIZERS):
+            if graph.is_ours(node, graph.QUANTIZERS | graph.SCALES):
                 yield from ((node, i) for i, v in enumerate(node.inputs[:1]) if v in shaped)
 
 
