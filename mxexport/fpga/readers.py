@@ -6,7 +6,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from mxexport.fpga.unit import Refused
-from mxexport.fpga.views import View
+from mxexport.fpga.views import BATCH, Axis, View
+from mxexport.fpga.weights import weight_quantizer
 from mxexport.model.editing import sole_user
 from mxexport.model.graph import QUANTIZERS, is_ours
 from mxexport.model.rewriting import attribute, is_op
@@ -48,3 +49,32 @@ def wanted_last(node: ir.Node, view: View) -> int | None:
     if is_ours(node, QUANTIZERS) or is_op(node, "Softmax", "LayerNormalization", "RMSNormalization"):
         return attribute(node, "axis", -1) % len(view.axes)
     return None
+
+
+def order_for_product(value: ir.Value, view: View) -> tuple[int, bool] | None:
+    """How blocks `value` of a stream with that view come as the product of two streams wants them that reads them,
+    vector by vector, head by head: so many atoms first become last, and then blocks run along vectors, or (True) along
+    what comes first, as MXQuantizeTokens makes them. None where no such product reads them, or no order will do."""
+    turns = range(1, len(view.atoms))
+    for first, by_tokens in ((0, False), (0, True), *((i, kind) for kind in (False, True) for i in turns)):
+        turned = view.rotated(first) if first else view
+        if (wanted := _wanted(value, turned)) is None:
+            return None
+        order = [a for group in turned.groups()[::-1] for a in group] if by_tokens else list(turned.atoms)
+        if order == list(wanted):
+            return first, by_tokens
+    return None
+
+
+def _wanted(value: ir.Value, view: View) -> Axis | None:
+    """The atoms of an operand of a product of two streams in the order that it takes."""
+    product, read, there = reader(value, view)
+    if not is_op(product, "MatMul") or len(there.axes) < 3 or there.axes[0] != (BATCH,):
+        return None
+    at = 0 if product.inputs[0] is read else 1
+    other = product.inputs[1 - at]
+    if weight_quantizer(other) is not None and (other.shape is None or len(other.shape) < 3):
+        return None  # a weight
+    heads = tuple(a for axis in there.axes[1:-2] for a in axis if not a.repeated)
+    vectors, summed = (-2, -1) if at == 0 else (-1, -2)
+    return (*there.axes[vectors], *heads, *there.axes[summed])

@@ -13,7 +13,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, shift_right
 from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.readers import reader
+from mxexport.fpga.readers import order_for_product, reader
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings
@@ -81,6 +81,9 @@ class Quantize:
         x = node.inputs[0]
         source = low.wide(low.sequences(x), node)
         axis = groups.normalize_axis(found.axis, len(source.view.axes))
+        turn, by_tokens = order_for_product(node.outputs[0], source.view) or (0, False)
+        if turn and not by_tokens:
+            source = low.rotated(source, turn)
         source = low.last(source, axis)
         if len(source.shape) == 1 and len(source.view.axes) > 2:  # one vector of tokens is a vector still
             source = low.shaped(source, (1, *source.shape))

@@ -24,17 +24,17 @@ def lower_reduction(node: ir.Node, low: Lowering, make: Callable[[Wide, Window],
     rank = len(source.view.axes)
     if axes is None or 0 in [axis % rank for axis in axes]:
         raise Refused(f"it looks at axes {axes} of {source.view}; expected some that are named, and not the batch")
-    axes = sorted(axis % rank for axis in axes)
-    before, along, inside = source.view.around(*axes)
-    column = before == 1  # tokens: of an image of one column, as other pools see them
-    image = low.shaped(source, (along, 1, inside) if column else (before, along, inside))
-    window = Window((along, 1)) if column else Window((1, along))
-    made = low.add(lambda t: make(t, window), [image], node, "pool", ("pool",), (before, 1, inside), view=source.view)
-    view = source.view
+    axes, view = sorted(axis % rank for axis in axes), source.view
+    if any(view.axes[axis] for axis in axes):  # else of one entry each: nothing is left to do
+        before, along, inside = view.around(*axes)
+        column = before == 1  # tokens: of an image of one column, as other pools see them
+        image = low.shaped(source, (along, 1, inside) if column else (before, along, inside))
+        window = Window((along, 1)) if column else Window((1, along))
+        source = low.add(lambda t: make(t, window), [image], node, "pool", ("pool",), (before, 1, inside), view=view)
     for axis in axes[::-1]:
         view = view.cut(axis, 1)
     if not attribute(node, "keepdims", 1):
         for axis in axes[::-1]:
             view = view.without(axis)
-    low.bind(node.outputs[0], replace(made, view=view))
+    low.bind(node.outputs[0], replace(source, view=view))
     return True
