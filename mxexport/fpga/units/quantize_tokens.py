@@ -59,7 +59,7 @@ class QuantizeTokens:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
         found = dynamic_quantizer(node)
         source = low.rotated(low.wide(source, node), turn) if turn else source
-        sizes = source.view.sizes()
+        sizes = source.view.sizes() if source.view.axes[axis] else (1, *source.view.sizes())  # one token is one, too
         if len(sizes) not in (2, 3) or sizes[0] != size_of(source.view.axes[axis]):
             raise Refused(f"groups run along axis {axis} of {source.view}; expected tokens, of one or several heads")
         wide = low.shaped(low.wide(source, node), sizes)
