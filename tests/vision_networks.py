@@ -119,15 +119,15 @@ class AmongChannels(nn.Module):
 
 
 class Pooled(nn.Module):
-    """What a neighbourhood has more than a pixel; at the border it is smaller (PoolFormer)."""
+    """What a neighbourhood has more than a pixel, at the border a smaller one; norms of whole frames (PoolFormer)."""
 
     def __init__(self, width: int = 16):
         super().__init__()
         self.conv, self.pool = nn.Conv2d(3, width, 2, 2), nn.AvgPool2d(3, 1, 1, count_include_pad=False)
-        self.mix, self.head = nn.Conv2d(width, width, 1), nn.Linear(width, 4)
+        self.mix, self.head, self.norm = nn.Conv2d(width, width, 1), nn.Linear(width, 4), nn.GroupNorm(1, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x)
+        x = self.norm(self.conv(x))
         x = x + self.pool(x) - x
         return self.head(functional.gelu(self.mix(x)).mean((2, 3)))
 

@@ -45,9 +45,7 @@ class Norm:
     status = {}
     memory_kinds = ("gain", "offset", "roots", "slopes")
     vectorwise = True
-    lowers = tuple(
-        ("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
-    )
+    lowers = tuple(("", name) for name in norm_patterns.FIRST)
 
     source: Wide
     center: bool
@@ -306,6 +304,8 @@ def _along_channels(found: norm_patterns.Normalization, node: ir.Node, low: Lowe
     source = low.sequences(found.x)
     if source.view is None:
         return source
+    if set(source.view.axes[found.axis]) == set(source.view.atoms):  # a whole frame: in any order
+        return low.shaped(low.wide(source, node), (math.prod(source.shape),))
     return low.last(low.wide(source, node), found.axis)
 
 
