@@ -55,6 +55,7 @@ def count_padding(model: ir.Model) -> bool:
         out, given = node.outputs[0], {name: a.value for name, a in node.attributes.items()}
         given["count_include_pad"] = 1
         pool = editor.node("AveragePool", list(node.inputs), given, name=f"{node.name}_padded", like=out, before=node)
+        shares = shares if np.ptp(shares) else shares.reshape(-1)[:1].reshape([1] * shares.ndim)
         factors = editor.constant(f"{node.name}_counts", (1 / shares).astype(np.float32)[None, None])
         editor.take_over(out, editor.node("Mul", [pool, factors], name=f"{node.name}_counted", like=out, before=node))
         editor.drop(node)
