@@ -69,3 +69,30 @@ def test_groups_that_cut_blocks_with_two_scales_are_refused(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 96, 1), nn.ReLU(), nn.Conv2d(96, 96, 1, groups=2), nn.ReLU())
     with pytest.raises(UnsupportedError, match="2 groups of 48 channels cut blocks of 32.*a multiple of 32"):
         compiled(network, {"x": torch.randn(4, 3, 4, 4)}, ("mxint8",) * 2, tmp_path)
+
+
+def test_norms_of_several_groups_are_refused(tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 32, 1), nn.GroupNorm(4, 32), nn.Conv2d(32, 8, 1))
+    with pytest.raises(UnsupportedError, match="it normalizes 4 groups, each over its channels and places"):
+        compiled(network, {"x": torch.randn(4, 3, 4, 4)}, ("mxint8",) * 2, tmp_path)
+
+
+class Sums(nn.Module):
+    """A sum of numbers and others far below them, and its mean: more bits than 63, if they were exact."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head((self.one(x) + self.two(x) * 2.0**-36).mean(1))
+
+
+def test_sums_and_means_of_too_many_bits_are_rounded(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(8, 33, 8)
+    design, quantized = compiled(Sums(), {"x": x}, ("mxint8",) * 2, tmp_path)
+    rounded = [i for i in design.network.instances if ".round" in i.name or "round" in i.result]
+    assert len(rounded) == 2, [i.name for i in design.network.instances]
+    np.testing.assert_allclose(design.run_dataflow(x.numpy()).values, quantized(x).detach().numpy(), atol=1e-5)

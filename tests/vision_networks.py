@@ -31,6 +31,22 @@ class LearnedQueries(nn.Module):
         return self.head(self.proj(joined)).mean(1)
 
 
+class LearnedKeys(nn.Module):
+    """Tokens that ask a memory of learned keys and values."""
+
+    def __init__(self, width: int = 32, heads: int = 2, keys: int = 7):
+        super().__init__()
+        self.embed, self.q, self.head, self.heads = (
+            nn.Linear(8, width), nn.Linear(width, width), nn.Linear(width, 4), heads,
+        )  # fmt: skip
+        self.keys, self.values = (nn.Parameter(torch.randn(1, heads, keys, width // heads)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q(self.embed(x)).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = (y.expand(x.shape[0], -1, -1, -1) for y in (self.keys, self.values))
+        return self.head(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)).mean(1)
+
+
 class Interleaved(Fused):
     """Queries and keys whose neighbouring channels turn together (EVA-02, GPT-J)."""
 
@@ -171,6 +187,7 @@ def images() -> dict[str, Tensor]:
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]], tuple[str, str]]] = {
     "learned query": (LearnedQueries, tokens(9), ("mxint8", "mxint8")),
     "learned queries": (lambda: LearnedQueries(24, 3, 5), tokens(33), ("mxfp6_e2m3", "mxfp8_e4m3")),
+    "learned keys": (LearnedKeys, tokens(9), ("mxint8", "mxint8")),
     "interleaved": (Interleaved, tokens(9), ("mxint8", "mxint8")),
     "class attention": (ClassAttention, tokens(9), ("mxint8", "mxint8")),
     "talking heads": (TalkingHeads, tokens(9), ("mxint8", "mxint8")),

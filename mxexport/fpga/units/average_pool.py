@@ -169,9 +169,7 @@ class AveragePool:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""
         taps = spatial.taps(np.abs(x), self.window.kernel, self.window.strides, self.window.pads, (1, 1), 0)
         sums = taps.sum(-2) if self.total else taps.mean(-2)
-        own = 2.0 ** (self.source.lsb_exp - 1) * (
-            self.source.width == _most_bits(self.count)
-        )  # perhaps rounded to that
+        own = 2.0 ** (self.source.lsb_exp - 1) * (self.source.width == _most_bits(self.count))  # perhaps rounded
         return (self.count + 2) * 2.0**-23 * sums + 2.0**self.result.lsb_exp + own * (self.count if self.total else 1)
 
 
