@@ -141,10 +141,12 @@ class Pooled(nn.Module):
         super().__init__()
         self.conv, self.pool = nn.Conv2d(3, width, 2, 2), nn.AvgPool2d(3, 1, 1, count_include_pad=False)
         self.mix, self.head, self.norm = nn.Conv2d(width, width, 1), nn.Linear(width, 4), nn.GroupNorm(1, width)
+        self.scale = nn.Parameter(torch.rand(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.norm(self.conv(x))
-        x = x + self.pool(x) - x
+        x = self.conv(x)
+        y = self.norm(x)
+        x = self.norm(x + self.scale[:, None, None] * (self.pool(y) - y))
         return self.head(functional.gelu(self.mix(x)).mean((2, 3)))
 
 

@@ -169,6 +169,7 @@ class Lowering:
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
         self.tensors: dict[str, str] = {}
+        self._carried: dict[str, ir.Value] = {}  # the same, as tensors
         self.views: dict[str, View] = {}
         self._shapes: dict[tuple[ir.Value, tuple[int, ...]], Pending] = {}  # the same values in other vectors
         self.frames: dict[str, tuple[int, ...]] = {}
@@ -437,7 +438,9 @@ class Lowering:
         if (maker := maker or value.producer()) is not None:
             self._makers[value] = maker
         if stream.values:
-            self.tensors[stream.values[0].name] = value.name
+            name = stream.values[0].name
+            if name not in self._carried or len(self._carried[name].uses()) < 2:  # else others read that one as well
+                self.tensors[name], self._carried[name] = value.name, value
             if stream.view is not None:
                 self.views[value.name] = stream.view
 

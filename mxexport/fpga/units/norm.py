@@ -78,7 +78,11 @@ class Norm:
 
         low.absorb(found.inner)
         maker = found.inner[-1] if found.inner else node
-        low.bind(found.result, low.add(make, [source], node, "norm", ("normalized",), source.shape), maker)
+        made = low.add(make, [source], node, "norm", ("normalized",), source.shape)
+        low.bind(found.result, made, maker)
+        came = low.elements(found.x).shape
+        if made.view is not None and made.shape is not None and came is not None and len(made.shape) < len(came):
+            low.moved(found.result, low.shaped(made, came))  # a whole frame, in vectors as before
         return True
 
     @classmethod
