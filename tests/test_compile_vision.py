@@ -45,9 +45,10 @@ class Strided(nn.Module):
         return self.two(self.one(x)[tuple(self.kept)])
 
 
-@pytest.mark.parametrize(
-    "axis, kept", [(1, slice(1, None, 3)), (1, slice(2, 9, 4)), (2, slice(1, 14, 4)), (2, slice(3, None, 2))]
-)
+STRIDES = [(1, slice(1, None, 3)), (2, slice(3, None, 2)), (1, slice(2, 9, 4)), (2, slice(1, 14, 4))]
+
+
+@pytest.mark.parametrize("axis, kept", STRIDES if FULL else STRIDES[:2])
 def test_every_so_manieth_entry(axis, kept, tmp_path):
     torch.manual_seed(0)
     x = torch.randn(8, 10, 8)
