@@ -79,22 +79,22 @@ def test_weights_of_attention_have_ranges_by_design(tmp_path):
     assert (products[1].a.code_max, products[1].a.code_min) == (127, 127 - 6)
 
 
-class OverChannels(nn.Module):
-    """Attention among the channels of a head (XCiT): what it gives comes channel by channel, all tokens of each."""
+class Windows(nn.Module):
+    """Attention inside of windows, which stand in the batch (Swin)."""
 
     def __init__(self):
         super().__init__()
         self.one, self.two = nn.Linear(8, 16), nn.Linear(16, 4)
 
     def forward(self, x):
-        y = self.one(x).unflatten(-1, (2, 8)).permute(0, 2, 3, 1)
-        return self.two((torch.softmax(y @ y.transpose(-1, -2), -1) @ y).permute(0, 3, 1, 2).flatten(2))
+        y = self.one(x).reshape(-1, 6, 16)
+        return self.two((torch.softmax(y @ y.transpose(-1, -2), -1) @ y).reshape(-1, 12, 16))
 
 
-def test_what_would_move_values_is_refused_by_name(tmp_path):
+def test_windows_in_the_batch_are_refused_by_name(tmp_path):
     torch.manual_seed(0)
-    with pytest.raises(UnsupportedError, match="axis 2 of batch x 12 x 2·8 does not come in one piece"):
-        compiled(OverChannels(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
+    with pytest.raises(UnsupportedError, match=r"batch·2 x 6 x 16: parts of a frame \(windows\) stand in the batch"):
+        compiled(Windows(), {"x": torch.randn(4, 12, 8)}, ("mxint8", "mxint8"), tmp_path)
 
 
 def test_a_token_stream_is_put_out_as_it_comes(tmp_path):

@@ -104,6 +104,7 @@ def compile(
     frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
     hiding = settle_added(qonnx, inputs)
+    spelled = qonnx.clone() if rewritten or hiding else None  # before scales get ranges, some of them by design
     stage("calibrating")
     calibrate(qonnx, inputs, margin)
     repeated = turns.prepare(qonnx, inputs, margin) if in_turn else None
@@ -121,8 +122,8 @@ def compile(
     placed = emit.place(hardware, budgets.fold_within(hardware, target_cycles, limits, folding, kinds))
     stage("comparing with the model")
     sample = {name: array[:64] for name, array in inputs.items()}
-    if rewritten or hiding:
-        verify.check_rewritten(given, qonnx, sample)
+    if spelled is not None:
+        verify.check_rewritten(given, spelled, sample)
     fixed = all_fixed(sample, network)
     compared = verify.compare(qonnx, lowered.model, network, lowered.tensors, lowered.views, sample, fixed)
 

@@ -17,6 +17,7 @@ from mxexport.fpga.composed import composed
 from mxexport.fpga.layer_names import PRODUCTS, layer_names
 from mxexport.fpga.layouts import is_sequence, same_image
 from mxexport.fpga.masks import Keys, Probe, count_of, emptied, masked, nodes_beside, spared
+from mxexport.fpga.readers import behind
 from mxexport.fpga.turns import Alike, Turns
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Refused, Unit
@@ -168,6 +169,7 @@ class Lowering:
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
         self.tensors: dict[str, str] = {}
+        self._carried: dict[str, ir.Value] = {}  # the same, as tensors
         self.views: dict[str, View] = {}
         self._shapes: dict[tuple[ir.Value, tuple[int, ...]], Pending] = {}  # the same values in other vectors
         self.frames: dict[str, tuple[int, ...]] = {}
@@ -260,7 +262,9 @@ class Lowering:
     def in_vectors(self, source: Pending, axis: int) -> Pending:
         """`source` with an axis of its tensor, the last that it brings, as its vectors."""
         length = size_of(source.view.axes[axis])
-        return source if source.shape[-1] == length else self.shaped(source, source.view.sizes())
+        if source.shape[-1] == length:
+            return source
+        return self.shaped(source, source.view.sizes() if length > 1 else (math.prod(source.shape), 1))
 
     def turned(self, source: Pending, axis: int) -> Pending:
         """`source`, wide, in another order: an axis of its tensor comes last, as its vectors, and what came behind it
@@ -434,7 +438,9 @@ class Lowering:
         if (maker := maker or value.producer()) is not None:
             self._makers[value] = maker
         if stream.values:
-            self.tensors[stream.values[0].name] = value.name
+            name = stream.values[0].name
+            if name not in self._carried or len(self._carried[name].uses()) < 2:  # else others read that one as well
+                self.tensors[name], self._carried[name] = value.name, value
             if stream.view is not None:
                 self.views[value.name] = stream.view
 
@@ -530,10 +536,7 @@ class Lowering:
         source = self.sequences(node.inputs[0])
         if source.view is None:
             return source
-        if node.op_type == "Transpose":
-            perm = node.attributes["perm"].value if "perm" in node.attributes else range(len(source.view.axes))[::-1]
-            return replace(source, view=source.view.transposed(perm))
-        return replace(source, view=source.view.reshaped(node.outputs[0].shape))
+        return replace(source, view=behind(node, source.view))
 
     def _flat(self, node: ir.Node, source: Pending) -> Pending:
         """Images as the vectors that a node makes of them."""

@@ -12,7 +12,15 @@ from mxexport.fpga.unit import Refused
 from mxexport.model.editing import sole_user
 from mxexport.model.rewriting import attribute, constant, is_op, reduced_axes
 
-FIRST = ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
+FIRST = (
+    "LayerNormalization",
+    "RMSNormalization",
+    "Pow",
+    "ReduceMean",
+    "ReduceL2",
+    "Transpose",
+    "InstanceNormalization",
+)
 """Operators of the first node of one."""
 
 
@@ -37,6 +45,8 @@ def read(node: ir.Node) -> Normalization | None:
     """The one that begins with `node`; None where none does. Raises Refused for one that no unit computes."""
     if node.op_type in ("LayerNormalization", "RMSNormalization"):
         return _whole(node)
+    if node.op_type == "InstanceNormalization":
+        return _of_frames(node)
     if node.op_type == "ReduceL2":
         return _of_length_one(node)
     if node.op_type == "Pow":
@@ -84,6 +94,18 @@ def _whole(node: ir.Node) -> Normalization:
         expected = "expected the last of (batch, features), of tokens, or of images between two Transposes"
         raise Refused(f"it normalizes from axis {axis} on, of {rank}; {expected}")
     return replace(_numbers(node), axis=rank - 1)
+
+
+def _of_frames(node: ir.Node) -> Normalization:
+    """All values of a frame together, as [batch, 1, values]: GroupNorm of one group."""
+    gain, offset = (constant(v) for v in node.inputs[1:3])
+    if gain is None or offset is None or not (np.isfinite(gain).all() and np.isfinite(offset).all()):
+        raise Refused("its scale or bias is no finite constant")
+    shape = node.inputs[0].shape
+    if gain.size != 1 or shape is None or len(shape) != 3:
+        found = f"it normalizes {gain.size} groups, each over its channels and places"
+        raise Refused(f"{found}; expected one (GroupNorm of one group), batch norms, or norms over channels")
+    return Normalization(node.inputs[0], True, attribute(node, "epsilon", 1e-5), gain, offset, node.outputs[0], axis=2)
 
 
 def _numbers(node: ir.Node) -> Normalization:

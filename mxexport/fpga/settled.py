@@ -41,6 +41,7 @@ def settle(model: ir.Model) -> bool:
             made[value] = editor.constant(f"{value.name}_frame", frame)
         if value in made:
             node.replace_input_with(at, made[value])
+            _one_frame(node)
     for value in made:
         editor.drop(value.producer())
     for node in list(g):
@@ -48,6 +49,18 @@ def settle(model: ir.Model) -> bool:
             _choose(editor, node)
     editor.finish()
     return bool(made)
+
+
+def _one_frame(node: ir.Node) -> None:
+    """A quantizer of one frame gives one, and so do those that only change axes behind it."""
+    if not (graph.is_ours(node, graph.QUANTIZERS | graph.SCALES) or is_op(node, "Transpose")):
+        return
+    (out,) = node.outputs
+    if out.shape is not None and not isinstance(out.shape[0], int):
+        out.shape = ir.Shape([1, *out.shape[1:]])
+    for user in out.consumers():
+        if is_op(user, "Transpose"):
+            _one_frame(user)
 
 
 def _choose(editor: Editor, node: ir.Node) -> None:
@@ -78,7 +91,7 @@ def _meetings(g: ir.Graph) -> Iterator[tuple[ir.Node, int]]:
                 yield from ((node, i) for i, v in enumerate(node.inputs) if v in shaped and constant(v) is None)
         elif not shaped.isdisjoint(inputs) or not is_side(node):
             shaped.update(node.outputs)
-            if graph.is_ours(node, graph.QUANTIZERS):
+            if graph.is_ours(node, graph.QUANTIZERS | graph.SCALES):
                 yield from ((node, i) for i, v in enumerate(node.inputs[:1]) if v in shaped)
 
 

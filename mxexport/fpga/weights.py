@@ -140,17 +140,18 @@ def _without_groups(
     """Codes [O, C / count, ...] of a convolution in `count` groups -> [O, C, ...] with zeros elsewhere. Raises Refused
     where a block of activations would meet two scales of one output."""
     inner = codes.shape[1]
-    if inner % group_size and group_size % inner:
+    if inner > group_size and inner % group_size:
         raise Refused(
-            f"its {count} groups of {inner} channels cut blocks of {group_size}; expected multiples or divisors"
+            f"its {count} groups of {inner} channels cut blocks of {group_size}, which would meet two scales; expected "
+            f"a multiple of {group_size} channels a group, or at most so many"
         )
     rows, blocks = len(codes) // count, groups.group_count(inner * count, group_size)
     full = np.zeros((len(codes), inner * count, *codes.shape[2:]), codes.dtype)
     scales = np.full((len(codes), blocks, *codes.shape[2:]), scale_codes.min(), scale_codes.dtype)
     for i in range(count):
-        own, first = slice(i * rows, (i + 1) * rows), i * inner // group_size
-        full[own, i * inner : (i + 1) * inner] = codes[own]
-        scales[own, first : first + scale_codes.shape[1]] = scale_codes[own]
+        own, first, end = slice(i * rows, (i + 1) * rows), i * inner, (i + 1) * inner
+        full[own, first:end] = codes[own]
+        scales[own, first // group_size : -(-end // group_size)] = scale_codes[own]  # of less than a block: one scale
     return full, scales
 
 

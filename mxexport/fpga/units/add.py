@@ -41,7 +41,7 @@ class Add:
         sides = [low.wide(side, node) for side in alike(node.inputs, node, low, "adds")]
         if node.op_type == "Sub":
             sides[1] = low.add(Affine.negated, [sides[1]], node, "negate", ("negated",), sides[1].shape)
-        shapes = [s.shape for s in sides]
+        shapes, sides = [s.shape for s in sides], _fitting(sides, node, low)
 
         def make(a: Wide, b: Wide) -> Add:
             made = cls(a, b)
@@ -108,8 +108,27 @@ class Add:
         return {"unit": each(10), "sums": each(made), "values": each(taken)}
 
     def bound(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """Both sides and their sum are rounded to float32 once each."""
-        return 2.0**-23 * (np.abs(a) + np.abs(b)) + 2.0**-149
+        """Both sides and their sum are rounded to float32 once each; one side perhaps to its step, to fit."""
+        own = 2.0 ** (max(self.a.lsb_exp, self.b.lsb_exp) - 1) if self.result.width > _ROUNDED_BITS else 2.0**-149
+        return 2.0**-23 * (np.abs(a) + np.abs(b)) + own
+
+
+_ROUNDED_BITS = 54
+"""Of a sum that would have more than 63: float32, with which it is compared, holds 24."""
+
+
+def _fitting(sides: list[Pending], node: ir.Node, low: Lowering) -> list[Pending]:
+    """Both operands; where their exact sum has too many bits, sides of a fine step are rounded to a coarser one."""
+    if any(s.type is None for s in sides):
+        return sides
+    sum_of = Wide.holding(sides[0].type.grid + sides[1].type.grid, sides[0].type.shape)
+    if sum_of.width <= MAX_WIDTH:
+        return sides
+    coarse = sum_of.lsb_exp + sum_of.width - _ROUNDED_BITS - 1
+    kept = [s.type.width + 1 - max(coarse - s.type.lsb_exp, 0) for s in sides]
+    if min(kept) < 2:
+        return sides  # one side is nothing beside the other: who makes it says so
+    return [low.narrowed(s, bits, node) if bits <= s.type.width else s for s, bits in zip(sides, kept, strict=True)]
 
 
 def alike(values: Sequence[ir.Value], node: ir.Node, low: Lowering, does: str) -> list[Pending]:

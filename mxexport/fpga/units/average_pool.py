@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from mxexport.fpga.whole_numbers import running_sum
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.numbers import spatial
+from mxexport.numbers.fixedpoint import MAX_WIDTH
 from mxexport.numbers.grids import Grid
 
 
@@ -41,7 +43,7 @@ class AveragePool:
             return running_sum(node, low)
         x, total = node.inputs[0], node.op_type == "ReduceSum"
         if node.op_type in ("ReduceMean", "ReduceSum") and low.elements(x).view is not None:
-            return lower_reduction(node, low, lambda t, window: cls(t, window, total))
+            return lower_reduction(node, low, lambda t, window: cls(t, window, total), _most_bits)
         if low.elements(x).blocked is not None and len(x.shape or ()) == 3:
             low.bind(node.outputs[0], low.elements(x))  # tokens, perhaps, behind a refusal
             return True
@@ -58,6 +60,8 @@ class AveragePool:
                 check_whole_image(node)
             window = None if source.shape is None else Window(source.shape[:2])
         shape = None if source.shape is None else (*window.output(source.shape), source.shape[2])
+        if window is not None:
+            source = low.narrowed(source, _most_bits(math.prod(window.kernel)), node)
         low.bind(node.outputs[0], low.add(lambda t: cls(t, window, total), [source], node, "pool", ("pool",), shape))
         return True
 
@@ -165,4 +169,10 @@ class AveragePool:
         """Float32 sums in some order and divides: (taps + 2) * 2**-23 of the average magnitude; we round once."""
         taps = spatial.taps(np.abs(x), self.window.kernel, self.window.strides, self.window.pads, (1, 1), 0)
         sums = taps.sum(-2) if self.total else taps.mean(-2)
-        return (self.count + 2) * 2.0**-23 * sums + 2.0**self.result.lsb_exp
+        own = 2.0 ** (self.source.lsb_exp - 1) * (self.source.width == _most_bits(self.count))  # perhaps rounded
+        return (self.count + 2) * 2.0**-23 * sums + 2.0**self.result.lsb_exp + own * (self.count if self.total else 1)
+
+
+def _most_bits(count: int) -> int:
+    """Of values so many of which a pool sums up and divides in int64."""
+    return MAX_WIDTH - 2 * (count - 1).bit_length()

@@ -61,7 +61,8 @@ class Concat:
             low.bind(node.outputs[0], blocked)
             return True
         axis = node.attributes["axis"].value % len(sides[0].view.axes)
-        if all(s.view.trailing(axis) and s.view.axes[axis] for s in sides):
+        inside = axis == len(sides[0].view.axes) - 1  # of one entry each: it may come last as well as first
+        if all(s.view.trailing(axis) and (s.view.axes[axis] or inside) for s in sides):
             sides, joined = [low.in_vectors(s, axis) for s in sides], View.with_last
         elif all(s.view.leading(axis) for s in sides):
             sides, joined = [low.shaped(s, (math.prod(s.shape),)) for s in sides], View.with_first

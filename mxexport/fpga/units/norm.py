@@ -45,9 +45,7 @@ class Norm:
     status = {}
     memory_kinds = ("gain", "offset", "roots", "slopes")
     vectorwise = True
-    lowers = tuple(
-        ("", name) for name in ("LayerNormalization", "RMSNormalization", "Pow", "ReduceMean", "ReduceL2", "Transpose")
-    )
+    lowers = tuple(("", name) for name in norm_patterns.FIRST)
 
     source: Wide
     center: bool
@@ -80,7 +78,11 @@ class Norm:
 
         low.absorb(found.inner)
         maker = found.inner[-1] if found.inner else node
-        low.bind(found.result, low.add(make, [source], node, "norm", ("normalized",), source.shape), maker)
+        made = low.add(make, [source], node, "norm", ("normalized",), source.shape)
+        low.bind(found.result, made, maker)
+        came = low.elements(found.x).shape
+        if made.view is not None and made.shape is not None and came is not None and len(made.shape) < len(came):
+            low.moved(found.result, low.shaped(made, came))  # a whole frame, in vectors as before
         return True
 
     @classmethod
@@ -306,6 +308,8 @@ def _along_channels(found: norm_patterns.Normalization, node: ir.Node, low: Lowe
     source = low.sequences(found.x)
     if source.view is None:
         return source
+    if set(source.view.axes[found.axis]) == set(source.view.atoms):  # a whole frame: in any order
+        return low.shaped(low.wide(source, node), (math.prod(source.shape),))
     return low.last(low.wide(source, node), found.axis)
 
 

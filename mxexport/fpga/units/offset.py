@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,7 +18,7 @@ from mxexport.fpga.turns import widest
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.pad import Pad
-from mxexport.fpga.views import View, size_of
+from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import repeated_constant
@@ -223,10 +224,11 @@ def by_beats(values: np.ndarray, lanes: int) -> np.ndarray:
 def constant_of(given: np.ndarray, x: ir.Value, source: Pending) -> np.ndarray | None:
     """A constant beside the tensor `x`, one value for each of a frame of `source`; None where it has no such shape."""
     frame = frame_of(x)
-    if frame is None or source.view is None:
+    if frame is None or source.view is None or (given.ndim > len(frame) and given.shape[0] != 1):
         return None
+    rows = math.prod(atom.size for atom in source.view.axes[0] if atom != BATCH)  # tokens that stand in the batch
     try:
-        spread = np.broadcast_to(given, (1, *frame))
+        spread = np.broadcast_to(given, (rows, *frame))
     except ValueError:
         return None
     return source.view.to_stream(spread, source.shape)[0]

@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import accumulator
+from mxexport.fpga import accumulator, constant_operands
 from mxexport.fpga.area import Area, Parts, each, ram
+from mxexport.fpga.constant_operands import ConstantOperand
 from mxexport.fpga.datapath import Datapath
-from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.readers import reader, wanted_last
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Held, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.views import BATCH, View, size_of
@@ -43,22 +45,26 @@ class Product:
 
     @classmethod
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
-        if not all(low.carries(value) for value in node.inputs):
+        operands = _operands(node, low)
+        if operands is None:
             return False
-        a, b = (low.sequence_blocks(value) for value in node.inputs)
+        a, b = operands
         if a.view is None or b.view is None:
-            blocked = low.elements(node.inputs[0]) if a.view is None else low.elements(node.inputs[1])
+            blocked = low.elements(next(v for v in node.inputs if low.carries(v) and low.elements(v).view is None))
             low.bind(node.outputs[0], replace(blocked, group_size=None))
             return True
-        (tokens, heads, depth), (rows, shared, other) = _sides(a.view, -2, -1), _sides(b.view, -1, -2)
+        swapped = _reads_swapped(node, a.view, b.view)
+        rows, columns = (-1, -2) if swapped else (-2, -1)
+        a, b = (b, a) if swapped else (a, b)
+        (tokens, heads, depth), (count, shared, other) = _sides(a.view, rows, columns), _sides(b.view, columns, rows)
         if any(a.repeated for axis in a.view.axes for a in axis):
             raise Refused(f"its first operand, {a.view}, repeats heads; expected those of the second to be repeated")
         if depth != other:
             raise Refused(f"it sums over {depth} of {a.view} and {other} of {b.view}; expected as many")
         a = low.shaped(a, (tokens, heads, depth) if heads > 1 else (tokens, depth))
-        b = low.shaped(b, (rows, shared, depth) if shared > 1 else (rows, depth))
-        make, view = functools.partial(cls.of, node.name), a.view.with_last(-1, rows)
-        made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], rows), view=view)
+        b = low.shaped(b, (count, shared, depth) if shared > 1 else (count, depth))
+        make, view = functools.partial(cls.of, node.name), a.view.with_last(columns, count)
+        made = low.add(make, [a, b], node, "product", ("wide",), (*a.shape[:-1], count), view=view)
         low.bind(node.outputs[0], made, node)
         return True
 
@@ -197,6 +203,36 @@ class Product:
     @staticmethod
     def _four(stream: Blocks) -> tuple[int, int, int]:
         return stream.shape[0], stream.vectors // stream.shape[0], stream.channels
+
+
+def _operands(node: ir.Node, low: Lowering) -> tuple[Pending, Pending] | None:
+    """Both operands of a product of two streams, of which one may be a constant that is no weight; None of others."""
+    carried = [low.carries(value) for value in node.inputs]
+    if all(carried):
+        return tuple(low.sequence_blocks(value) for value in node.inputs)
+    at = carried.index(False)
+    beside, operand = node.inputs[1 - at], ConstantOperand.of(node.inputs[at])
+    if not any(carried) or operand is None or (at == 1 and operand.values.ndim < 3):
+        return None
+    other = low.sequence_blocks(beside)
+    fixed = other if other.view is None else constant_operands.lower(operand, at, beside, node, low)
+    return (fixed, other) if at == 0 else (other, fixed)
+
+
+def _reads_swapped(node: ir.Node, a: View, b: View) -> bool:
+    """Whether who reads A B wants it column by column, as B^T A^T comes, and not row by row."""
+    try:
+        sides = _sides(a, -2, -1), _sides(b, -1, -2)
+    except Refused:  # who lowers it says so
+        return False
+    if sides[0][1] != sides[1][1]:
+        return False  # heads that others share come second
+    wanted = []
+    for view in (a.with_last(-1, sides[1][0]), b.with_last(-2, sides[0][0])):
+        user, _, there = reader(node.outputs[0], view)
+        axis = None if user is None else wanted_last(user, there)
+        wanted.append(axis is not None and there.trailing(axis))
+    return wanted == [False, True]
 
 
 def _sides(view: View, vectors: int, summed: int) -> tuple[int, int, int]:

@@ -13,10 +13,12 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, shift_right
 from mxexport.fpga.lowering import Lowering, Pending
+from mxexport.fpga.readers import order_for_product, reader
 from mxexport.fpga.static_scales import GROUP
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings
 from mxexport.fpga.units.clip import Clip
+from mxexport.fpga.views import View
 from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
@@ -70,25 +72,29 @@ class Quantize:
         if axis != 1:
             expected = "the features" if rank == 2 else "the channels"
             raise Refused(f"groups run along axis {found.axis}; expected {expected}, axis 1")
-        low.bind(node.outputs[0], cls._add(source, found, static, node, low))
+        low.bind(node.outputs[0], cls.add(source, found, static, node, low))
         return True
 
     @classmethod
-    def _lower_sequence(cls, node: ir.Node, found: _Found, static: bool, low: Lowering) -> bool:
+    def _lower_sequence(cls, node: ir.Node, found: Found, static: bool, low: Lowering) -> bool:
         """Of tokens, or of heads: along the channels, the last that the stream brings, or that it is made to bring."""
         x = node.inputs[0]
         source = low.wide(low.sequences(x), node)
         axis = groups.normalize_axis(found.axis, len(source.view.axes))
+        turn, by_tokens = order_for_product(node.outputs[0], source.view) or (0, False)
+        if turn and not by_tokens:
+            source = low.rotated(source, turn)
         source = low.last(source, axis)
         if len(source.shape) == 1 and len(source.view.axes) > 2:  # one vector of tokens is a vector still
             source = low.shaped(source, (1, *source.shape))
         elif len(source.view.axes) > 3:  # heads of tokens, as products want them
-            source = low.shaped(source, source.view.sizes())
-        low.bind(node.outputs[0], cls._add(source, found, static, node, low))
+            source = low.shaped(source, _of_heads(node.outputs[0], source.view) or source.view.sizes())
+        low.bind(node.outputs[0], cls.add(source, found, static, node, low))
         return True
 
     @classmethod
-    def _add(cls, source: Pending, found: _Found, static: bool, node: ir.Node, low: Lowering) -> Pending:
+    def add(cls, source: Pending, found: Found, static: bool, node: ir.Node, low: Lowering) -> Pending:
+        """Blocks of `source` along its vectors."""
         if static and found.ends is not None:
             source = _between(*found.ends, source, node, low)
 
@@ -218,6 +224,15 @@ class Quantize:
         return None
 
 
+def _of_heads(value: ir.Value, view: View) -> tuple[int, ...] | None:
+    """(1, heads, channels) of one token, for which a product of two streams asks; None of others."""
+    product, read, there = reader(value, view)
+    if not is_op(product, "MatMul") or len(there.axes) != 4 or len(view.groups()) != 2:
+        return None
+    vectors, (heads, depth) = there.axes[-2 if product.inputs[0] is read else -1], view.sizes()
+    return None if vectors else (1, heads, depth)
+
+
 def shift_bits(source: Wide, q: fixedpoint.BlockQuantizer) -> int:
     """Of the shift by which mx_encode_lane moves a block: how far scale codes lie apart that the source gets."""
     own = source.lsb_exp + E8M0_BIAS - q.emax
@@ -247,7 +262,7 @@ def encoder_parts(source: Wide, q: fixedpoint.BlockQuantizer, bits: int, lanes: 
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What a quantizer of a QONNX graph does; `ends`: the least and the largest multiple of its scale, and the scale's
     exponent, where elements alone would not keep to them."""
 
@@ -258,21 +273,21 @@ class _Found:
     ends: tuple[int, int, int] | None = None
 
 
-def dynamic_quantizer(node: ir.Node) -> _Found:
+def dynamic_quantizer(node: ir.Node) -> Found:
     """Of a quantizer whose scale MXScale finds. Raises Refused."""
     fmt, a = mx_format(node), graph.attributes(node.inputs[1].producer())
     if a["emax"] != fmt.element.emax or a["frac_bits"] != fmt.step_frac_bits:
         raise Refused(f"its shared scale is not that of OCP {fmt.name} (emax {a['emax']}); not lowered yet")
-    return _found(fmt, {key: a[key] for key in ("round_bias", "code_min", "code_max")}, a["axis"])
+    return found_of(fmt, {key: a[key] for key in ("round_bias", "code_min", "code_max")}, a["axis"])
 
 
-def _found(fmt: GroupFormat, limits: dict[str, int], axis: int) -> _Found:
+def found_of(fmt: GroupFormat, limits: dict[str, int], axis: int) -> Found:
     parameters = fixedpoint.element_parameters(fmt.element)
     quantizer = fixedpoint.BlockQuantizer(**parameters, emax=fmt.element.emax, **limits)
-    return _Found(fmt.name, fmt.group_size, quantizer, axis)
+    return Found(fmt.name, fmt.group_size, quantizer, axis)
 
 
-def _static(node: ir.Node) -> _Found:
+def _static(node: ir.Node) -> Found:
     """Of one with a constant power of two for the whole tensor: a range of one code. Raises Refused."""
     if node.op_type == "MXFloatQuant":
         return _static_float(node)
@@ -294,7 +309,7 @@ def _static(node: ir.Node) -> _Found:
     largest = max(-uniform.lowest, uniform.highest)
     quantizer = fixedpoint.BlockQuantizer(0, bits - 2, 0, largest, 0, 0, code, code)
     axis = graph.attributes(node)["axis"] if node.op_type == "GroupwiseQuant" else 1
-    return _Found(fmt, GROUP, quantizer, axis, None if plain else (uniform.lowest, uniform.highest, exponent))
+    return Found(fmt, GROUP, quantizer, axis, None if plain else (uniform.lowest, uniform.highest, exponent))
 
 
 def _same(before: ir.Node, node: ir.Node) -> bool:
@@ -305,7 +320,7 @@ def _same(before: ir.Node, node: ir.Node) -> bool:
         return False
 
 
-def _static_float(node: ir.Node) -> _Found:
+def _static_float(node: ir.Node) -> Found:
     """The same of minifloats. Raises Refused."""
     value, a = node.inputs[1], graph.attributes(node)
     maker = value.producer()
@@ -323,7 +338,7 @@ def _static_float(node: ir.Node) -> _Found:
     code = int(numerics.codes_from_scale(scale.reshape(-1)[:1], fmt.step_frac_bits)[0])
     if not 0 < code < E8M0_NAN:
         raise Refused(f"its scale {scale.ravel()[0]:g} is no scale of {fmt.name}")
-    return _found(fmt, {"round_bias": 0, "code_min": code, "code_max": code}, a["axis"])
+    return found_of(fmt, {"round_bias": 0, "code_min": code, "code_max": code}, a["axis"])
 
 
 def _between(low_end: int, high_end: int, exponent: int, source: Pending, node: ir.Node, low: Lowering) -> Pending:

@@ -12,6 +12,7 @@ from mxexport import ops
 from mxexport.fpga import latencies
 from mxexport.fpga.area import Area, Parts, each, ram
 from mxexport.fpga.lowering import Lowering
+from mxexport.fpga.readers import order_for_product
 from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.quantize import dynamic_quantizer, encoder_parts, shift_bits
@@ -50,11 +51,15 @@ class QuantizeTokens:
         if source.view is None:
             return False
         axis = normalize_axis(graph.attributes(node)["axis"], len(source.view.axes))
-        if source.view.trailing(axis) or not source.view.leading(axis):
+        wanted = order_for_product(node.outputs[0], source.view)
+        turn, by_tokens = wanted or (0, not source.view.trailing(axis) and source.view.leading(axis))
+        if not by_tokens:
             return False
         if node.inputs[1].producer().inputs[0] is not x:
             raise Refused("its scale is not found from its own input; quantize the tensor that the layer reads")
-        found, sizes = dynamic_quantizer(node), source.view.sizes()
+        found = dynamic_quantizer(node)
+        source = low.rotated(low.wide(source, node), turn) if turn else source
+        sizes = source.view.sizes() if source.view.axes[axis] else (1, *source.view.sizes())  # one token is one, too
         if len(sizes) not in (2, 3) or sizes[0] != size_of(source.view.axes[axis]):
             raise Refused(f"groups run along axis {axis} of {source.view}; expected tokens, of one or several heads")
         wide = low.shaped(low.wide(source, node), sizes)

@@ -15,6 +15,7 @@ from mxexport.fpga.lowering import Lowering, Pending
 from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.views import BATCH, View, size_of
+from mxexport.fpga.windows import Window
 from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.rewriting import attribute, constant
@@ -40,6 +41,8 @@ class Slice:
     def lower(cls, node: ir.Node, low: Lowering) -> bool:
         x = node.inputs[0]
         shape = x.shape
+        if node.op_type == "Slice" and _jumps(node):
+            return cls._lower_jumps(node, low)
         if low.elements(x).view is not None or node.op_type == "Gather":
             return cls._lower_axis(node, low)
         if shape is None or not 2 <= len(shape) <= 4 or not all(isinstance(d, int) for d in shape[1:]):
@@ -82,6 +85,48 @@ class Slice:
             made = made or cls._of_axis(source, axis, first, stop, node, f"slice{i or ''}", low)
             low.bind(value, replace(made, view=made.view.without(axis)) if gone else made)
         return True
+
+    @classmethod
+    def _lower_jumps(cls, node: ir.Node, low: Lowering) -> bool:
+        """Every so-manieth entry of axes. Of channels: an axis of so many parts, one entry of each; of whole vectors:
+        pools of one entry that go on by so many."""
+        source = low.wide(low.sequences(node.inputs[0]), node)
+        if source.view is None:
+            low.bind(node.outputs[0], source)
+            return True
+        sizes = [None if BATCH in axis else size_of(axis) for axis in source.view.axes]
+        for axis, (first, stop, step) in enumerate(_jumped(node, sizes)):
+            if sizes[axis] is None or (step == 1 and stop - first == sizes[axis]):
+                continue
+            count = -(-(stop - first) // step)
+            if source.view.trailing(axis) and step > 1:
+                source = cls._of_parts(source, axis, first, count, step, node, low)
+                continue
+            end = min(first + count * step, sizes[axis])
+            if end - first < sizes[axis]:
+                source = cls._of_axis(source, axis, first, end, node, "slice", low)
+            if step > 1:
+                source = _every(source, axis, count, step, node, low)
+        low.bind(node.outputs[0], source)
+        return True
+
+    @classmethod
+    def _of_parts(
+        cls, source: Pending, axis: int, first: int, count: int, step: int, node: ir.Node, low: Lowering
+    ) -> Pending:
+        """Entries of an axis that comes last, `step` apart: the same one of each of `count` parts. Raises Refused where
+        the axis does not hold whole parts."""
+        length = size_of(source.view.axes[axis])
+        place = max(0, first + count * step - length)
+        if place > min(first, step - 1):
+            found = f"{count} entries from {first} on, {step} apart, of the {length} of axis {axis}"
+            raise Refused(f"it takes {found}, which come last; expected a whole number of parts of {step}")
+        begin, whole = first - place, [None if BATCH in own else size_of(own) for own in source.view.axes]
+        if count * step < length:
+            source = cls._of_axis(source, axis, begin, begin + count * step, node, "slice", low)
+        parts = source.view.reshaped([*whole[:axis], count, step, *whole[axis + 1 :]])
+        picked = cls._of_axis(replace(source, view=parts), axis + 1, place, place + 1, node, "every", low)
+        return replace(picked, view=picked.view.without(axis + 1))
 
     @classmethod
     def _of_axis(
@@ -166,6 +211,47 @@ class Slice:
 
     def bound(self, *inputs: np.ndarray) -> None:
         return None
+
+
+def _jumps(node: ir.Node) -> bool:
+    """Whether a Slice leaves out entries between those that it keeps."""
+    steps = constant(node.inputs[4]) if len(node.inputs) > 4 and node.inputs[4] is not None else None
+    return steps is not None and bool((steps > 1).any())
+
+
+def _jumped(node: ir.Node, sizes: Sequence[int | None]) -> list[tuple[int, int, int]]:
+    """(first, end, step) of every axis of a tensor; the batch, whose size is None, stays whole. Raises Refused."""
+    found = [(0, n or 0, 1) for n in sizes]
+    starts, stops, axes, steps = (_numbers(node, i) for i in range(1, 5))
+    for start, stop, axis, step in zip(starts, stops, axes, steps, strict=True):
+        size = sizes[axis % len(sizes)]
+        if size is None or step < 1:
+            raise Refused(f"it takes every {step}th entry of axis {axis}; expected steps forward behind the batch")
+        first, end, _ = slice(start, stop).indices(size)
+        if end <= first:
+            raise Refused(f"nothing is left of axis {axis}")
+        found[axis % len(sizes)] = (first, end, step)
+    return found
+
+
+def _numbers(node: ir.Node, place: int) -> list[int]:
+    """An input of a Slice. Raises Refused where it is no constant."""
+    found = constant(node.inputs[place])
+    if found is None:
+        raise Refused("its ends are no constants; expected initializers, fix the shapes and run mx.clean")
+    return found.tolist()
+
+
+def _every(source: Pending, axis: int, count: int, step: int, node: ir.Node, low: Lowering) -> Pending:
+    """Whole vectors of an axis, the first and then each `step` further."""
+    from mxexport.fpga.units.max_pool import MaxPool  # the largest of one is that
+
+    before, length, inside = source.view.around(axis)
+    column = before == 1  # as reductions see it
+    image = low.shaped(source, (length, 1, inside) if column else (before, length, inside))
+    window = Window((1, 1), (step, 1) if column else (1, step))
+    shape, view = (*window.output(image.shape), inside), source.view.cut(axis, count)
+    return low.add(lambda t: MaxPool(t, window), [image], node, "every", ("every",), shape, view=view)
 
 
 def _slices(node: ir.Node, sizes: Sequence[int | None]) -> list[tuple[int, int] | None]:
