@@ -44,16 +44,22 @@ class Encoder(nn.Module):
 
 
 class Masked(nn.Module):
-    def __init__(self, width: int, heads: int = 2):
+    """`fused`: one product makes queries, keys and values."""
+
+    def __init__(self, width: int, heads: int = 2, fused: bool = False):
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.inputs = nn.ModuleList(
+            [nn.Linear(width, 3 * width)] if fused else [nn.Linear(width, width) for _ in "qkv"]
+        )
+        self.out = nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def forward(self, x, hidden):
         y = self.norm1(x)
-        q, k, v = (p(y).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q, self.k, self.v))
+        parts = [p(y) for p in self.inputs] if len(self.inputs) == 3 else self.inputs[0](y).chunk(3, -1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         joined = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=hidden)
         x = x + self.out(joined.transpose(1, 2).flatten(2))
         return x + self.down(torch.relu(self.up(self.norm2(x))))
@@ -65,7 +71,9 @@ class Padded(nn.Module):
     def __init__(self, width: int = 32, ends: bool = True):
         super().__init__()
         self.embed, self.head = nn.Linear(8, width), nn.Linear(width, 5)
-        self.blocks = nn.ModuleList(Masked(width, heads) for heads in ([4, 2, 2, 2, 1] if ends else [2, 2, 2]))
+        self.blocks = nn.ModuleList(
+            Masked(width, heads, not ends) for heads in ([4, 2, 2, 2, 1] if ends else [2, 2, 2])
+        )
 
     def forward(self, x, mask):
         hidden = (1.0 - mask[:, None, None, :]) * torch.finfo(torch.float32).min

@@ -85,10 +85,13 @@ def arrivals(
     for instance in network.instances:
         timing = copies.timing(instance.unit, foldings[instance.name])
         late = [found[s] + conversion(network, foldings, s, instance) + (s in registers) for s in instance.sources]
-        if timing.share < 1:
-            late = [t - (1 - timing.share) * _span(network, foldings, instance.sources[0]) for t in late]
         first = late[: len(late) - len(timing.held)]
         ready = np.max([_wanted(times, timing, frames) for times in first], axis=0) + timing.latency
+        if np.min(timing.share) < 1:
+            early = (1 - np.broadcast_to(timing.share, len(timing.needs))) * _span(
+                network, foldings, instance.sources[0]
+            )
+            ready = ready - np.tile(early, frames)
         for held, times in zip(timing.held, late[len(first) :], strict=True):
             whole = times.reshape(frames, -1)[:, -1] + held.latency
             ready = np.maximum(ready, whole.repeat(len(ready) // frames))

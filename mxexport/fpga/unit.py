@@ -115,8 +115,8 @@ class Timing:
     latency: int
     window: tuple[Window, tuple[int, ...]] | None = None
     """The windows that hold input back in a line buffer, and the shape of a frame that comes."""
-    share: float = 1.0
-    """Of the last vector, what must have come."""
+    share: float | np.ndarray = 1.0
+    """Of the last vector that is needed, what must have come: for all vectors that come out, or of each."""
     beyond: float = 1.0
     """Cycles for each input vector that is waited for behind the last frame, where none comes."""
     held: tuple[Held, ...] = ()

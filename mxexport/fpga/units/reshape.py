@@ -86,7 +86,8 @@ class Reshape:
     def timing(self, folding: Folding) -> Timing:
         came, goes = self.source.vectors, self.result.vectors
         needs = ((np.arange(goes) + 1) * came + goes - 1) // goes - 1
-        return Timing(needs, self.cycles(folding) / goes, 0, share=min(came / goes, 1.0))
+        share = (np.arange(goes) + 1) * came / goes - needs  # several vectors come of one, beat by beat
+        return Timing(needs, self.cycles(folding) / goes, 0, share=share)
 
     def through(self, folding: Folding) -> bool:
         return True
