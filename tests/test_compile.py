@@ -194,9 +194,9 @@ def test_input_type_is_exact_where_24_bits_allow_it(x, expected):
     "model, formats, message",
     [
         (
-            nn.Sequential(nn.Conv2d(48, 4, 3, groups=2), nn.Flatten(), nn.Linear(160, 4)),
+            nn.Sequential(nn.Conv2d(96, 4, 3, groups=2), nn.Flatten(), nn.Linear(160, 4)),
             ("mxint8",) * 2,
-            "'0' \\(Conv\\): its 2 groups of 24",
+            "'0' \\(Conv\\): its 2 groups of 48",
         ),
         (nn.Sequential(nn.Flatten(), nn.Linear(70, 4)), ("int8_g32",) * 2, "has float scales"),
         (nn.Sequential(nn.Flatten(), nn.Linear(70, 4)), ("mxint8", None), "input is not quantized"),
@@ -211,7 +211,7 @@ def test_input_type_is_exact_where_24_bits_allow_it(x, expected):
     ],
 )
 def test_what_cannot_be_built_is_refused_by_name(tmp_path, model, formats, message):
-    example = torch.zeros(1, 48, 7, 10) if isinstance(model[0], nn.Conv2d) else torch.zeros(1, 7, 10)
+    example = torch.zeros(1, 96, 7, 10) if isinstance(model[0], nn.Conv2d) else torch.zeros(1, 7, 10)
     mx.export(mx.quantize_model(model, *formats), (example,), tmp_path / "m.onnx")
     x = np.random.default_rng(0).standard_normal((20, *example.shape[1:])).astype(np.float32)
     with pytest.raises(UnsupportedError, match=message):
