@@ -64,6 +64,7 @@ class OnDask(Runner):
         if owned and client not in owned:
             self._owned = [client, *owned]
         self._address = client.scheduler.address
+        self._shared: tuple[bytes, Future] | None = None
 
     def close(self) -> None:
         for held in self._owned:
@@ -86,7 +87,7 @@ class OnDask(Runner):
                     for i in group:
                         yield i, result
                 if lost:
-                    running = {}
+                    running, self._shared = {}, None
                     self._reconnect()
         finally:
             if self.client.status == "running":
@@ -98,7 +99,7 @@ class OnDask(Runner):
         run = uuid.uuid4().hex
         try:
             limits = self._declared(work)
-            shared = self.client.submit(_loaded, cloudpickle.dumps(work.shared), key=f"mxexport-shared-{run}")
+            shared = self._brought(cloudpickle.dumps(work.shared), run)
             return {
                 self.client.submit(
                     _task,
@@ -114,8 +115,16 @@ class OnDask(Runner):
                 for n, group in groups.items()
             }
         except _LOST:
+            self._shared = None
             self._reconnect()
             return {}
+
+    def _brought(self, pickled: bytes, run: str) -> Future:
+        """What tasks share, on the workers: that of the call before where it is the same."""
+        if self._shared is None or self._shared[0] != pickled or self._shared[1].status not in ("pending", "finished"):
+            future = self.client.submit(_loaded, pickled, key=f"mxexport-shared-{run}")
+            self._shared = pickled, future
+        return self._shared[1]
 
     def _declared(self, work: Work) -> dict[str, float] | None:
         """The resources of `work` that some worker declares."""
