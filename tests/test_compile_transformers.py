@@ -29,18 +29,22 @@ def compiled(network: nn.Module, inputs: dict[str, torch.Tensor], formats: tuple
 
 @pytest.mark.parametrize("name", dict.fromkeys([*SIMULATED, *every(3, NETWORKS)]))
 def test_hardware_computes_what_torch_does(name, tmp_path):
-    make, inputs, formats = NETWORKS[name]
+    assert_computes_what_torch_does(*NETWORKS[name], tmp_path, 10**-2.5, name in SIMULATED)
+
+
+def assert_computes_what_torch_does(make, inputs, formats, folder, most: float, simulated: bool):
+    """`most`: noise over signal, as codes turn where values lie on the border of two."""
     torch.manual_seed(0)
     network, given = make(), inputs()
-    design, quantized = compiled(network, given, formats, tmp_path)
+    design, quantized = compiled(network, given, formats, folder)
     arrays = {key: x.numpy() for key, x in given.items()}
     found = design.run_dataflow(arrays).values
     with torch.no_grad():
         wanted = quantized(*given.values()).numpy()
     noise = float(((found - wanted) ** 2).sum() / (wanted**2).sum())
-    assert found.shape == wanted.shape and noise < 10**-2.5, noise  # codes turn where values lie on the border of two
+    assert found.shape == wanted.shape and noise < most, noise
     design.compare_stages({key: x[8:] for key, x in arrays.items()})
-    if name in SIMULATED:
+    if simulated:
         two = {key: x[:2] for key, x in arrays.items()}
         run = design.simulate(two, stall_in=0.2, stall_out=0.3)
         assert (run.raw == design.run_dataflow(two).raw).all()

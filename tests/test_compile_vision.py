@@ -10,27 +10,13 @@ from torch import nn
 
 from mxexport.errors import UnsupportedError
 from tests.helpers import FULL
-from tests.test_compile_transformers import compiled
+from tests.test_compile_transformers import assert_computes_what_torch_does, compiled
 from tests.vision_networks import NETWORKS
 
 
 @pytest.mark.parametrize("name", NETWORKS if FULL else ["learned query", "interleaved", "flattened"])
 def test_hardware_computes_what_torch_does(name, tmp_path):
-    make, inputs, formats = NETWORKS[name]
-    torch.manual_seed(0)
-    network, given = make(), inputs()
-    design, quantized = compiled(network, given, formats, tmp_path)
-    arrays = {key: x.numpy() for key, x in given.items()}
-    found = design.run_dataflow(arrays).values
-    with torch.no_grad():
-        wanted = quantized(*given.values()).numpy()
-    noise = float(((found - wanted) ** 2).sum() / (wanted**2).sum())
-    assert found.shape == wanted.shape and noise < 10**-3, noise  # codes turn where values lie on the border of two
-    design.compare_stages({key: x[8:] for key, x in arrays.items()})
-    if FULL:
-        two = {key: x[:2] for key, x in arrays.items()}
-        run = design.simulate(two, stall_in=0.2, stall_out=0.3)
-        assert (run.raw == design.run_dataflow(two).raw).all()
+    assert_computes_what_torch_does(*NETWORKS[name], tmp_path, 10**-3, FULL)
 
 
 class Strided(nn.Module):

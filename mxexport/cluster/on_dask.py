@@ -87,7 +87,7 @@ class OnDask(Runner):
                     for i in group:
                         yield i, result
                 if lost:
-                    running, self._shared = {}, None
+                    running = {}
                     self._reconnect()
         finally:
             if self.client.status == "running":
@@ -115,12 +115,11 @@ class OnDask(Runner):
                 for n, group in groups.items()
             }
         except _LOST:
-            self._shared = None
             self._reconnect()
             return {}
 
     def _brought(self, pickled: bytes, run: str) -> Future:
-        """What tasks share, on the workers: that of the call before where it is the same."""
+        """What tasks share, on the workers: that of the call before where it is the same and nothing was lost."""
         if self._shared is None or self._shared[0] != pickled or self._shared[1].status not in ("pending", "finished"):
             future = self.client.submit(_loaded, pickled, key=f"mxexport-shared-{run}")
             self._shared = pickled, future
@@ -162,6 +161,7 @@ class OnDask(Runner):
 
     def _reconnect(self) -> None:
         """Wait for a scheduler at the same address. Raises MXExportError where none comes."""
+        self._shared = None
         end = time.monotonic() + self._patience
         while time.monotonic() < end:
             time.sleep(_POLL)

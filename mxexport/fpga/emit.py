@@ -283,28 +283,24 @@ class Placer:
             link = self._go_around(link, lanes)
         if loop is not None and stream == loop.entry:
             link, lanes = self._come_in(link, lanes)
-        readers = self._network.readers(stream)
-        inner = [r for r in readers if self._network.is_inner(r)] if loop is not None and stream in loop.sides else []
-        ends = self._reading(stream, [r for r in readers if r not in inner])
+        beside = loop is not None and stream in loop.sides
+        ends, inner = [], []
+        for reader, i in self._network.uses(stream):
+            end = f"{reader.name}/{i}", copies.lanes(reader.unit, self._foldings[reader.name])[0], reader.layer
+            (inner if beside and self._network.is_inner(reader) else ends).append(end)
         if stream in self._network.outputs:
             ends.append(("", self._leaving_lanes(stream), "output"))
         links = self._branches(link, len(ends) + bool(inner))
         self._bring(stream, links, lanes, ends)
         if inner:
             link, lanes = self._come_beside(stream, links[-1], lanes)
-            ends = self._reading(stream, inner)
-            self._bring(stream, self._branches(link, len(ends)), lanes, ends)
-
-    def _reading(self, stream: str, readers: list[Instance]) -> list[tuple[str, int, str]]:
-        """Of every input that takes a stream: the reader and which input, in what lanes, and the layer."""
-        found = [(r, i) for r in readers for i, source in enumerate(r.sources) if source == stream]
-        return [(f"{r.name}/{i}", copies.lanes(r.unit, self._foldings[r.name])[0], r.layer) for r, i in found]
+            self._bring(stream, self._branches(link, len(inner)), lanes, inner)
 
     def _branches(self, link: Link, count: int) -> list[Link]:
         return [link] if count == 1 else self._fork(link, count)
 
     def _bring(self, stream: str, links: list[Link], lanes: int, ends: list[tuple[str, int, str]]) -> None:
-        """Each of the first links to one of the readers."""
+        """Each of the first links to one of the inputs that take it: its name, in what lanes, and of which layer."""
         for branch, (key, wanted, layer) in zip(links, ends, strict=False):
             branch = self._queue(branch, self._depths.get((stream, key), 0))
             if stream in self._relays:

@@ -168,8 +168,7 @@ class Lowering:
         self._read: set[ir.Value] = set()
         self._wide: dict[ir.Value, Pending] = {}  # blocks (first value) -> the same as wide integers
         self._inputs: list[ir.Value] = []
-        self.tensors: dict[str, str] = {}
-        self._carried: dict[str, ir.Value] = {}  # the same, as tensors
+        self._carried: dict[str, ir.Value] = {}
         self.views: dict[str, View] = {}
         self._shapes: dict[tuple[ir.Value, tuple[int, ...]], Pending] = {}  # the same values in other vectors
         self.frames: dict[str, tuple[int, ...]] = {}
@@ -258,6 +257,11 @@ class Lowering:
             made = self.add(make, [source], self._node, "reshape", ("reshaped",), shape)
             self._shapes[source.values[0], shape] = made
         return replace(self._shapes[source.values[0], shape], view=source.view)
+
+    @property
+    def tensors(self) -> dict[str, str]:
+        """First value of a stream -> the tensor that it is compared with."""
+        return {name: value.name for name, value in self._carried.items()}
 
     def in_vectors(self, source: Pending, axis: int) -> Pending:
         """`source` with an axis of its tensor, the last that it brings, as its vectors."""
@@ -440,7 +444,7 @@ class Lowering:
         if stream.values:
             name = stream.values[0].name
             if name not in self._carried or len(self._carried[name].uses()) < 2:  # else others read that one as well
-                self.tensors[name], self._carried[name] = value.name, value
+                self._carried[name] = value
             if stream.view is not None:
                 self.views[value.name] = stream.view
 

@@ -88,6 +88,10 @@ class Network:
     def readers(self, stream: str) -> list[Instance]:
         return [i for i in self.instances if stream in i.sources]
 
+    def uses(self, stream: str) -> list[tuple[Instance, int]]:
+        """Every input that takes a stream: the instance, and which of its inputs."""
+        return [(i, place) for i in self.readers(stream) for place, source in enumerate(i.sources) if source == stream]
+
     def is_inner(self, instance: Instance) -> bool:
         """Whether it is part of what a frame passes several times."""
         return self.loop is not None and instance.name in self.loop.body

@@ -140,8 +140,9 @@ class _Walk:
         nodes = tuple(tuple(self.nodes[start : start + period]) for start in starts[:count])
         return Repeats(nodes, (entry, *ends[:count]))
 
-    def _edges(self, start: int, period: int) -> tuple[list[tuple[int, int, int, int]], list[ir.Value]]:
-        """Of the nodes of a turn: (node, input, its maker in the turn, which output), and what comes from outside."""
+    def _edges(self, start: int, period: int) -> tuple[list[tuple[int, ...]], list[ir.Value]]:
+        """Of the nodes of a turn: (node, input, its maker in the turn, which output), the first two alone of what comes
+        from outside; and that."""
         inner, outer = [], []
         for i, node in enumerate(self.nodes[start : start + period]):
             for k, value in enumerate(node.inputs):
@@ -150,7 +151,9 @@ class _Walk:
                     at = -1 if maker is None else self._at[maker] - start
                     if at < 0:
                         outer.append(value)
-                    inner.append((i, k, max(at, -1), maker.outputs.index(value) if at >= 0 else 0))
+                        inner.append((i, k))
+                    else:
+                        inner.append((i, k, at, maker.outputs.index(value)))
         return inner, outer
 
     def nearest(self) -> str:

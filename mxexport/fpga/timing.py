@@ -157,7 +157,7 @@ def _depths(
     """The same for frames that come and pass at those times."""
     found = {}
     for stream, kind in network.streams.items():
-        readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
+        readers = network.uses(stream)
         forks = len(readers) + (stream in network.outputs) > 1
         for reader, i in readers:
             if not forks and len(reader.sources) == 1:
@@ -339,14 +339,12 @@ def _beside(network: Network, foldings: Mapping[str, Folding], behind: Network) 
         return network.streams[stream].beats(stream_lanes(network, foldings, stream))
 
     for stream in network.loop.sides:
-        readers = [(r, i) for r in network.readers(stream) for i, s in enumerate(r.sources) if s == stream]
-        found |= {(stream, f"{r.name}/{i}"): _SLACK for r, i in readers if not network.is_inner(r)}
+        outside = [f"{r.name}/{i}" for r, i in network.uses(stream) if not network.is_inner(r)]
+        found |= {(stream, reader): _SLACK for reader in outside}
         waiting = (frames(stream, came[network.loop.entry][0]) - 1) * beats(stream)
-        forks = any(not network.is_inner(r) for r, _ in readers)
-        found[stream, TURNS] = power_of_two(max(waiting, 0) + _SLACK) if waiting > 0 or forks else 0
+        found[stream, TURNS] = power_of_two(max(waiting, 0) + _SLACK) if waiting > 0 or outside else 0
     for stream in passing:
-        for reader in behind.readers(stream):
+        for reader, i in behind.uses(stream):
             waiting = (frames(stream, times[reader.result][0]) + 1) * beats(stream) + _SLACK
-            places = [i for i, s in enumerate(reader.sources) if s == stream]
-            found |= {(stream, f"{reader.name}/{i}"): power_of_two(waiting) for i in places}
+            found[stream, f"{reader.name}/{i}"] = power_of_two(waiting)
     return found
