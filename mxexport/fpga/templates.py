@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import jinja2
 
 from mxexport.fpga.identifiers import one_line
 from mxexport.fpga.tools.verilator import parameter_text
 
 
+@functools.cache
 def environment(folder: str = ".") -> jinja2.Environment:
-    """Of the templates in a folder beside this file; a name that nobody gave is an error, no empty text."""
+    """Of the templates in a folder beside this file; a name that nobody gave is an error, no empty text.
+    Made once: templates stay compiled."""
     found = jinja2.Environment(
         loader=jinja2.PackageLoader("mxexport.fpga", folder),
         undefined=jinja2.StrictUndefined,

@@ -40,8 +40,7 @@ def with_ours(model: ir.Model) -> ir.Model:
     Raises:
         UnsupportedError: a node of our domain that is no operator of ours, or an opset that cannot be raised.
     """
-    copy = model.clone()
-    graph.drop_functions(copy)
+    copy = graph.copied_without_bodies(model)
     qonnx_domains.unify(copy)
     if "" in copy.opset_imports:
         raise_opset(copy, opset_for_bodies(copy.graph.all_nodes()))

@@ -82,6 +82,18 @@ def attach_functions(model: ir.Model) -> None:
         _constants_first(model.graph)
 
 
+def copied_without_bodies(model: ir.Model) -> ir.Model:
+    """A copy without the bodies that `drop_functions` takes out, which are most of a small model's nodes; tensors are
+    shared with `model`."""
+    kept = dict(model.functions)
+    try:
+        drop_functions(model)
+        return model.clone()
+    finally:
+        model.functions.clear()
+        model.functions.update(kept)
+
+
 def drop_functions(model: ir.Model) -> None:
     """Take out the bodies of our operators and of QONNX's; they are made anew where they are needed."""
     for key in [key for key in model.functions if key[0] in BODY_DOMAINS]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Sequence
@@ -100,18 +101,23 @@ class Page:
         return json.dumps(_plain(self) | {"version": mxexport.__version__}, indent=2, allow_nan=False) + "\n"
 
     def to_html(self) -> str:
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("mxexport.reporting", "."),
-            undefined=jinja2.StrictUndefined,
-            autoescape=True,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters["shown"] = shown
-        template = environment.get_template("page.html.j2")
+        template = _template()
         return template.render(
             page=self, version=mxexport.__version__, bars_svg=bars_svg, flow_svg=flow_svg, anchor=_anchor
         )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mxexport.reporting", "."),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["shown"] = shown
+    return environment.get_template("page.html.j2")
 
 
 def _is_number(cell: Cell) -> bool:
