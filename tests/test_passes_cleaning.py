@@ -8,6 +8,7 @@ import pytest
 
 from mxexport.errors import OptionError
 from mxexport.model import graph
+from mxexport.model.editing import new_initializer
 from mxexport.passes import (
     deduplicate_initializers,
     extract_conv_bias,
@@ -64,6 +65,14 @@ def test_fold_constants_sums_alike_wherever_an_array_lies(offset):
     axes = np.array([1], np.int64)
     made = fires(fold_constants, model("m = ReduceMean(w, a)  y = Add(x, m)", "float[64,1] x", w=weight, a=axes))
     assert op_types(made) == ["Add"]
+
+
+def test_fold_constants_leaves_what_makes_nothing():
+    made = model("y = Neg(x)")
+    made.graph.insert_before(
+        made.graph[0], ir.node("Neg", [new_initializer(made.graph, "w", normal(4))], num_outputs=0)
+    )
+    silent(fold_constants, made)
 
 
 def test_fold_constants_takes_shapes_and_our_scales():

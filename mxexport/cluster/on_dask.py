@@ -34,8 +34,8 @@ _LOST = (CancelledError, DaskTimeout, OSError)
 
 _BEFORE_START = "distributed.nanny.pre-spawn-environ"
 _ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
-"""Of workers: bytes that glibc keeps for the next tensors. dask has them give back all above 64 KB at once, and a network
-takes 1.7 times as long to measure in new pages."""
+"""Of workers: bytes that glibc keeps for the next tensors. dask has them give back all above 64 KB at once, and a
+network takes 1.7 times as long to measure in new pages."""
 
 
 def processes(count: int) -> OnDask:

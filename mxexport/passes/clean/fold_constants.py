@@ -37,6 +37,8 @@ def _fold_graph(model: ir.Model, graph: ir.Graph, outcome: Outcome) -> None:
     made: dict[ir.Value, ir.Node] = {}
     ready: dict[ir.Value, ir.TensorProtocol] = {}
     for node in graph:
+        if not node.outputs:  # ONNX asks for one, protobuf does not
+            continue
         if not all(v is None or rw.is_constant(v) or v in made or v in ready for v in node.inputs):
             if _is_known_shape(node):
                 ready[node.outputs[0]] = _shape_of(node)
