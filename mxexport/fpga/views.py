@@ -77,7 +77,7 @@ class View:
         """The axis of open length takes what the known ones before and behind it leave."""
         if sizes.count(None) != 1:
             return None
-        flat = [a for axis in self.axes for a in axis]
+        flat = self._joined(self.axes)
         at, middle = flat.index(BATCH), sizes.index(None)
         before, behind = flat[:at], flat[at + 1 :][::-1]
         first = [_taken(before, n, last=False) for n in sizes[:middle]]
@@ -88,9 +88,22 @@ class View:
         """Where the batch has a known length it stays the first axis."""
         if not self.axes or self.axes[0] != (BATCH,):
             return None
-        flat = [a for axis in self.axes[1:] for a in axis]
+        flat = self._joined(self.axes[1:])
         found = [_taken(flat, n, last=False) for n in sizes[1:]]
         return None if None in found or flat else [(BATCH,), *found]
+
+    def _joined(self, axes: Sequence[Axis]) -> list[Atom]:
+        """All atoms of `axes`; those that stand side by side there and in the stream are one, and can be cut anew."""
+        following = dict(zip(self.atoms, self.atoms[1:], strict=False))
+        found: list[Atom] = []
+        last = None
+        for atom in (a for axis in axes for a in axis):
+            if last is not None and following.get(last) == atom:
+                found[-1] = Atom(found[-1].place, found[-1].size * atom.size)
+            else:
+                found.append(atom)
+            last = atom
+        return found
 
     def trailing(self, axis: int) -> bool:
         """Whether an axis is the last that the stream brings: one vector after the other runs along it."""
