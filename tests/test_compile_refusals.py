@@ -50,6 +50,17 @@ def test_inputs_that_nobody_reads_and_outputs_that_are_twice_the_same_are_named(
     assert found[0] == ("input 'y'", "read by no node; export the model without it")
 
 
+@pytest.mark.parametrize("size", [-1, 1 << 40])
+def test_inputs_of_sizes_that_none_have_are_refused(tmp_path, size):
+    """Neither kind of frame is computed once, to see what all have in common."""
+    model = mx.quantize_model(nn.Sequential(nn.Linear(32, 4)), "mxint8", "mxint8")
+    proto = onnx.load(mx.export(model, (ROW,), tmp_path / "m.onnx").path)
+    proto.graph.input[0].type.tensor_type.shape.dim[1].dim_value = size
+    proto.graph.node.append(helper.make_node("Shape", ["input"], ["sizes"]))
+    onnx.save(proto, tmp_path / "m.onnx")
+    assert problems_of(tmp_path)
+
+
 def test_parameters_among_the_inputs_are_told_from_inputs(tmp_path):
     model = mx.quantize_model(nn.Sequential(nn.Linear(32, 4)), "mxint8", "mxint8")
     found = dict(problems_of(tmp_path, model, ROW, keep_initializers=True))

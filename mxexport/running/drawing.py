@@ -11,7 +11,7 @@ from mxexport.errors import ShapeError
 from mxexport.model import graph
 
 _OPEN_DIMENSION = 2
-_MOST_VALUES = 1 << 30
+MOST_VALUES = 1 << 30
 
 
 def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
@@ -30,7 +30,7 @@ def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray
         if not t.HasField("shape") or dtype.kind in "OSUM":
             raise ShapeError(f"input {value.name!r} has no shape or is no number: give inputs yourself")
         shape = [d.dim_value if d.HasField("dim_value") else _OPEN_DIMENSION for d in t.shape.dim]
-        if min(shape, default=0) < 0 or math.prod(shape) > _MOST_VALUES:
+        if min(shape, default=0) < 0 or math.prod(shape) > MOST_VALUES:
             raise ShapeError(f"input {value.name!r} of shape {shape} cannot be made up: give inputs yourself")
         if dtype.kind in "iub":
             made[value.name] = rng.integers(0, _highest(proto, value.name, dtype, len(shape)), shape).astype(dtype)
