@@ -129,3 +129,22 @@ def test_random_networks(seed, tmp_path):
     design, _, x = networks.compiled(model, model.frame, FORMATS[seed % len(FORMATS)], tmp_path, seed)
     raw = design.simulate(x[:6], stall_in=0.3 * (seed % 2), stall_out=0.3 * (seed % 3 == 1), seed=seed + 1).raw
     np.testing.assert_array_equal(raw, design.run_dataflow(x[:6]).raw)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "pads", "rounded_up", "padding_counts"),
+    [
+        (3, 2, 1, True, True), (3, 2, 1, True, False), (3, 2, 0, True, True), (2, 2, 0, True, False),
+        (3, 3, 1, False, False), ((3, 2), (2, 1), (1, 0), True, False), (3, 1, 1, True, True),
+    ],
+)  # fmt: skip
+def test_averages_of_windows_that_reach_beyond_the_image(kernel, stride, pads, rounded_up, padding_counts, tmp_path):
+    pool = torch.nn.AvgPool2d(kernel, stride, pads, rounded_up, padding_counts)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.ReLU(), pool, torch.nn.Conv2d(4, 4, 1))
+    torch.manual_seed(0)
+    design, quantized, x = networks.compiled(model, (3, 8, 7), ("mxint8", "mxint8"), tmp_path)
+    with torch.no_grad():
+        wanted = quantized(torch.from_numpy(x)).numpy()
+    off = np.abs(design.run_dataflow(x).values - wanted) / np.abs(wanted).max()
+    assert off.shape == wanted.shape and np.median(off) <= 1e-6 and off.max() <= 0.05
+    np.testing.assert_array_equal(design.simulate(x[:2], stall_out=0.3).raw, design.run_dataflow(x[:2]).raw)

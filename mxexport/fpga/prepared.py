@@ -8,6 +8,8 @@ import onnx_ir as ir
 from mxexport.fpga.borders import constant_nodes
 from mxexport.fpga.settled import settle
 from mxexport.fpga.static_scales import take_out_scales
+from mxexport.fpga.unit import Refused
+from mxexport.fpga.windows import Window
 from mxexport.model.editing import Editor, sole_user
 from mxexport.model.rewriting import attribute, is_op
 from mxexport.numbers.spatial import output_size
@@ -46,38 +48,46 @@ def spell(model: ir.Model) -> bool:
 
 
 def count_padding(model: ir.Model) -> bool:
-    """AveragePool(x) -> AveragePool(x, count_include_pad=1) * c  where padding does not count: c is the share of a
-    window, for each of its places, that lies on the image."""
+    """AveragePool(x) -> AveragePool(x, count_include_pad=1) * c  where not all of a window counts: padding, unless the
+    node asks for it, and what `ceil_mode` lets windows reach beyond. c is one over the share that does, for each place.
+    """
     editor, changed = Editor(model), False
     for node in list(model.graph):
-        if not is_op(node, "AveragePool") or (shares := _shares(node)) is None:
+        if not is_op(node, "AveragePool") or (found := _shares(node)) is None:
             continue
-        out, given = node.outputs[0], {name: a.value for name, a in node.attributes.items()}
-        given["count_include_pad"] = 1
+        shares, pads = found
+        out, given = node.outputs[0], {name: a.value for name, a in node.attributes.items() if name != "ceil_mode"}
+        given |= {"count_include_pad": 1, "pads": pads}
         pool = editor.node("AveragePool", list(node.inputs), given, name=f"{node.name}_padded", like=out, before=node)
-        shares = shares if np.ptp(shares) else shares.reshape(-1)[:1].reshape([1] * shares.ndim)
-        factors = editor.constant(f"{node.name}_counts", (1 / shares).astype(np.float32)[None, None])
-        editor.take_over(out, editor.node("Mul", [pool, factors], name=f"{node.name}_counted", like=out, before=node))
+        if (shares < 1).any():
+            shares = shares if np.ptp(shares) else shares.reshape(-1)[:1].reshape([1] * shares.ndim)
+            factors = editor.constant(f"{node.name}_counts", (1 / shares).astype(np.float32)[None, None])
+            pool = editor.node("Mul", [pool, factors], name=f"{node.name}_counted", like=out, before=node)
+        editor.take_over(out, pool)
         editor.drop(node)
         changed = True
     editor.finish()
     return changed
 
 
-def _shares(node: ir.Node) -> np.ndarray | None:
-    """What part of the window lies on the image, for each place of the result; None where all of it does everywhere,
-    or where padding counts, or where the node says too little."""
+def _shares(node: ir.Node) -> tuple[np.ndarray, list[int]] | None:
+    """What part of the window counts, for each place of the result, and the pads that such windows need; None where the
+    node says that all of it does everywhere, or too little."""
     shape, kernel = node.inputs[0].shape, attribute(node, "kernel_shape", ())
     rank = len(kernel)
     if shape is None or len(shape) != rank + 2 or not all(isinstance(d, int) for d in shape[2:]):
         return None
-    counts = attribute(node, "count_include_pad", 0) or attribute(node, "ceil_mode", 0)
-    if counts or attribute(node, "auto_pad", "NOTSET") != "NOTSET" or set(attribute(node, "dilations", (1,))) != {1}:
+    try:
+        window = Window.of_node(node, tuple(kernel), None)
+    except Refused:
         return None
-    pads, strides = attribute(node, "pads", (0,) * 2 * rank), attribute(node, "strides", (1,) * rank)
-    found = np.ones(())
-    for i, (size, k, stride) in enumerate(zip(shape[2:], kernel, strides, strict=True)):
-        starts = np.arange(output_size(size, k, stride, pads[i], pads[i + rank], 1)) * stride - pads[i]
-        inside = np.minimum(starts + k, size) - np.maximum(starts, 0)
-        found = found[..., None] * (inside / k)
-    return found if (found < 1).any() and (found > 0).all() else None
+    if set(window.dilations) != {1}:
+        return None
+    given = attribute(node, "pads", (0,) * 2 * rank) if attribute(node, "count_include_pad", 0) else (0,) * 2 * rank
+    found, pads = np.ones(()), [*window.pads[:rank], *window.pads[2 : 2 + rank]]
+    for i, (size, k, stride) in enumerate(zip(shape[2:], kernel, window.strides, strict=False)):
+        starts = np.arange(output_size(size, k, stride, pads[i], pads[i + rank])) * stride - pads[i]
+        counted = np.minimum(starts + k, size + given[i + rank]) - np.maximum(starts, -given[i])
+        found = found[..., None] * (counted / k)
+    said = not attribute(node, "ceil_mode", 0) and (found == 1).all()
+    return (found, pads) if (found > 0).all() and not said else None

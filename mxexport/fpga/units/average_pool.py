@@ -18,6 +18,7 @@ from mxexport.fpga.units.reduction import lower_reduction
 from mxexport.fpga.whole_numbers import running_sum
 from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
+from mxexport.model.rewriting import attribute
 from mxexport.numbers import spatial
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 from mxexport.numbers.grids import Grid
@@ -50,9 +51,9 @@ class AveragePool:
         source = low.wide(low.image(x, low.stream(x)), node)
         if node.op_type == "AveragePool":
             window = Window.of_node(node, tuple(node.attributes["kernel_shape"].value), source.shape)
-            counted = "count_include_pad" in node.attributes and node.attributes["count_include_pad"].value
+            counted = attribute(node, "count_include_pad", 0) and not attribute(node, "ceil_mode", 0)
             if any(window.pads) and not counted:
-                raise Refused("it leaves padding out of the count; set count_include_pad, or pool without padding")
+                raise Refused("it leaves padding out of the count, of images whose size is not known; run mx.clean")
             if window.dilations != (1, 1):
                 raise Refused("it has dilations; pool with adjacent taps")
         else:
