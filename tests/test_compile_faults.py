@@ -103,6 +103,17 @@ def test_a_dataflow_graph_of_empty_frames_is_refused(compiled, tmp_path):
         mx.open_design(tmp_path / "d").simulate(X)
 
 
+def test_constants_of_another_type_are_refused(compiled, tmp_path):
+    shutil.copytree(compiled, tmp_path / "d")
+    path = tmp_path / "d" / "dataflow.onnx"
+    changed = onnx.load(path)
+    codes = next(t for t in changed.graph.initializer if t.data_type == onnx.TensorProto.UINT8)
+    codes.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(codes).astype(np.float32), codes.name))
+    onnx.save(changed, path)
+    with pytest.raises(InputFileError, match="W_codes is float, expected uint8; compile it again"):
+        mx.open_design(tmp_path / "d").simulate(X)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are of POSIX systems")
 def test_a_pipe_is_no_model(tmp_path):
     os.mkfifo(tmp_path / "pipe")

@@ -132,12 +132,22 @@ def _turn(node: ir.Node) -> tuple[str, int]:
 
 def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
     try:
+        _check_constants(node)
         return OF_OPERATOR[node.op_type].from_node(node, sources)
     except Exception as error:  # a file that nobody vouches for: whatever is missing or does not fit
         why = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputFileError(
             f"dataflow graph: node {node.name!r} ({node.op_type}) does not describe a unit: {why}; compile it again"
         ) from error
+
+
+def _check_constants(node: ir.Node) -> None:
+    """Raise ValueError where a constant is not of the type that the operator declares."""
+    ports = OF_OPERATOR[node.op_type].operator.inputs
+    for value, (name, port) in zip(node.inputs, ports.items(), strict=False):
+        found = value.const_value.dtype if value is not None and value.const_value is not None else None
+        if found is not None and found.name.lower() != port.dtype:
+            raise ValueError(f"{name} is {found.name.lower()}, expected {port.dtype}")
 
 
 def _not_empty(name: str, stream: Stream) -> Stream:
