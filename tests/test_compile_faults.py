@@ -103,14 +103,23 @@ def test_a_dataflow_graph_of_empty_frames_is_refused(compiled, tmp_path):
         mx.open_design(tmp_path / "d").simulate(X)
 
 
-def test_constants_of_another_type_are_refused(compiled, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("weight_codes", lambda a: a.astype(np.float32), "W_codes is float, expected uint8"),
+        ("weight_scale_codes", lambda a: a.T, "W_scale has shape"),
+        ("bias", lambda a: a[:-1], "bias has shape"),
+    ],
+)
+def test_constants_that_do_not_fit_their_operator_are_refused(compiled, tmp_path, name, change, words):
     shutil.copytree(compiled, tmp_path / "d")
     path = tmp_path / "d" / "dataflow.onnx"
     changed = onnx.load(path)
-    codes = next(t for t in changed.graph.initializer if t.data_type == onnx.TensorProto.UINT8)
-    codes.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(codes).astype(np.float32), codes.name))
+    tensor = next(t for t in changed.graph.initializer if t.name.endswith(name))
+    array = np.ascontiguousarray(change(onnx.numpy_helper.to_array(tensor)))
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     onnx.save(changed, path)
-    with pytest.raises(InputFileError, match="W_codes is float, expected uint8; compile it again"):
+    with pytest.raises(InputFileError, match=f"{words}.*compile it again"):
         mx.open_design(tmp_path / "d").simulate(X)
 
 

@@ -11,6 +11,7 @@ from mxexport.fpga.turns import TURN, TURN_OF
 from mxexport.fpga.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import OF_OPERATOR
+from mxexport.model import graph
 from mxexport.ops import DOMAIN
 
 
@@ -132,7 +133,7 @@ def _turn(node: ir.Node) -> tuple[str, int]:
 
 def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
     try:
-        _check_constants(node)
+        _check_inputs(node)
         return OF_OPERATOR[node.op_type].from_node(node, sources)
     except Exception as error:  # a file that nobody vouches for: whatever is missing or does not fit
         why = (str(error).splitlines() or [type(error).__name__])[0]
@@ -141,13 +142,23 @@ def _unit(node: ir.Node, sources: tuple[Stream, ...]) -> Unit:
         ) from error
 
 
-def _check_constants(node: ir.Node) -> None:
-    """Raise ValueError where a constant is not of the type that the operator declares."""
-    ports = OF_OPERATOR[node.op_type].operator.inputs
-    for value, (name, port) in zip(node.inputs, ports.items(), strict=False):
+def _check_inputs(node: ir.Node) -> None:
+    """Raise ValueError where a constant is not of the type that the operator declares, FormatError or ShapeError where
+    attributes and shapes make no sense to it."""
+    operator = OF_OPERATOR[node.op_type].operator
+    for value, (name, port) in zip(node.inputs, operator.inputs.items(), strict=False):
         found = value.const_value.dtype if value is not None and value.const_value is not None else None
         if found is not None and found.name.lower() != port.dtype:
             raise ValueError(f"{name} is {found.name.lower()}, expected {port.dtype}")
+    operator.check([_lengths(value) for value in node.inputs], graph.attributes(node))
+
+
+def _lengths(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """Of a constant as it is, of others as declared; None for those that are open, or where none are known."""
+    if value is None or (value.shape is None and value.const_value is None):
+        return None
+    shape = value.shape if value.const_value is None else value.const_value.shape
+    return tuple(d if isinstance(d, int) else None for d in shape)
 
 
 def _not_empty(name: str, stream: Stream) -> Stream:
