@@ -27,8 +27,8 @@ from encoder_hardware import plan_table, plans, plans_in_turn, simulated, units_
 from torch import Tensor, nn
 
 import mxexport as mx
-from mxexport.fpga import loops
-from mxexport.fpga.devices import resources
+from mxexport.fpga.areas.devices import resources
+from mxexport.fpga.scheduling import loops
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD, DOCUMENT, MARKER = ROOT / "build" / "encoder", ROOT / "docs" / "hardware.md", "encoder"

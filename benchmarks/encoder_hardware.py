@@ -10,14 +10,18 @@ import numpy as np
 
 import mxexport as mx
 from mxexport.errors import OptionError
-from mxexport.fpga import alone, budgets, emit, memory, options
-from mxexport.fpga.area import total
-from mxexport.fpga.devices import clock_limit, makes_threes, resources
+from mxexport.fpga import options
+from mxexport.fpga.areas.area import total
+from mxexport.fpga.areas.devices import clock_limit, makes_threes, resources
+from mxexport.fpga.checking import alone
+from mxexport.fpga.folding import budgets
 from mxexport.fpga.network import Network
-from mxexport.fpga.report import estimate
-from mxexport.fpga.timing import cycles_per_unit, latency
-from mxexport.fpga.types import Wide
+from mxexport.fpga.reports.report import estimate
+from mxexport.fpga.scheduling import memory
+from mxexport.fpga.scheduling.timing import cycles_per_unit, latency
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding
+from mxexport.fpga.writing import emit
 
 _SHARES = (0.7, 0.8, 0.9)
 """Of a part that the fastest design may take, the first in which there is one: the fuller, the harder to route."""

@@ -1,4 +1,5 @@
-"""Fit the area model to Yosys, and say how far it is off; writes mxexport/fpga/area_model.json and docs/hardware.md.
+"""Fit the area model to Yosys, and say how far it is off; writes mxexport/fpga/areas/area_model.json and
+docs/hardware.md.
 
     python -m benchmarks.estimates
 
@@ -20,11 +21,12 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.common import write
-from mxexport.fpga import area, copies
-from mxexport.fpga.types import Blocks
+from mxexport.fpga.areas import area
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.scheduling import copies
+from mxexport.fpga.streams.types import Blocks
 from mxexport.fpga.units import Product
 from mxexport.fpga.units.fed_matmul import FedMatMul
-from mxexport.fpga.windows import Window
 from tests.areas import TABLE, cells, measured
 from tests.test_hardware_units import CASES, FORMATS, depthwise, matmul
 

@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 from common import write
 
-from mxexport.fpga.types import Wide
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import Activation, Norm, Softmax
 

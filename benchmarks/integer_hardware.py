@@ -22,10 +22,10 @@ from integer_designs import DOCUMENT, LENGTH, SOLE_ROOTS, SPREADS, WIDTH, Design
 
 from mxexport.errors import MXExportError
 from mxexport.fpga.library import in_order, rtl_sources
+from mxexport.fpga.streams.words import pack_lanes, unpack_lanes, write_mem
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.yosys import SynthResult, synthesize
 from mxexport.fpga.unit import Folding, parameters_of
-from mxexport.fpga.words import pack_lanes, unpack_lanes, write_mem
 
 SOURCES = Path(__file__).parent / "integer_designs"
 MARKER = "integer-hardware"

@@ -19,14 +19,14 @@ from common import write
 from torch import nn
 
 import mxexport as mx
-from mxexport.fpga.accumulator import sized
+from mxexport.fpga.datapaths.accumulator import sized
+from mxexport.fpga.datapaths.weights import Weight
 from mxexport.fpga.library import in_order, rtl_sources
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.words import write_mem
 from mxexport.fpga.tools.yosys import SynthResult, synthesize
-from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit, parameters_of
 from mxexport.fpga.units import MatMul, Quantize
-from mxexport.fpga.weights import Weight
-from mxexport.fpga.words import write_mem
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format
 

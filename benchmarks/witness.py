@@ -18,7 +18,8 @@ from scipy.stats import spearmanr
 
 from benchmarks.common import write
 from mxexport.errors import MXExportError
-from mxexport.fpga import copies, library
+from mxexport.fpga import library
+from mxexport.fpga.scheduling import copies
 from mxexport.fpga.tools import yosys
 from tests.areas import TABLE, measured
 from tests.test_hardware_units import written

@@ -22,16 +22,17 @@ import numpy as np
 
 from mxexport import cluster
 from mxexport.cluster.runner import Work
-from mxexport.fpga import copies, library
-from mxexport.fpga.accumulator import sized
+from mxexport.fpga import library
+from mxexport.fpga.datapaths.accumulator import sized
+from mxexport.fpga.datapaths.weights import Weight
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.scheduling import copies
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.words import write_mem
 from mxexport.fpga.tools import yosys
-from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Unit
 from mxexport.fpga.units import Affine, AveragePool, MatMul, MaxPool, MXWindow, Product
 from mxexport.fpga.units.fed_matmul import FedMatMul
-from mxexport.fpga.weights import Weight
-from mxexport.fpga.windows import Window
-from mxexport.fpga.words import write_mem
 from mxexport.numbers.formats import get_format
 from tests.test_hardware_units import CASES, depthwise, finite_codes, folding_of, matmul, quantize, written
 

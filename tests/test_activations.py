@@ -14,9 +14,9 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import UnsupportedError
 from mxexport.fpga import open_design
-from mxexport.fpga.composed import composed
-from mxexport.fpga.curves import FUNCTIONS, elu, function_of, hard_sigmoid, silu, softplus
-from mxexport.fpga.types import Wide
+from mxexport.fpga.datapaths.curves import FUNCTIONS, elu, function_of, hard_sigmoid, silu, softplus
+from mxexport.fpga.lowering.composed import composed
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Refused
 from mxexport.fpga.units import Activation
 from mxexport.numbers import quantized

@@ -15,7 +15,9 @@ from typer.testing import CliRunner
 import mxexport as mx
 from mxexport.cli import app
 from mxexport.errors import InputFileError, OptionError, VerificationError
-from mxexport.fpga import alone, copies, open_design
+from mxexport.fpga import open_design
+from mxexport.fpga.checking import alone
+from mxexport.fpga.scheduling import copies
 from tests.helpers import FULL
 from tests.test_compile_transformers import compiled
 from tests.transformer_networks import NETWORKS

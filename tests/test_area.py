@@ -13,8 +13,11 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import MXExportError, OptionError
-from mxexport.fpga import copies, devices, estimate, library
-from mxexport.fpga.area import Area, each, fitted, glue
+from mxexport.fpga import library
+from mxexport.fpga.areas import devices
+from mxexport.fpga.areas.area import Area, each, fitted, glue
+from mxexport.fpga.folding import estimate
+from mxexport.fpga.scheduling import copies
 from tests.areas import TABLE, cells, measured
 from tests.test_hardware_units import CASES
 

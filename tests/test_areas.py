@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from mxexport.fpga import devices
+from mxexport.fpga.areas import devices
 from tests.areas import TABLE, cells, measure, measured, worse
 from tests.helpers import FULL
 

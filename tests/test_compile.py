@@ -14,8 +14,11 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import InputFileError, ShapeError, UnsupportedError
-from mxexport.fpga import calibrate, framing, open_design, schedule
-from mxexport.fpga.types import Wide
+from mxexport.fpga import open_design
+from mxexport.fpga.checking import framing
+from mxexport.fpga.lowering import calibrate
+from mxexport.fpga.scheduling import schedule
+from mxexport.fpga.streams.types import Wide
 from mxexport.model import graph
 from mxexport.running import executors
 from tests.helpers import assert_equal_up_to_turned_codes, every

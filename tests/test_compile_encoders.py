@@ -133,7 +133,7 @@ def test_pools(tmp_path):
 
 def test_positions_of_a_batch_are_constants(tmp_path):
     """What the size of the batch determines is the same for every frame; what differs among frames is left alone."""
-    from mxexport.fpga.settled import settle
+    from mxexport.fpga.lowering.settled import settle
     from mxexport.model import graph
 
     torch.manual_seed(0)
@@ -156,7 +156,7 @@ def test_frames_that_differ_stay():
     """x + Range(batch): another number for every frame."""
     from onnx import TensorProto, helper
 
-    from mxexport.fpga.settled import settle
+    from mxexport.fpga.lowering.settled import settle
 
     nodes = [
         helper.make_node("Shape", ["x"], ["size"], start=0, end=1),

@@ -78,7 +78,7 @@ def vectors(frames: int, seed: int = 0) -> np.ndarray:
 
 def sent(design, x: np.ndarray) -> tuple[list[np.ndarray], int]:
     """(beats of every frame, beats of an output frame)."""
-    from mxexport.fpga.framing import to_fixed
+    from mxexport.fpga.checking.framing import to_fixed
 
     network, placed = design.network, design._placed
     source, lanes = network.source.at_border(), placed.lanes(network.inputs[0])

@@ -14,8 +14,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import VerificationError
-from mxexport.fpga import verify
-from mxexport.fpga.static_scales import take_out_scales
+from mxexport.fpga.checking import verify
+from mxexport.fpga.lowering.static_scales import take_out_scales
 from mxexport.model import graph
 from mxexport.quant import QuantSpec, freeze_scales
 from tests.helpers import every

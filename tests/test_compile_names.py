@@ -12,7 +12,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.fpga import open_design
-from mxexport.fpga.identifiers import KEYWORDS, identifiers, one_line
+from mxexport.fpga.writing.identifiers import KEYWORDS, identifiers, one_line
 
 NAMES = ("層", "层", "Module", "module", "x\nendmodule //")
 

@@ -15,7 +15,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import InputFileError, OptionError, ShapeError
 from mxexport.fpga import open_design
-from mxexport.fpga.devices import DEVICES, check_part
+from mxexport.fpga.areas.devices import DEVICES, check_part
 from mxexport.numbers import fixedpoint, quantized
 
 CALIBRATION = (np.random.default_rng(0).integers(-256, 257, (32, 40)) / 256).astype(np.float32)

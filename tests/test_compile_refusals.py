@@ -11,7 +11,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import prepared
+from mxexport.fpga.lowering import prepared
 from mxexport.passes.clean.split_gemm import split_gemm
 from mxexport.targets.check import require as check
 

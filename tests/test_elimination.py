@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from mxexport.fpga import elimination
+from mxexport.fpga.scheduling import elimination
 
 
 def cost(choice: dict, own: dict, between: dict) -> float:

@@ -17,7 +17,7 @@ import mxexport as mx
 from mxexport import cluster
 from mxexport.cli import app
 from mxexport.errors import OptionError
-from mxexport.fpga import devices
+from mxexport.fpga.areas import devices
 from tests.helpers import every, lint
 
 X = np.random.default_rng(0).integers(-128, 128, (40, 64)).astype(np.float32) / 128

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from mxexport.fpga.library import rtl_sources
+from mxexport.fpga.streams.types import Blocks
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.simulator import Feed
-from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.units.fed_matmul import FedMatMul
 from tests.test_hardware_units import arrays_of, golden, matmul, written

@@ -12,7 +12,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import ops
 from mxexport.errors import MissingToolError, OptionError, UnsupportedError
-from mxexport.fpga.words import write_mem
+from mxexport.fpga.streams.words import write_mem
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers import fixedpoint, groups, quantized

@@ -24,9 +24,9 @@ from mxexport.cli import app
 from mxexport.errors import InputFileError, OptionError, UnsupportedError, VerificationError
 from mxexport.fpga import parts
 from mxexport.fpga.design import Design
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.simulator import Feed
-from mxexport.fpga.types import Wide
 from mxexport.running import executors
 from mxexport.targets import finn_units, finn_wrapper
 from mxexport.targets.finn_splice import splice

@@ -12,9 +12,12 @@ import pytest
 
 from mxexport import ops
 from mxexport.errors import MXExportError
+from mxexport.fpga.datapaths.weights import Weight
+from mxexport.fpga.datapaths.windows import Window
 from mxexport.fpga.library import in_order, rtl_sources
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.words import write_mem
 from mxexport.fpga.tools import verilator
-from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, parameters_of
 from mxexport.fpga.units import (
     UNITS,
@@ -51,9 +54,6 @@ from mxexport.fpga.units import (
     Softmax,
     Upsample,
 )  # fmt: skip
-from mxexport.fpga.weights import Weight
-from mxexport.fpga.windows import Window
-from mxexport.fpga.words import write_mem
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format, round_bias
 from tests.helpers import FULL
@@ -628,7 +628,7 @@ def test_parameters_that_make_no_sense_are_refused(top, parameters, words):
 
 @pytest.mark.parametrize("divisor, shift", [(1, 0), (3, 0), (9, 4), (49, 6), (64, 6), (7, 2)])
 def test_division_by_a_constant_is_exact_and_rounds_ties_to_even(divisor, shift):
-    from mxexport.fpga.words import pack_lanes, unpack_lanes
+    from mxexport.fpga.streams.words import pack_lanes, unpack_lanes
     from mxexport.numbers.spatial import divide
 
     width = 13

@@ -38,6 +38,11 @@ BELOW = {
 }
 """Room -> the rooms it may import, beside itself, errors, cache and the package's own names."""
 FOUNDATIONS = {"errors", "cache"}
+IN_HARDWARE = [
+    *("streams", "tools", "areas", "datapaths", "lowering", "units", "scheduling", "writing", "package", "folding"),
+    *("reports", "checking"),
+]
+"""Rooms of fpga: at its top a module imports from its own, those before it, and the contracts beside them."""
 
 
 def modules() -> dict[str, Path]:
@@ -79,6 +84,16 @@ def test_every_room_is_known():
 def test_arrows_point_down(name):
     reached = {room(other) for other in imports(MODULES[name])} - {"", room(name)} - FOUNDATIONS
     assert reached <= BELOW[room(name)]
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if name.startswith("mxexport.fpga.") and name.count(".") > 2]
+)
+def test_arrows_point_down_in_hardware(name):
+    at = IN_HARDWARE.index(name.split(".")[2])
+    ours = [other for other in imports(MODULES[name], everywhere=False) if other.startswith("mxexport.fpga.")]
+    rooms = {other.split(".")[2] for other in ours if other.count(".") > 2}
+    assert rooms <= set(IN_HARDWARE[: at + 1])
 
 
 def test_rooms_form_no_circle():

@@ -17,7 +17,7 @@ from torch import nn
 import mxexport as mx
 from mxexport import ops
 from mxexport.errors import ShapeError
-from mxexport.fpga import framing
+from mxexport.fpga.checking import framing
 from mxexport.numbers import fixedpoint, groups, normalization, softmax
 from mxexport.numbers.formats import MX_FORMATS, get_format, round_bias
 from mxexport.running import native_operators

@@ -12,8 +12,8 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import FormatError, UnsupportedError
-from mxexport.fpga import norm_patterns
-from mxexport.fpga.types import Wide
+from mxexport.fpga.lowering import norm_patterns
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Refused
 from mxexport.fpga.units import Norm
 from mxexport.fpga.units.norm import variance_bits

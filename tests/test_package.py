@@ -19,7 +19,7 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import OptionError
 from mxexport.fpga import package
-from mxexport.fpga.framing import all_fixed
+from mxexport.fpga.checking.framing import all_fixed
 from mxexport.fpga.tools.verilator import find_tools
 from tests.helpers import in_full, lint
 

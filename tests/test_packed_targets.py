@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import mxexport as mx
-from mxexport.fpga import lowering, network
-from mxexport.fpga.calibrate import calibrate
-from mxexport.fpga.types import Wide
+from mxexport.fpga import network
+from mxexport.fpga.lowering import lower as lowering
+from mxexport.fpga.lowering.calibrate import calibrate
+from mxexport.fpga.streams.types import Wide
 from mxexport.model import graph
 from mxexport.numbers.formats import MX_FORMATS
 from mxexport.running import executors

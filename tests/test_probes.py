@@ -9,7 +9,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import OptionError, VerificationError
-from mxexport.fpga import emit
+from mxexport.fpga.writing import emit
 
 
 class Residual(nn.Module):

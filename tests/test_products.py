@@ -9,15 +9,16 @@ from hypothesis import given, settings, strategies as st
 
 from mxexport import ops
 from mxexport.errors import ShapeError, UnsupportedError
-from mxexport.fpga import emit, library
+from mxexport.fpga import library
 from mxexport.fpga.network import Instance, Network
-from mxexport.fpga.schedule import fold
-from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
+from mxexport.fpga.scheduling.schedule import fold
+from mxexport.fpga.scheduling.timing import cycles_per_unit, fifo_depths, latency
+from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.tools import verilator
 from mxexport.fpga.tools.simulator import Feed, StandstillError
-from mxexport.fpga.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Refused
 from mxexport.fpga.units import Product, Relu
+from mxexport.fpga.writing import emit
 from mxexport.numbers import fixedpoint
 from tests.helpers import every
 from tests.test_hardware_units import arrays_of, build, folding_of, golden, pack, quantize

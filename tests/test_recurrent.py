@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 import mxexport as mx
 from mxexport.errors import FormatError, ShapeError, UnsupportedError
-from mxexport.fpga.types import Wide
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.units.slice import Slice
 from mxexport.quant import QUANT_LAYERS, fake_quantize, freeze_scales
 from mxexport.running import executors

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from mxexport.fpga import latencies
-from mxexport.fpga.words import pack_fields
+from mxexport.fpga.datapaths import latencies
+from mxexport.fpga.streams.words import pack_fields
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import get_format
 from tests.dot_streams import build_stream

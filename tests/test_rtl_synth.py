@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga.datapaths.weights import Weight
 from mxexport.fpga.library import rtl_sources
+from mxexport.fpga.streams.types import Blocks
+from mxexport.fpga.streams.words import write_mem
 from mxexport.fpga.tools import yosys
-from mxexport.fpga.types import Blocks
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.units import MatMul
-from mxexport.fpga.weights import Weight
-from mxexport.fpga.words import write_mem
 from mxexport.numbers.formats import get_format
 from tests.helpers import in_full
 

@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 
 from mxexport.errors import MissingToolError, MXExportError
-from mxexport.fpga import latencies
+from mxexport.fpga.datapaths import latencies
+from mxexport.fpga.datapaths.weights import Weight
 from mxexport.fpga.library import rtl_sources
-from mxexport.fpga.tools import verilator
-from mxexport.fpga.types import Blocks, Wide
-from mxexport.fpga.unit import Folding, parameters_of
-from mxexport.fpga.units import MatMul, Quantize
-from mxexport.fpga.weights import Weight
-from mxexport.fpga.words import (
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.words import (
     pack_fields,
     pack_frames,
     pack_lanes,
@@ -23,6 +20,9 @@ from mxexport.fpga.words import (
     unpack_lanes,
     write_mem,
 )
+from mxexport.fpga.tools import verilator
+from mxexport.fpga.unit import Folding, parameters_of
+from mxexport.fpga.units import MatMul, Quantize
 from mxexport.numbers import fixedpoint, formats, groups
 from tests.dot_streams import build_stream
 from tests.helpers import every

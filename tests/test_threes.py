@@ -12,7 +12,9 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import OptionError
-from mxexport.fpga import devices, options, schedule
+from mxexport.fpga import options
+from mxexport.fpga.areas import devices
+from mxexport.fpga.scheduling import schedule
 from tests.areas import TABLE, measured
 
 

@@ -15,11 +15,11 @@ import mxexport as mx
 from mxexport import ops
 from mxexport.errors import MXExportError, ShapeError
 from mxexport.fpga.library import rtl_sources
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.words import pack_lanes
 from mxexport.fpga.tools import verilator
-from mxexport.fpga.types import Wide
 from mxexport.fpga.unit import Folding, Refused
 from mxexport.fpga.units import QuantizeTokens
-from mxexport.fpga.words import pack_lanes
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import MX_FORMATS, SCALE_RULES, get_format, round_bias

@@ -13,10 +13,13 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.errors import OptionError, UnsupportedError
-from mxexport.fpga import budgets, estimate, fold_turns, loops, open_design, repeats, schedule
-from mxexport.fpga.area import Area
-from mxexport.fpga.turns import TURN_OF, WIDTH, made_alike
-from mxexport.fpga.types import Wide
+from mxexport.fpga import open_design
+from mxexport.fpga.areas.area import Area
+from mxexport.fpga.folding import budgets, estimate, fold_turns
+from mxexport.fpga.lowering import repeats
+from mxexport.fpga.lowering.turns import TURN_OF, WIDTH, made_alike
+from mxexport.fpga.scheduling import loops, schedule
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.units import Affine, Clip, MatMul, Norm, Offset
 from mxexport.model import graph
 from tests.helpers import FULL

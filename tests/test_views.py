@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from mxexport.fpga.streams.views import View
 from mxexport.fpga.unit import Refused
-from mxexport.fpga.views import View
 
 BATCH = 3
 

@@ -21,11 +21,11 @@ from mxexport.cli._common import (
     stages,
 )
 from mxexport.errors import OptionError
-from mxexport.fpga.stored_report import AREA
+from mxexport.fpga.reports.stored_report import AREA
 
 if TYPE_CHECKING:
     from mxexport.fpga import Design
-    from mxexport.fpga.framing import Inputs
+    from mxexport.fpga.checking.framing import Inputs
 
 
 def print_area(area: dict) -> None:
@@ -185,7 +185,7 @@ def simulate(
 def _simulate_units(opened: Design, x: Inputs, stall: float, as_json: bool) -> None:
     """A row for every kind of unit. Raises VerificationError where a unit differs."""
     from mxexport.errors import VerificationError
-    from mxexport.fpga import alone
+    from mxexport.fpga.checking import alone
 
     with stages() as stage:
         found = opened.simulate_units(x, stall_in=stall, stall_out=stall, progress=stage)

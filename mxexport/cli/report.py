@@ -73,12 +73,13 @@ def _print(table) -> None:
 
 def _design(path: Path, paged: bool, synth: bool, explore: bool, extra: list, stage):
     """(report.json, the page). Without a page nothing but report.json is read."""
-    from mxexport.fpga.stored_report import read_report
+    from mxexport.fpga.reports.stored_report import read_report
 
     data = read_report(path)
     if not (paged or explore):
         return data, None
-    from mxexport.fpga import open_design, report_page
+    from mxexport.fpga import open_design
+    from mxexport.fpga.reports import report_page
 
     design = open_design(path)
     if synth:

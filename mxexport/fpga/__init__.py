@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import mxexport
 
 if TYPE_CHECKING:
-    from mxexport.fpga.alone import UnitSimulation as UnitSimulation
+    from mxexport.fpga.checking.alone import UnitSimulation as UnitSimulation
     from mxexport.fpga.compiling import compile as compile
     from mxexport.fpga.design import (
         Design as Design,
@@ -20,7 +20,7 @@ _HOME = {
     "Design": "mxexport.fpga.design",
     "Outputs": "mxexport.fpga.design",
     "Simulation": "mxexport.fpga.design",
-    "UnitSimulation": "mxexport.fpga.alone",
+    "UnitSimulation": "mxexport.fpga.checking.alone",
     "compile": "mxexport.fpga.compiling",
     "open_design": "mxexport.fpga.design",
 }

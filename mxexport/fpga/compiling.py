@@ -14,30 +14,24 @@ from pathlib import Path
 
 import mxexport
 from mxexport.errors import InputFileError
-from mxexport.fpga import (
-    budgets,
-    emit,
-    finn_reports,
-    library,
-    loops,
-    lowering,
-    memory as memory_of,
-    options,
-    package,
-    turns,
-    verify,
-)
-from mxexport.fpga.calibrate import calibrate, fixed_point_input
+from mxexport.fpga import library, options, package
+from mxexport.fpga.areas.devices import check_part, clock_limit
+from mxexport.fpga.checking import verify
+from mxexport.fpga.checking.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.design import Design
-from mxexport.fpga.devices import check_part, clock_limit
-from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
-from mxexport.fpga.masks import settle_added
+from mxexport.fpga.folding import budgets
+from mxexport.fpga.lowering import lower as lowering, turns
+from mxexport.fpga.lowering.calibrate import calibrate, fixed_point_input
+from mxexport.fpga.lowering.masks import settle_added
+from mxexport.fpga.lowering.prepared import complete, prepare
 from mxexport.fpga.network import read
-from mxexport.fpga.prepared import complete, prepare
-from mxexport.fpga.report import describe, too_large
-from mxexport.fpga.report_page import design_page
-from mxexport.fpga.stored_report import REPORT
-from mxexport.fpga.types import Wide
+from mxexport.fpga.reports import finn_reports
+from mxexport.fpga.reports.report import describe, too_large
+from mxexport.fpga.reports.report_page import design_page
+from mxexport.fpga.reports.stored_report import REPORT
+from mxexport.fpga.scheduling import loops, memory as memory_of
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.writing import emit
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
 from mxexport.running import executors

@@ -15,20 +15,24 @@ import numpy as np
 
 from mxexport import cluster as clusters
 from mxexport.errors import InputFileError, VerificationError, foreign_errors
-from mxexport.fpga import alone, emit, explore, library, loops, memory, options, package, probing, verify
-from mxexport.fpga.area import total
-from mxexport.fpga.devices import resources
-from mxexport.fpga.estimate import estimate
-from mxexport.fpga.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga import library, options, package
+from mxexport.fpga.areas.area import total
+from mxexport.fpga.areas.devices import resources
+from mxexport.fpga.checking import alone, probing, verify
+from mxexport.fpga.checking.framing import Inputs, all_fixed, all_saturated, by_name
+from mxexport.fpga.folding import explore
+from mxexport.fpga.folding.estimate import estimate
 from mxexport.fpga.network import Network, read
-from mxexport.fpga.report_page import design_page
-from mxexport.fpga.stored_report import REPORT, SYNTHESIS, read_report
-from mxexport.fpga.timing import latency
+from mxexport.fpga.reports.report_page import design_page
+from mxexport.fpga.reports.stored_report import REPORT, SYNTHESIS, read_report
+from mxexport.fpga.scheduling import loops, memory
+from mxexport.fpga.scheduling.timing import latency
+from mxexport.fpga.streams.types import from_stream
+from mxexport.fpga.streams.views import View
 from mxexport.fpga.tools import verilator, yosys
 from mxexport.fpga.tools.simulator import Feed, Outside, Simulator, StandstillError, Streams
-from mxexport.fpga.types import from_stream
 from mxexport.fpga.unit import Folding
-from mxexport.fpga.views import View
+from mxexport.fpga.writing import emit
 from mxexport.model import graph
 from mxexport.model.staging import staging
 from mxexport.numbers import fixedpoint

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from mxexport.errors import InputFileError
-from mxexport.fpga.turns import TURN, TURN_OF
-from mxexport.fpga.types import Blocks, Stream, Wide
+from mxexport.fpga.lowering.turns import TURN, TURN_OF
+from mxexport.fpga.streams.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import OF_OPERATOR
 from mxexport.model import graph

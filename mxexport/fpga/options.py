@@ -10,10 +10,10 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from mxexport.errors import InputFileError, OptionError
-from mxexport.fpga import schedule
-from mxexport.fpga.area import Area
-from mxexport.fpga.devices import known_resources, makes_threes, resources
-from mxexport.fpga.memory import Place
+from mxexport.fpga.areas.area import Area
+from mxexport.fpga.areas.devices import known_resources, makes_threes, resources
+from mxexport.fpga.scheduling import schedule
+from mxexport.fpga.scheduling.memory import Place
 from mxexport.fpga.unit import Folding
 from mxexport.model.yaml_tables import read_yaml
 

@@ -10,15 +10,17 @@ from functools import cached_property
 import onnx
 import onnx_ir as ir
 
-from mxexport.fpga import copies, emit, report
-from mxexport.fpga.area import Area, total
-from mxexport.fpga.emit import Link, Placer
+from mxexport.fpga.areas.area import Area, total
 from mxexport.fpga.network import Instance, Network, read
-from mxexport.fpga.schedule import path
-from mxexport.fpga.timing import cycles_per_unit, fifo_depths, latency
-from mxexport.fpga.types import Wide
+from mxexport.fpga.reports import report
+from mxexport.fpga.scheduling import copies
+from mxexport.fpga.scheduling.schedule import path
+from mxexport.fpga.scheduling.timing import cycles_per_unit, fifo_depths, latency
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding
 from mxexport.fpga.units import OF_OPERATOR
+from mxexport.fpga.writing import emit
+from mxexport.fpga.writing.emit import Link, Placer
 from mxexport.model import graph
 
 _QUANTIZE = OF_OPERATOR["MXQuantize"]

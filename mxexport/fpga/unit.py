@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 import numpy as np
 import onnx_ir as ir
 
-from mxexport.fpga.types import Blocks, Stream
+from mxexport.fpga.streams.types import Blocks, Stream
 from mxexport.ops import Operator
 
 if TYPE_CHECKING:
-    from mxexport.fpga.area import Parts
-    from mxexport.fpga.lowering import Lowering
-    from mxexport.fpga.windows import Window
+    from mxexport.fpga.areas.area import Parts
+    from mxexport.fpga.datapaths.windows import Window
+    from mxexport.fpga.lowering.lower import Lowering
 
 
 UnitT = TypeVar("UnitT")
@@ -181,7 +181,8 @@ class Unit(Protocol):
 
     def foldings(self) -> list[Folding]:
         """Every legal one, slowest first; among equals the one with less logic around the multipliers. Copies side by
-        side (`fpga/copies.py`) come on top where it is `vectorwise`; others state what they make of several pixels."""
+        side (`scheduling/copies.py`) come on top where it is `vectorwise`; others state what they make of several
+        pixels."""
 
     def lanes(self, folding: Folding) -> tuple[int, int]:
         """Lanes of its input streams and of its output stream."""

@@ -25,14 +25,16 @@ from onnx import helper
 
 import mxexport
 from mxexport.errors import InputFileError, OptionError, UnsupportedError, VerificationError
-from mxexport.fpga import emit, finn_reports, library, parts
+from mxexport.fpga import library, parts
+from mxexport.fpga.checking.framing import all_fixed, by_name
 from mxexport.fpga.design import Design
-from mxexport.fpga.framing import all_fixed, by_name
-from mxexport.fpga.identifiers import identifiers
 from mxexport.fpga.parts import Part
-from mxexport.fpga.report import describe_product
-from mxexport.fpga.stored_report import REPORT
-from mxexport.fpga.types import Wide
+from mxexport.fpga.reports import finn_reports
+from mxexport.fpga.reports.report import describe_product
+from mxexport.fpga.reports.stored_report import REPORT
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.writing import emit
+from mxexport.fpga.writing.identifiers import identifiers
 from mxexport.model import graph
 from mxexport.model.staging import locked, staging
 from mxexport.running import executors

@@ -11,7 +11,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.fpga.design import Design
-from mxexport.fpga.types import from_stream
+from mxexport.fpga.streams.types import from_stream
 from mxexport.numbers import fixedpoint
 from mxexport.quant import QuantReLU, freeze_scales
 from mxexport.running import executors

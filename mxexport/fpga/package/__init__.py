@@ -15,12 +15,13 @@ import numpy as np
 
 import mxexport
 from mxexport.errors import OptionError
-from mxexport.fpga import emit, library, templates
-from mxexport.fpga.devices import family
-from mxexport.fpga.identifiers import KEYWORDS
+from mxexport.fpga import library
+from mxexport.fpga.areas.devices import family
 from mxexport.fpga.package import weights
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.tools.verilator import WAIVED
-from mxexport.fpga.types import Wide
+from mxexport.fpga.writing import emit, templates
+from mxexport.fpga.writing.identifiers import KEYWORDS
 from mxexport.model.writer import write_bytes
 
 FRAMES = 4

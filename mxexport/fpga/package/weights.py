@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mxexport.fpga import emit, memory
+from mxexport.fpga.scheduling import memory
+from mxexport.fpga.writing import emit
 
 STREAM = {"name": "weights", "port": "s_axis_weights", "side": "s", "inner": "s_axis_weights"}
 REGISTERS = [

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from mxexport.cache import cached, digest
 from mxexport.errors import MissingToolError, MXExportError
+from mxexport.fpga.streams.words import pack_lanes, unpack_lanes
 from mxexport.fpga.tools.simulator import SimResult, Simulator
-from mxexport.fpga.words import pack_lanes, unpack_lanes
 
 __all__ = ["SimResult", "Simulator", "build", "find_tools", "pack_lanes", "unpack_lanes"]
 

@@ -1,4 +1,4 @@
-"""Smooth activation functions: GELU, SiLU, ELU, sigmoid and their like (see fpga/curves.py)."""
+"""Smooth activation functions: GELU, SiLU, ELU, sigmoid and their like (see fpga/datapaths/curves.py)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots
-from mxexport.fpga.area import Parts, each, rom
-from mxexport.fpga.curves import Curve, curve_of, elu, function_of, hard_sigmoid, most_fraction
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, rom
+from mxexport.fpga.datapaths import dots
+from mxexport.fpga.datapaths.curves import Curve, curve_of, elu, function_of, hard_sigmoid, most_fraction
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine
 from mxexport.model import graph

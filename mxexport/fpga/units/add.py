@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.broadcast import spread
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.lowering.broadcast import spread
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.views import View, size_of
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine
-from mxexport.fpga.views import View, size_of
 from mxexport.model.constants import constant_array
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 

@@ -10,17 +10,17 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.accumulator import dropped_bits, per_channel
-from mxexport.fpga.area import Parts, each, rom, total
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.stacked import concatenated, layers, signed_bits, turns_of
-from mxexport.fpga.turns import in_coarsest_step
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, rom, total
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.accumulator import dropped_bits, per_channel
+from mxexport.fpga.datapaths.stacked import concatenated, layers, signed_bits, turns_of
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.turns import in_coarsest_step
+from mxexport.fpga.lowering.whole_numbers import are_whole, division, negation
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import constant_of, is_of_channels
 from mxexport.fpga.units.reshape import Reshape
-from mxexport.fpga.whole_numbers import are_whole, division, negation
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute, constant

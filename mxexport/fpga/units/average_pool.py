@@ -9,14 +9,14 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.area import Area, Parts, each
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Area, Parts, each
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.windows import Window, check_whole_image
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.whole_numbers import running_sum
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.reduction import lower_reduction
-from mxexport.fpga.whole_numbers import running_sum
-from mxexport.fpga.windows import Window, check_whole_image
 from mxexport.model import graph
 from mxexport.model.rewriting import attribute
 from mxexport.numbers import spatial

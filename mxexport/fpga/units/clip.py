@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import turns
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.lowering import turns
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.affine import Affine
 from mxexport.model import graph

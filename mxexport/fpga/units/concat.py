@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.views import View, size_of
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.views import View, size_of
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 
 

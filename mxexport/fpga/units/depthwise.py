@@ -8,15 +8,15 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.accumulator import own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Parts, each, rom, shift_left, total
-from mxexport.fpga.layouts import is_depthwise
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Parts, each, rom, shift_left, total
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.accumulator import own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.datapaths.weights import Weight, read_weight, weight_quantizer
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.streams.layouts import is_depthwise
+from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.weights import Weight, read_weight, weight_quantizer
-from mxexport.fpga.windows import Window
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, spatial

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each, shift_left
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Parts, each, shift_left
+from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.formats import E8M0_BIAS

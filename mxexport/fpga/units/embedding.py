@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Parts, each, rom
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, rom
+from mxexport.fpga.datapaths import latencies
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.whole_numbers import equal
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.views import View
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
-from mxexport.fpga.views import View
-from mxexport.fpga.whole_numbers import equal
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute

@@ -6,11 +6,11 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from mxexport.fpga.area import Area, Parts, each, pays_in_ultra, ram, ultra
-from mxexport.fpga.stacked import turns_of
+from mxexport.fpga.areas.area import Area, Parts, each, pays_in_ultra, ram, ultra
+from mxexport.fpga.datapaths.stacked import turns_of
+from mxexport.fpga.streams.words import bus_beats, on_bus
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.fpga.units.matmul import MatMul
-from mxexport.fpga.words import bus_beats, on_bus
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.accumulator import dropped_bits
-from mxexport.fpga.area import Parts, each, rom
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.stacked import signed_bits, turns_of
-from mxexport.fpga.turns import in_coarsest_step
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, rom
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.accumulator import dropped_bits
+from mxexport.fpga.datapaths.stacked import signed_bits, turns_of
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.turns import in_coarsest_step
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.offset import by_beats, constant_of, is_of_channels
 from mxexport.model import graph

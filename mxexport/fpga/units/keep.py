@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_counts
 from mxexport.fpga.units.multiply import Multiply
 from mxexport.model import graph

@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each, ram
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, ram
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Held, Timing
 from mxexport.fpga.units.softmax import Softmax
 from mxexport.model import graph

@@ -10,20 +10,20 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.accumulator import Accumulator, joined, own_bias, per_output, sized, spatial_rank
-from mxexport.fpga.area import Area, Parts, each, in_block_ram, ram, rom
-from mxexport.fpga.datapath import Datapath
-from mxexport.fpga.layouts import group_count_of, is_depthwise
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.stacked import concatenated, layers, turns_of
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Area, Parts, each, in_block_ram, ram, rom
+from mxexport.fpga.datapaths.accumulator import Accumulator, joined, own_bias, per_output, sized, spatial_rank
+from mxexport.fpga.datapaths.datapath import Datapath
+from mxexport.fpga.datapaths.stacked import concatenated, layers, turns_of
+from mxexport.fpga.datapaths.weights import Weight, fit_group, read_weight, split_part, weight_quantizer
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.streams.layouts import group_count_of, is_depthwise
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.views import View
+from mxexport.fpga.streams.words import rom_pieces
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings, lane_counts
 from mxexport.fpga.units.insert import Insert
 from mxexport.fpga.units.window import MXWindow
-from mxexport.fpga.views import View
-from mxexport.fpga.weights import Weight, fit_group, read_weight, split_part, weight_quantizer
-from mxexport.fpga.windows import Window
-from mxexport.fpga.words import rom_pieces
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import fixedpoint, groups

@@ -8,14 +8,14 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.accumulator import dropped_bits
-from mxexport.fpga.area import Area, Parts, each
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Area, Parts, each
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.accumulator import dropped_bits
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.whole_numbers import are_whole
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.add import alike
-from mxexport.fpga.whole_numbers import are_whole
 from mxexport.model import graph
 from mxexport.model.rewriting import constant
 from mxexport.numbers.grids import Grid

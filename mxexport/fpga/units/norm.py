@@ -10,15 +10,16 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import dots, latencies, norm_patterns
-from mxexport.fpga.accumulator import per_channel
-from mxexport.fpga.area import Area, Parts, each, ram, rom, total
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.stacked import layers, signed_bits, turns_of
-from mxexport.fpga.turns import in_coarsest_step
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Area, Parts, each, ram, rom, total
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.datapaths.accumulator import per_channel
+from mxexport.fpga.datapaths.stacked import layers, signed_bits, turns_of
+from mxexport.fpga.lowering import norm_patterns
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.turns import in_coarsest_step
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.words import power_of_two
 from mxexport.fpga.unit import Folding, Memory, Timing, in_width, lane_foldings
-from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.numbers import normalization

@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga.area import Parts, each, rom
-from mxexport.fpga.lowering import Lowering, Pending, frame_of
-from mxexport.fpga.stacked import signed_bits, turns_of
-from mxexport.fpga.turns import widest
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, rom
+from mxexport.fpga.datapaths.stacked import signed_bits, turns_of
+from mxexport.fpga.lowering.lower import Lowering, Pending, frame_of
+from mxexport.fpga.lowering.turns import widest
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.views import BATCH, View, size_of
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings
 from mxexport.fpga.units.pad import Pad
-from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import repeated_constant

@@ -9,15 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import accumulator, constant_operands
-from mxexport.fpga.area import Area, Parts, each, ram
-from mxexport.fpga.constant_operands import ConstantOperand
-from mxexport.fpga.datapath import Datapath
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.readers import reader, wanted_last
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Area, Parts, each, ram
+from mxexport.fpga.datapaths import accumulator
+from mxexport.fpga.datapaths.datapath import Datapath
+from mxexport.fpga.lowering import constant_operands
+from mxexport.fpga.lowering.constant_operands import ConstantOperand
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.readers import reader, wanted_last
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.views import BATCH, View, size_of
 from mxexport.fpga.unit import Folding, Held, Memory, Refused, Timing, block_foldings, lane_counts
-from mxexport.fpga.views import BATCH, View, size_of
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 

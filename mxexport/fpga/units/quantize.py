@@ -10,16 +10,16 @@ import onnx_ir as ir
 
 from mxexport import ops
 from mxexport.errors import UnsupportedError
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, Parts, each, exponent_bits, ram, shift_right
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.readers import order_for_product, reader
-from mxexport.fpga.static_scales import GROUP
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Area, Parts, each, exponent_bits, ram, shift_right
+from mxexport.fpga.datapaths import latencies
+from mxexport.fpga.datapaths.weights import fit_group, mx_format
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.readers import order_for_product, reader
+from mxexport.fpga.lowering.static_scales import GROUP
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.views import View
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, block_foldings
 from mxexport.fpga.units.clip import Clip
-from mxexport.fpga.views import View
-from mxexport.fpga.weights import fit_group, mx_format
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import is_op

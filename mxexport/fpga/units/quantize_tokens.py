@@ -9,16 +9,16 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import latencies
-from mxexport.fpga.area import Area, Parts, each, ram
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.readers import order_for_product
-from mxexport.fpga.types import Blocks, Wide
+from mxexport.fpga.areas.area import Area, Parts, each, ram
+from mxexport.fpga.datapaths import latencies
+from mxexport.fpga.datapaths.weights import fit_group
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.readers import order_for_product
+from mxexport.fpga.streams.types import Blocks, Wide
+from mxexport.fpga.streams.views import size_of
+from mxexport.fpga.streams.words import power_of_two
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.quantize import dynamic_quantizer, encoder_parts, shift_bits
-from mxexport.fpga.views import size_of
-from mxexport.fpga.weights import fit_group
-from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.numbers import fixedpoint
 from mxexport.numbers.groups import group_count, normalize_axis

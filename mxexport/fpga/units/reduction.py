@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from mxexport.fpga.lowering import Lowering
-from mxexport.fpga.types import Wide
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Refused, Unit
-from mxexport.fpga.windows import Window
 from mxexport.model.rewriting import attribute, reduced_axes
 from mxexport.numbers.fixedpoint import MAX_WIDTH
 

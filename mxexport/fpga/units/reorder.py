@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Area, Parts, each, ram
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Area, Parts, each, ram
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing
 from mxexport.numbers.groups import group_count
 

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts
+from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Timing, lane_counts
 from mxexport.model import graph
 

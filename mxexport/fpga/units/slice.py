@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.lowering import Lowering, Pending
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.views import BATCH, View, size_of
+from mxexport.fpga.streams.words import power_of_two
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
-from mxexport.fpga.views import BATCH, View, size_of
-from mxexport.fpga.windows import Window
-from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.rewriting import attribute, constant
 

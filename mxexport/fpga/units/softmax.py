@@ -10,12 +10,12 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga import dots, latencies
-from mxexport.fpga.area import Parts, each, ram, rom
-from mxexport.fpga.lowering import Lowering, Pending, frame_of
-from mxexport.fpga.types import Wide
+from mxexport.fpga.areas.area import Parts, each, ram, rom
+from mxexport.fpga.datapaths import dots, latencies
+from mxexport.fpga.lowering.lower import Lowering, Pending, frame_of
+from mxexport.fpga.streams.types import Wide
+from mxexport.fpga.streams.words import power_of_two
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_counts
-from mxexport.fpga.words import power_of_two
 from mxexport.model import graph
 from mxexport.model.constants import constant_array
 from mxexport.model.rewriting import attribute

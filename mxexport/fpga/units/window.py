@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport import ops
-from mxexport.fpga.area import Parts, each
-from mxexport.fpga.types import Blocks
+from mxexport.fpga.areas.area import Parts, each
+from mxexport.fpga.datapaths.windows import Window
+from mxexport.fpga.streams.types import Blocks
 from mxexport.fpga.unit import Folding, Memory, Timing, block_foldings
-from mxexport.fpga.windows import Window
 from mxexport.model import graph
 
 

@@ -1,0 +1,1 @@
+"""Networks and designs against the model: frames in, words out, unit by unit."""

@@ -1,0 +1,1 @@
+"""Which foldings: estimates, budgets, and the designs that no other beats."""

@@ -1,0 +1,1 @@
+"""How units keep pace: foldings, lanes, cycles, FIFOs, memories, layers in turn."""

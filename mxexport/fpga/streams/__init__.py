@@ -1,0 +1,1 @@
+"""What streams between units carry: words, types, and where the axes of a tensor are in them."""

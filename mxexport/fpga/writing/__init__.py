@@ -1,0 +1,1 @@
+"""From a network with its foldings to SystemVerilog."""
