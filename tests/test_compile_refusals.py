@@ -12,8 +12,10 @@ from torch import nn
 import mxexport as mx
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.lowering import prepared
+from mxexport.model import graph
 from mxexport.passes.clean.split_gemm import split_gemm
 from mxexport.targets.check import require as check
+from tests.pass_helpers import model as onnx_text
 
 
 def problems_of(directory, model=None, x=None, **options) -> list[tuple[str, str]]:
@@ -59,6 +61,15 @@ def test_inputs_of_sizes_that_none_have_are_refused(tmp_path, size):
     proto.graph.node.append(helper.make_node("Shape", ["input"], ["sizes"]))
     onnx.save(proto, tmp_path / "m.onnx")
     assert problems_of(tmp_path)
+
+
+def test_products_with_a_vector_are_refused(tmp_path):
+    quant = 'qonnx.custom_op.general.Quant<signed=1, narrow=1, rounding_mode="ROUND">'
+    body = f"q = {quant}(x, step, zero, four) v = {quant}(w, step, zero, four) y = MatMul(q, v)"
+    numbers = {"w": np.ones(4, np.float32), "step": np.float32(0.5), "zero": np.float32(0), "four": np.float32(4)}
+    graph.save(onnx_text(body, "float[n,4] x", "float[n] y", **numbers), tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError):
+        mx.compile(tmp_path / "m.onnx", tmp_path / "fpga", calibration=np.ones((4, 4), np.float32))
 
 
 def test_parameters_among_the_inputs_are_told_from_inputs(tmp_path):

@@ -63,6 +63,11 @@ def no_nodes(proto):
     del proto.graph.node[:]
 
 
+def no_results(proto):
+    name = proto.graph.initializer[0].name
+    proto.graph.node.append(helper.make_node("Identity", [name], [], name="idle"))
+
+
 def no_name(proto):
     proto.graph.initializer[0].name = ""
 
@@ -95,6 +100,7 @@ DAMAGES = {
     "dangling": (dangling, "reads 'nothing', which nothing makes"),
     "dangling in a function": (dangling_in_function, "function .* reads 'nothing'"),
     "no nodes": (no_nodes, "no node makes the output"),
+    "no results": (no_results, "node 'idle' .Identity. has no output"),
     "no name": (no_name, "has no name"),
     "too few numbers": (too_few_numbers, "holds 1599 numbers"),
     "huge without numbers": (huge_without_numbers, "holds 0 numbers"),

@@ -23,6 +23,8 @@ _FIELDS = (
     ("uint64_data", {_T.UINT32: 1, _T.UINT64: 1}),
     ("string_data", {_T.STRING: 1}),
 )
+_MAKING = {"", "ai.onnx", DOMAIN, qonnx_general.DOMAIN}
+"""Domains whose operators have outputs, all of them."""
 _FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in types.items()}
 
 
@@ -132,6 +134,8 @@ def _check_nodes(nodes, known: set[str], where: str) -> set[str]:
     """`known` and the names nodes make. Their order is left to whoever runs them."""
     known = known | {name for node in nodes for name in node.output if name}
     for node in nodes:
+        if not node.output and node.domain in _MAKING:
+            raise InputFileError(f"{where}: node {node.name or node.op_type!r} ({node.op_type}) has no output")
         missing = [name for name in node.input if name and name not in known]
         if missing:
             raise InputFileError(

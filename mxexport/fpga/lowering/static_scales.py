@@ -134,6 +134,8 @@ def _parts(product: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     zeros = np.zeros(1) if zero is None else constant_array(zero)
     if values is None or scale is None or zeros is None or zeros.any() or not np.isfinite(values).all():
         return None
+    if values.ndim < 2:  # a vector has no axis of outputs
+        return None
     if product.inputs[1].producer() is not maker and scale.ndim:
         scale = scale.transpose(turn)
     axis = output_axis(product)
