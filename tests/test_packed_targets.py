@@ -10,7 +10,7 @@ from torch import nn
 
 import mxexport as mx
 from mxexport.fpga import network
-from mxexport.fpga.lowering import lower as lowering
+from mxexport.fpga.lowering import walk
 from mxexport.fpga.lowering.calibrate import calibrate
 from mxexport.fpga.streams.types import Wide
 from mxexport.model import graph
@@ -60,8 +60,8 @@ def test_hardware_reads_the_same_codes(files):
     for path in (exported, clean, packed):
         model = graph.load(path)
         calibrate(model, {model.graph.inputs[0].name: x}, 1)
-        sources = {name: Wide(frame, 12, -8) for name, frame in lowering.read_frames(model).items()}
-        networks.append(network.read(lowering.lower(model, sources).model))
+        sources = {name: Wide(frame, 12, -8) for name, frame in walk.read_frames(model).items()}
+        networks.append(network.read(walk.lower(model, sources).model))
     units = [[product.unit for product in found.products()] for found in networks]
     assert len(units[0]) == 2
     for first, *others in zip(*units, strict=True):

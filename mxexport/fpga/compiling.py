@@ -20,7 +20,7 @@ from mxexport.fpga.checking import verify
 from mxexport.fpga.checking.framing import Inputs, all_fixed, all_saturated, by_name
 from mxexport.fpga.design import Design
 from mxexport.fpga.folding import budgets
-from mxexport.fpga.lowering import lower as lowering, turns
+from mxexport.fpga.lowering import turns, walk
 from mxexport.fpga.lowering.calibrate import calibrate, fixed_point_input
 from mxexport.fpga.lowering.masks import settle_added
 from mxexport.fpga.lowering.prepared import complete, prepare
@@ -95,7 +95,7 @@ def compile(
     complete(qonnx)
     given = qonnx.clone()
     rewritten = prepare(qonnx)
-    frames = lowering.read_frames(qonnx)  # names every unsupported node before any work
+    frames = walk.read_frames(qonnx)  # names every unsupported node before any work
     inputs = by_name(calibration, list(frames), "calibration")
     hiding = settle_added(qonnx, inputs)
     spelled = qonnx.clone() if rewritten or hiding else None  # before scales get ranges, some of them by design
@@ -107,7 +107,7 @@ def compile(
         name: Wide.mask(frame) if name in hiding else Wide(frame, *fixed_point_input(inputs[name], margin))
         for name, frame in frames.items()
     }
-    lowered = lowering.lower(qonnx, sources, repeated)
+    lowered = walk.lower(qonnx, sources, repeated)
     network = read(lowered.model)
     stage("folding")
     hardware = loops.in_hardware(network)

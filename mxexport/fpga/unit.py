@@ -15,7 +15,7 @@ from mxexport.ops import Operator
 if TYPE_CHECKING:
     from mxexport.fpga.areas.area import Parts
     from mxexport.fpga.datapaths.windows import Window
-    from mxexport.fpga.lowering.lower import Lowering
+    from mxexport.fpga.lowering.lowering import Lowering
 
 
 UnitT = TypeVar("UnitT")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from mxexport.errors import MXExportError, OptionError, UnsupportedError
-from mxexport.fpga.lowering.lower import SUGGESTIONS, read_frames
 from mxexport.fpga.lowering.prepared import complete, prepare
+from mxexport.fpga.lowering.walk import SUGGESTIONS, read_frames
 from mxexport.model import graph, rewriting as rw
 from mxexport.model.graph import QUANTIZERS, SCALES, is_ours
 from mxexport.model.rewriting import constant

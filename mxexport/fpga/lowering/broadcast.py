@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.views import View
 
 

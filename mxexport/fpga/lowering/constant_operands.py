@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from mxexport.fpga.datapaths.weights import mx_format
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.views import View
 from mxexport.fpga.unit import Refused
 from mxexport.model import graph

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from mxexport.fpga.datapaths.windows import Window
 from mxexport.fpga.lowering.broadcast import spread
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Refused
 from mxexport.model.rewriting import attribute, constant

@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each, rom
 from mxexport.fpga.datapaths import dots
 from mxexport.fpga.datapaths.curves import Curve, curve_of, elu, function_of, hard_sigmoid, most_fraction
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.fpga.units.affine import Affine

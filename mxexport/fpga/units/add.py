@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.areas.area import Parts, each
 from mxexport.fpga.lowering.broadcast import spread
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.views import View, size_of
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings

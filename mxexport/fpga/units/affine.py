@@ -14,7 +14,7 @@ from mxexport.fpga.areas.area import Parts, each, rom, total
 from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.accumulator import dropped_bits, per_channel
 from mxexport.fpga.datapaths.stacked import concatenated, layers, signed_bits, turns_of
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.lowering.turns import in_coarsest_step
 from mxexport.fpga.lowering.whole_numbers import are_whole, division, negation
 from mxexport.fpga.streams.types import Wide

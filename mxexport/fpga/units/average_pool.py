@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.fpga.areas.area import Area, Parts, each
 from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.windows import Window, check_whole_image
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.lowering.whole_numbers import running_sum
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing

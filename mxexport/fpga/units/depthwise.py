@@ -13,7 +13,7 @@ from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.accumulator import own_bias, per_output, sized, spatial_rank
 from mxexport.fpga.datapaths.weights import Weight, read_weight, weight_quantizer
 from mxexport.fpga.datapaths.windows import Window
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.streams.layouts import is_depthwise
 from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings

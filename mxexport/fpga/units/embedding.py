@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each, rom
 from mxexport.fpga.datapaths import latencies
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.lowering.whole_numbers import equal
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.views import View

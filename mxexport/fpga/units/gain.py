@@ -12,7 +12,7 @@ from mxexport.fpga.areas.area import Parts, each, rom
 from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.accumulator import dropped_bits
 from mxexport.fpga.datapaths.stacked import signed_bits, turns_of
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.lowering.turns import in_coarsest_step
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, in_width, lane_foldings

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each, total
 from mxexport.fpga.datapaths import dots, latencies
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings
 from mxexport.model import graph

@@ -16,7 +16,7 @@ from mxexport.fpga.datapaths.datapath import Datapath
 from mxexport.fpga.datapaths.stacked import concatenated, layers, turns_of
 from mxexport.fpga.datapaths.weights import Weight, fit_group, read_weight, split_part, weight_quantizer
 from mxexport.fpga.datapaths.windows import Window
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.layouts import group_count_of, is_depthwise
 from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.streams.views import View

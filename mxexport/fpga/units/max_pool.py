@@ -11,7 +11,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each
 from mxexport.fpga.datapaths.windows import Window, check_whole_image
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing
 from mxexport.fpga.units.reduction import lower_reduction

@@ -11,7 +11,7 @@ from mxexport import ops
 from mxexport.fpga.areas.area import Area, Parts, each
 from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.accumulator import dropped_bits
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.lowering.whole_numbers import are_whole
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_foldings

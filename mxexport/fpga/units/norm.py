@@ -15,7 +15,7 @@ from mxexport.fpga.datapaths import dots, latencies
 from mxexport.fpga.datapaths.accumulator import per_channel
 from mxexport.fpga.datapaths.stacked import layers, signed_bits, turns_of
 from mxexport.fpga.lowering import norm_patterns
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.lowering.turns import in_coarsest_step
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.words import power_of_two

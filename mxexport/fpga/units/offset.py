@@ -13,7 +13,7 @@ from mxexport import ops
 from mxexport.errors import UnsupportedError
 from mxexport.fpga.areas.area import Parts, each, rom
 from mxexport.fpga.datapaths.stacked import signed_bits, turns_of
-from mxexport.fpga.lowering.lower import Lowering, Pending, frame_of
+from mxexport.fpga.lowering.lowering import Lowering, Pending, frame_of
 from mxexport.fpga.lowering.turns import widest
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.views import BATCH, View, size_of

@@ -14,7 +14,7 @@ from mxexport.fpga.datapaths import accumulator
 from mxexport.fpga.datapaths.datapath import Datapath
 from mxexport.fpga.lowering import constant_operands
 from mxexport.fpga.lowering.constant_operands import ConstantOperand
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.lowering.readers import reader, wanted_last
 from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.streams.views import BATCH, View, size_of

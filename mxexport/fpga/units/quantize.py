@@ -13,7 +13,7 @@ from mxexport.errors import UnsupportedError
 from mxexport.fpga.areas.area import Area, Parts, each, exponent_bits, ram, shift_right
 from mxexport.fpga.datapaths import latencies
 from mxexport.fpga.datapaths.weights import fit_group, mx_format
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.lowering.readers import order_for_product, reader
 from mxexport.fpga.lowering.static_scales import GROUP
 from mxexport.fpga.streams.types import Blocks, Wide

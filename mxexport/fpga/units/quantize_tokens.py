@@ -12,7 +12,7 @@ from mxexport import ops
 from mxexport.fpga.areas.area import Area, Parts, each, ram
 from mxexport.fpga.datapaths import latencies
 from mxexport.fpga.datapaths.weights import fit_group
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.lowering.readers import order_for_product
 from mxexport.fpga.streams.types import Blocks, Wide
 from mxexport.fpga.streams.views import size_of

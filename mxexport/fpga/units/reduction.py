@@ -8,7 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from mxexport.fpga.datapaths.windows import Window
-from mxexport.fpga.lowering.lower import Lowering
+from mxexport.fpga.lowering.lowering import Lowering
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.unit import Refused, Unit
 from mxexport.model.rewriting import attribute, reduced_axes

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each
 from mxexport.fpga.datapaths.windows import Window
-from mxexport.fpga.lowering.lower import Lowering, Pending
+from mxexport.fpga.lowering.lowering import Lowering, Pending
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.views import BATCH, View, size_of
 from mxexport.fpga.streams.words import power_of_two

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from mxexport import ops
 from mxexport.fpga.areas.area import Parts, each, ram, rom
 from mxexport.fpga.datapaths import dots, latencies
-from mxexport.fpga.lowering.lower import Lowering, Pending, frame_of
+from mxexport.fpga.lowering.lowering import Lowering, Pending, frame_of
 from mxexport.fpga.streams.types import Wide
 from mxexport.fpga.streams.words import power_of_two
 from mxexport.fpga.unit import Folding, Memory, Refused, Timing, lane_counts
