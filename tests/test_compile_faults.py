@@ -24,7 +24,7 @@ X = np.random.default_rng(0).integers(-128, 128, (8, 32)).astype(np.float32) / 1
 def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("faults") / "m.onnx"
     torch.manual_seed(0)
-    mx.export(mx.quantize_model(nn.Sequential(nn.Linear(32, 4)), "mxint8", "mxint8"), (torch.zeros(1, 32),), path)
+    mx.export(mx.quantize_model(nn.Sequential(nn.Linear(32, 4)), "mxfp4_e2m1", "mxint8"), (torch.zeros(1, 32),), path)
     return path
 
 
@@ -107,6 +107,7 @@ def test_a_dataflow_graph_of_empty_frames_is_refused(compiled, tmp_path):
     ("name", "change", "words"),
     [
         ("weight_codes", lambda a: a.astype(np.float32), "W_codes is float, expected uint8"),
+        ("weight_codes", lambda a: a | 0xF0, "a weight has the code 25[0-9]; expected 4 bits"),
         ("weight_scale_codes", lambda a: a.T, "W_scale has shape"),
         ("bias", lambda a: a[:-1], "bias has shape"),
     ],

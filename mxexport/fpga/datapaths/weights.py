@@ -18,12 +18,21 @@ from mxexport.numbers.formats import GroupFormat
 
 @dataclass(frozen=True, eq=False)
 class Weight:
-    """Codes [O, K] (uint8 bit patterns) and E8M0 codes [O, n] of a weight in groups along K."""
+    """Codes [O, K] (uint8 bit patterns) and E8M0 codes [O, n] of a weight in groups along K.
+
+    Raises:
+        ValueError: a code that the format does not have.
+    """
 
     format: GroupFormat
     codes: np.ndarray
     scale_codes: np.ndarray
     group_size: int
+
+    def __post_init__(self) -> None:
+        bits = self.format.element.bits
+        if (highest := int(self.codes.max(initial=0))) >> bits:
+            raise ValueError(f"a weight has the code {highest}; expected {bits} bits")
 
     def linear(self) -> np.ndarray:
         """int64 [O, K]: whole multiples of the smallest element step."""
