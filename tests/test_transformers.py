@@ -13,7 +13,7 @@ from tests.helpers import FULL
 
 EPOCHS = 30 if FULL else 12
 IMAGES = 1000 if FULL else 200
-FORMATS = [("mxint8", "mxint8"), ("mxfp4_e2m1", "mxfp8_e4m3")]
+FORMATS = [("mxfp4_e2m1", "mxfp8_e4m3"), *([("mxint8", "mxint8")] if FULL else [])]
 
 
 @pytest.fixture(scope="module")
