@@ -145,6 +145,7 @@ def test_averages_of_windows_that_reach_beyond_the_image(kernel, stride, pads, r
     design, quantized, x = networks.compiled(model, (3, 8, 7), ("mxint8", "mxint8"), tmp_path)
     with torch.no_grad():
         wanted = quantized(torch.from_numpy(x)).numpy()
-    off = np.abs(design.run_dataflow(x).values - wanted) / np.abs(wanted).max()
+    expected = design.run_dataflow(x)
+    off = np.abs(expected.values - wanted) / np.abs(wanted).max()
     assert off.shape == wanted.shape and np.median(off) <= 1e-6 and off.max() <= 0.05
-    np.testing.assert_array_equal(design.simulate(x[:2], stall_out=0.3).raw, design.run_dataflow(x[:2]).raw)
+    np.testing.assert_array_equal(design.simulate(x[:2], stall_out=0.3).raw, expected.raw[:2])

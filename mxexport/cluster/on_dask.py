@@ -30,8 +30,6 @@ _POLL = 1.0
 """Seconds after which to look whether the scheduler is still there."""
 _LOST = (CancelledError, DaskTimeout, OSError)
 """What asking for a result raises once the scheduler that knew it is gone."""
-
-
 _BEFORE_START = "distributed.nanny.pre-spawn-environ"
 _ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": 1 << 30, "MALLOC_MMAP_THRESHOLD_": 1 << 25}
 """Of workers: bytes that glibc keeps for the next tensors. dask has them give back all above 64 KB at once, and a

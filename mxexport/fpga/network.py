@@ -12,6 +12,7 @@ from mxexport.fpga.streams.types import Blocks, Stream, Wide
 from mxexport.fpga.unit import Unit
 from mxexport.fpga.units import OF_OPERATOR
 from mxexport.model import graph
+from mxexport.model.rewriting import dims
 from mxexport.ops import DOMAIN
 
 
@@ -150,15 +151,15 @@ def _check_inputs(node: ir.Node) -> None:
         found = value.const_value.dtype if value is not None and value.const_value is not None else None
         if found is not None and found.name.lower() != port.dtype:
             raise ValueError(f"{name} is {found.name.lower()}, expected {port.dtype}")
-    operator.check([_lengths(value) for value in node.inputs], graph.attributes(node))
+    operator.check([_shape(value) for value in node.inputs], graph.attributes(node))
 
 
-def _lengths(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """Of a constant as it is, of others as declared; None for those that are open, or where none are known."""
-    if value is None or (value.shape is None and value.const_value is None):
-        return None
-    shape = value.shape if value.const_value is None else value.const_value.shape
-    return tuple(d if isinstance(d, int) else None for d in shape)
+def _shape(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """Of a constant as it is, of others as declared."""
+    if value is not None and value.const_value is not None:
+        return value.const_value.shape.numpy()
+    declared = None if value is None else dims(value)
+    return None if declared is None else tuple(declared)
 
 
 def _not_empty(name: str, stream: Stream) -> Stream:

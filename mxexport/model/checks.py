@@ -23,9 +23,9 @@ _FIELDS = (
     ("uint64_data", {_T.UINT32: 1, _T.UINT64: 1}),
     ("string_data", {_T.STRING: 1}),
 )
+_FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in types.items()}
 _MAKING = {"", "ai.onnx", DOMAIN, qonnx_general.DOMAIN}
 """Domains whose operators have outputs, all of them."""
-_FIELD_OF = {dtype: (field, per) for field, types in _FIELDS for dtype, per in types.items()}
 
 
 def check_proto(proto: onnx.ModelProto, where: str) -> None:

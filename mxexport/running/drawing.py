@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ from mxexport.errors import ShapeError
 from mxexport.model import graph
 
 _OPEN_DIMENSION = 2
-MOST_VALUES = 1 << 30
+_MOST_VALUES = 1 << 30
 
 
 def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
@@ -30,13 +31,18 @@ def random_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray
         if not t.HasField("shape") or dtype.kind in "OSUM":
             raise ShapeError(f"input {value.name!r} has no shape or is no number: give inputs yourself")
         shape = [d.dim_value if d.HasField("dim_value") else _OPEN_DIMENSION for d in t.shape.dim]
-        if min(shape, default=0) < 0 or math.prod(shape) > MOST_VALUES:
+        if not can_be_made(shape):
             raise ShapeError(f"input {value.name!r} of shape {shape} cannot be made up: give inputs yourself")
         if dtype.kind in "iub":
             made[value.name] = rng.integers(0, _highest(proto, value.name, dtype, len(shape)), shape).astype(dtype)
         else:
             made[value.name] = rng.standard_normal(shape).astype(np.float32).astype(dtype)
     return made
+
+
+def can_be_made(shape: Sequence[int]) -> bool:
+    """Whether an array of that shape is one, and small enough to be made up."""
+    return min(shape, default=0) >= 0 and math.prod(shape) <= _MOST_VALUES
 
 
 def _highest(proto: onnx.ModelProto, name: str, dtype: np.dtype, rank: int) -> int:

@@ -3,7 +3,6 @@ size of its batch, and all that it computes from them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -15,7 +14,7 @@ from mxexport.model import graph
 from mxexport.model.editing import Editor, bypass, why_not_bypass
 from mxexport.model.rewriting import constant, is_op, is_random
 from mxexport.running import executors
-from mxexport.running.drawing import MOST_VALUES
+from mxexport.running.drawing import can_be_made
 
 _BROADCAST = {"Add", "Sub", "Mul", "Div", "Pow", "Where", "And", "Or", "Xor", "Min", "Max", "Mod"}
 _BROADCAST |= {"Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
@@ -111,9 +110,10 @@ def _feeds(g: ir.Graph, batch: int) -> Mapping[str, np.ndarray] | None:
         shape = value.shape
         if shape is None or value.dtype is None or not len(shape) or isinstance(shape[0], int):
             return None
-        if not all(isinstance(d, int) and d >= 0 for d in shape[1:]) or batch * math.prod(shape[1:]) > MOST_VALUES:
+        frames = (batch, *shape[1:])
+        if not all(isinstance(d, int) for d in frames) or not can_be_made(frames):
             return None
-        feeds[value.name] = np.zeros((batch, *shape[1:]), value.dtype.numpy())
+        feeds[value.name] = np.zeros(frames, value.dtype.numpy())
     return feeds
 
 

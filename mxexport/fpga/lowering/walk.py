@@ -142,7 +142,7 @@ class Walk(Lowering):
             self.bind(value, Pending(None, blocked=node))
 
     def _lower(self, node: ir.Node) -> None:
-        from mxexport.fpga.units import LOWERS  # the units import this module
+        from mxexport.fpga.units import LOWERS  # units stand above this room
 
         if any(unit.lower(node, self) for unit in LOWERS.get((node.domain, node.op_type), ())):
             return
@@ -201,7 +201,7 @@ class Walk(Lowering):
 
     def _flat(self, node: ir.Node, source: Pending) -> Pending:
         """Images as the vectors that a node makes of them."""
-        from mxexport.fpga.units.reorder import Reorder  # the units import this module
+        from mxexport.fpga.units.reorder import Reorder  # units stand above this room
 
         shape, length = node.outputs[0].shape, math.prod(source.shape)
         if shape is None or math.prod(d for d in shape[1:] if isinstance(d, int)) != length:

@@ -125,11 +125,11 @@ def _span(network: Network, foldings: Mapping[str, Folding], stream: str) -> int
         return 1
     own = max(copies.cycles(maker.unit, foldings[maker.name]) // network.streams[stream].vectors, 1)
     source = maker.sources[0]
-    joined = network.streams[source].vectors // network.streams[stream].vectors
-    if joined < 2 or network.maker(source) is None or not maker.unit.through(foldings[maker.name]):
+    before, joined = network.maker(source), network.streams[source].vectors // network.streams[stream].vectors
+    if before is None or joined < 2 or not maker.unit.through(foldings[maker.name]):
         return own
-    step = cadence(network, foldings, network.maker(source))  # a beat goes through as it comes
-    return max(own, math.ceil((joined - 1) * step) + _span(network, foldings, source))
+    others = (joined - 1) * cadence(network, foldings, before)  # a beat goes through as it comes
+    return max(own, math.ceil(others) + _span(network, foldings, source))
 
 
 def _wanted(times: np.ndarray, timing: Timing, frames: int) -> np.ndarray:

@@ -45,7 +45,22 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Wide:
+class _Frames:
+    """`shape`: one frame, channels last; a vector is what lies along them."""
+
+    shape: tuple[int, ...]
+
+    @property
+    def channels(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def vectors(self) -> int:
+        return math.prod(self.shape[:-1])
+
+
+@dataclass(frozen=True)
+class Wide(_Frames):
     """Frames of wide integers of `width` bits (sign included), each worth value * 2**lsb_exp.
 
     `shape`: one frame, channels last: (K,) or (H, W, C). A frame travels vector by vector (pixel by pixel), and each
@@ -53,7 +68,6 @@ class Wide:
     comes into the network, none of them is below zero.
     """
 
-    shape: tuple[int, ...]
     width: int
     lsb_exp: int
     nonnegative: bool = False
@@ -66,14 +80,6 @@ class Wide:
     @property
     def is_mask(self) -> bool:
         return (self.width, self.lsb_exp) == (2, _MASK_LSB)
-
-    @property
-    def channels(self) -> int:
-        return self.shape[-1]
-
-    @property
-    def vectors(self) -> int:
-        return math.prod(self.shape[:-1])
 
     @property
     def length(self) -> int:
@@ -133,7 +139,7 @@ class Wide:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class Blocks(_Frames):
     """Frames of MX blocks: elements of a format in groups of `group_size` along the channels, the last group padded.
 
     A beat holds the scale code of its block, `code_min` to `code_max`, above `lanes` elements; a block starts a beat.
@@ -141,7 +147,6 @@ class Blocks:
     blocks of several vectors.
     """
 
-    shape: tuple[int, ...]
     format: str
     group_size: int
     code_min: int
@@ -166,14 +171,6 @@ class Blocks:
     @property
     def bits(self) -> int:
         return self.element.bits
-
-    @property
-    def channels(self) -> int:
-        return self.shape[-1]
-
-    @property
-    def vectors(self) -> int:
-        return math.prod(self.shape[:-1])
 
     @property
     def blocks(self) -> int:
