@@ -185,6 +185,17 @@ def test_a_value_clamped_far_below_the_grid_is_a_signed_zero_in_floats_and_zero_
     assert mx_quantize(v, -200, quantizer("mxint8", "floor", 200, 254), 0)[0].tolist() == [0, 0]
 
 
+@each_format
+def test_the_most_negative_value_rounds_as_the_one_above_it_at_every_scale(name):
+    """Why mx_quantize_blocks keeps magnitudes without the bit that only this value needs, from so many bits on."""
+    mantissa = element_parameters(get_format(name).element)["mantissa_bits"]
+    for width in range(mantissa + 3, 33):
+        least = -(2 ** (width - 1))
+        for code in range(127 - 20, 127 + 40):
+            codes, _, _ = mx_quantize(np.array([[least], [least + 1]]), 0, quantizer(name, "floor", code, code))
+            assert codes[0] == codes[1], (width, code)
+
+
 def test_the_most_negative_integer_code_is_never_produced():
     for rule in SCALE_RULES:
         codes, _, _ = mx_quantize(np.arange(-1000, 0), 0, quantizer("mxint8", rule), 0, 7)

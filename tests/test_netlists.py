@@ -1,5 +1,6 @@
 """What Yosys makes of every unit computes what the unit computes: netlists of LUTs, carry chains, DSP slices and
-distributed RAM, simulated against the golden model. Cells are Yosys' own models, the DSP slice is data/dsp48e2.v.
+distributed RAM, simulated against the golden model. Cells are Yosys' own models; DSP slices are data/dsp48e2.v, and the
+DSP58 that stands beside the RTL.
 
 Block RAMs have no open model for UltraScale+: memories are mapped to LUTs here (-nobram).
 """
@@ -32,6 +33,7 @@ def netlist(module: str, parameters: dict, directory: Path) -> Path:
     plain = [["setattr", "-unset", style] for style in ("ram_style", "rom_style")]  # which would ask for block RAM
     yosys.run([*reading, *plain, [*yosys.SYNTH, "-nobram"], *yosys.FLATTEN, write], module, directory)
     models = [["read_verilog", "-D", "ICARUS", "+/xilinx/cells_sim.v"], ["read_verilog", str(CELLS)]]
+    models += [["read_verilog", "-defer", "-sv", str(p)] for p in yosys.primitives() if p.stem == "DSP58"]
     plain = [["hierarchy", "-top", module], ["proc"], ["flatten"], ["opt_clean"]]
     write = ["write_verilog", "-noattr", str(modelled)]
     yosys.run([["read_verilog", str(mapped)], *models, *plain, write], module)

@@ -147,10 +147,17 @@ def fitted(module: str, parts: Parts) -> Area:
     return replace(whole, lut=lut, ff=ff)
 
 
-def shift_right(width: int, kept: int, bits: int) -> Area:
-    """mx_shift_right: levels of four choices, one LUT per bit, and whether a one fell out."""
-    levels = [kept + (1 << max(b, 0)) - 1 for b in range(bits - 2, -2, -2)]
-    return Area(lut=sum(min(n, max(width, kept)) for n in levels) + width / 2.2)
+def shift_right(width: int, kept: int, bits: int, unit: int = 1) -> Area:
+    """mx_shift_right: levels of four choices, one LUT per bit (two bits share one where a level has two choices), and
+    LUTs that look at four bits each which a level drops."""
+    levels, there, lut = math.ceil(bits / 2), width, 0.0
+    for level in reversed(range(levels)):
+        single = bits % 2 == 1 and level == 0
+        step = unit << (2 * level - bits % 2) if level else unit
+        lut += sum(math.ceil(min(step, max(there - i * step, 0)) / 4) for i in range(1 if single else 3))
+        there = min(kept + step - unit, max(width, kept))
+        lut += there / 2 if single and levels > 1 else there
+    return Area(lut=lut)
 
 
 def shift_left(width: int, within: int, bits: int) -> float:

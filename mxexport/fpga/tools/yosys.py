@@ -178,14 +178,13 @@ def reading(
     files = _paths([*_reached(top, sources), *primitives()])
     # Implicit memories give wrong netlists; ours carry ram_style or rom_style.
     read = [[*READ, *defines, "--top", top, *generics, *files], ["hierarchy", "-check", "-top", top]]
-    return [*read, *([_without_parameters("DSP58")] if "MX_DSP58=1" in defines else [])]
+    return [*read, *(_with_parameters("DSP58") if "MX_DSP58=1" in defines else [])]
 
 
-def _without_parameters(cell: str) -> list[str]:
-    """Takes them from such cells: Yosys has no model of it, and takes boxes without parameters only."""
+def _with_parameters(cell: str) -> list[list[str]]:
+    """A box of such a cell that takes them: Yosys has no model of it, and boxes that read_slang leaves take none."""
     (box,) = (path for path in primitives() if path.stem == cell)
-    names = re.findall(r"^ *parameter \w+ (\w+)", box.read_text(), re.MULTILINE)
-    return ["setparam", *(part for name in names for part in ("-unset", name)), f"t:{cell}"]
+    return [["delete", cell], ["read_verilog", "-sv", "-lib", "-D", "BLACKBOX=1", str(box)]]
 
 
 def _paths(files: Sequence[Path]) -> list[str]:

@@ -253,8 +253,10 @@ def encoder_parts(source: Wide, q: fixedpoint.BlockQuantizer, bits: int, lanes: 
             "wide_codes": each(bits * lanes),
             "wide_lanes": each(15 * lanes),
         }
+    later = int(q.exponent_bits == 0 and q.max_code == 2 ** (q.mantissa_bits + 1) - 1 and shift > 1)  # in the adder
+    moved = min(bound, window + 2**shift)
     return {
-        "shifted": shift_right(min(bound, window + 2**shift), window + 1, shift) * lanes,
+        "shifted": shift_right(moved, window + 1 + later, shift - later, 1 + later) * lanes,
         "encoded": shift_right(window + 1, q.mantissa_bits + 2, above.bit_length()) * (lanes * (above > 0)),
         "codes": each((window + bits) * lanes),
         "lanes": each(10 * lanes),

@@ -31,6 +31,7 @@ module mx_block_scale #(
   output logic                        valid_o,
   output logic [7:0]                  scale_o,
   output logic [ShiftBits-1:0]        shift_o,
+  output logic                        zero_o,  // the block is all zero
   output logic                        clamped_o
 );
 
@@ -148,6 +149,7 @@ module mx_block_scale #(
 
   always_ff @(posedge aclk) begin
     valid_o   <= aresetn && valid3_q;
+    zero_o    <= zero_q;
     clamped_o <= (below || above) && !zero_q;
     if (below || zero_q) shift_o <= '0;
     else if (above) shift_o <= ShiftBits'(Highest - Lowest);

@@ -39,14 +39,22 @@ module mx_encode #(
   // Magnitudes from here on are beyond the window at every shift: smaller ones set the scale by themselves.
   localparam int Beyond = mx_pkg::clip(Window + Shift0 + ShiftMax, 0, Width);
 
+  // Integers leave the last bit of the shift to the LUTs of the adder, which have inputs free.
+  localparam bit Twos  = ExpBits == 0 && MaxCode == (1 << (ManBits + 1)) - 1;
+  localparam bit Later = Twos && ShiftBits > 1;
+  localparam int Bound = Window + int'(Later);  // the highest bit of what is aligned
+
   logic [Full-1:0] start;
-  logic [Window:0] aligned;
+  logic [Bound:0]  aligned;
   logic            moved_sticky, sticky, overflow;
 
   assign start = Full'(magnitude_i) << Left;
 
-  mx_shift_right #(.Width(Moved), .Kept(Window + 1), .ShiftBits(ShiftBits)) u_align (
-    .data_i(Moved'(start >> Right)), .shift_i, .data_o(aligned), .sticky_o(moved_sticky)
+  mx_shift_right #(
+    .Width(Moved), .Kept(Bound + 1), .ShiftBits(ShiftBits - int'(Later)), .Unit(1 + int'(Later))
+  ) u_align (
+    .data_i(Moved'(start >> Right)), .shift_i(shift_i[ShiftBits-1:int'(Later)]), .data_o(aligned),
+    .sticky_o(moved_sticky)
   );
 
   if (Right > 0) begin : g_right
@@ -61,14 +69,15 @@ module mx_encode #(
   end
 
   // What lies beyond the window becomes all ones: it rounds up and saturates.
-  logic [Window:0] aligned_q;
-  logic            sticky_q, sign_q;
+  logic [Bound:0] aligned_q;
+  logic           sticky_q, sign_q, later_q;
 
   always_ff @(posedge aclk) begin
     if (en_i) begin
       aligned_q <= overflow ? '1 : aligned;
       sticky_q  <= overflow || sticky;
       sign_q    <= sign_i;
+      later_q   <= Later && shift_i[0];
     end
   end
 
@@ -83,8 +92,8 @@ module mx_encode #(
 
   if (Binades == 0) begin : g_integer
     assign binade        = '0;
-    assign {kept, guard} = aligned_q;
-    assign lost          = 1'b0;
+    assign {kept, guard} = (Window + 1)'(later_q ? aligned_q[Bound:int'(Later)] : aligned_q);
+    assign lost          = later_q && aligned_q[0];
   end else begin : g_minifloat
     mx_leading_one #(.Width(Binades + 1)) u_lead (
       .data_i({aligned_q[Window:ManBits+2], 1'b1}), .top_o(binade), .zero_o()
@@ -96,13 +105,34 @@ module mx_encode #(
 
   assign up = guard && (sticky_q || lost || kept[0]);
 
-  if (ExpBits == 0 && MaxCode == (1 << (ManBits + 1)) - 1) begin : g_twos_complement
-    // -(kept + up) = ~kept + !up: one adder. The largest code does not round up.
-    logic rounds;
-    assign rounds = up && kept != '1;
-    always_ff @(posedge aclk) begin
-      if (en_i) code_o <= (Bits'(kept) ^ {Bits{sign_q}}) + Bits'(rounds ^ sign_q);
+  // Of {-, -, sign, later, upper, lower}: the bit that the last bit of the shift chooses, inverted where negative.
+  function automatic logic [63:0] chosen();
+    logic [63:0] entries;
+    for (int i = 0; i < 64; i++) entries[i] = (i[2] ? i[1] : i[0]) ^ i[3];
+    return entries;
+  endfunction
+
+  if (Twos) begin : g_twos_complement
+    // -(kept + up) = ~kept + !up: one adder, whose LUTs choose by the last bit of the shift. The largest code does not
+    // round up.
+    logic [Bits-1:0]    code, select;
+    logic [ManBits+2:1] whole;
+    logic               full, unused;
+
+    assign whole = (ManBits + 2)'(aligned_q >> 1);
+    assign full  = (later_q ? whole[ManBits+2] : whole[1]) && (&{1'b1, whole[ManBits+1:2]});
+    for (genvar i = 0; i <= ManBits; i++) begin : g_bit
+      logic unused_five;
+      mx_lut #(.Init(chosen())) u_lut (
+        .bits_i({2'b00, sign_q, later_q, whole[i+2], whole[i+1]}), .six_o(select[i]), .five_o(unused_five)
+      );
     end
+    assign select[Bits-1] = sign_q;
+
+    mx_carry #(.Width(Bits)) u_code (
+      .select_i(select), .data_i('0), .carry_i((up && !full) ^ sign_q), .sum_o(code), .carry_o(unused)
+    );
+    always_ff @(posedge aclk) if (en_i) code_o <= code;
   end else begin : g_sum
     logic [SumBits-1:0] sum;
     logic [SumBits-2:0] code;

@@ -3,8 +3,8 @@
 // Equation:  that of mx_quantize: the scale of a block by mx_block_scale, its codes by mx_encode.
 // Frames:    as mx_quantize.
 // Latency:   9 cycles from the last beat of a block to its first output beat, two more where mx_encode_wide encodes,
-//            one more with a RoundBias, one less without and up to four lanes. One beat per cycle sustained: a block is read from the
-//            buffer while the next ones are written.
+//            one more with a RoundBias, one less without and up to four lanes. One beat per cycle sustained: a block is
+//            read from the buffer while the next ones are written.
 // Rounding:  nearest, ties to even.
 // Handshake: as mx_quantize; s_axis_tready depends on registers only.
 module mx_quantize_blocks #(
@@ -57,6 +57,11 @@ module mx_quantize_blocks #(
   localparam int InBeats    = mx_pkg::ceil_div(K, Lanes);
   localparam int TailBeats  = InBeats - (Blocks - 1) * BlockBeats;  // of the last block, in
   localparam int TailLanes  = K - (InBeats - 1) * Lanes;            // of the last beat
+  // The magnitude of the most negative value, the only one that needs its highest bit, is kept as all ones below it:
+  // no more than half a step of any element away, it rounds to the same one. The scale is found from the true one; a
+  // scale rule that rounds looks at more bits. Surplus lanes are cleared, and registers that are set as well cost LUTs.
+  localparam bit Folded     = Signed && TailLanes == Lanes && RoundBias == 0 && Width >= ManBits + 3;
+  localparam int Kept       = Bound - int'(Folded);                 // bits of a magnitude in the buffer
   localparam int BlockBits  = mx_pkg::index_bits(Blocks);
   localparam int VectorBits = mx_pkg::index_bits(Vectors);
 
@@ -81,7 +86,8 @@ module mx_quantize_blocks #(
   logic                        take, in_tail, block_end, vector_end, frame_end;
   logic                        valid_q, last_q;
   logic [PtrBits-1:0]          addr_q;
-  logic [Lanes-1:0][Bound-1:0] magnitude_q, magnitude;  // as it came, as it is read
+  logic [Lanes-1:0][Bound-1:0] magnitude_q;  // as it came
+  logic [Lanes-1:0][Kept-1:0]  magnitude;    // what is kept of it, as it is read
   logic [Lanes-1:0]            sign_q, sign;
   logic [PtrBits:0]            read_q;
 
@@ -120,45 +126,51 @@ module mx_quantize_blocks #(
 
   for (genvar i = 0; i < Lanes; i++) begin : g_magnitude
     logic [Width-1:0] value;
+    logic [Bound-1:0] found;
     logic             negative;
     assign value    = s_axis_tdata[i*Width+:Width];
     assign negative = Signed && value[Width-1];
+    assign found    = (Bound'(value) ^ {Bound{negative}}) + Bound'(negative);  // one LUT per bit
     always_ff @(posedge aclk) begin
       if (i >= TailLanes && vector_end) begin
         magnitude_q[i] <= '0;
         sign_q[i]      <= 1'b0;
       end else begin
-        magnitude_q[i] <= (Bound'(value) ^ {Bound{negative}}) + Bound'(negative);  // one LUT per bit
+        magnitude_q[i] <= (Folded && found[Bound-1]) ? '1 : found;
         sign_q[i]      <= negative;
       end
     end
   end
 
-  // Buffer of beats.
+  // Buffer of beats: signs, if there are any, beside magnitudes.
 
-  (* ram_style = "distributed" *) logic [Lanes*Bound-1:0] mem [Depth];
+  localparam int Held = Kept + int'(Signed);
+
+  (* ram_style = "distributed" *) logic [Lanes-1:0][Held-1:0] mem [Depth];
+  logic [Lanes-1:0][Held-1:0] held_q, held;
 
   always_ff @(posedge aclk) begin
-    if (valid_q) mem[addr_q] <= magnitude_q;
+    if (valid_q) mem[addr_q] <= held_q;
   end
-  assign magnitude = mem[read_q[PtrBits-1:0]];
+  assign held = mem[read_q[PtrBits-1:0]];
 
-  if (Signed) begin : g_signs
-    (* ram_style = "distributed" *) logic [Lanes-1:0] sign_mem [Depth];
-
-    always_ff @(posedge aclk) begin
-      if (valid_q) sign_mem[addr_q] <= sign_q;
-    end
-    assign sign = sign_mem[read_q[PtrBits-1:0]];
-  end else begin : g_no_signs
-    assign sign = '0;
+  for (genvar i = 0; i < Lanes; i++) begin : g_held
+    assign held_q[i]    = Held'({sign_q[i], magnitude_q[i][Kept-1:0]});
+    assign magnitude[i] = held[i][Kept-1:0];
+    assign sign[i]      = Signed && held[i][Held-1];
   end
 
-  // Scale of every block, queued until the block is read.
+  // Scale of every block, queued until the block is read: as its shift, from which the code follows; that of an
+  // all-zero block is CodeMin, which may lie below all others.
+  // Never full: the buffer holds at most Depth / BlockBeats whole blocks and two cut ones.
+  localparam int QueueBits = $clog2(Depth / BlockBeats + 2);
+  localparam bit ZeroBelow = CodeMin != ScaleLow;
 
-  logic                 new_valid, new_clamped, scale_valid, scale_take;
-  logic [7:0]           new_scale, scale;
+  logic                 new_valid, new_zero, new_clamped, scale_valid, scale_take, zero;
   logic [ShiftBits-1:0] new_shift, shift;
+  logic [QueueBits:0]   new_q, taken_q;
+
+  (* ram_style = "distributed" *) logic [ShiftBits:0] queue [1 << QueueBits];
 
   mx_block_scale #(
     .Width(Bound), .Lanes(Lanes), .LsbExp(LsbExp), .Emax(Emax), .RoundBias(RoundBias),
@@ -166,19 +178,24 @@ module mx_quantize_blocks #(
   ) u_scale (
     .aclk, .aresetn,
     .valid_i(valid_q), .last_i(last_q), .magnitude_i(magnitude_q),
-    .valid_o(new_valid), .scale_o(new_scale), .shift_o(new_shift), .clamped_o(new_clamped)
+    .valid_o(new_valid), .scale_o(), .shift_o(new_shift), .zero_o(new_zero), .clamped_o(new_clamped)
   );
 
-  // Never full: the buffer holds at most Depth / BlockBeats whole blocks and two cut ones.
-  mx_fifo #(
-    .Width(8 + ShiftBits), .Depth(1 << $clog2(Depth / BlockBeats + 2))
-  ) u_scales (
-    .aclk, .aresetn,
-    .s_axis_tvalid(new_valid), .s_axis_tready(), .s_axis_tdata({new_scale, new_shift}),
-    .s_axis_tlast(1'b0),
-    .m_axis_tvalid(scale_valid), .m_axis_tready(scale_take), .m_axis_tdata({scale, shift}),
-    .m_axis_tlast()
-  );
+  always_ff @(posedge aclk) begin
+    if (!aresetn) begin
+      new_q   <= '0;
+      taken_q <= '0;
+    end else begin
+      if (new_valid) new_q <= new_q + 1'b1;
+      if (scale_take) taken_q <= taken_q + 1'b1;
+    end
+  end
+
+  always_ff @(posedge aclk) begin
+    if (new_valid) queue[new_q[QueueBits-1:0]] <= {new_zero && ZeroBelow, new_shift};
+  end
+  assign scale_valid   = new_q != taken_q;
+  assign {zero, shift} = queue[taken_q[QueueBits-1:0]];
 
   logic [15:0] clamped_q;
 
@@ -220,8 +237,9 @@ module mx_quantize_blocks #(
   // Stages: those of mx_encode_lane, whose last is the output register.
   localparam int Stages = mx_pkg::encode_latency(Binades);
 
-  logic [Stages:1][7:0] scale_q;
-  logic [Stages:1]      valid_s_q, last_s_q;
+  logic [Stages-1:1][ShiftBits:0] word_q;
+  logic [7:0]                     scale_q;
+  logic [Stages:1]                valid_s_q, last_s_q;
 
   always_ff @(posedge aclk) begin
     if (!aresetn) valid_s_q <= '0;
@@ -230,14 +248,15 @@ module mx_quantize_blocks #(
 
   always_ff @(posedge aclk) begin
     if (en) begin
-      scale_q  <= {scale_q[Stages-1:1], scale};
+      word_q   <= $bits(word_q)'({word_q, zero, shift});
+      scale_q  <= word_q[Stages-1][ShiftBits] ? 8'(CodeMin) : 8'(ScaleLow) + 8'(word_q[Stages-1][ShiftBits-1:0]);
       last_s_q <= {last_s_q[Stages-1:1], out_last};
     end
   end
 
   for (genvar i = 0; i < Lanes; i++) begin : g_lane
     mx_encode_lane #(
-      .Width(Bound), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades), .Shift0(Shift0),
+      .Width(Kept), .ExpBits(ExpBits), .ManBits(ManBits), .MaxCode(MaxCode), .Binades(Binades), .Shift0(Shift0),
       .ShiftBits(ShiftBits), .ShiftMax(ShiftMax)
     ) u_encode (
       .aclk, .en_i(en), .magnitude_i(pad ? '0 : magnitude[i]), .sign_i(!pad && sign[i]), .shift_i(shift),
@@ -245,7 +264,7 @@ module mx_quantize_blocks #(
     );
   end
 
-  assign m_axis_tdata[Lanes*Bits+:8] = scale_q[Stages];
+  assign m_axis_tdata[Lanes*Bits+:8] = scale_q;
   assign m_axis_tvalid               = valid_s_q[Stages];
   assign m_axis_tlast                = last_s_q[Stages];
 

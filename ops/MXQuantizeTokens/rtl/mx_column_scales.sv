@@ -124,7 +124,7 @@ module mx_column_scales #(
     ) u_scale (
       .aclk, .aresetn,
       .valid_i(valid && last), .last_i(1'b1), .magnitude_i(largest[i]),
-      .valid_o(found[i]), .scale_o(scale_o[i]), .shift_o(shift_o[i]), .clamped_o(clamped[i])
+      .valid_o(found[i]), .scale_o(scale_o[i]), .shift_o(shift_o[i]), .zero_o(), .clamped_o(clamped[i])
     );
   end
 

@@ -11,8 +11,8 @@
 /* verilator lint_off UNUSEDPARAM */
 /* verilator lint_off UNUSEDSIGNAL */
 module DSP58 #(
-  parameter string AMULTSEL = "A",
-  parameter string DSP_MODE = "INT24",
+  parameter AMULTSEL = "A",
+  parameter DSP_MODE = "INT24",
   parameter int AREG = 1,
   parameter int ACASCREG = 1,
   parameter int BREG = 1,
