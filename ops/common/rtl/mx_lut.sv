@@ -5,12 +5,16 @@
 // Styles:    a LUT6_2 cell with the macro MX_LUT6_2, plain logic without it: tools that count small LUTs as less than
 //            large ones would make two of what one holds.
 module mx_lut #(
-  parameter logic [63:0] Init = 64'd0
+  parameter logic [63:0] Init = 64'h8000_0000_0000_0000  // all six are set
 ) (
   input  logic [5:0] bits_i,
   output logic       six_o,
   output logic       five_o
 );
+
+  if (Init == '0 || Init == '1) begin : g_check
+    $error("mx_lut: Init = %h; expected a function of its inputs", Init);
+  end
 
 `ifdef MX_LUT6_2
   LUT6_2 #(.INIT(Init)) u_lut (
