@@ -33,7 +33,7 @@ def netlist(module: str, parameters: dict, directory: Path) -> Path:
     plain = [["setattr", "-unset", style] for style in ("ram_style", "rom_style")]  # which would ask for block RAM
     yosys.run([*reading, *plain, [*yosys.SYNTH, "-nobram"], *yosys.FLATTEN, write], module, directory)
     models = [["read_verilog", "-D", "ICARUS", "+/xilinx/cells_sim.v"], ["read_verilog", str(CELLS)]]
-    models += [["read_verilog", "-defer", "-sv", str(p)] for p in yosys.primitives() if p.stem == "DSP58"]
+    models += [["read_verilog", "-defer", "-sv", str(p)] for p in library.primitives() if p.stem == "DSP58"]
     plain = [["hierarchy", "-top", module], ["proc"], ["flatten"], ["opt_clean"]]
     write = ["write_verilog", "-noattr", str(modelled)]
     yosys.run([["read_verilog", str(mapped)], *models, *plain, write], module)
